@@ -1,0 +1,318 @@
+"""
+The multimodal collaboration of 2M-NER: how words take up an image (arXiv 2404.17122, section 3.3), and alternatives.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+try:
+    from .configuration_2mner import TwoMNERConfig, tower_width
+except ImportError:
+    from configuration_2mner import TwoMNERConfig, tower_width
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    scores = query @ key.transpose(-1, -2) * scaling  # (B, heads, Q, N)
+    if attention_mask is not None:
+        scores = scores + attention_mask
+    weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+    weights = F.dropout(weights, p=dropout, training=module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), weights
+
+
+class CrossAttention(nn.Module):
+    """Multi-head attention of one sequence over another: `softmax(Q K^T / sqrt(d)) V`, each projected on its own."""
+
+    def __init__(self, config: TwoMNERConfig):
+        super().__init__()
+        self.config = config
+        width = tower_width(config.text_config)
+        self.num_heads = config.collaboration_heads or max(1, width // 64)
+        if width % self.num_heads:
+            raise ValueError(
+                f"`collaboration_heads` is {self.num_heads}; expected a divisor of the text tower's width, {width}."
+            )
+        self.head_dim = width // self.num_heads
+        self.scaling = self.head_dim**-0.5
+        self.dropout = config.dropout
+        self.is_causal = False
+        self.q_proj = nn.Linear(width, width)
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        key_mask: torch.Tensor | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """
+        Args:
+            queries (`torch.FloatTensor` of shape `(batch_size, num_queries, hidden_size)`): who asks.
+            keys (`torch.FloatTensor` of shape `(batch_size, num_keys, hidden_size)`): who is asked.
+            key_mask (`torch.BoolTensor` of shape `(batch_size, num_keys)`, *optional*): which keys exist. A row
+                without any gives a finite, meaningless vector.
+            output_attentions: also return the weights, `(batch_size, num_heads, num_queries, num_keys)`.
+        """
+        batch_size, num_queries, width = queries.shape
+        split = (batch_size, -1, self.num_heads, self.head_dim)
+        query = self.q_proj(queries).view(split).transpose(1, 2)  # (B, heads, Q, d)
+        key = self.k_proj(keys).view(split).transpose(1, 2)  # (B, heads, N, d)
+        value = self.v_proj(keys).view(split).transpose(1, 2)  # (B, heads, N, d)
+
+        bias = None
+        if key_mask is not None:
+            # The lowest finite number, not -inf: a row with no key at all must not become NaN.
+            bias = torch.zeros(key_mask.shape, dtype=query.dtype, device=query.device)
+            bias = bias.masked_fill(~key_mask, torch.finfo(query.dtype).min)
+            bias = bias[:, None, None, :].expand(-1, -1, num_queries, -1)  # (B, 1, Q, N)
+
+        attend = eager_attention_forward
+        if not output_attentions:  # fused kernels do not return their weights
+            attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        context, weights = attend(
+            self,
+            query,
+            key,
+            value,
+            bias,
+            is_causal=self.is_causal,
+            scaling=self.scaling,
+            dropout=self.dropout if self.training else 0.0,
+        )
+        context = self.out_proj(context.reshape(batch_size, num_queries, width))
+        return context, weights if output_attentions else None
+
+
+class CrossModalLayer(nn.Module):
+    """A transformer layer whose queries come from one modality, keys and values from the other (UMT, fig. 3)."""
+
+    def __init__(self, config: TwoMNERConfig):
+        super().__init__()
+        width = tower_width(config.text_config)
+        self.attention = CrossAttention(config)
+        self.attention_norm = nn.LayerNorm(width)
+        self.feed_forward = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.feed_forward_norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        has_keys: torch.Tensor,
+        key_mask: torch.Tensor | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """`has_keys` (batch_size,): rows where it is False attend to nothing and keep their residual alone."""
+        context, weights = self.attention(queries, keys, key_mask, output_attentions)
+        context, weights = only_where(has_keys, context), only_where(has_keys, weights)
+        queries = self.attention_norm(queries + self.dropout(context))
+        return self.feed_forward_norm(queries + self.dropout(self.feed_forward(queries))), weights
+
+
+def only_where(rows: torch.Tensor, states: torch.Tensor | None) -> torch.Tensor | None:
+    """`states` (batch_size, ...) with zeros in the rows (batch_size,) that are False, whatever stood there."""
+    if states is None:
+        return None
+    return torch.where(rows.view(-1, *[1] * (states.dim() - 1)), states, states.new_zeros(()))
+
+
+class ImageProjection(nn.Module):
+    """Brings an image tower's vectors to the width of the words: LayerNorm, then a linear map."""
+
+    def __init__(self, config: TwoMNERConfig, image_width: int):
+        super().__init__()
+        # Towers differ in scale by orders of magnitude (a convolutional map is not normalised at all).
+        self.norm = nn.LayerNorm(image_width)
+        self.linear = nn.Linear(image_width, tower_width(config.text_config))
+
+    def forward(self, image_states: torch.Tensor) -> torch.Tensor:
+        return self.linear(self.norm(image_states))
+
+
+@dataclass
+class Collaboration:
+    """What a collaboration module returns: fused words, and, where it has them, gates and words-to-image attention."""
+
+    word_states: torch.Tensor
+    gates: torch.Tensor | None = None
+    image_attentions: tuple[torch.Tensor, ...] = ()
+
+
+class CollaborationModule(nn.Module):
+    """
+    Base of the collaboration modules. Each fuses words `(B, W, H)` with the image tower's `(B, P, Dv)` and, if there
+    is a second tower, its pooled `(B, 1, Dg)`. In a row without an image the result depends on the words alone.
+    """
+
+    def __init__(self, config: TwoMNERConfig):
+        super().__init__()
+        self.image_projection = ImageProjection(config, tower_width(config.vision_config))
+        self.global_projection = None
+        if config.global_vision_config is not None:
+            self.global_projection = ImageProjection(config, tower_width(config.global_vision_config))
+
+    def image_sequence(self, image_states: torch.Tensor, global_states: torch.Tensor | None) -> torch.Tensor:
+        """All image vectors as one sequence of the words' width, (B, P [+ 1], H)."""
+        sequence = self.image_projection(image_states)
+        if self.global_projection is not None:
+            sequence = torch.cat([sequence, self.global_projection(global_states)], dim=1)
+        return sequence
+
+    def text_only(self, word_states: torch.Tensor) -> Collaboration:
+        """What `forward` gives in a row without an image, at no image's cost."""
+        raise TypeError(f"{type(self).__name__} must say what it does with words alone.")
+
+
+class CrossAttentionCollaboration(CollaborationModule):
+    """
+    The paper's multimodal collaboration module (section 3.3): words attend to the tokens of the image tower and to the
+    vector of the second one; residual and LayerNorm on each; the two concatenated and projected to the words' width.
+
+    Attention over one vector is the same for every word. Here a learned "none of it" key stands beside the second
+    tower's vector, so that a word can choose.
+    """
+
+    def __init__(self, config: TwoMNERConfig):
+        super().__init__(config)
+        width = tower_width(config.text_config)
+        self.attention = CrossAttention(config)
+        self.attention_norm = nn.LayerNorm(width)
+        if self.global_projection is not None:
+            self.global_attention = CrossAttention(config)
+            self.global_norm = nn.LayerNorm(width)
+            self.none_key = nn.Parameter(torch.zeros(1, 1, width))
+        views = 1 if self.global_projection is None else 2
+        self.output = nn.Linear(views * width, width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, word_states, word_mask, image_states, global_states, has_image, output_attentions=False):
+        context, weights = self.attention(
+            word_states, self.image_projection(image_states), output_attentions=output_attentions
+        )
+        attentions = [only_where(has_image, weights)]
+        views = [self.attention_norm(word_states + self.dropout(only_where(has_image, context)))]
+        if self.global_projection is not None:
+            keys = self.global_projection(global_states)
+            keys = torch.cat([self.none_key.to(keys.dtype).expand(len(keys), -1, -1), keys], dim=1)  # (B, 2, H)
+            context, weights = self.global_attention(word_states, keys, output_attentions=output_attentions)
+            attentions.append(only_where(has_image, weights))
+            views.append(self.global_norm(word_states + self.dropout(only_where(has_image, context))))
+        return Collaboration(
+            word_states=self.output(torch.cat(views, dim=-1)),
+            image_attentions=tuple(attentions) if output_attentions else (),
+        )
+
+    def text_only(self, word_states: torch.Tensor) -> Collaboration:
+        views = [self.attention_norm(word_states)]
+        if self.global_projection is not None:
+            views.append(self.global_norm(word_states))
+        return Collaboration(word_states=self.output(torch.cat(views, dim=-1)))
+
+
+class GatedCollaboration(CollaborationModule):
+    """
+    The recommended collaboration. The image first attends to the words, then the words to the image so informed; each
+    word has a gate that reads the word, what it saw, and their agreement (the product), so that an image which has
+    nothing to do with it is ignored:
+
+        c_i = Attention(w_i, V'),  g_i = sigmoid(MLP([w_i; c_i; w_i * c_i])),  w_i + g_i * MLP([w_i; c_i; w_i * c_i])
+
+    The word itself passes unchanged: without an image this is the text model.
+    """
+
+    def __init__(self, config: TwoMNERConfig):
+        super().__init__(config)
+        width = tower_width(config.text_config)
+        self.image_attention = CrossAttention(config)
+        self.image_norm = nn.LayerNorm(width)
+        self.attention = CrossAttention(config)
+        self.word_norm = nn.LayerNorm(width)
+        self.context_norm = nn.LayerNorm(width)
+        self.evidence = nn.Sequential(nn.Linear(3 * width, width), nn.GELU(), nn.Dropout(config.dropout))
+        self.gate = nn.Linear(width, 1)
+        self.update = nn.Linear(width, width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, word_states, word_mask, image_states, global_states, has_image, output_attentions=False):
+        images = self.image_sequence(image_states, global_states)  # (B, P, H)
+        seen, _ = self.image_attention(images, word_states, key_mask=word_mask)
+        images = self.image_norm(images + self.dropout(seen))
+
+        context, weights = self.attention(word_states, images, output_attentions=output_attentions)
+        words, context = self.word_norm(word_states), self.context_norm(context)
+        evidence = self.evidence(torch.cat([words, context, words * context], dim=-1))  # (B, W, H)
+        gates = torch.sigmoid(self.gate(evidence))  # (B, W, 1)
+        gates = only_where(has_image, gates)
+        update = only_where(has_image, self.dropout(self.update(evidence)))
+        return Collaboration(
+            word_states=word_states + gates * update,
+            gates=(gates * word_mask[..., None]).squeeze(-1),
+            image_attentions=(only_where(has_image, weights),) if output_attentions else (),
+        )
+
+    def text_only(self, word_states: torch.Tensor) -> Collaboration:
+        return Collaboration(word_states=word_states, gates=word_states.new_zeros(word_states.shape[:2]))
+
+
+class UMTCollaboration(CollaborationModule):
+    """
+    The interaction of UMT (Yu et al., ACL 2020, "Improving Multimodal Named Entity Recognition via Entity Span
+    Detection with Unified Multimodal Transformer", section 3.2), as a baseline: image-aware words by two coupled
+    cross-modal layers, word-aware image by one, a gate on the latter, both concatenated. Its auxiliary span-detection
+    task is not part of the interaction and is left out.
+    """
+
+    def __init__(self, config: TwoMNERConfig):
+        super().__init__(config)
+        width = tower_width(config.text_config)
+        self.words_to_image = CrossModalLayer(config)  # image asks, words answer
+        self.image_to_words = CrossModalLayer(config)  # words ask, that answers
+        self.visual = CrossModalLayer(config)  # words ask, the image answers
+        self.gate = nn.Linear(2 * width, width)
+        self.output = nn.Linear(2 * width, width)
+
+    def forward(self, word_states, word_mask, image_states, global_states, has_image, output_attentions=False):
+        images = self.image_sequence(image_states, global_states)
+        has_words = word_mask.any(dim=1)
+        read, _ = self.words_to_image(images, word_states, has_words, key_mask=word_mask)
+        words, first = self.image_to_words(word_states, read, has_image, output_attentions=output_attentions)
+        visual, second = self.visual(word_states, images, has_image, output_attentions=output_attentions)
+        gate = torch.sigmoid(self.gate(torch.cat([word_states, visual], dim=-1)))  # (B, W, H)
+        visual = only_where(has_image, gate * visual)
+        return Collaboration(
+            word_states=self.output(torch.cat([words, visual], dim=-1)),
+            image_attentions=(first, second) if output_attentions else (),
+        )
+
+    def text_only(self, word_states: torch.Tensor) -> Collaboration:
+        layer = self.image_to_words
+        words = layer.attention_norm(word_states)
+        words = layer.feed_forward_norm(words + layer.dropout(layer.feed_forward(words)))
+        return Collaboration(word_states=self.output(torch.cat([words, torch.zeros_like(words)], dim=-1)))
+
+
+COLLABORATION_MODULES = {
+    "cross_attention": CrossAttentionCollaboration,
+    "gated": GatedCollaboration,
+    "umt": UMTCollaboration,
+}
+
+
+__all__ = ["COLLABORATION_MODULES", "Collaboration", "CollaborationModule", "CrossAttention", "only_where"]

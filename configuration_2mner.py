@@ -1,0 +1,200 @@
+"""Configuration of 2M-NER: two towers, and how they are aligned, fused and read out (arXiv 2404.17122, section 3)."""
+
+from typing import ClassVar
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig
+from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
+
+ALIGNMENTS = ("none", "nt_xent", "clip", "siglip", "token")
+COLLABORATIONS = ("none", "cross_attention", "gated", "umt")
+TAGGING_HEADS = ("crf", "softmax")
+TEXT_POOLINGS = ("mean", "first")
+
+# What a folder on the Hub needs so that every Auto class finds its code (`trust_remote_code=True`).
+AUTO_MAP = {
+    "AutoConfig": "configuration_2mner.TwoMNERConfig",
+    "AutoModel": "modeling_2mner.TwoMNERModel",
+    "AutoModelForTokenClassification": "modeling_2mner.TwoMNERForTokenClassification",
+    "AutoProcessor": "processing_2mner.TwoMNERProcessor",
+}
+
+# Replaces the stock pipeline, which knows neither a CRF nor an image, under the names that people use.
+PIPELINE = {"impl": "pipeline_2mner.TwoMNERPipeline", "pt": ["AutoModelForTokenClassification"], "type": "multimodal"}
+PIPELINE_TASKS = ("token-classification", "ner", "multimodal-ner")
+
+
+def tower_width(config: PreTrainedConfig) -> int:
+    """
+    Width of the vectors in a tower's `last_hidden_state`: features of a transformer, channels of a convolutional map.
+
+    Raises:
+        ValueError: the configuration names its width in none of the known ways.
+    """
+    if getattr(config, "hidden_size", None):
+        return config.hidden_size
+    if getattr(config, "hidden_sizes", None):  # one width a stage: ResNet, ConvNeXT
+        return config.hidden_sizes[-1]
+    if getattr(config, "hidden_dim", None):  # EfficientNet
+        return config.hidden_dim
+    raise ValueError(
+        f"Cannot tell the width of the tower `{config.model_type}`: expected `hidden_size`, `hidden_sizes` or "
+        "`hidden_dim` in its configuration. Use a tower that has one of them, or set `hidden_size` in its config.json."
+    )
+
+
+@strict
+class TwoMNERConfig(PreTrainedConfig):
+    r"""
+    Configuration of [`TwoMNERModel`] and [`TwoMNERForTokenClassification`].
+
+    Args:
+        text_config (`PreTrainedConfig` or `dict`, *optional*, defaults to BERT):
+            The text tower: any `AutoModel` that returns a sequence.
+        vision_config (`PreTrainedConfig` or `dict`, *optional*, defaults to ViT):
+            The image tower: any `AutoModel` that returns a sequence of patches or a convolutional map.
+        global_vision_config (`PreTrainedConfig` or `dict`, *optional*):
+            A second image tower, read as one pooled vector (the paper's ResNet). `None`: there is none.
+        alignment (`str`, defaults to `"none"`):
+            Contrastive loss between text and image: `"none"`, `"nt_xent"` (the paper's), `"clip"`, `"siglip"` or
+            `"token"` (word-to-patch).
+        alignment_weight (`float`, defaults to 1.0):
+            Factor of the contrastive loss in the total loss.
+        alignment_temperature (`float`, *optional*):
+            Temperature of the contrastive loss, for the kinds that learn it its start. `None`: the kind's own
+            (0.5 for `"nt_xent"`, 0.07 for `"clip"` and `"token"`, 0.1 for `"siglip"`).
+        projection_dim (`int`, defaults to 256):
+            Width of the space in which text and image are compared.
+        text_pooling (`str`, defaults to `"mean"`):
+            The sentence vector of the pooled alignments: `"mean"` of the pieces, or the `"first"` ([CLS]).
+        collaboration (`str`, defaults to `"gated"`):
+            How words and image are fused: `"none"` (text only), `"cross_attention"` (the paper's), `"gated"` or
+            `"umt"`.
+        collaboration_heads (`int`, *optional*):
+            Attention heads of the collaboration. `None`: one for every 64 features, at least one.
+        tagging_head (`str`, defaults to `"crf"`):
+            `"crf"`: linear-chain CRF, IOB2-constrained when the labels are IOB2; `"softmax"`: each word alone.
+        ner_weight (`float`, defaults to 1.0):
+            Factor of the tagging loss. The paper's `2 * (0.8 * ner + 0.2 * cl)` is `ner_weight=1.6`,
+            `alignment_weight=0.4`.
+        consistency_weight (`float`, defaults to 0.0):
+            Factor of the KL divergence between the tag posteriors with and without the image.
+        modality_dropout (`float`, defaults to 0.0):
+            Probability of hiding a row's image in training.
+        dropout (`float`, defaults to 0.1):
+            Dropout in the collaboration and before the classifier.
+        image_mean, image_std (`list[float]`, *optional*):
+            Normalisation of the pixels that the processor hands over; with
+            global_image_mean, global_image_std (`list[float]`, *optional*):
+            that of the second image tower, the shared pixels are re-normalised for it. All or none of the four.
+        initializer_range (`float`, defaults to 0.02):
+            Standard deviation of the new linear layers at their start.
+
+    Raises:
+        StrictDataclassClassValidationError: an option outside its list or range (a `ValueError` tells which).
+    """
+
+    model_type = "2m-ner"
+    sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert"),
+        "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="vit"),
+        "global_vision_config": SubConfigSpec(config_class=AutoConfig, model_type="resnet", optional=True),
+    }
+    # The Trainer gathers `predictions` alone: one (B, W) tensor of tag ids, padded with -100.
+    keys_to_ignore_at_inference: ClassVar[list[str]] = [
+        "ner_loss",
+        "alignment_loss",
+        "consistency_loss",
+        "logits",
+        "word_states",
+        "image_states",
+        "gates",
+        "hidden_states",
+        "attentions",
+        "image_attentions",
+    ]
+
+    text_config: PreTrainedConfig | dict | None = None
+    vision_config: PreTrainedConfig | dict | None = None
+    global_vision_config: PreTrainedConfig | dict | None = None
+    alignment: str = "none"
+    alignment_weight: float | int = 1.0
+    alignment_temperature: float | int | None = None
+    projection_dim: int = 256
+    text_pooling: str = "mean"
+    collaboration: str = "gated"
+    collaboration_heads: int | None = None
+    tagging_head: str = "crf"
+    ner_weight: float | int = 1.0
+    consistency_weight: float | int = 0.0
+    modality_dropout: float | int = 0.0
+    dropout: float | int = 0.1
+    image_mean: list | tuple | None = None
+    image_std: list | tuple | None = None
+    global_image_mean: list | tuple | None = None
+    global_image_std: list | tuple | None = None
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        # A saved folder carries the whole map, whichever class saved it; what points to another repository stays.
+        self.auto_map = {**AUTO_MAP, **(getattr(self, "auto_map", None) or {})}
+        custom_pipelines = {task: dict(PIPELINE) for task in PIPELINE_TASKS}
+        self.custom_pipelines = {**custom_pipelines, **(getattr(self, "custom_pipelines", None) or {})}
+
+    @property
+    def uses_images(self) -> bool:
+        """Whether anything in the model reads an image: if not, no image tower is built."""
+        return self.collaboration != "none" or self.alignment != "none"
+
+    @property
+    def labels(self) -> list[str]:
+        """The tag names in id order."""
+        return [self.id2label[index] for index in range(self.num_labels)]
+
+    def validate_options(self):
+        """Each option is one of its list."""
+        for name, allowed in (
+            ("alignment", ALIGNMENTS),
+            ("collaboration", COLLABORATIONS),
+            ("tagging_head", TAGGING_HEADS),
+            ("text_pooling", TEXT_POOLINGS),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"`{name}` is {getattr(self, name)!r}; expected one of {', '.join(allowed)}.")
+
+    def validate_ranges(self):
+        """Weights are not negative, probabilities lie in [0, 1), sizes are positive."""
+        for name in ("alignment_weight", "ner_weight", "consistency_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; expected 0 or more.")
+        for name in ("modality_dropout", "dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; expected a probability between 0 and 1.")
+        if self.alignment_temperature is not None and self.alignment_temperature <= 0:
+            raise ValueError(
+                f"`alignment_temperature` is {self.alignment_temperature}; expected more than 0, or None."
+            )
+        for name in ("projection_dim", "collaboration_heads"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; expected 1 or more.")
+
+    def validate_normalisation(self):
+        """Re-normalising the shared pixels needs both towers' mean and standard deviation."""
+        given = [
+            name
+            for name in ("image_mean", "image_std", "global_image_mean", "global_image_std")
+            if getattr(self, name) is not None
+        ]
+        if self.global_vision_config is not None and len(given) not in (0, 4):
+            raise ValueError(
+                f"Only {', '.join(given)} given; the second image tower needs all of image_mean, image_std, "
+                "global_image_mean, global_image_std (or none: it then sees the pixels as they are)."
+            )
+
+
+if "." not in __name__:  # imported by its own name, not as remote code: that is mapped by `auto_map`
+    TwoMNERConfig.register_for_auto_class()
+    AutoConfig.register(TwoMNERConfig.model_type, TwoMNERConfig)
+
+__all__ = ["TwoMNERConfig"]

@@ -1,0 +1,721 @@
+"""
+2M-NER: named entity recognition from a sentence and, where there is one, its image.
+
+After "2M-NER: Contrastive Learning for Multilingual and Multimodal NER with Language and Modal Fusion" (arXiv
+2404.17122): two encoders, a contrastive alignment of their outputs, a multimodal collaboration module, a linear-chain
+CRF.
+"""
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForTokenClassification
+from transformers.modeling_outputs import ModelOutput
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import can_return_tuple, logging
+
+try:
+    from .alignment_2mner import build_alignment
+    from .collaboration_2mner import COLLABORATION_MODULES, Collaboration, CrossAttentionCollaboration, only_where
+    from .configuration_2mner import TwoMNERConfig, tower_width
+    from .crf_2mner import LinearChainCRF, iob2_constraints
+except ImportError:
+    from alignment_2mner import build_alignment
+    from collaboration_2mner import COLLABORATION_MODULES, Collaboration, CrossAttentionCollaboration, only_where
+    from configuration_2mner import TwoMNERConfig, tower_width
+    from crf_2mner import LinearChainCRF, iob2_constraints
+
+logger = logging.get_logger(__name__)
+
+# The files that make a saved folder complete: what lies beside this one and depends on torch and transformers alone.
+CODE_FILES = (
+    "configuration_2mner.py",
+    "processing_2mner.py",
+    "alignment_2mner.py",
+    "collaboration_2mner.py",
+    "crf_2mner.py",
+    "modeling_2mner.py",
+    "pipeline_2mner.py",
+)
+
+# Parts of pretrained image towers that feed nothing but outputs we do not read (masked-image tokens, pooled heads).
+# They never get a gradient, which DistributedDataParallel takes for an error: they are frozen.
+UNREAD_TOWER_PARTS = ("mask_token", "pooler", "head", "post_layernorm")
+
+
+@dataclass
+class TwoMNEROutput(ModelOutput):
+    """
+    Output of [`TwoMNERModel`].
+
+    Args:
+        word_states (`torch.FloatTensor` of shape `(batch_size, num_words, hidden_size)`):
+            One vector a word, after the collaboration; zeros where there is no word.
+        text_word_states (`torch.FloatTensor` of shape `(batch_size, num_words, hidden_size)`):
+            The same vectors before the collaboration.
+        word_mask (`torch.BoolTensor` of shape `(batch_size, num_words)`):
+            Where there is a word.
+        image_states (`torch.FloatTensor` of shape `(batch_size, num_patches, vision_hidden_size)`, *optional*):
+            Output of the image tower, zeros in a row without an image; `None` when no row has one.
+        has_image (`torch.BoolTensor` of shape `(batch_size,)`):
+            Which rows have an image (after modality dropout).
+        alignment_loss (`torch.FloatTensor` of shape `()`, *optional*):
+            Contrastive loss, unweighted.
+        gates (`torch.FloatTensor` of shape `(batch_size, num_words)`, *optional*):
+            How much of the image each word took up, in [0, 1]; with `collaboration="gated"`.
+        last_hidden_state (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`):
+            Last layer of the text tower, one vector a piece.
+        hidden_states, attentions (`tuple(torch.FloatTensor)`, *optional*):
+            Those of the text tower, with `output_hidden_states`, `output_attentions`.
+        image_attentions (`tuple(torch.FloatTensor)`, *optional*):
+            With `output_attentions`: words to image, one `(batch_size, num_heads, num_words, num_keys)` for each
+            attention of the collaboration in which words are the queries; zeros in a row without an image.
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    word_states: torch.FloatTensor | None = None
+    text_word_states: torch.FloatTensor | None = None
+    word_mask: torch.BoolTensor | None = None
+    image_states: torch.FloatTensor | None = None
+    has_image: torch.BoolTensor | None = None
+    alignment_loss: torch.FloatTensor | None = None
+    gates: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    image_attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class TwoMNERTokenClassifierOutput(ModelOutput):
+    """
+    Output of [`TwoMNERForTokenClassification`].
+
+    Args:
+        loss (`torch.FloatTensor` of shape `()`, *optional*):
+            `ner_weight * ner_loss + alignment_weight * alignment_loss + consistency_weight * consistency_loss`.
+        predictions (`torch.LongTensor` of shape `(batch_size, num_words)`, *optional*):
+            Viterbi tag of each word, -100 where there is none; not computed in training.
+        logits (`torch.FloatTensor` of shape `(batch_size, num_words, num_labels)`):
+            Emissions of the CRF.
+        ner_loss, alignment_loss, consistency_loss (`torch.FloatTensor` of shape `()`, *optional*):
+            The parts of the loss, unweighted.
+        gates, hidden_states, attentions, image_attentions:
+            As in [`TwoMNEROutput`].
+    """
+
+    loss: torch.FloatTensor | None = None
+    predictions: torch.LongTensor | None = None
+    logits: torch.FloatTensor | None = None
+    ner_loss: torch.FloatTensor | None = None
+    alignment_loss: torch.FloatTensor | None = None
+    consistency_loss: torch.FloatTensor | None = None
+    gates: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    image_attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+class TwoMNERPreTrainedModel(PreTrainedModel):
+    """What the models have in common: initialisation, saving with the code, frozen parts kept in evaluation."""
+
+    config: TwoMNERConfig
+    config_class = TwoMNERConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_attention_backend = True
+    # The loss is a mean over the rows of the local batch: the Trainer must divide it by the accumulation steps.
+    accepts_loss_kwargs = False
+    _no_split_modules = ["CrossAttentionCollaboration", "GatedCollaboration", "UMTCollaboration"]
+    _keep_in_fp32_modules_strict = {"crf"}
+    _keys_to_ignore_on_load_unexpected = [r"^classifier\.", r"^crf\."]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        if isinstance(module, CrossAttentionCollaboration) and module.global_projection is not None:
+            nn.init.normal_(module.none_key, std=self.config.initializer_range)
+        elif isinstance(module, LinearChainCRF) or module in self._alignment_modules():
+            module.reset_parameters()
+
+    def _alignment_modules(self) -> list[nn.Module]:
+        base = getattr(self, self.base_model_prefix, self)
+        return [m for m in (base.alignment, base.global_alignment) if m is not None]
+
+    def train(self, mode: bool = True):
+        """
+        As `nn.Module.train`, but what is frozen stays in evaluation: a tower (or layer of one) none of whose
+        parameters is trained keeps its dropout off, and no tower's BatchNorm updates its statistics (a batch holds
+        each distinct image once, so they would depend on which rows share one).
+        """
+        super().train(mode)
+        if mode:
+            base = getattr(self, self.base_model_prefix, self)
+            for tower in (base.text_model, base.vision_model, base.global_vision_model):
+                if tower is not None:
+                    _rest_frozen_parts(tower)
+        return self
+
+    def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs):
+        """
+        As `PreTrainedModel.save_pretrained`; the folder also gets every code file that loading it needs.
+
+        Args:
+            save_directory: the folder, made where it does not exist.
+            is_main_process: write only on this process of a distributed run.
+        """
+        if is_main_process and not Path(save_directory).is_file():
+            self._copy_code(Path(save_directory))
+        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+
+    def _copy_code(self, folder: Path) -> None:
+        here = Path(__file__).resolve().parent
+        # A model loaded as remote code has beside it only the files that were imported so far; its folder has all.
+        places = [here, Path(self.config._name_or_path or here)]
+        if folder.resolve() == here:
+            raise ValueError(
+                f"Cannot save the model into {folder}, where its own source code lies; name another folder."
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in CODE_FILES:
+            source = next((place / name for place in places if (place / name).is_file()), None)
+            if source is None:
+                logger.warning(f"{name} was found neither in {here} nor in {places[1]}; {folder} is saved without it.")
+            elif source.resolve() != (folder / name).resolve():
+                shutil.copyfile(source, folder / name)
+
+
+def _rest_frozen_parts(module: nn.Module) -> None:
+    """Puts `module` into evaluation if it has parameters and trains none, else looks inside; BatchNorm always."""
+    parameters = list(module.parameters())
+    frozen = parameters and not any(parameter.requires_grad for parameter in parameters)
+    if frozen or isinstance(module, nn.modules.batchnorm._BatchNorm):
+        module.eval()
+        return
+    for child in module.children():
+        _rest_frozen_parts(child)
+
+
+class TwoMNERModel(TwoMNERPreTrainedModel):
+    """
+    Text tower, image tower(s), alignment and collaboration: word vectors that know the image.
+
+    Args:
+        config ([`TwoMNERConfig`]): the configuration.
+        text_model, vision_model, global_vision_model (`PreTrainedModel`, *optional*): towers to use as they are
+            instead of fresh ones from the configuration.
+    """
+
+    base_model_prefix = "model"
+
+    def __init__(
+        self,
+        config: TwoMNERConfig,
+        text_model: PreTrainedModel | None = None,
+        vision_model: PreTrainedModel | None = None,
+        global_vision_model: PreTrainedModel | None = None,
+    ):
+        super().__init__(config)
+        self.text_model = text_model if text_model is not None else _fresh_tower(config.text_config)
+        self.vision_model = self.global_vision_model = None
+        self.alignment = self.global_alignment = self.collaboration = None
+        if config.uses_images:
+            self.vision_model = vision_model if vision_model is not None else _fresh_tower(config.vision_config)
+            self.alignment = self._build_alignment(config, config.vision_config)
+            if config.global_vision_config is not None:
+                if global_vision_model is None:
+                    global_vision_model = _fresh_tower(config.global_vision_config)
+                self.global_vision_model = global_vision_model
+                self.global_alignment = self._build_alignment(config, config.global_vision_config)
+        if config.collaboration != "none":
+            self.collaboration = COLLABORATION_MODULES[config.collaboration](config)
+
+        # One object each, so that a change of the composite's configuration reaches the tower.
+        self.text_model.config = config.text_config
+        for tower, tower_config in (
+            (self.vision_model, config.vision_config),
+            (self.global_vision_model, config.global_vision_config),
+        ):
+            if tower is not None:
+                tower.config = tower_config
+                for name, parameter in tower.named_parameters():
+                    if any(part in UNREAD_TOWER_PARTS for part in name.split(".")):
+                        parameter.requires_grad_(False)
+        self.post_init()
+
+    @staticmethod
+    def _build_alignment(config: TwoMNERConfig, image_config) -> nn.Module | None:
+        if config.alignment == "none":
+            return None
+        return build_alignment(
+            config.alignment,
+            text_width=tower_width(config.text_config),
+            image_width=tower_width(image_config),
+            projection_dim=config.projection_dim,
+            temperature=config.alignment_temperature,
+            text_pooling=config.text_pooling,
+        )
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.text_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module):
+        self.text_model.set_input_embeddings(value)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        word_starts: torch.LongTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        image_ids: torch.LongTensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        return_loss: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> TwoMNEROutput:
+        r"""
+        Args:
+            input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
+                Pieces of the sentences.
+            attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*):
+                1 for a piece, 0 for padding. Default: all are pieces.
+            word_starts (`torch.LongTensor` of shape `(batch_size, num_words)`, *optional*):
+                Position of each word's first piece, -1 (on the right only) where there is no word. Default: every
+                piece is a word.
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`, *optional*):
+                One image a row, whatever in a row without. `None`: no row has an image.
+            image_ids (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+                Equal for equal images, 0 for none: each distinct image is encoded once. Default: every row has its
+                own image.
+            token_type_ids, position_ids, inputs_embeds (*optional*):
+                Handed to the text tower.
+            return_loss (`bool`, *optional*):
+                Whether to compute the alignment loss. Default: in training.
+            output_attentions, output_hidden_states (`bool`, *optional*):
+                Whether to return those of the text tower, and the attention from words to image.
+
+        Raises:
+            ValueError: an input is missing or its first dimension is not the batch's.
+        """
+        output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
+        return_loss = self.training if return_loss is None else return_loss
+        batch = self._check_inputs(input_ids, inputs_embeds, word_starts, pixel_values, image_ids)
+
+        text_inputs = {"token_type_ids": token_type_ids, "position_ids": position_ids, "inputs_embeds": inputs_embeds}
+        text_outputs = self.text_model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+            **{name: value for name, value in text_inputs.items() if value is not None},
+        )
+        piece_states = text_outputs.last_hidden_state  # (B, S, H)
+        if attention_mask is None:
+            attention_mask = torch.ones(piece_states.shape[:2], dtype=torch.bool, device=piece_states.device)
+        if word_starts is None:
+            positions = torch.arange(piece_states.shape[1], device=piece_states.device)
+            word_starts = torch.where(attention_mask.bool(), positions, -1)
+        word_mask = word_starts >= 0  # (B, W)
+        text_word_states = gather_words(piece_states, word_starts)  # (B, W, H)
+
+        image_ids, has_image = self._visible_images(batch, pixel_values, image_ids, piece_states.device)
+        needs_alignment = self.alignment is not None and return_loss
+        image_states = global_states = None
+        if pixel_values is not None and (self.collaboration is not None or needs_alignment):
+            image_states, global_states = self.encode_images(pixel_values, image_ids)
+        if image_states is None and self.training and self.config.uses_images:
+            image_states, global_states = self._absent_images(batch, piece_states)
+
+        alignment_loss = None
+        if needs_alignment:
+            alignment_loss = self._alignment_loss(
+                piece_states,
+                attention_mask,
+                text_word_states,
+                word_mask,
+                image_states,
+                global_states,
+                has_image,
+                image_ids,
+            )
+
+        if self.collaboration is None:
+            fused = Collaboration(word_states=text_word_states)
+        elif image_states is None:
+            fused = self.collaboration.text_only(text_word_states)
+        else:
+            fused = self.collaboration(
+                text_word_states, word_mask, image_states, global_states, has_image, output_attentions
+            )
+        return TwoMNEROutput(
+            last_hidden_state=piece_states,
+            word_states=fused.word_states * word_mask[..., None],
+            text_word_states=text_word_states,
+            word_mask=word_mask,
+            image_states=image_states,
+            has_image=has_image,
+            alignment_loss=alignment_loss,
+            gates=fused.gates,
+            hidden_states=text_outputs.hidden_states,
+            attentions=text_outputs.attentions,
+            image_attentions=fused.image_attentions or None,
+        )
+
+    def encode_images(
+        self, pixel_values: torch.FloatTensor, image_ids: torch.LongTensor
+    ) -> tuple[torch.FloatTensor | None, torch.FloatTensor | None]:
+        """
+        Runs the image tower(s) once over each distinct image and none for a row without.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`): one image a row.
+            image_ids (`torch.LongTensor` of shape `(batch_size,)`): equal for equal images, 0 for none.
+
+        Returns:
+            The image tower's `(batch_size, num_patches, vision_hidden_size)` and the second tower's pooled
+            `(batch_size, 1, global_vision_hidden_size)` (`None` where there is no such tower), zeros in rows without
+            an image; both `None` if no row has one.
+        """
+        has_image = image_ids != 0
+        if torch.compiler.is_compiling():  # how many images are distinct is not a shape a compiled graph can have
+            distinct, row_of = pixel_values, None
+        else:
+            ids, slots = torch.unique(image_ids, return_inverse=True)
+            rows = torch.arange(len(image_ids), device=image_ids.device)
+            first = rows.new_full(ids.shape, len(image_ids)).scatter_reduce(0, slots, rows, "amin")
+            if not bool((ids != 0).any()):
+                return None, None
+            distinct = pixel_values[first[ids != 0]]
+            row_of = ((ids != 0).cumsum(0) - 1).clamp(min=0)[slots]  # rows without an image: any, zeroed below
+
+        states = _sequence_of(self.vision_model, distinct)
+        pooled = None
+        if self.global_vision_model is not None:
+            pooled = _sequence_of(self.global_vision_model, self._global_pixels(distinct)).mean(dim=1, keepdim=True)
+        if row_of is not None:
+            states = states[row_of]
+            pooled = pooled[row_of] if pooled is not None else None
+        return only_where(has_image, states), only_where(has_image, pooled)
+
+    def _global_pixels(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """The shared pixels as the second tower was trained to see them: its normalisation and, if fixed, its size."""
+        config = self.config
+        if config.global_image_mean is not None:
+            channel = (1, -1, 1, 1)
+            mean, std, global_mean, global_std = (
+                torch.tensor(values, dtype=pixel_values.dtype, device=pixel_values.device).view(channel)
+                for values in (config.image_mean, config.image_std, config.global_image_mean, config.global_image_std)
+            )
+            pixel_values = (pixel_values * std + mean - global_mean) / global_std
+        size = getattr(config.global_vision_config, "image_size", None)
+        # Only a tower with position embeddings is tied to its size; a convolutional one takes any.
+        if hasattr(config.global_vision_config, "patch_size") and size is not None:
+            size = (size, size) if isinstance(size, int) else tuple(size)
+            if pixel_values.shape[-2:] != size:
+                pixel_values = F.interpolate(pixel_values, size=size, mode="bicubic", antialias=True)
+        return pixel_values
+
+    def _check_inputs(self, input_ids, inputs_embeds, word_starts, pixel_values, image_ids) -> int:
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError(
+                "Give either `input_ids` or `inputs_embeds`: got " + ("none." if input_ids is None else "both.")
+            )
+        batch = len(input_ids if input_ids is not None else inputs_embeds)
+        for name, value, dims in (
+            ("word_starts", word_starts, 2),
+            ("pixel_values", pixel_values, 4),
+            ("image_ids", image_ids, 1),
+        ):
+            if value is not None and (value.dim() != dims or len(value) != batch):
+                raise ValueError(
+                    f"`{name}` has shape {tuple(value.shape)}; expected {dims} dimensions, the first {batch} as in "
+                    "the text."
+                )
+        return batch
+
+    def _visible_images(self, batch, pixel_values, image_ids, device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Image id a row, 0 where it has none or modality dropout hides it, and whether it has one: both (B,)."""
+        if pixel_values is None:
+            image_ids = torch.zeros(batch, dtype=torch.long, device=device)
+        elif image_ids is None:
+            image_ids = torch.arange(1, batch + 1, device=device)
+        if self.training and self.config.modality_dropout > 0:
+            hidden = torch.rand(batch, device=device) < self.config.modality_dropout
+            image_ids = image_ids.masked_fill(hidden, 0)
+        return image_ids, image_ids != 0
+
+    def _absent_images(self, batch: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """
+        Stand-ins for a training batch in which no row has an image. Every trained parameter still gets a (zero)
+        gradient, and every process takes part in the same collectives: DistributedDataParallel waits for both.
+        """
+        touched = like.new_zeros(())
+        for tower in (self.vision_model, self.global_vision_model):
+            if tower is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
+                touched = touched + sum(p.flatten()[0] * 0 for p in tower.parameters() if p.requires_grad)
+        states = like.new_zeros(batch, 1, tower_width(self.config.vision_config)) + touched
+        pooled = None
+        if self.global_vision_model is not None:
+            pooled = like.new_zeros(batch, 1, tower_width(self.config.global_vision_config)) + touched
+        return states, pooled
+
+    def _alignment_loss(
+        self, piece_states, attention_mask, word_states, word_mask, image_states, global_states, has_image, image_ids
+    ) -> torch.Tensor:
+        """Sum of the contrastive losses, one for each image tower (paper, section 3.2)."""
+        if image_states is None:  # evaluation of a batch without images: nothing to align
+            image_states, global_states = self._absent_images(len(piece_states), piece_states)
+        if self.config.alignment == "token":
+            text, mask = word_states, word_mask
+        else:
+            text, mask = piece_states, attention_mask.bool()
+        loss = self.alignment(text, mask, image_states, has_image, image_ids)
+        if self.global_alignment is not None:
+            loss = loss + self.global_alignment(text, mask, global_states, has_image, image_ids)
+        return loss
+
+
+class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
+    """
+    2M-NER with its tagging head: an emission a word and tag, then a linear-chain CRF (or a softmax a word).
+
+    Args:
+        config ([`TwoMNERConfig`]): the configuration; `id2label` holds the tags.
+        towers (*optional*): handed to [`TwoMNERModel`].
+    """
+
+    def __init__(self, config: TwoMNERConfig, **towers: PreTrainedModel | None):
+        super().__init__(config)
+        self.model = TwoMNERModel(config, **towers)
+        self.dropout = nn.Dropout(config.dropout)
+        self.classifier = nn.Linear(tower_width(config.text_config), config.num_labels)
+        self.crf = LinearChainCRF(config.num_labels, _constraints(config))
+        if config.tagging_head == "softmax":
+            # A CRF whose transitions are all zero is a softmax a word: one code path for loss, tags and posteriors.
+            self.crf.requires_grad_(False)
+        self.post_init()
+
+    @classmethod
+    def from_towers(
+        cls,
+        text: str | os.PathLike,
+        vision: str | os.PathLike,
+        global_vision: str | os.PathLike | None = None,
+        labels: Sequence[str] = (),
+        dtype: torch.dtype = torch.float32,
+        **config,
+    ) -> "TwoMNERForTokenClassification":
+        """
+        Builds a model from pretrained towers, with fresh collaboration and head.
+
+        Args:
+            text: name or folder of the text tower.
+            vision: name or folder of the image tower; of a text-image model its image side is taken.
+            global_vision: name or folder of a second image tower, read as one pooled vector.
+            labels: the IOB2 tags in id order, e.g. `["O", "B-PER", "I-PER"]`.
+            dtype: of the weights.
+            **config: options of [`TwoMNERConfig`].
+
+        Raises:
+            ValueError: `labels` is empty, or its tags are not IOB2.
+        """
+        if not labels:
+            raise ValueError('`labels` is empty; expected the IOB2 tags in id order, e.g. ["O", "B-PER", "I-PER"].')
+        iob2_constraints(labels)
+        text_model = _pretrained_tower(text, "text", dtype)
+        vision_model = _pretrained_tower(vision, "vision", dtype)
+        global_model = _pretrained_tower(global_vision, "vision", dtype) if global_vision is not None else None
+        if global_model is not None:
+            for prefix, name in (("", vision), ("global_", global_vision)):
+                mean, std = _normalisation(name)
+                config.setdefault(f"{prefix}image_mean", mean)
+                config.setdefault(f"{prefix}image_std", std)
+        towers = [tower for tower in (text_model, vision_model, global_model) if tower is not None]
+        attention = [tower.config._attn_implementation for tower in towers]
+        composite = TwoMNERConfig(
+            text_config=text_model.config,
+            vision_config=vision_model.config,
+            global_vision_config=global_model.config if global_model is not None else None,
+            id2label=dict(enumerate(labels)),
+            label2id={label: index for index, label in enumerate(labels)},
+            **config,
+        )
+        for tower, implementation in zip(towers, attention, strict=True):
+            tower.config._attn_implementation = implementation  # a new composite resets its parts' choice
+        model = cls(composite, text_model=text_model, vision_model=vision_model, global_vision_model=global_model)
+        return model.to(dtype).eval()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module):
+        self.model.set_input_embeddings(value)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        word_starts: torch.LongTensor | None = None,
+        pixel_values: torch.FloatTensor | None = None,
+        image_ids: torch.LongTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        token_type_ids: torch.LongTensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+    ) -> TwoMNERTokenClassifierOutput:
+        r"""
+        Args:
+            labels (`torch.LongTensor` of shape `(batch_size, num_words)`, *optional*):
+                Tag of each word, -100 (on the right only) where there is none.
+            input_ids, attention_mask, word_starts, pixel_values, image_ids, ...:
+                As in [`TwoMNERModel`].
+
+        Raises:
+            ValueError: `labels` is not of the words' shape.
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            word_starts=word_starts,
+            pixel_values=pixel_values,
+            image_ids=image_ids,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            return_loss=labels is not None,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        logits = self.classifier(self.dropout(outputs.word_states))  # (B, W, K)
+        predictions = None
+        if not self.training:
+            predictions = self.crf.decode(logits, outputs.word_mask)
+
+        loss = ner_loss = consistency_loss = None
+        if labels is not None:
+            if labels.shape != outputs.word_mask.shape:
+                raise ValueError(
+                    f"`labels` has shape {tuple(labels.shape)}; expected one label a word, that is "
+                    f"{tuple(outputs.word_mask.shape)}."
+                )
+            mask = outputs.word_mask & (labels != -100)
+            # The mean over sentences, not words: then the mean over processes is the mean over their joint batch.
+            ner_loss = -self.crf.log_likelihood(logits, labels, mask).mean()
+            loss = self.config.ner_weight * ner_loss
+            if outputs.alignment_loss is not None:
+                loss = loss + self.config.alignment_weight * outputs.alignment_loss
+            if self.config.consistency_weight > 0 and self.model.collaboration is not None:
+                consistency_loss = self._consistency_loss(logits, outputs)
+                loss = loss + self.config.consistency_weight * consistency_loss
+
+        return TwoMNERTokenClassifierOutput(
+            loss=loss,
+            predictions=predictions,
+            logits=logits,
+            ner_loss=ner_loss,
+            alignment_loss=outputs.alignment_loss,
+            consistency_loss=consistency_loss,
+            gates=outputs.gates,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_attentions=outputs.image_attentions,
+        )
+
+    def _consistency_loss(self, logits: torch.Tensor, outputs: TwoMNEROutput) -> torch.Tensor:
+        """
+        `KL(p(y | text, image) || p(y | text))` of the tag posteriors, summed over words, mean over rows (ITA, Wang et
+        al., NAACL 2022, eq. 7): the view with the image teaches the one without, which alone gets a gradient.
+        """
+        words = self.model.collaboration.text_only(outputs.text_word_states).word_states
+        text_logits = self.classifier(self.dropout(words * outputs.word_mask[..., None]))
+        with torch.no_grad():
+            teacher = self.crf.marginals(logits, outputs.word_mask)  # (B, W, K)
+        student = self.crf.marginals(text_logits, outputs.word_mask)
+        smallest = torch.finfo(student.dtype).tiny
+        divergence = teacher * (teacher.clamp(min=smallest).log() - student.clamp(min=smallest).log())
+        divergence = divergence.sum(dim=(1, 2))  # (B,)
+        return only_where(outputs.has_image, divergence).mean()
+
+
+def gather_words(piece_states: torch.Tensor, word_starts: torch.Tensor) -> torch.Tensor:
+    """The first piece of each word: (B, S, H) at the positions (B, W) -> (B, W, H), zeros where there is no word."""
+    index = word_starts.clamp(min=0)[..., None].expand(-1, -1, piece_states.shape[-1])
+    return piece_states.gather(1, index) * (word_starts >= 0)[..., None]
+
+
+def _constraints(config: TwoMNERConfig):
+    """The IOB2 constraints, if there is a CRF to constrain and the labels are IOB2 (`LABEL_0`, ... are not)."""
+    if config.tagging_head != "crf" or any(label.startswith("LABEL_") for label in config.labels):
+        return None
+    return iob2_constraints(config.labels)
+
+
+def _sequence_of(tower: PreTrainedModel, pixel_values: torch.Tensor) -> torch.Tensor:
+    """Last hidden state of an image tower as a sequence (N, P, D); a convolutional map is read cell by cell."""
+    # Convolutions are several times faster on channels_last input on CPU, and never slower; patches do not care.
+    pixel_values = pixel_values.to(tower.dtype).contiguous(memory_format=torch.channels_last)
+    states = tower(pixel_values=pixel_values, return_dict=True).last_hidden_state
+    if states.dim() == 4:
+        states = states.flatten(2).transpose(1, 2)  # (N, D, h, w) -> (N, h * w, D)
+    return states
+
+
+def _fresh_tower(config) -> PreTrainedModel:
+    """A tower of this configuration, without a pooling layer if its class lets us choose."""
+    try:
+        return AutoModel.from_config(config, add_pooling_layer=False)
+    except TypeError:
+        return AutoModel.from_config(config)
+
+
+def _pretrained_tower(name: str | os.PathLike, side: str, dtype: torch.dtype) -> PreTrainedModel:
+    """Loads a tower; of a text-image model, the side ("text" or "vision") asked for."""
+    config = AutoConfig.from_pretrained(name)
+    config = getattr(config, f"{side}_config", config)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # heads and poolers left behind are what is wanted, not worth a report
+    try:
+        try:
+            return AutoModel.from_pretrained(name, config=config, dtype=dtype, add_pooling_layer=False)
+        except TypeError:
+            return AutoModel.from_pretrained(name, config=config, dtype=dtype)
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _normalisation(name: str | os.PathLike) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation that the image processor in this folder applies."""
+    try:
+        processor = AutoImageProcessor.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"The image tower {name} has no image processor to read its normalisation from ({error}). Save one beside "
+            "it, or give image_mean, image_std, global_image_mean and global_image_std."
+        ) from error
+    return list(processor.image_mean), list(processor.image_std)
+
+
+if "." not in __name__:  # imported by its own name, not as remote code: that is mapped by `auto_map`
+    TwoMNERModel.register_for_auto_class("AutoModel")
+    TwoMNERForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")
+    AutoModel.register(TwoMNERConfig, TwoMNERModel)
+    AutoModelForTokenClassification.register(TwoMNERConfig, TwoMNERForTokenClassification)
+
+__all__ = ["TwoMNERForTokenClassification", "TwoMNERModel", "TwoMNERPreTrainedModel"]

@@ -1,0 +1,486 @@
+"""Processor of 2M-NER: sentences and images in, the tensors of a batch out; words, windows and character offsets."""
+
+import hashlib
+import io
+import os
+import urllib.request
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import regex
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.processing_utils import ProcessorMixin
+from transformers.utils import logging
+
+try:
+    from .configuration_2mner import TwoMNERConfig
+except ImportError:
+    from configuration_2mner import TwoMNERConfig
+
+logger = logging.get_logger(__name__)
+
+# Used where a tokenizer states no limit of its own: the positions of BERT and XLM-R.
+DEFAULT_MAX_LENGTH = 512
+URL_TIMEOUT_S = 10.0
+URL_MAX_BYTES = 32 * 2**20
+
+# Words as the training data of the four languages has them: clitics apart (l'|eau, John|'s), hyphenated words whole.
+WORD_PATTERN = regex.compile(
+    r"""
+      (?: https?:// | www\. ) [^\s<>"]* [^\s<>"'’.,;:!?)\]}]    # a URL, less the punctuation that follows it
+    | (?: \p{L} \. ){2,}                                         # U.S., z.B.
+    | (?i: \b (?: [cdjlmnst] | qu | jusqu | lorsqu | puisqu | quoiqu ) ) ['’] (?= \p{L} )    # l', qu'
+    | ['’] (?i: s | re | ve | ll | d | m | t ) (?! [\p{L}\p{N}] )                            # 's, 're
+    | [\p{L}\p{M}\p{N}_]+ (?: ['’] (?! (?i: s | re | ve | ll | d | m | t ) (?! [\p{L}\p{N}] ) ) [\p{L}\p{M}\p{N}_]+
+                            | [-‐‑] [\p{L}\p{M}\p{N}_]+
+                            | (?<= \p{N} ) [.,:] (?= \p{N} ) [\p{N}]+ )*
+    | (?= \S ) \X                                                # any other character, with all that combines with it
+    """,
+    regex.VERBOSE,
+)
+
+ImageLike = Any  # PIL image, path, http(s) URL, bytes, array, tensor, or {"bytes", "path"} as `datasets` stores it
+
+
+class Window(NamedTuple):
+    """
+    A stretch of a sentence that fits the encoder: words `start:stop`, of which `keep_start:keep_stop` are its own. The
+    kept stretches of a sentence's windows follow one another without gap or overlap.
+    """
+
+    start: int
+    stop: int
+    keep_start: int
+    keep_stop: int
+
+
+def load_image(image: ImageLike) -> Image.Image:
+    """
+    Opens an image of any kind as 8-bit RGB, upright; transparency on white; the first frame of an animation.
+
+    Args:
+        image: a PIL image, a path, an http(s) URL, encoded bytes, an array or tensor `(height, width[, channels])` or
+            `(channels, height, width)` (integers 0..255, or floats 0..1), or `{"bytes", "path"}`.
+
+    Raises:
+        ValueError: it is not an image, is broken, or has more pixels than `PIL.Image.MAX_IMAGE_PIXELS`.
+        TypeError: it is of none of these types.
+    """
+    name = _describe(image)
+    if isinstance(image, dict):
+        image = image["bytes"] if image.get("bytes") is not None else image.get("path")
+    try:
+        with warnings.catch_warnings():
+            # Pillow only warns up to twice its limit: decoding such an image already takes gigabytes.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            if isinstance(image, (np.ndarray, torch.Tensor)):
+                opened = _from_array(np.asarray(image))
+            elif isinstance(image, Image.Image):
+                opened = image
+            elif isinstance(image, (bytes, bytearray)):
+                opened = Image.open(io.BytesIO(image))
+            elif isinstance(image, str) and image.startswith(("http://", "https://")):
+                opened = Image.open(io.BytesIO(_download(image)))
+            elif isinstance(image, (str, os.PathLike)):
+                opened = Image.open(Path(image))
+            else:
+                raise TypeError(
+                    f"An image of type {type(image).__name__}; expected a PIL image, path, URL, bytes, array or None."
+                )
+            limit = Image.MAX_IMAGE_PIXELS
+            if limit is not None and opened.width * opened.height > limit:
+                raise Image.DecompressionBombError(f"{opened.width} x {opened.height} pixels, the limit is {limit}")
+            return _to_rgb(opened)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(
+            f"{name} is refused as a decompression bomb: {error}. Give a smaller image, or raise "
+            "PIL.Image.MAX_IMAGE_PIXELS if you trust it."
+        ) from error
+    except FileNotFoundError as error:
+        raise ValueError(f"{name} does not exist; expected the path of an image file.") from error
+    except (UnidentifiedImageError, OSError, SyntaxError, EOFError) as error:  # Pillow's ways to say: broken
+        raise ValueError(
+            f"{name} cannot be read as an image ({error}); expected a whole JPEG, PNG, ... file."
+        ) from error
+
+
+def _describe(image: ImageLike) -> str:
+    if isinstance(image, dict):
+        return _describe(image.get("path")) if image.get("path") else _describe(image.get("bytes"))
+    if isinstance(image, (str, os.PathLike)):
+        return f"Image {os.fspath(image)}"
+    if isinstance(image, (bytes, bytearray)):
+        return f"Image of {len(image)} bytes"
+    return f"Image of type {type(image).__name__}"
+
+
+def _download(url: str) -> bytes:
+    try:
+        with urllib.request.urlopen(url, timeout=URL_TIMEOUT_S) as response:
+            content = response.read(URL_MAX_BYTES + 1)
+    except OSError as error:  # URLError, HTTPError and time-outs are all of these
+        raise ValueError(f"Image {url} could not be downloaded: {error}.") from error
+    if len(content) > URL_MAX_BYTES:
+        raise ValueError(f"Image {url} has more than {URL_MAX_BYTES // 2**20} MiB; give a smaller one.")
+    return content
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    shape = array.shape
+    if array.ndim == 3 and shape[0] in (1, 3, 4) and shape[2] not in (1, 3, 4):
+        array = array.transpose(1, 2, 0)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)) or 0 in shape:
+        raise ValueError(
+            f"An image array of shape {shape}; expected (height, width), (height, width, 3 or 4) or (3, ...)."
+        )
+    if np.issubdtype(array.dtype, np.floating):
+        if not (np.isfinite(array).all() and 0 <= array.min() and array.max() <= 1):
+            raise ValueError("An image array of floats outside 0..1; expected 0..1, or integers 0..255.")
+        array = np.round(array * 255)
+    elif array.min() < 0 or array.max() > 255:
+        raise ValueError(f"An image array with values {array.min()}..{array.max()}; expected 0..255.")
+    return Image.fromarray(array.astype(np.uint8))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":  # 16 bits and more: Pillow's own conversion clips to white
+        values = np.asarray(image, dtype=np.float64)
+        top = 255 if values.max() <= 255 else 65535 if values.max() <= 65535 else values.max()
+        return Image.fromarray(np.round(values.clip(min=0) * (255 / top)).astype(np.uint8)).convert("RGB")
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def image_id(image: Image.Image) -> int:
+    """A positive 63-bit hash of what an RGB image shows: equal for equal pixels, however the image was given."""
+    digest = hashlib.blake2b(f"{image.width}x{image.height}:".encode(), digest_size=8)
+    digest.update(image.tobytes())
+    return (int.from_bytes(digest.digest(), "little") >> 1) or 1
+
+
+class TwoMNERProcessor(ProcessorMixin):
+    """
+    Sentences and images to the batch that [`TwoMNERForTokenClassification`] takes.
+
+    Args:
+        image_processor: any image processor of transformers.
+        tokenizer: a fast tokenizer.
+
+    Raises:
+        ValueError: the tokenizer is not a fast one (only those know which piece belongs to which word).
+    """
+
+    def __init__(self, image_processor, tokenizer, **kwargs):
+        super().__init__(image_processor, tokenizer, **kwargs)
+        if not tokenizer.is_fast:
+            raise ValueError(
+                f"{type(tokenizer).__name__} is not a fast tokenizer; words cannot be followed through it. Load its "
+                "fast version (AutoTokenizer.from_pretrained)."
+            )
+        self.truncated_words = 0
+
+    @classmethod
+    def from_towers(
+        cls, text: str | os.PathLike, vision: str | os.PathLike, whole_image: bool = True
+    ) -> "TwoMNERProcessor":
+        """
+        The processor of two pretrained towers.
+
+        Args:
+            text: name or folder of the text tower.
+            vision: name or folder of the image tower.
+            whole_image: resize the whole image to the tower's size instead of cropping its centre: a name stands on a
+                badge's rim, a person at a photograph's edge.
+        """
+        tokenizer = AutoTokenizer.from_pretrained(text)
+        if getattr(tokenizer, "add_prefix_space", None) is False:  # byte-level BPE takes words only so
+            tokenizer = AutoTokenizer.from_pretrained(text, add_prefix_space=True)
+        image_processor = AutoImageProcessor.from_pretrained(vision, backend="pil")
+        if whole_image:
+            crop = dict(getattr(image_processor, "crop_size", None) or {})
+            size = crop if getattr(image_processor, "do_center_crop", False) and crop else dict(image_processor.size)
+            edge = size.get("shortest_edge")
+            image_processor.size = {"height": size.get("height", edge), "width": size.get("width", edge)}
+            image_processor.do_center_crop = False
+            if hasattr(image_processor, "crop_pct"):  # ConvNeXT's way to crop
+                image_processor.crop_pct = None
+        return cls(image_processor, tokenizer)
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return ["input_ids", "attention_mask", "word_starts", "pixel_values", "image_ids"]
+
+    @property
+    def max_length(self) -> int:
+        """Pieces the text tower takes, special tokens included."""
+        limit = self.tokenizer.model_max_length
+        return limit if limit is not None and limit < 1_000_000 else DEFAULT_MAX_LENGTH
+
+    @property
+    def max_pieces(self) -> int:
+        """Pieces a sentence may have, special tokens excluded."""
+        return self.max_length - self.tokenizer.num_special_tokens_to_add()
+
+    def split_words(self, text: str) -> tuple[list[str], list[tuple[int, int]]]:
+        """
+        Splits a raw string into words.
+
+        Returns:
+            The words and, for each, its `(start, end)` characters: `text[start:end] == word`.
+        """
+        spans = [match.span() for match in WORD_PATTERN.finditer(text)]
+        return [text[start:end] for start, end in spans], spans
+
+    def piece_counts(self, words: Sequence[str]) -> list[int]:
+        """Number of pieces of each word, at least 1 (a word that the tokenizer drops becomes the unknown piece)."""
+        return [len(pieces) for pieces in self._pieces([list(words)])[0]]
+
+    def windows(self, words: Sequence[str], stride: int = 64, max_length: int | None = None) -> list[Window]:
+        """
+        Cuts a sentence into windows that fit the text tower; each word is kept by the window in which it has most
+        context on both sides. A sentence that fits (an empty one too) is one window.
+
+        Args:
+            words: the sentence.
+            stride: pieces that neighbouring windows share, as far as whole words allow.
+            max_length: pieces a window may have, special tokens included. Default: all the tower takes.
+
+        Raises:
+            ValueError: `stride` leaves no room for new words in a window.
+        """
+        return self.windows_of(self.piece_counts(words), stride, max_length)
+
+    def windows_of(self, piece_counts: Sequence[int], stride: int = 64, max_length: int | None = None) -> list[Window]:
+        """As `windows`, of a sentence whose `piece_counts` are known."""
+        budget = self._budget(max_length)
+        if not 0 <= stride < budget:
+            raise ValueError(f"`stride` is {stride} pieces; expected 0 to {budget - 1}, less than a window holds.")
+        spans, start = [], 0
+        while True:
+            stop, used = start, 0
+            while stop < len(piece_counts) and (stop == start or used + piece_counts[stop] <= budget):
+                used += piece_counts[stop]
+                stop += 1
+            spans.append((start, stop))
+            if stop >= len(piece_counts):
+                break
+            next_start, shared = stop, 0
+            while next_start - 1 > start and shared + piece_counts[next_start - 1] <= stride:
+                next_start -= 1
+                shared += piece_counts[next_start]
+            start = next_start
+        # In the middle of an overlap both windows know as much of the context.
+        cuts = [0] + [(later[0] + earlier[1]) // 2 for earlier, later in zip(spans, spans[1:], strict=False)]
+        cuts.append(len(piece_counts))
+        return [Window(*span, cut, next_cut) for span, cut, next_cut in zip(spans, cuts[:-1], cuts[1:], strict=True)]
+
+    def __call__(
+        self,
+        text: str | Sequence[str] | Sequence[Sequence[str]],
+        images: ImageLike | Sequence[ImageLike | None] | None = None,
+        word_labels: Sequence[Sequence[int]] | None = None,
+        return_tensors: str = "pt",
+        max_length: int | None = None,
+        truncation: bool = False,
+        padding: bool | str = True,
+        pad_to_multiple_of: int | None = None,
+    ) -> BatchFeature:
+        """
+        Args:
+            text: a string, a list of strings, or a list of word lists. Strings are split by `split_words`.
+            images: one image for one string, a list of images and `None`s as long as `text`, or `None`.
+            word_labels: the label ids of each sentence's words (of one sentence for one string).
+            return_tensors: `"pt"`, the only kind there is.
+            max_length: pieces a sentence may have, special tokens included. Default: all the tower takes.
+            truncation: cut a longer sentence, warn and count the words in `truncated_words`. Default: an error; see
+                `windows` for a way to lose nothing.
+            padding, pad_to_multiple_of: as the tokenizer's, over the pieces.
+
+        Returns:
+            `input_ids`, `attention_mask` (batch_size, sequence_length); `word_starts` (batch_size, num_words), -1
+            where there is no word; with `images`: `image_ids` (batch_size,), 0 for none, and, if any, `pixel_values`
+            (batch_size, num_channels, height, width); with `word_labels`: `labels` (batch_size, num_words), -100 where
+            there is none.
+
+        Raises:
+            ValueError: lengths that do not match, a sentence that is too long, an image that does not open.
+            TypeError: text or an image of another type.
+        """
+        if return_tensors != "pt":
+            raise ValueError(
+                f"`return_tensors` is {return_tensors!r}; the model takes PyTorch tensors, expected 'pt'."
+            )
+        if isinstance(text, str):
+            text = [text]
+            images = [images] if images is not None and not isinstance(images, (list, tuple)) else images
+            if word_labels is not None and not (len(word_labels) and isinstance(word_labels[0], (list, tuple))):
+                word_labels = [word_labels]
+        sentences = [self._words(sentence, row) for row, sentence in enumerate(text)]
+        if not sentences:
+            raise ValueError("`text` is an empty list; expected at least one sentence (an empty string is one).")
+        if images is not None and not isinstance(images, (list, tuple)):
+            images = [images]
+        for name, values in (("images", images), ("word_labels", word_labels)):
+            if values is not None and len(values) != len(sentences):
+                raise ValueError(
+                    f"{len(values)} {name} for {len(sentences)} sentences; expected one (or None) for each."
+                )
+
+        batch = self._encode(sentences, max_length, truncation, padding, pad_to_multiple_of)
+        if word_labels is not None:
+            batch["labels"] = self._labels(sentences, word_labels, batch["word_starts"])
+        if images is not None:
+            batch.update(self._images(images))
+        return BatchFeature(batch)
+
+    def _words(self, sentence: str | Sequence[str], row: int) -> list[str]:
+        if isinstance(sentence, str):
+            return self.split_words(sentence)[0]
+        if isinstance(sentence, (list, tuple, np.ndarray)) and all(isinstance(word, str) for word in sentence):
+            return list(sentence)
+        raise TypeError(
+            f"Sentence {row} is of type {type(sentence).__name__}; expected a string or a list of words (strings)."
+        )
+
+    def _budget(self, max_length: int | None) -> int:
+        budget = self.max_pieces
+        if max_length is not None:
+            if max_length > self.max_length:
+                raise ValueError(
+                    f"`max_length` is {max_length}; the text tower takes {self.max_length} pieces at most."
+                )
+            budget = max_length - self.tokenizer.num_special_tokens_to_add()
+        if budget < 1:
+            raise ValueError(f"`max_length` is {max_length}; special tokens leave no room for a word.")
+        return budget
+
+    def _pieces(self, sentences: list[list[str]]) -> list[list[list[int]]]:
+        """Piece ids of each word of each sentence; a word without any gets the unknown piece, so none goes missing."""
+        if not any(sentences):
+            return [[] for _ in sentences]
+        encoded = self.tokenizer(
+            sentences, is_split_into_words=True, add_special_tokens=False, truncation=False, verbose=False
+        )
+        result = []
+        for row, words in enumerate(sentences):
+            pieces: list[list[int]] = [[] for _ in words]
+            for piece, word in zip(encoded["input_ids"][row], encoded.word_ids(row), strict=True):
+                if word is not None:
+                    pieces[word].append(piece)
+            result.append([ids or [self._unknown_id()] for ids in pieces])
+        return result
+
+    def _special_ids(self) -> tuple[list[int], list[int]]:
+        """The special tokens that the tokenizer puts before and after a sentence."""
+        encoded = self.tokenizer([["a"]], is_split_into_words=True)
+        ids, words = encoded["input_ids"][0], encoded.word_ids(0)
+        first, last = words.index(0), len(words) - words[::-1].index(0)
+        return ids[:first], ids[last:]
+
+    def _unknown_id(self) -> int:
+        for token_id in (self.tokenizer.unk_token_id, self.tokenizer.mask_token_id, self.tokenizer.pad_token_id):
+            if token_id is not None:
+                return token_id
+        raise ValueError("The tokenizer has no unknown, mask or padding token to stand for a word it drops.")
+
+    def _encode(self, sentences, max_length, truncation, padding, pad_to_multiple_of) -> dict[str, torch.Tensor]:
+        budget = self._budget(max_length)
+        prefix, suffix = self._special_ids()
+        rows, starts = [], []
+        for row, pieces in enumerate(self._pieces(sentences)):
+            total = sum(map(len, pieces))
+            if total > budget:
+                pieces = self._fit(pieces, total, budget, truncation, row)
+            ids = prefix + [piece for word in pieces for piece in word] + suffix
+            rows.append({"input_ids": ids, "attention_mask": [1] * len(ids)})
+            word_starts, position = [], len(prefix)
+            for word in pieces:
+                word_starts.append(position)
+                position += len(word)
+            starts.append(word_starts)
+        padded = self.tokenizer.pad(
+            rows, padding=padding, max_length=max_length, pad_to_multiple_of=pad_to_multiple_of, return_tensors="pt"
+        )
+        length = padded["input_ids"].shape[1]
+        num_words = max(1, *map(len, sentences))
+        word_starts = torch.full((len(rows), num_words), -1, dtype=torch.long)
+        for row, positions in enumerate(starts):
+            shift = length - len(rows[row]["input_ids"]) if self.tokenizer.padding_side == "left" else 0
+            word_starts[row, : len(positions)] = torch.tensor(positions, dtype=torch.long) + shift
+        return {
+            "input_ids": padded["input_ids"],
+            "attention_mask": padded["attention_mask"],
+            "word_starts": word_starts,
+        }
+
+    def _fit(self, pieces: list[list[int]], total: int, budget: int, truncation: bool, row: int) -> list[list[int]]:
+        """Cuts a sentence to `budget` pieces, or says why not. A first word that is longer alone loses its tail."""
+        if not truncation and len(pieces) > 1:
+            raise ValueError(
+                f"Sentence {row} has {total} pieces in {len(pieces)} words; the limit is {budget}. Cut it with "
+                "`processor.windows(words)`, or pass truncation=True to lose its end."
+            )
+        kept, used = [], 0
+        for word in pieces:
+            if used + len(word) > budget:
+                break
+            kept.append(word)
+            used += len(word)
+        if not kept:  # one word, longer than the tower takes: it is tagged by its beginning
+            logger.warning(
+                f"The first word of sentence {row} has {len(pieces[0])} pieces; its first {budget} are read."
+            )
+            kept = [pieces[0][:budget]]
+        lost = len(pieces) - len(kept)
+        if lost:
+            self.truncated_words += lost
+            logger.warning(f"Sentence {row} is cut from {len(pieces)} to {len(kept)} words; {lost} are not tagged.")
+        return kept
+
+    def _labels(self, sentences, word_labels, word_starts: torch.Tensor) -> torch.Tensor:
+        labels = torch.full(word_starts.shape, -100, dtype=torch.long)
+        for row, (words, values) in enumerate(zip(sentences, word_labels, strict=True)):
+            if len(values) != len(words):
+                raise ValueError(
+                    f"{len(values)} labels for the {len(words)} words of sentence {row}; expected one a word."
+                )
+            labels[row, : len(words)] = torch.tensor(values, dtype=torch.long)
+        return labels.masked_fill(word_starts < 0, -100)
+
+    def _images(self, images: Sequence[ImageLike | None]) -> dict[str, torch.Tensor]:
+        distinct: dict[int, Image.Image] = {}
+        ids = []
+        for image in images:
+            if image is None:
+                ids.append(0)
+                continue
+            opened = load_image(image)
+            ids.append(image_id(opened))
+            distinct.setdefault(ids[-1], opened)
+        batch = {"image_ids": torch.tensor(ids, dtype=torch.long)}
+        if distinct:
+            pixels = self.image_processor(images=list(distinct.values()), return_tensors="pt")["pixel_values"]
+            row_of = {identity: row for row, identity in enumerate(distinct)}
+            batch["pixel_values"] = pixels.new_zeros(len(images), *pixels.shape[1:])
+            for row, identity in enumerate(ids):
+                if identity:
+                    batch["pixel_values"][row] = pixels[row_of[identity]]
+        return batch
+
+
+if "." not in __name__:  # imported by its own name, not as remote code: that is mapped by `auto_map`
+    TwoMNERProcessor.register_for_auto_class("AutoProcessor")
+    AutoProcessor.register(TwoMNERConfig, TwoMNERProcessor)
+
+__all__ = ["TwoMNERProcessor", "Window", "load_image"]
