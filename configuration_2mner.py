@@ -83,12 +83,11 @@ class TwoMNERConfig(PreTrainedConfig):
             Probability of hiding a row's image in training.
         dropout (`float`, defaults to 0.1):
             Dropout in the collaboration and before the classifier.
-        image_mean, image_std (`list[float]`, *optional*):
-            Normalisation of the pixels that the processor hands over; with
-            global_image_mean, global_image_std (`list[float]`, *optional*):
-            that of the second image tower, the shared pixels are re-normalised for it. All or none of the four.
+        image_normalization, global_image_normalization (`dict`, *optional*):
+            `{"mean": [...], "std": [...]}` of the pixels that the processor hands over, and of those that the second
+            image tower was trained on: the shared pixels are re-normalised for it. Both, or neither.
         initializer_range (`float`, defaults to 0.02):
-            Standard deviation of the new linear layers at their start.
+            Standard deviation of the classifier's weights at their start.
 
     Raises:
         StrictDataclassClassValidationError: an option outside its list or range (a `ValueError` tells which).
@@ -129,10 +128,8 @@ class TwoMNERConfig(PreTrainedConfig):
     consistency_weight: float | int = 0.0
     modality_dropout: float | int = 0.0
     dropout: float | int = 0.1
-    image_mean: list | tuple | None = None
-    image_std: list | tuple | None = None
-    global_image_mean: list | tuple | None = None
-    global_image_std: list | tuple | None = None
+    image_normalization: dict | None = None
+    global_image_normalization: dict | None = None
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs):
@@ -179,18 +176,17 @@ class TwoMNERConfig(PreTrainedConfig):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; expected 1 or more.")
 
-    def validate_normalisation(self):
+    def validate_normalizations(self):
         """Re-normalising the shared pixels needs both towers' mean and standard deviation."""
-        given = [
-            name
-            for name in ("image_mean", "image_std", "global_image_mean", "global_image_std")
-            if getattr(self, name) is not None
-        ]
-        if self.global_vision_config is not None and len(given) not in (0, 4):
+        both = (self.image_normalization, self.global_image_normalization)
+        if (both[0] is None) != (both[1] is None):
             raise ValueError(
-                f"Only {', '.join(given)} given; the second image tower needs all of image_mean, image_std, "
-                "global_image_mean, global_image_std (or none: it then sees the pixels as they are)."
+                "Only one of `image_normalization` and `global_image_normalization` given; the second image tower "
+                "needs both, or neither: it then sees the pixels as they are."
             )
+        for normalization in both:
+            if normalization is not None and set(normalization) != {"mean", "std"}:
+                raise ValueError(f'A normalization is {normalization}; expected {{"mean": [...], "std": [...]}}.')
 
 
 if "." not in __name__:  # imported by its own name, not as remote code: that is mapped by `auto_map`

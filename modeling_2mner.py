@@ -16,18 +16,29 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForTokenClassification
+from transformers import initialization as init
 from transformers.modeling_outputs import ModelOutput
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import can_return_tuple, logging
 
 try:
     from .alignment_2mner import build_alignment
-    from .collaboration_2mner import COLLABORATION_MODULES, Collaboration, CrossAttentionCollaboration, only_where
+    from .collaboration_2mner import (
+        COLLABORATION_MODULES,
+        Collaboration,
+        CrossAttentionCollaboration,
+        only_where,
+    )
     from .configuration_2mner import TwoMNERConfig, tower_width
     from .crf_2mner import LinearChainCRF, iob2_constraints
 except ImportError:
     from alignment_2mner import build_alignment
-    from collaboration_2mner import COLLABORATION_MODULES, Collaboration, CrossAttentionCollaboration, only_where
+    from collaboration_2mner import (
+        COLLABORATION_MODULES,
+        Collaboration,
+        CrossAttentionCollaboration,
+        only_where,
+    )
     from configuration_2mner import TwoMNERConfig, tower_width
     from crf_2mner import LinearChainCRF, iob2_constraints
 
@@ -55,18 +66,20 @@ class TwoMNEROutput(ModelOutput):
     Output of [`TwoMNERModel`].
 
     Args:
+        loss (`torch.FloatTensor` of shape `()`, *optional*):
+            `alignment_weight * alignment_loss`: trains the towers on pairs without labels.
+        alignment_loss (`torch.FloatTensor` of shape `()`, *optional*):
+            Contrastive loss, unweighted.
         word_states (`torch.FloatTensor` of shape `(batch_size, num_words, hidden_size)`):
             One vector a word, after the collaboration; zeros where there is no word.
         text_word_states (`torch.FloatTensor` of shape `(batch_size, num_words, hidden_size)`):
             The same vectors before the collaboration.
-        word_mask (`torch.BoolTensor` of shape `(batch_size, num_words)`):
-            Where there is a word.
+        word_mask (`torch.LongTensor` of shape `(batch_size, num_words)`):
+            1 where there is a word.
         image_states (`torch.FloatTensor` of shape `(batch_size, num_patches, vision_hidden_size)`, *optional*):
             Output of the image tower, zeros in a row without an image; `None` when no row has one.
-        has_image (`torch.BoolTensor` of shape `(batch_size,)`):
-            Which rows have an image (after modality dropout).
-        alignment_loss (`torch.FloatTensor` of shape `()`, *optional*):
-            Contrastive loss, unweighted.
+        has_image (`torch.LongTensor` of shape `(batch_size,)`):
+            1 in the rows that have an image (after modality dropout).
         gates (`torch.FloatTensor` of shape `(batch_size, num_words)`, *optional*):
             How much of the image each word took up, in [0, 1]; with `collaboration="gated"`.
         last_hidden_state (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`):
@@ -78,13 +91,14 @@ class TwoMNEROutput(ModelOutput):
             attention of the collaboration in which words are the queries; zeros in a row without an image.
     """
 
+    loss: torch.FloatTensor | None = None
+    alignment_loss: torch.FloatTensor | None = None
     last_hidden_state: torch.FloatTensor | None = None
     word_states: torch.FloatTensor | None = None
     text_word_states: torch.FloatTensor | None = None
-    word_mask: torch.BoolTensor | None = None
+    word_mask: torch.LongTensor | None = None
     image_states: torch.FloatTensor | None = None
-    has_image: torch.BoolTensor | None = None
-    alignment_loss: torch.FloatTensor | None = None
+    has_image: torch.LongTensor | None = None
     gates: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
@@ -135,20 +149,25 @@ class TwoMNERPreTrainedModel(PreTrainedModel):
     # The loss is a mean over the rows of the local batch: the Trainer must divide it by the accumulation steps.
     accepts_loss_kwargs = False
     _no_split_modules = ["CrossAttentionCollaboration", "GatedCollaboration", "UMTCollaboration"]
-    _keep_in_fp32_modules_strict = {"crf"}
     _keys_to_ignore_on_load_unexpected = [r"^classifier\.", r"^crf\."]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
-        if isinstance(module, CrossAttentionCollaboration) and module.global_projection is not None:
-            nn.init.normal_(module.none_key, std=self.config.initializer_range)
-        elif isinstance(module, LinearChainCRF) or module in self._alignment_modules():
-            module.reset_parameters()
-
-    def _alignment_modules(self) -> list[nn.Module]:
         base = getattr(self, self.base_model_prefix, self)
-        return [m for m in (base.alignment, base.global_alignment) if m is not None]
+        if isinstance(module, nn.Linear) and module is not getattr(self, "classifier", None):
+            # Several new layers in a row: each must keep the scale of its input, whatever the towers' widths.
+            init.xavier_uniform_(module.weight)
+        elif isinstance(module, CrossAttentionCollaboration) and module.global_projection is not None:
+            init.normal_(module.none_key)
+        elif isinstance(module, LinearChainCRF):
+            module.reset_parameters()
+            if module.allowed_start is not None:
+                constraints = iob2_constraints(self.config.labels)
+                init.copy_(module.allowed_start, constraints.start)
+                init.copy_(module.allowed_transitions, constraints.transitions)
+        elif module in (base.alignment, base.global_alignment):
+            module.reset_parameters()
 
     def train(self, mode: bool = True):
         """
@@ -293,7 +312,7 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
                 1 for a piece, 0 for padding. Default: all are pieces.
             word_starts (`torch.LongTensor` of shape `(batch_size, num_words)`, *optional*):
                 Position of each word's first piece, -1 (on the right only) where there is no word. Default: every
-                piece is a word.
+                piece is a word, special tokens included.
             pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`, *optional*):
                 One image a row, whatever in a row without. `None`: no row has an image.
             image_ids (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
@@ -310,6 +329,8 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
             ValueError: an input is missing or its first dimension is not the batch's.
         """
         output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
         return_loss = self.training if return_loss is None else return_loss
         batch = self._check_inputs(input_ids, inputs_embeds, word_starts, pixel_values, image_ids)
 
@@ -326,8 +347,10 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
         if attention_mask is None:
             attention_mask = torch.ones(piece_states.shape[:2], dtype=torch.bool, device=piece_states.device)
         if word_starts is None:
-            positions = torch.arange(piece_states.shape[1], device=piece_states.device)
-            word_starts = torch.where(attention_mask.bool(), positions, -1)
+            length = piece_states.shape[1]
+            positions = torch.arange(length, device=piece_states.device)
+            word_starts = torch.where(attention_mask.bool(), positions, length).sort(dim=1).values
+            word_starts = torch.where(word_starts < length, word_starts, -1)  # on the right, wherever the padding is
         word_mask = word_starts >= 0  # (B, W)
         text_word_states = gather_words(piece_states, word_starts)  # (B, W, H)
 
@@ -360,14 +383,19 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
             fused = self.collaboration(
                 text_word_states, word_mask, image_states, global_states, has_image, output_attentions
             )
+        loss = None
+        if alignment_loss is not None:
+            # The collaboration takes no part in this loss; a zero gradient keeps DistributedDataParallel content.
+            loss = self.config.alignment_weight * alignment_loss + 0.0 * fused.word_states.sum()
         return TwoMNEROutput(
+            loss=loss,
+            alignment_loss=alignment_loss,
             last_hidden_state=piece_states,
             word_states=fused.word_states * word_mask[..., None],
             text_word_states=text_word_states,
-            word_mask=word_mask,
+            word_mask=word_mask.long(),
             image_states=image_states,
-            has_image=has_image,
-            alignment_loss=alignment_loss,
+            has_image=has_image.long(),
             gates=fused.gates,
             hidden_states=text_outputs.hidden_states,
             attentions=text_outputs.attentions,
@@ -413,11 +441,11 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
     def _global_pixels(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """The shared pixels as the second tower was trained to see them: its normalisation and, if fixed, its size."""
         config = self.config
-        if config.global_image_mean is not None:
-            channel = (1, -1, 1, 1)
+        if config.global_image_normalization is not None:
             mean, std, global_mean, global_std = (
-                torch.tensor(values, dtype=pixel_values.dtype, device=pixel_values.device).view(channel)
-                for values in (config.image_mean, config.image_std, config.global_image_mean, config.global_image_std)
+                pixel_values.new_tensor(normalization[name]).view(1, -1, 1, 1)
+                for normalization in (config.image_normalization, config.global_image_normalization)
+                for name in ("mean", "std")
             )
             pixel_values = (pixel_values * std + mean - global_mean) / global_std
         size = getattr(config.global_vision_config, "image_size", None)
@@ -497,6 +525,8 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
         towers (*optional*): handed to [`TwoMNERModel`].
     """
 
+    _keep_in_fp32_modules_strict = {"crf"}
+
     def __init__(self, config: TwoMNERConfig, **towers: PreTrainedModel | None):
         super().__init__(config)
         self.model = TwoMNERModel(config, **towers)
@@ -539,10 +569,10 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
         vision_model = _pretrained_tower(vision, "vision", dtype)
         global_model = _pretrained_tower(global_vision, "vision", dtype) if global_vision is not None else None
         if global_model is not None:
-            for prefix, name in (("", vision), ("global_", global_vision)):
-                mean, std = _normalisation(name)
-                config.setdefault(f"{prefix}image_mean", mean)
-                config.setdefault(f"{prefix}image_std", std)
+            if config.get("image_normalization") is None:
+                config["image_normalization"] = _normalization(vision)
+            if config.get("global_image_normalization") is None:
+                config["global_image_normalization"] = _normalization(global_vision)
         towers = [tower for tower in (text_model, vision_model, global_model) if tower is not None]
         attention = [tower.config._attn_implementation for tower in towers]
         composite = TwoMNERConfig(
@@ -604,18 +634,19 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
             return_dict=True,
         )
         logits = self.classifier(self.dropout(outputs.word_states))  # (B, W, K)
+        word_mask = outputs.word_mask.bool()
         predictions = None
         if not self.training:
-            predictions = self.crf.decode(logits, outputs.word_mask)
+            predictions = self.crf.decode(logits, word_mask)
 
         loss = ner_loss = consistency_loss = None
         if labels is not None:
-            if labels.shape != outputs.word_mask.shape:
+            if labels.shape != word_mask.shape:
                 raise ValueError(
                     f"`labels` has shape {tuple(labels.shape)}; expected one label a word, that is "
-                    f"{tuple(outputs.word_mask.shape)}."
+                    f"{tuple(word_mask.shape)}."
                 )
-            mask = outputs.word_mask & (labels != -100)
+            mask = word_mask & (labels != -100)
             # The mean over sentences, not words: then the mean over processes is the mean over their joint batch.
             ner_loss = -self.crf.log_likelihood(logits, labels, mask).mean()
             loss = self.config.ner_weight * ner_loss
@@ -646,12 +677,12 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
         words = self.model.collaboration.text_only(outputs.text_word_states).word_states
         text_logits = self.classifier(self.dropout(words * outputs.word_mask[..., None]))
         with torch.no_grad():
-            teacher = self.crf.marginals(logits, outputs.word_mask)  # (B, W, K)
-        student = self.crf.marginals(text_logits, outputs.word_mask)
+            teacher = self.crf.marginals(logits, outputs.word_mask.bool())  # (B, W, K)
+        student = self.crf.marginals(text_logits, outputs.word_mask.bool())
         smallest = torch.finfo(student.dtype).tiny
         divergence = teacher * (teacher.clamp(min=smallest).log() - student.clamp(min=smallest).log())
         divergence = divergence.sum(dim=(1, 2))  # (B,)
-        return only_where(outputs.has_image, divergence).mean()
+        return only_where(outputs.has_image.bool(), divergence).mean()
 
 
 def gather_words(piece_states: torch.Tensor, word_starts: torch.Tensor) -> torch.Tensor:
@@ -700,16 +731,16 @@ def _pretrained_tower(name: str | os.PathLike, side: str, dtype: torch.dtype) ->
         logging.set_verbosity(verbosity)
 
 
-def _normalisation(name: str | os.PathLike) -> tuple[list[float], list[float]]:
+def _normalization(name: str | os.PathLike) -> dict[str, list[float]]:
     """Mean and standard deviation that the image processor in this folder applies."""
     try:
-        processor = AutoImageProcessor.from_pretrained(name)
+        processor = AutoImageProcessor.from_pretrained(name, backend="pil")
     except (OSError, ValueError) as error:
         raise ValueError(
             f"The image tower {name} has no image processor to read its normalisation from ({error}). Save one beside "
-            "it, or give image_mean, image_std, global_image_mean and global_image_std."
+            "it, or give `image_normalization` and `global_image_normalization`."
         ) from error
-    return list(processor.image_mean), list(processor.image_std)
+    return {"mean": list(processor.image_mean), "std": list(processor.image_std)}
 
 
 if "." not in __name__:  # imported by its own name, not as remote code: that is mapped by `auto_map`

@@ -1,0 +1,34 @@
+# `make demo`: install, train the synthetic probe on CPU, predict with and without pictures.
+# `make test`: install, lint, run the offline tests.
+# Both use their own environment in .venv, made again only when the dependencies change.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test clean
+
+# The first Python >= 3.11 on the path; `make PYTHON=/path/to/python ...` chooses another.
+PYTHON ?= $(firstword $(foreach name,python3 python3.11 python3.12 python3.13 python3.14,$(shell \
+	$(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+help:
+	@sed -n 's/^# `\(make [a-z]*\)`: /\1  /p' Makefile
+
+demo: $(INSTALLED)
+	$(BIN)/python run_mmner.py recipes/probe.yaml --output_dir outputs/probe
+	$(BIN)/python -m mmner.demo outputs/probe
+
+test: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest -q
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(INSTALLED): setup.cfg pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "No Python >= 3.11 on the path. Install one, or: make PYTHON=/path/to/python"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0 --editable '.[train,dev]'
+	@touch $@

@@ -1,0 +1,9 @@
+"""The MMNER dataset: readers, the ``datasets`` builder, Parquet export, and the synthetic probe (``.probe``)."""
+
+from .loading import load
+from .mmner import MMNER, MMNERConfig
+from .parquet import write_parquet
+from .readers import MalformedRow
+from .report import LoadReport, ReportPart, load_report
+
+__all__ = ["MMNER", "LoadReport", "MMNERConfig", "MalformedRow", "ReportPart", "load", "load_report", "write_parquet"]

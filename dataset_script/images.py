@@ -1,0 +1,100 @@
+"""Image files: where a row's image lies, and whether it opens."""
+
+import os
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".JPG", ".JPEG", ".PNG")
+"""In the order in which they are tried for an image that is named without one."""
+
+
+def candidates(name: str) -> tuple[str, ...]:
+    """The file names that an image may have: ``name``, or for ``stem.*`` the stem with each of ``IMAGE_SUFFIXES``."""
+    if not name.endswith(".*"):
+        return (name,)
+    return tuple(name.removesuffix(".*") + suffix for suffix in IMAGE_SUFFIXES)
+
+
+def image_problem(path: Path) -> str | None:
+    """Why ``path`` cannot be decoded as ``datasets.Image`` will decode it, or ``None`` if it can.
+
+    All pixels of the first frame are decoded. An image of more than ``PIL.Image.MAX_IMAGE_PIXELS`` pixels is refused
+    by its header alone; Pillow itself only warns up to twice that size.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                image.load()
+                ImageOps.exif_transpose(image, in_place=True)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        return f"too many pixels (PIL.Image.MAX_IMAGE_PIXELS is {Image.MAX_IMAGE_PIXELS}): {error}"
+    except Exception as error:  # Pillow's plugins raise nearly anything on corrupt data: struct.error, IndexError ...
+        return f"{type(error).__name__}: {error}".replace(str(path), path.name)
+    return None
+
+
+@dataclass(frozen=True)
+class FoundImage:
+    """What became of an image name: a ``path`` that opens, or neither (missing), or a ``cause`` (unreadable)."""
+
+    name: str
+    path: Path | None = None
+    cause: str | None = None
+
+
+@dataclass
+class ImageFolder:
+    """The images of a dataset. Each name is looked up, and each file decoded, once.
+
+    Args:
+        root: the folder, or ``None`` where there is none: then every image is missing.
+    """
+
+    root: Path | None
+    _found: dict[str, FoundImage] = field(default_factory=dict)
+
+    def find(self, name: str) -> FoundImage:
+        """Look up ``name``, relative to the folder; ``stem.*`` tries ``IMAGE_SUFFIXES``."""
+        if name not in self._found:
+            self._found[name] = self._look_up(name)
+        return self._found[name]
+
+    def signature(self) -> list[tuple[str, int, int]]:
+        """Relative path, size in bytes and time of modification in ns of every file, sorted: any change shows."""
+        if self.root is None:
+            return []
+        files = []
+        for folder, _, names in os.walk(self.root):
+            for name in names:
+                path = os.path.join(folder, name)
+                try:
+                    status = os.stat(path)
+                except OSError:
+                    continue  # a dangling link, or gone meanwhile: a missing image
+                files.append((os.path.relpath(path, self.root), status.st_size, status.st_mtime_ns))
+        return sorted(files)
+
+    def _look_up(self, name: str) -> FoundImage:
+        names = candidates(name)
+        if self.root is None:
+            return FoundImage(names[0])
+        for candidate in names:
+            # os.path.isfile, unlike Path.is_file, answers False for a name that no file can have.
+            path = os.path.join(self.root, candidate)
+            if os.path.isfile(path):
+                if candidate != name:
+                    return self.find(candidate)
+                cause = image_problem(Path(path))
+                return FoundImage(name, None, cause) if cause else FoundImage(name, Path(path))
+        return FoundImage(names[0])
+
+
+def find_image_root(folder: Path) -> Path | None:
+    """The image folder of a dataset: ``images/`` or ``{name}_images/`` in it, or ``{name}_images/`` beside it."""
+    name = f"{folder.name}_images"
+    return next((path for path in (folder / "images", folder / name, folder.parent / name) if path.is_dir()), None)

@@ -1,0 +1,219 @@
+"""MMNER as a folder of Parquet files, images inside: ``datasets.load_dataset`` reads it with no code of ours."""
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from datasets.table import embed_table_storage, table_cast
+
+from .readers import LANGUAGES
+from .report import LoadReport, load_report
+
+logger = logging.getLogger(__name__)
+
+ROWS_PER_GROUP = 100
+"""Rows that a reader must hold at once: few, since each may have an image."""
+MAX_FILE_BYTES = 500_000_000
+
+_REPORT_FILE = "load_report.json"
+_COLUMNS = ("id", "lang", "tokens", "ner_tags", "image")
+
+
+def write_parquet(dataset: datasets.DatasetDict, folder: str | Path) -> Path:
+    """Write ``dataset`` as ``{lang}/{split}-{number}.parquet``, image bytes embedded, and a ``README.md``.
+
+    ``datasets.load_dataset(folder, "de")``, or ``"all"``, the default, reads it back, streaming too. The same dataset
+    gives the same bytes.
+
+    Args:
+        dataset: from ``dataset_script.load``, changed or not.
+        folder: new, empty, or written by this function before: then it is replaced.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileExistsError: the folder holds something else.
+        ValueError: the dataset lacks columns, or has no rows.
+    """
+    folder = Path(folder).expanduser().absolute()
+    if folder.exists() and not is_parquet(folder) and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} holds something other than a Parquet dataset: name a new or an empty folder.")
+    _check_columns(dataset, "The dataset")
+    if not any(len(split) for split in dataset.values()):
+        raise ValueError("The dataset has no rows to write.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Written beside its place and moved at the end, so that a broken write is never taken for a dataset.
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        written = Path(scratch) / "parquet"
+        files: dict[str, list[str]] = {}
+        for split, rows in dataset.items():
+            positions: dict[str, list[int]] = {}
+            for position, lang in enumerate(rows["lang"]):
+                positions.setdefault(lang, []).append(position)
+            for lang in sorted(positions, key=LANGUAGES.index):
+                _write_split(rows.select(positions[lang]), written / lang, split)
+                files.setdefault(lang, []).append(split)
+        report = _report(dataset)
+        (written / "README.md").write_text(_readme(files, report), encoding="utf-8")
+        (written / _REPORT_FILE).write_text(report.to_json() + "\n", encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
+        written.rename(folder)
+    return folder
+
+
+def is_parquet(folder: Path) -> bool:
+    """Whether ``folder`` is a Parquet dataset: a ``README.md`` beside folders of ``.parquet`` files."""
+    return (folder / "README.md").is_file() and next(folder.glob("*/*.parquet"), None) is not None
+
+
+def read_parquet(folder: Path, config: str = "all", cache_dir: str | Path | None = None) -> datasets.DatasetDict:
+    """Read what ``write_parquet`` wrote, or another such folder, as ``dataset_script.load`` returns it.
+
+    Raises:
+        ValueError: the folder has no such config, or its columns are not those of MMNER.
+    """
+    cache = str(cache_dir) if cache_dir is not None else None
+    dataset = datasets.load_dataset(str(folder), config, cache_dir=cache)
+    _check_columns(dataset, f"{folder} ({config})")
+    report_file = folder / _REPORT_FILE
+    if report_file.is_file():
+        report = LoadReport.from_json(report_file.read_text(encoding="utf-8"))
+        report = report if config == "all" else report.only([config])
+    else:
+        report = _count(dataset)
+    for split in dataset.values():
+        split.info.description = report.describe()
+    report.log()
+    return dataset
+
+
+def _write_split(rows: datasets.Dataset, folder: Path, split: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    schema = rows.features.arrow_schema
+    # The bytes of an image are compressed already, and a dictionary of them would only fill memory.
+    options: dict[str, Any] = {
+        "compression": {name: "snappy" for name in _leaves(schema) if name != "image.bytes"} | {"image.bytes": "none"},
+        "use_dictionary": [name for name in _leaves(schema) if name != "image.bytes"],
+    }
+    number, size, writer = 0, 0, None
+    try:
+        for table in _tables(rows, schema):
+            if writer is None or size > MAX_FILE_BYTES:
+                if writer is not None:
+                    writer.close()
+                writer = pq.ParquetWriter(folder / f"{split}-{number:05d}.parquet", schema, **options)
+                number, size = number + 1, 0
+            writer.write_table(table)
+            size += table.nbytes
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def _tables(rows: datasets.Dataset, schema: pa.Schema) -> Iterator[pa.Table]:
+    for table in rows.with_format("arrow").iter(ROWS_PER_GROUP):
+        yield embed_table_storage(table_cast(table, schema))
+
+
+def _leaves(schema: pa.Schema) -> list[str]:
+    # pyarrow names compression by the paths of Parquet columns; an empty file is the one place that lists them all.
+    with tempfile.TemporaryFile() as file:
+        pq.write_table(schema.empty_table(), file)
+        file.seek(0)
+        parquet = pq.ParquetFile(file).schema
+        return [parquet.column(number).path for number in range(len(parquet))]
+
+
+def _check_columns(dataset: datasets.DatasetDict, what: str) -> None:
+    for split, rows in dataset.items():
+        missing = [name for name in _COLUMNS if name not in rows.column_names]
+        if missing:
+            raise ValueError(
+                f"{what} has no {', '.join(missing)} in {split} (columns: {', '.join(rows.column_names)}); expected "
+                f"{', '.join(_COLUMNS)}."
+            )
+        tags = rows.features["ner_tags"]
+        if not isinstance(getattr(tags, "feature", None), datasets.ClassLabel):
+            raise ValueError(f"{what} has ner_tags of {tags} in {split}; expected List(ClassLabel(names=[...])).")
+        if not isinstance(rows.features["image"], datasets.Image):
+            raise ValueError(f"{what} has an image of {rows.features['image']} in {split}; expected datasets.Image.")
+
+
+def _count(dataset: datasets.DatasetDict) -> LoadReport:
+    report = LoadReport()
+    for split, rows in dataset.items():
+        columns = rows.select_columns(["lang", "image"]).with_format("arrow")
+        for table in columns.iter(ROWS_PER_GROUP):
+            for lang, empty in zip(table["lang"].to_pylist(), table["image"].is_null().to_pylist(), strict=True):
+                part = report.part(split, lang)
+                part.rows += 1
+                part.without_image += empty
+                part.images += not empty
+    return report
+
+
+def _report(dataset: datasets.DatasetDict) -> LoadReport:
+    """The report of loading if it still tells of these rows, else one that counts them."""
+    counted = _count(dataset)
+    try:
+        report = load_report(dataset)
+    except ValueError:
+        return counted
+    if _rows(report) == _rows(counted):
+        return report
+    logger.warning("The rows are not those that were loaded: the names of missing images are not written with them.")
+    return counted
+
+
+def _rows(report: LoadReport) -> dict[tuple[str, str], int]:
+    parts = {(split, lang): part.rows for split in report.parts for lang, part in report.parts[split].items()}
+    return {key: rows for key, rows in parts.items() if rows}
+
+
+def _readme(files: dict[str, list[str]], report: LoadReport) -> str:
+    def config(name: str, languages: list[str]) -> dict[str, Any]:
+        splits = [split for split in report.parts if any(split in files[lang] for lang in languages)]
+        return {
+            "config_name": name,
+            "data_files": [
+                {"split": split, "path": [f"{lang}/{split}-*.parquet" for lang in languages if split in files[lang]]}
+                for split in splits
+            ],
+        }
+
+    languages = [lang for lang in LANGUAGES if lang in files]
+    header = {
+        "language": languages,
+        "task_categories": ["token-classification"],
+        "configs": [config("all", languages) | {"default": True}] + [config(lang, [lang]) for lang in languages],
+    }
+    table = [
+        f"| {lang} | {split} | {part.rows} | {part.images} |"
+        for lang in languages
+        for split in report.parts
+        if (part := report.total(split, lang)).rows
+    ]
+    text = [
+        "---",
+        yaml.safe_dump(header, sort_keys=False, allow_unicode=True).strip(),
+        "---",
+        "",
+        "# Named entities in text with images",
+        "",
+        f'Tokens with IOB2 tags and, in some rows, an image. `load_dataset(folder, "{languages[0]}")` reads one '
+        "language, `load_dataset(folder)` all of them.",
+        "",
+        "| language | split | rows | rows with an image |",
+        "|---|---|---|---|",
+        *table,
+    ]
+    return "\n".join(text) + "\n"

@@ -1,0 +1,252 @@
+"""The options of a run: three dataclasses, filled by a YAML recipe and overridden on the command line."""
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import transformers
+import yaml
+from transformers import HfArgumentParser
+
+from configuration_2mner import ALIGNMENTS, COLLABORATIONS, TAGGING_HEADS, TEXT_POOLINGS, TwoMNERConfig
+
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+DEFAULT_RECIPE = RECIPES / "probe.yaml"
+
+# What a saved model has weights for: another value would throw some away and draw others at random.
+ARCHITECTURE = ("alignment", "collaboration", "collaboration_heads", "projection_dim", "tagging_head")
+FREEZE_HELP = "What of it is not trained: none, embeddings, all, or a number of lowest layers (embeddings included)."
+
+
+def _choice(allowed: Sequence[str], text: str) -> Any:
+    return field(default=None, metadata={"help": f"{text} One of {', '.join(allowed)}.", "choices": list(allowed)})
+
+
+def _option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class ModelArguments:
+    """Which model: a saved one, or towers with options. An option left out has the default of `TwoMNERConfig`."""
+
+    _argument_group_name: ClassVar[str] = "model"
+
+    model_name_or_path: str | None = _option(None, "A saved 2M-NER model to train further, evaluate or predict with.")
+    text_model: str | None = _option(None, "Name or folder of the text tower; 'tiny': an untrained one, made here.")
+    vision_model: str | None = _option(None, "Name or folder of the image tower; 'tiny': an untrained one, made here.")
+    global_vision_model: str | None = _option(None, "Name or folder of a second image tower, read as one vector.")
+    whole_image: bool = _option(True, "Resize the whole image to the tower's size instead of cropping its centre.")
+    freeze_text_model: str = _option("none", f"The text tower. {FREEZE_HELP}")
+    freeze_vision_model: str = _option("none", f"The image tower. {FREEZE_HELP}")
+    freeze_global_vision_model: str = _option("none", f"The second image tower. {FREEZE_HELP}")
+
+    alignment: str | None = _choice(ALIGNMENTS, "Contrastive loss between text and image.")
+    alignment_weight: float | None = _option(None, "Factor of the contrastive loss.")
+    alignment_temperature: float | None = _option(None, "Temperature of the contrastive loss (its start, if learned).")
+    projection_dim: int | None = _option(None, "Width of the space in which text and image are compared.")
+    text_pooling: str | None = _choice(TEXT_POOLINGS, "Sentence vector of the contrastive loss.")
+    collaboration: str | None = _choice(COLLABORATIONS, "How words and image are fused; none: text only.")
+    collaboration_heads: int | None = _option(None, "Attention heads of the collaboration.")
+    tagging_head: str | None = _choice(TAGGING_HEADS, "How the tags of a sentence are decided.")
+    ner_weight: float | None = _option(None, "Factor of the tagging loss.")
+    consistency_weight: float | None = _option(None, "Factor of the KL between the tags with and without the image.")
+    modality_dropout: float | None = _option(None, "Probability of hiding a row's image in training.")
+    dropout: float | None = _option(None, "Dropout in the collaboration and before the classifier.")
+    initializer_range: float | None = _option(None, "Standard deviation of the new layers at their start.")
+
+    def config_options(self) -> dict[str, Any]:
+        """The options of `TwoMNERConfig` that were given."""
+        names = {f.name for f in dataclasses.fields(TwoMNERConfig)} & {f.name for f in dataclasses.fields(self)}
+        return {name: value for name in sorted(names) if (value := getattr(self, name)) is not None}
+
+    def check_architecture(self, config: TwoMNERConfig) -> None:
+        """
+        Raises:
+            ValueError: an option contradicts the saved model of this configuration.
+        """
+        for name, value in self.config_options().items():
+            if name in ARCHITECTURE and value != getattr(config, name):
+                raise ValueError(
+                    f"The saved {self.model_name_or_path} has {name}={getattr(config, name)}, but {name}={value} is "
+                    f"asked for. Leave it as saved: --{name} {getattr(config, name)}, or a recipe that says so. Or "
+                    "build a new model from towers."
+                )
+
+
+@dataclass
+class DataArguments:
+    """Which sentences and images, and how much of them."""
+
+    _argument_group_name: ClassVar[str] = "data"
+
+    dataset: str | None = _option(None, "'probe' (synthetic, made here), a folder, or the name of a set on the Hub.")
+    dataset_config: str | None = _option(None, "Part of it: en, de, fr, es, all (default), or a config on the Hub.")
+    dataset_lang: str | None = _option(None, "Of a folder: the language of files that do not say theirs.")
+    dataset_errors: str = field(
+        default="raise",
+        metadata={"help": "Of a folder: what to do about a malformed row.", "choices": ["raise", "skip", "repair"]},
+    )
+    image_folder: str | None = _option(None, "Of a folder: where its images are, if not in images/.")
+    use_images: bool = _option(True, "False: train and evaluate as if no row had an image.")
+    max_length: int | None = _option(None, "Pieces of a window, special tokens included. Default: all there can be.")
+    stride: int = _option(64, "Pieces that the windows of a long sentence share when it is evaluated.")
+    max_train_samples: int | None = _option(None, "A random subset of this many training rows.")
+    max_eval_samples: int | None = _option(None, "A random subset of this many dev rows.")
+    max_predict_samples: int | None = _option(None, "A random subset of this many test rows.")
+    probe_sentences: int = _option(2000, "Size of the synthetic probe.")
+
+
+@dataclass
+class TrainingArguments(transformers.TrainingArguments):
+    """The plain arguments with the defaults that are right here, and a learning rate for each part."""
+
+    _argument_group_name: ClassVar[str] = "training"
+
+    text_learning_rate: float | None = _option(None, "Of the text tower. Default: learning_rate.")
+    vision_learning_rate: float | None = _option(None, "Of the image towers. Default: learning_rate.")
+    head_learning_rate: float | None = _option(None, "Of the new layers but the CRF. Default: learning_rate.")
+    crf_learning_rate: float | None = _option(None, "Of the CRF's transitions. Default: learning_rate.")
+    early_stopping_patience: int | None = _option(None, "Stop after so many evaluations without a better dev F1.")
+
+    do_train: bool = _option(True, "Train.")
+    do_eval: bool = _option(True, "Score the chosen checkpoint on the dev set.")
+    do_predict: bool = _option(True, "Score the chosen checkpoint on the test set, once.")
+    eval_strategy: str = _option("epoch", "When to score the dev set in training: no, steps, epoch.")
+    save_strategy: str = _option("epoch", "When to save a checkpoint: no, steps, epoch, best.")
+    save_total_limit: int | None = _option(1, "How many checkpoints to keep beside the best.")
+    load_best_model_at_end: bool = _option(True, "End with the checkpoint that is best on the dev set.")
+    metric_for_best_model: str = _option("eval_f1", "What 'best' means.")
+    greater_is_better: bool = _option(True, "Whether more of it is better.")
+    train_sampling_strategy: str = field(
+        default="group_by_length",
+        metadata={"help": "Order of the sentences.", "choices": ["group_by_length", "random", "sequential"]},
+    )
+    remove_unused_columns: bool = _option(False, "Must stay false: rows are made into tensors batch by batch.")
+
+    # Options of the plain Trainer that would change, quietly and wrongly, what is learned or scored here.
+    _fixed: ClassVar[dict[str, tuple[Any, str]]] = {
+        "remove_unused_columns": (False, "words and images become tensors only in the collator"),
+        "label_smoothing_factor": (0.0, "it smooths a softmax; the tags' loss is a CRF's"),
+        "prediction_loss_only": (False, "without predictions there is no F1"),
+        "batch_eval_metrics": (False, "entity F1 needs whole sentences, not batches"),
+        "eval_do_concat_batches": (True, "entity F1 needs whole sentences, not batches"),
+    }
+
+    def __post_init__(self):
+        for name, (value, reason) in self._fixed.items():
+            if getattr(self, name) != value:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; it must stay {value}: {reason}.")
+        do_eval = self.do_eval
+        super().__post_init__()
+        self.do_eval = do_eval  # the plain class switches it on when dev is scored during training
+        if self.early_stopping_patience is not None and not self.load_best_model_at_end:
+            raise ValueError("`early_stopping_patience` needs `load_best_model_at_end`: pass both, or neither.")
+
+
+class _Parser(HfArgumentParser):
+    def error(self, message: str):
+        """An error that a caller can catch, without the two hundred lines of usage."""
+        raise ValueError(f"{message[0].upper()}{message[1:]}. See --help.")
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """A YAML loader that refuses a key given twice, which the plain one settles by dropping the first."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in node.value]
+        if repeated := sorted({key for key in keys if keys.count(key) > 1}):
+            raise ValueError(f"{node.start_mark.name} gives {', '.join(repeated)} more than once; keep one.")
+        return super().construct_mapping(node, deep)
+
+
+def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments, TrainingArguments]:
+    """
+    Reads a recipe and the options that override it.
+
+    Args:
+        argv: `[recipe.yaml] [--name value ...]`; without a recipe, `recipes/probe.yaml`.
+
+    Raises:
+        ValueError: an unknown or malformed option, in the recipe or on the command line.
+        FileNotFoundError: the recipe does not exist.
+    """
+    parser = _Parser((ModelArguments, DataArguments, TrainingArguments), prog="run_mmner.py", allow_abbrev=False)
+    parser.usage = "run_mmner.py [recipe.yaml] [--name value ...]"
+    argv = list(argv)
+    recipe = Path(argv.pop(0)) if argv and not argv[0].startswith("-") else DEFAULT_RECIPE
+    from_recipe, cleared = _recipe_options(recipe, parser)
+    parser.set_defaults(**cleared)
+    *arguments, unknown = parser.parse_args_into_dataclasses(
+        from_recipe + argv, return_remaining_strings=True, look_for_args_file=False
+    )
+    for word in unknown:
+        if word.startswith("--"):
+            raise ValueError(_unknown(word.partition("=")[0], "on the command line", _options(parser)))
+        raise ValueError(
+            f"Cannot place {word!r} on the command line; expected at most one recipe, first, and then `--name value`."
+        )
+    return tuple(arguments)
+
+
+def _options(parser: HfArgumentParser) -> list[str]:
+    return [option for action in parser._actions for option in action.option_strings]
+
+
+def _unknown(name: str, where: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name.replace("-", "_") if not name.startswith("-") else name, known, n=3)
+    hint = f"Did you mean {' or '.join(near)}?" if near else "`--help` lists all there are."
+    return f"Unknown option {name!r} {where}. {hint}"
+
+
+def _recipe_options(recipe: Path, parser: HfArgumentParser) -> tuple[list[str], dict[str, Any]]:
+    """The recipe as command-line words, so that both are typed and checked alike, and the options it empties."""
+    if not recipe.is_file():
+        raise FileNotFoundError(
+            f"There is no recipe {recipe}; expected a YAML file, such as those in {RECIPES.name}/: "
+            f"{', '.join(sorted(path.name for path in RECIPES.glob('*.yaml'))) or 'none here'}."
+        )
+    try:
+        with recipe.open(encoding="utf-8") as file:
+            values = yaml.load(file, _UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{recipe} is not YAML: {error}") from error
+    if values is None:
+        values = {}
+    if not isinstance(values, dict):
+        raise ValueError(f"{recipe} holds a {type(values).__name__}; expected lines of `name: value`.")
+    known = [f.name for kind in parser.dataclass_types for f in dataclasses.fields(kind) if f.init]
+    words, cleared = [], {}
+    for name, value in values.items():
+        if name not in known:
+            raise ValueError(_unknown(str(name), f"in {recipe}", known))
+        if value is None or value == []:
+            cleared[name] = value
+        elif isinstance(value, list):
+            words += [f"--{name}", *map(str, value)]
+        elif isinstance(value, dict):
+            words.append(f"--{name}={json.dumps(value)}")
+        else:
+            words.append(f"--{name}={value}")
+    return words, cleared
+
+
+def recipe_text(*arguments: Any) -> str:
+    """The options that differ from what an empty recipe gives on this machine, as a recipe that repeats the run."""
+    values = {}
+    for group in arguments:
+        plain = type(group)()
+        for f in dataclasses.fields(group):
+            value = getattr(group, f.name)
+            if f.init and f.name not in NOT_IN_A_RECIPE and value != getattr(plain, f.name):
+                values[f.name] = getattr(value, "value", value)  # of an enum
+    return yaml.safe_dump(json.loads(json.dumps(values, default=str)), sort_keys=False, allow_unicode=True)
+
+
+NOT_IN_A_RECIPE = ("hub_token", "local_rank", "resume_from_checkpoint")
+
+__all__ = ["DataArguments", "ModelArguments", "TrainingArguments", "parse_arguments", "recipe_text"]

@@ -1,0 +1,407 @@
+"""The rows of a run: found, counted, and cut into windows that fit the text tower, with their own or other images."""
+
+import copy
+import hashlib
+import logging
+import random
+import re
+from collections.abc import Collection, Hashable, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from transformers import EvalPrediction
+
+import dataset_script
+from dataset_script import probe
+from mmner.arguments import DataArguments
+from mmner.metrics import entity_scores, groups_of
+from processing_2mner import TwoMNERProcessor, Window
+
+logger = logging.getLogger(__name__)
+
+SPLITS = {"train": "train", "validation": "eval", "test": "test"}
+"""The splits of a set, and the prefix of the scores and counts of each."""
+IMAGES = ("own", "hidden", "shuffled")
+IGNORED = -100
+
+
+def load_splits(
+    args: DataArguments, needed: Collection[str], cache: str | Path, seed: int = 0, build: bool = True
+) -> dict[str, datasets.Dataset]:
+    """
+    The splits of the set that was asked for, of the probe, a folder, or the Hub, and of each the part asked for.
+
+    Args:
+        args: which set, and how much of it.
+        needed: which of `train`, `validation` and `test`.
+        cache: a folder of the run's own, where the probe is written.
+        seed: of the random subsets.
+        build: False on a process that finds the probe written by another.
+
+    Returns:
+        The needed splits that the set has; what it lacks is logged. With `use_images=False`, without their images.
+
+    Raises:
+        FileNotFoundError: the set is neither a folder nor a name that the Hub could have.
+        ValueError: a row is malformed, an option makes no sense for this set, it has none of the splits needed, or no
+            `train` where that is needed.
+    """
+    loaded = _load(args, Path(cache), build)
+    if others := sorted(set(loaded) - set(SPLITS)):
+        logger.warning(f"The splits {', '.join(others)} are not read; {', '.join(SPLITS)} are.")
+    absent = [split for split in SPLITS if split in needed and split not in loaded]
+    if "train" in absent or len(absent) == len(needed):
+        raise ValueError(
+            f"{args.dataset} has the splits {', '.join(loaded)}, but {', '.join(needed) or 'none'} would be needed; "
+            "see --do_train, --do_eval and --do_predict."
+        )
+    if absent:
+        logger.warning(f"{args.dataset} has no {' and no '.join(absent)}: what it is for is left out.")
+    sizes = {
+        "train": args.max_train_samples,
+        "validation": args.max_eval_samples,
+        "test": args.max_predict_samples,
+    }
+    splits = {
+        split: _subset(loaded[split], sizes[split], seed) for split in SPLITS if split in needed and split in loaded
+    }
+    if not args.use_images:
+        logger.info("use_images is false: the images of all rows are left out.")
+        splits = {
+            split: rows.select_columns([name for name in rows.column_names if name != "image"])
+            for split, rows in splits.items()
+        }
+    return splits
+
+
+def _load(args: DataArguments, cache: Path, build: bool) -> datasets.DatasetDict:
+    if args.dataset is None:
+        raise ValueError("There is no dataset: give --dataset a folder, a name on the Hub, or 'probe'.")
+    name, folder = args.dataset, Path(args.dataset).expanduser()
+    options = {"lang": args.dataset_lang, "image_folder": args.image_folder, "errors": args.dataset_errors}
+    if name == "probe":
+        folder = cache / f"probe-{args.probe_sentences}"
+        if build:
+            probe.build(folder, num_sentences=args.probe_sentences)
+        logger.warning("The probe is SYNTHETIC: it shows whether the image is used, nothing about natural text.")
+        loaded = dataset_script.load(folder, args.dataset_config or "all", cache_dir=cache / "arrow", **options)
+    elif folder.is_dir():
+        loaded = dataset_script.load(folder, args.dataset_config or "all", **options)
+    elif re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and not name.startswith("."):
+        given = [f"dataset_{key}" if key != "image_folder" else key for key, value in options.items() if value]
+        if unused := [key for key in given if getattr(args, key) != "raise"]:
+            raise ValueError(f"{name} comes from the Hub, where {', '.join(unused)} mean nothing: leave them out.")
+        loaded = datasets.load_dataset(name, args.dataset_config)
+    else:
+        raise FileNotFoundError(f"There is no folder {name}; expected 'probe', a folder, or a name on the Hub.")
+    return loaded
+
+
+def count_images(rows: datasets.Dataset) -> dict[str, int]:
+    """How many `samples` a split has, `samples_with_image`, and, where it is known, `missing_images` (rows whose image
+    was not there or did not open when the set was loaded)."""
+    counts = {"samples": len(rows), "samples_with_image": len(_image_cells(rows)[1])}
+    try:
+        part = dataset_script.load_report(rows).total(str(rows.split))
+        counts["missing_images"] = part.missing_rows + part.unreadable_rows
+    except ValueError:
+        pass  # from the Hub: a set of which we know only what it holds
+    return counts
+
+
+def _subset(rows: datasets.Dataset, size: int | None, seed: int) -> datasets.Dataset:
+    """A random subset of the rows, in their order; all of them for a size of `None` or more than there are."""
+    if size is None or size >= len(rows):
+        return rows
+    if size < 1:
+        raise ValueError(f"A subset of {size} rows was asked for; expected 1 or more, or the option left out.")
+    logger.info(f"A random {size} of the {len(rows)} rows of {rows.split} are used (seed {seed}).")
+    return rows.select(sorted(random.Random(seed).sample(range(len(rows)), size)))
+
+
+def label_names(rows: datasets.Dataset) -> list[str]:
+    """
+    The tags of a set, in id order.
+
+    Raises:
+        ValueError: there is no column of tokens or tags, or the tags are not class labels.
+    """
+    missing = [name for name in ("tokens", "ner_tags") if name not in rows.column_names]
+    if missing:
+        raise ValueError(
+            f"The set has no column {' or '.join(missing)}; it has {', '.join(rows.column_names)}. Rename them: "
+            "tokens (words), ner_tags (class labels, IOB2) and, if it has them, id, lang, image, image_relation."
+        )
+    names = getattr(getattr(rows.features["ner_tags"], "feature", None), "names", None)
+    if names is None:
+        raise ValueError(
+            f"The column ner_tags is {rows.features['ner_tags']}; expected a list of class labels whose names are the "
+            'tags: cast it to List(ClassLabel(names=["O", "B-PER", "I-PER", ...])).'
+        )
+    return list(names)
+
+
+class WindowedSentences(torch.utils.data.Dataset):
+    """
+    The sentences of a split, cut where the text tower's length demands it; what the collator makes batches of.
+
+    For training the windows do not overlap and, where that is possible, none cuts an entity. For evaluation they
+    overlap by `stride` pieces, each word is read from one of them, and they are ordered from long to short, so that a
+    batch holds sentences of about one length. No word of a sentence is ever left out. No image is decoded here.
+
+    Args:
+        rows: columns `tokens`, `ner_tags` and, if there are any, `id`, `lang`, `image`, `image_relation`.
+        processor: of the model; knows the pieces of a word.
+        label2id: of the model; holds every tag of the rows.
+        training: cut for training, not evaluation.
+        images: `"own"`; `"hidden"`: no row has one; `"shuffled"`: a row with an image has another row's, of other
+            content, one without has none.
+        stride: pieces that the windows of a long sentence share in evaluation.
+        max_length: pieces in a window, special tokens included. Default: all the tower takes.
+        seed: of the shuffled images.
+
+    Raises:
+        ValueError: tags that the model does not know or that are not IOB2, or images to shuffle of which no two differ.
+    """
+
+    def __init__(
+        self,
+        rows: datasets.Dataset,
+        processor: TwoMNERProcessor,
+        label2id: dict[str, int],
+        *,
+        training: bool = False,
+        images: str = "own",
+        stride: int = 64,
+        max_length: int | None = None,
+        seed: int = 0,
+    ):
+        names = label_names(rows)
+        self.tokens: list[list[str]] = rows["tokens"][:]
+        self.tags: list[list[str]] = [[names[tag] for tag in tags] for tags in rows["ner_tags"][:]]
+        if unknown := sorted({tag for tags in self.tags for tag in tags} - set(label2id)):
+            raise ValueError(
+                f"The set has the tags {', '.join(unknown)}, which the model does not know; it knows "
+                f"{', '.join(label2id)}. Rename them in the set, or train a new model from towers."
+            )
+        self.ids: list[str] = _column(rows, "id") or [str(row) for row in range(len(rows))]
+        for name, tags in zip(self.ids, self.tags, strict=True):
+            _check_iob2(name, tags)
+        self.label2id = dict(label2id)
+        self.id2label = {index: label for label, index in label2id.items()}
+        self.languages: list[str | None] = _column(rows, "lang") or [None] * len(rows)
+        self.relations: list[str | None] = _column(rows, "image_relation") or [None] * len(rows)
+
+        self.row_of: list[int] = []
+        """The row of each window."""
+        self.windows: list[Window] = []
+        self.lengths: list[int] = []
+        """The pieces of each window, special tokens excluded."""
+        self._cut(processor, training, stride, max_length)
+
+        self._cells, self.rows_with_image = _image_cells(rows)
+        self._seed = seed
+        self._image_row: dict[int, int] = {}
+        self._show(images)
+
+    def _cut(self, processor: TwoMNERProcessor, training: bool, stride: int, max_length: int | None) -> None:
+        specials = processor.max_length - processor.max_pieces
+        budget = processor.max_pieces if max_length is None else max_length - specials
+        found = []
+        for row, (words, tags) in enumerate(zip(self.tokens, self.tags, strict=True)):
+            counts = processor.piece_counts(words)
+            if sum(counts) <= budget:
+                windows = [Window(0, len(words), 0, len(words))]
+            elif training:
+                windows = training_windows(counts, tags, budget)
+            else:
+                windows = processor.windows(words, stride=stride, max_length=max_length)
+            found += [(row, window, sum(counts[window.start : window.stop])) for window in windows]
+        if not training:
+            found.sort(key=lambda item: -item[2])
+        for row, window, length in found:
+            self.row_of.append(row)
+            self.windows.append(window)
+            self.lengths.append(length)
+        if len(found) > len(self.tokens):
+            logger.info(f"{len(self.tokens)} sentences in {len(found)} windows of at most {budget} pieces.")
+
+    def _show(self, images: str) -> None:
+        if images not in IMAGES:
+            raise ValueError(f"`images` is {images!r}; expected one of {', '.join(IMAGES)}.")
+        self.images = images
+        if images == "own":
+            self._image_row = {row: row for row in self.rows_with_image}
+        elif images == "hidden":
+            self._image_row = {}
+        else:
+            contents = [_content(self._cells[row]["image"]) for row in self.rows_with_image]
+            order = derangement(contents, self._seed)
+            self._image_row = {
+                row: self.rows_with_image[other] for row, other in zip(self.rows_with_image, order, strict=True)
+            }
+
+    def with_images(self, images: str) -> "WindowedSentences":
+        """The same windows with other images: `"own"`, `"hidden"` or `"shuffled"`."""
+        other = copy.copy(self)
+        other._show(images)
+        return other
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """`tokens` and `labels` of a window, and its row's `image`, not decoded, or `None`."""
+        row, window = self.row_of[index], self.windows[index]
+        tags = self.tags[row][window.start : window.stop]
+        if tags and tags[0].startswith("I-"):
+            tags = ["B" + tags[0][1:], *tags[1:]]  # the window begins inside an entity: its rest is one of its own
+        source = self._image_row.get(row)
+        return {
+            "tokens": self.tokens[row][window.start : window.stop],
+            "labels": [self.label2id[tag] for tag in tags],
+            "image": self._cells[source]["image"] if source is not None else None,
+        }
+
+    def stitch(self, values: np.ndarray) -> list[list[Any]]:
+        """
+        What was computed for each word of each window, sentence by sentence.
+
+        Args:
+            values: `(num_windows, num_words)` or wider, in the order of the windows.
+
+        Returns:
+            For each sentence, the value of each of its words, from the window that keeps it.
+
+        Raises:
+            ValueError: there are not as many rows of values as windows.
+        """
+        if len(values) != len(self):
+            raise ValueError(f"Values of {len(values)} windows; expected {len(self)}, one for each window, in order.")
+        result: list[list[Any]] = [[None] * len(words) for words in self.tokens]
+        for row, window, line in zip(self.row_of, self.windows, values, strict=True):
+            own = slice(window.keep_start - window.start, window.keep_stop - window.start)
+            result[row][window.keep_start : window.keep_stop] = line[own].tolist()
+        return result
+
+    def predicted_tags(self, predictions: np.ndarray) -> list[list[str]]:
+        """
+        The tags of each sentence, from the tag ids `(num_windows, num_words)` of the windows. Where two windows meet,
+        an `I-` that continues nothing begins an entity: the entity's beginning was read in the other window.
+        """
+        sentences = [[self.id2label[index] for index in ids] for ids in self.stitch(predictions)]
+        for row, window in zip(self.row_of, self.windows, strict=True):
+            tags, seam = sentences[row], window.keep_start
+            if 0 < seam < len(tags) and tags[seam].startswith("I-") and tags[seam - 1][2:] != tags[seam][2:]:
+                tags[seam] = "B" + tags[seam][1:]
+        return sentences
+
+    def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        """The scores of these sentences, of what a `Trainer` gathered for them; see `entity_scores`."""
+        predictions = prediction.predictions
+        if isinstance(predictions, (tuple, list)):
+            predictions = predictions[0]
+        return entity_scores(self.tags, self.predicted_tags(predictions), self.languages, self.relations)
+
+    @property
+    def groups(self) -> dict[str, list[str]]:
+        """The languages, types and image relations of these sentences."""
+        return groups_of(self.tags, self.languages, self.relations)
+
+
+def training_windows(piece_counts: Sequence[int], tags: Sequence[str], budget: int) -> list[Window]:
+    """
+    Cuts a sentence into consecutive windows of at most `budget` pieces, before an entity rather than inside it. A word
+    of more pieces than that is a window of its own; an entity of more is cut.
+    """
+    windows, start = [], 0
+    while start < len(piece_counts):
+        stop, used = start, 0
+        while stop < len(piece_counts) and (stop == start or used + piece_counts[stop] <= budget):
+            used += piece_counts[stop]
+            stop += 1
+        before = stop
+        while start < before < len(tags) and tags[before].startswith("I-"):
+            before -= 1
+        stop = before if before > start else stop
+        windows.append(Window(start, stop, start, stop))
+        start = stop
+    return windows
+
+
+def derangement(contents: Sequence[Hashable], seed: int) -> list[int]:
+    """
+    For each image another one, of other content: a permutation, unless more than half of the images are one and the
+    same, which is then replaced by the others in turn.
+
+    Args:
+        contents: what each image shows; equal for equal images.
+        seed: of the order.
+
+    Returns:
+        For each position, the position of the image to show instead.
+
+    Raises:
+        ValueError: no two images differ.
+    """
+    positions: dict[Hashable, list[int]] = {}
+    for position, content in enumerate(contents):
+        positions.setdefault(content, []).append(position)
+    if len(positions) < 2:
+        raise ValueError(f"Cannot shuffle {len(contents)} images of {len(positions)} contents; expected two or more.")
+    rng = random.Random(seed)
+    groups = list(positions.values())
+    rng.shuffle(groups)
+    for group in groups:
+        rng.shuffle(group)
+    # Equal images side by side, and a step as long as the longest such stretch: it always leads out of the stretch.
+    order = [position for group in groups for position in group]
+    step = max(map(len, groups))
+    if 2 * step <= len(order):
+        result = {position: order[(place + step) % len(order)] for place, position in enumerate(order)}
+    else:
+        longest = max(groups, key=len)
+        others = [position for group in groups if group is not longest for position in group]
+        result = {position: others[place % len(others)] for place, position in enumerate(longest)}
+        result |= {position: longest[place] for place, position in enumerate(others)}
+    return [result[position] for position in range(len(contents))]
+
+
+def _check_iob2(name: str, tags: Sequence[str]) -> None:
+    before = "O"
+    for position, tag in enumerate(tags):
+        if tag.startswith("I-") and before[2:] != tag[2:]:
+            raise ValueError(
+                f"Row {name} is not IOB2: {tag} at word {position} follows {before}; expected B{tag[1:]} there, or the "
+                "same type before it."
+            )
+        before = tag
+
+
+def _column(rows: datasets.Dataset, name: str) -> list | None:
+    return rows[name][:] if name in rows.column_names else None
+
+
+def _image_cells(rows: datasets.Dataset) -> tuple[datasets.Dataset | list[dict], list[int]]:
+    """The column of images, not decoded, and the rows that have one."""
+    if "image" not in rows.column_names:
+        return [], []
+    cells = rows.select_columns("image").cast_column("image", datasets.Image(decode=False))
+    present = []
+    for batch in cells.with_format("arrow").iter(batch_size=1000):
+        column = batch["image"].combine_chunks()
+        content, path = column.field("bytes").is_valid(), column.field("path").is_valid()
+        present += [
+            valid.as_py() and (has_bytes.as_py() or has_path.as_py())
+            for valid, has_bytes, has_path in zip(column.is_valid(), content, path, strict=True)
+        ]
+    return cells, [row for row, has_image in enumerate(present) if has_image]
+
+
+def _content(cell: dict[str, Any]) -> bytes:
+    """A hash of an image's file, which is equal for copies of one under different names."""
+    content = cell["bytes"] if cell.get("bytes") is not None else Path(cell["path"]).read_bytes()
+    return hashlib.blake2b(content, digest_size=16).digest()

@@ -1,0 +1,117 @@
+"""Entity-level precision, recall and F1: micro-averaged, strict IOB2 as seqeval reads it."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from seqeval.scheme import IOB2, Entities
+
+logger = logging.getLogger(__name__)
+
+Span = tuple[str, int, int]  # type, first word, last word + 1
+
+
+def find_entities(sentences: Sequence[Sequence[str]]) -> list[list[Span]]:
+    """
+    The entities of each sentence's IOB2 tags, strictly: an `I-` that continues nothing of its type begins no entity.
+
+    Args:
+        sentences: tags of the words, sentence by sentence.
+
+    Returns:
+        `(type, start, end)` of each entity, `end` exclusive, counted in words.
+    """
+    found = Entities(sentences, scheme=IOB2).entities
+    return [[(entity.tag, entity.start, entity.end) for entity in sentence] for sentence in found]
+
+
+class Counts(NamedTuple):
+    """How many entities are in the gold tags, are predicted, and are both (same words, same type)."""
+
+    gold: int
+    predicted: int
+    correct: int
+
+    @property
+    def precision(self) -> float:
+        return self.correct / self.predicted if self.predicted else 0.0
+
+    @property
+    def recall(self) -> float:
+        return self.correct / self.gold if self.gold else 0.0
+
+    @property
+    def f1(self) -> float:
+        return 2 * self.correct / (self.gold + self.predicted) if self.gold + self.predicted else 0.0
+
+
+def entity_scores(
+    gold: Sequence[Sequence[str]],
+    predicted: Sequence[Sequence[str]],
+    languages: Sequence[str | None] = (),
+    relations: Sequence[str | None] = (),
+) -> dict[str, float]:
+    """
+    Scores of a set of sentences.
+
+    Args:
+        gold, predicted: IOB2 tags of the words, sentence by sentence.
+        languages, relations: of each sentence, its language and how its image relates to it; empty, or `None` in a
+            sentence, where that is not known.
+
+    Returns:
+        `precision`, `recall`, `f1` over all, `f1_{lang}`, `f1_{TYPE}`, `f1_{relation}`, all in [0, 1]. What has no
+        gold entity has no score: it is left out.
+
+    Raises:
+        ValueError: the sentences, or the words of one, are not equally many in gold and predicted.
+    """
+    if len(gold) != len(predicted):
+        raise ValueError(f"{len(predicted)} predicted sentences for {len(gold)} gold ones; expected one for each.")
+    for row, (tags, others) in enumerate(zip(gold, predicted, strict=True)):
+        if len(tags) != len(others):
+            raise ValueError(f"{len(others)} predicted tags for the {len(tags)} words of sentence {row}.")
+    gold_spans = [(row, *span) for row, spans in enumerate(find_entities(gold)) for span in spans]
+    predicted_spans = [(row, *span) for row, spans in enumerate(find_entities(predicted)) for span in spans]
+    correct_spans = set(gold_spans) & set(predicted_spans)
+
+    def counts_by(groups: Sequence[str | None] | None) -> dict[str | None, Counts]:
+        """`groups` by sentence, or `None`: by type."""
+        gold, predicted, correct = (
+            Counter(span[1] if groups is None else groups[span[0]] for span in spans)
+            for spans in (gold_spans, predicted_spans, correct_spans)
+        )
+        return {name: Counts(gold[name], predicted[name], correct[name]) for name in sorted(gold, key=str)}
+
+    if not gold_spans:
+        logger.warning(f"None of the {len(gold)} sentences has a gold entity: there is no score.")
+        return {}
+    overall = Counts(len(gold_spans), len(predicted_spans), len(correct_spans))
+    scores = {"f1": overall.f1, "precision": overall.precision, "recall": overall.recall}
+    for kind, groups in (("language", languages), ("type", None), ("image relation", relations)):
+        if groups is not None and not len(groups):
+            continue
+        for name, counts in counts_by(groups).items():
+            if name is None:
+                continue
+            if f"f1_{name}" in scores:
+                logger.warning(f"The {kind} {name} is left out of the scores: f1_{name} stands for something else.")
+                continue
+            scores[f"f1_{name}"] = counts.f1
+    return scores
+
+
+def groups_of(
+    gold: Iterable[Sequence[str]], languages: Iterable[str | None], relations: Iterable[str | None]
+) -> dict[str, list[str]]:
+    """The names that `entity_scores` may report, under the headings of a report."""
+    types = {tag[2:] for tags in gold for tag in tags if tag != "O"}
+    return {
+        "language": sorted({name for name in languages if name is not None}),
+        "type": sorted(types),
+        "image": sorted({name for name in relations if name is not None}),
+    }
+
+
+__all__ = ["Counts", "Span", "entity_scores", "find_entities", "groups_of"]

@@ -1,0 +1,173 @@
+"""What a run leaves behind for people and programs: scores, predictions, plots, a table for the terminal."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmner.data import WindowedSentences
+from mmner.metrics import find_entities
+
+logger = logging.getLogger(__name__)
+
+RESULTS_FILE = "all_results.json"
+
+# The three ways to show the images of a set, by the prefix of their scores and the heading of a report.
+CONTROLS = {"": "own images", "text_only_": "text only", "shuffled_image_": "shuffled"}
+COLOURS = ("#2f6db3", "#9aa5b1", "#d9822b")
+
+
+def write_results(folder: str | Path, results: Mapping[str, Any], update: bool = False) -> Path:
+    """
+    Writes `all_results.json`.
+
+    Args:
+        folder: of the run.
+        results: names and values.
+        update: keep what an earlier run wrote under other names (an evaluation after its training).
+    """
+    path = Path(folder) / RESULTS_FILE
+    if update and path.is_file():
+        results = {**json.loads(path.read_text(encoding="utf-8")), **results}
+    path.write_text(json.dumps(dict(sorted(results.items())), indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def prediction_rows(sentences: WindowedSentences, predictions: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
+    """
+    What the model says of each sentence.
+
+    Args:
+        sentences: those that were predicted.
+        predictions: tag ids (num_windows, num_words).
+        scores: the posterior of each predicted entity at its first word, same shape.
+
+    Returns:
+        For each sentence, in the order of the set: `id`, `lang`, `text` (the tokens joined by spaces), `tokens`,
+        `ner_tags` (gold), `predicted_tags`, `entities` (`entity_group`, `score`, `word`, `start`, `end`, in characters
+        of `text`), and `image_relation` if the set has it.
+    """
+    tags = sentences.predicted_tags(predictions)
+    scores = sentences.stitch(scores)
+    rows = []
+    for row, spans in enumerate(find_entities(tags)):
+        tokens = sentences.tokens[row]
+        text = " ".join(tokens)
+        starts = np.cumsum([0] + [len(token) + 1 for token in tokens]).tolist()
+        entities = []
+        for kind, first, stop in spans:
+            start, end = starts[first], starts[stop] - 1
+            entity = {"entity_group": kind, "score": scores[row][first], "word": text[start:end]}
+            entities.append({**entity, "start": start, "end": end})
+        rows.append(
+            {
+                "id": sentences.ids[row],
+                "lang": sentences.languages[row],
+                "text": text,
+                "tokens": tokens,
+                "ner_tags": sentences.tags[row],
+                "predicted_tags": tags[row],
+                "entities": entities,
+            }
+        )
+        if sentences.relations[row] is not None:
+            rows[-1]["image_relation"] = sentences.relations[row]
+    return rows
+
+
+def write_predictions(folder: str | Path, split: str, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Writes `predictions_{split}.jsonl`, a line of JSON a sentence."""
+    path = Path(folder) / f"predictions_{split}.jsonl"
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return path
+
+
+def score_table(
+    results: Mapping[str, Any], prefix: str, groups: Mapping[str, Sequence[str]]
+) -> list[tuple[str, str, list[float | None]]]:
+    """
+    The F1 of a split with its controls.
+
+    Args:
+        results: of the run.
+        prefix: `"eval"` or `"test"`.
+        groups: the names of the languages, types and image relations, under their headings.
+
+    Returns:
+        Heading, name, and F1 with own images, text only, with shuffled images (`None` where there is none); the first
+        line is over all.
+    """
+    lines = [("", "all", "")] + [(heading, name, f"_{name}") for heading, names in groups.items() for name in names]
+    table = [
+        (heading, name, [results.get(f"{prefix}_{control}f1{suffix}") for control in CONTROLS])
+        for heading, name, suffix in lines
+    ]
+    return [line for line in table if any(value is not None for value in line[2])]
+
+
+def format_table(table: Sequence[tuple[str, str, Sequence[float | None]]], title: str) -> str:
+    """`score_table` as text: a line a group, a column a way to show the images."""
+    width = max([len(f"{heading} {name}") for heading, name, _ in table] + [len(title)])
+    lines = [f"{title:<{width}}" + "".join(f"{name:>13}" for name in CONTROLS.values())]
+    lines.append("-" * len(lines[0]))
+    for heading, name, values in table:
+        cells = "".join("            -" if value is None else f"{100 * value:13.2f}" for value in values)
+        lines.append(f"{f'{heading} {name}'.strip():<{width}}{cells}")
+    return "\n".join(lines)
+
+
+def plot_scores(folder: str | Path, split: str, table: Sequence[tuple[str, str, Sequence[float | None]]]) -> Path:
+    """Writes `f1_{split}.png`: F1 over all and by language, type and image relation, with both controls."""
+    figure, axes = _axes(width_in=2.0 + 0.75 * len(table))
+    positions = np.arange(len(table))
+    for column, (name, colour) in enumerate(zip(CONTROLS.values(), COLOURS, strict=True)):
+        heights = [np.nan if values[column] is None else values[column] for _, _, values in table]
+        axes.bar(positions + 0.27 * (column - 1), heights, width=0.25, label=name, color=colour)
+    axes.set_xticks(positions, [name for _, name, _ in table], rotation=30, ha="right")
+    for place in range(1, len(table)):
+        if table[place][0] != table[place - 1][0]:
+            axes.axvline(place - 0.5, color="0.8", linewidth=0.8)
+    axes.set(ylim=(0, 1.02), ylabel="entity F1", title=f"{split}: F1 by language, type and image")
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    return _save(figure, Path(folder) / f"f1_{split}.png")
+
+
+def plot_training(folder: str | Path, log_history: Sequence[Mapping[str, float]]) -> Path | None:
+    """Writes `training_curve.png` from a Trainer's log: training loss and dev F1 by step; nothing without a loss."""
+    losses = [(entry["step"], entry["loss"]) for entry in log_history if "loss" in entry]
+    scores = [(entry["step"], entry["eval_f1"]) for entry in log_history if "eval_f1" in entry]
+    if not losses:
+        logger.info("No training loss was logged (fewer steps than logging_steps): no training curve is drawn.")
+        return None
+    figure, axes = _axes(width_in=7.0)
+    axes.plot(*zip(*losses, strict=True), color="0.45", label="training loss")
+    axes.set(xlabel="step", ylabel="training loss", title="Training")
+    if scores:
+        right = axes.twinx()
+        right.plot(*zip(*scores, strict=True), color=COLOURS[0], marker="o", label="dev F1")
+        right.set(ylabel="dev entity F1", ylim=(0, 1.02))
+        right.spines["top"].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    return _save(figure, Path(folder) / "training_curve.png")
+
+
+def _axes(width_in: float):
+    # Not pyplot: it looks for a display, and keeps every figure until it is told to forget it.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width_in, 4.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _save(figure, path: Path) -> Path:
+    figure.savefig(path, dpi=150)
+    return path

@@ -1,0 +1,127 @@
+"""Tiny random towers, made on the spot: what the synthetic probe and the tests train where no pretrained ones are."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    BertConfig,
+    BertModel,
+    ConvNextConfig,
+    ConvNextModel,
+    PreTrainedTokenizerFast,
+    ViTImageProcessorPil,
+)
+
+_SPECIAL_TOKENS = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+
+
+def make_tiny_towers(
+    folder: str | Path,
+    sentences: Iterable[Sequence[str]],
+    *,
+    seed: int = 0,
+    vocab_size: int = 1000,
+    text_width: int = 96,
+    text_layers: int = 2,
+    max_length_tokens: int = 512,
+    image_size_px: int = 64,
+    image_widths: Sequence[int] = (32, 64, 96),
+) -> tuple[Path, Path]:
+    """Write a tokenizer trained on ``sentences`` with an untrained BERT, and an image processor with an untrained ConvNeXt.
+
+    Both folders load offline with ``AutoModel``, ``AutoTokenizer`` and ``AutoImageProcessor``. The weights are random:
+    the towers know nothing before they are trained.
+
+    Args:
+        folder: where ``text/`` and ``vision/`` are written.
+        sentences: lists of words; give those of the training split alone.
+        seed: of the weights; the caller's random state is left as it was.
+        vocab_size: pieces, of which 256 are bytes; below 300 there is no room for words.
+        text_width: of the BERT; a multiple of 4, its number of heads.
+        text_layers: of the BERT.
+        max_length_tokens: positions of the BERT, special tokens included.
+        image_size_px: side of the square that a picture is resized to, whole.
+        image_widths: channels of the ConvNeXt's stages; the map it gives has
+            ``image_size_px / (4 * 2 ** (len(image_widths) - 1))`` cells a side.
+
+    Returns:
+        The text folder and the vision folder.
+
+    Raises:
+        ValueError: a size does not fit, or there are no sentences.
+    """
+    if text_width % 4 or vocab_size < 300:
+        raise ValueError(
+            f"text_width is {text_width} and vocab_size {vocab_size}; "
+            "the width must be a multiple of 4 and the vocabulary hold at least 300 pieces."
+        )
+    reduction = 4 * 2 ** (len(image_widths) - 1)
+    if image_size_px % reduction:
+        raise ValueError(f"image_size_px is {image_size_px}; {len(image_widths)} stages need a multiple of {reduction}.")
+    text_folder, vision_folder = Path(folder) / "text", Path(folder) / "vision"
+
+    tokenizer = _train_tokenizer(sentences, vocab_size, max_length_tokens)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        text = BertModel(
+            BertConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=text_width,
+                num_hidden_layers=text_layers,
+                num_attention_heads=4,
+                intermediate_size=2 * text_width,
+                max_position_embeddings=max_length_tokens,
+                type_vocab_size=1,
+                pad_token_id=tokenizer.pad_token_id,
+            ),
+            add_pooling_layer=False,
+        )
+        vision = ConvNextModel(
+            ConvNextConfig(
+                image_size=image_size_px,
+                hidden_sizes=list(image_widths),
+                num_stages=len(image_widths),
+                depths=[1] * len(image_widths),
+                # The defaults suit a deep network: here they would all but switch off the only block of a stage.
+                layer_scale_init_value=1.0,
+                initializer_range=0.1,
+            )
+        )
+    tokenizer.save_pretrained(text_folder)
+    text.save_pretrained(text_folder)
+    size = {"height": image_size_px, "width": image_size_px}
+    mean_and_std = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    ViTImageProcessorPil(size=size, do_convert_rgb=True, **mean_and_std).save_pretrained(vision_folder)
+    vision.save_pretrained(vision_folder)
+    return text_folder, vision_folder
+
+
+def _train_tokenizer(sentences: Iterable[Sequence[str]], vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
+    """A cased byte-level BPE: every byte is a piece, so that no word of any script is unknown."""
+    words = [" ".join(sentence) for sentence in sentences]
+    if not any(words):
+        raise ValueError("there are no words to train a tokenizer on: give at least one sentence that is not empty.")
+    tokenizer = Tokenizer(models.BPE(unk_token=_SPECIAL_TOKENS["unk_token"]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(_SPECIAL_TOKENS.values()),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(words, trainer)
+    first, last = _SPECIAL_TOKENS["cls_token"], _SPECIAL_TOKENS["sep_token"]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{first} $A {last}",
+        pair=f"{first} $A {last} $B {last}",
+        special_tokens=[(token, tokenizer.token_to_id(token)) for token in (first, last)],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=max_length,
+        model_input_names=["input_ids", "attention_mask"],
+        **_SPECIAL_TOKENS,
+    )

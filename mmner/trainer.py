@@ -1,0 +1,288 @@
+"""The plain `Trainer`, with parameter groups for towers, new layers and CRF, and sentences grouped by length."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Sampler, SequentialSampler
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import EvalLoopOutput, PredictionOutput, get_last_checkpoint
+
+from mmner.arguments import TrainingArguments
+from mmner.data import IGNORED, WindowedSentences
+from mmner.metrics import find_entities
+
+logger = logging.getLogger(__name__)
+
+# Where a parameter belongs, by the beginning of its name; the first that fits. Everything else is a new layer.
+PARTS = {
+    "text": ("model.text_model.",),
+    "vision": ("model.vision_model.", "model.global_vision_model."),
+    "crf": ("crf.",),
+    "head": ("",),
+}
+
+
+def parameter_groups(model: nn.Module, args: TrainingArguments) -> list[dict[str, Any]]:
+    """
+    The trained parameters in groups for the optimizer: text tower, image towers, new layers, CRF, each with its own
+    learning rate. Vectors (biases, the scales of a normalisation) and the CRF's log-scores do not decay.
+
+    Args:
+        model: a `TwoMNERForTokenClassification`, wrapped or not.
+        args: has the learning rates and the weight decay.
+
+    Returns:
+        Groups of `params`, `lr`, `weight_decay` and a `name`; none is empty, each parameter is in one.
+    """
+    groups: dict[str, dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        name = name.removeprefix("module.").removeprefix("_orig_mod.")
+        part = next(part for part, prefixes in PARTS.items() if name.startswith(prefixes))
+        rate = getattr(args, f"{part}_learning_rate")
+        decays = parameter.ndim > 1 and part != "crf"
+        group = groups.setdefault(
+            part if decays else f"{part}_no_decay",
+            {
+                "params": [],
+                "lr": args.learning_rate if rate is None else rate,
+                "weight_decay": args.weight_decay if decays else 0.0,
+            },
+        )
+        group["params"].append(parameter)
+    return [{**group, "name": name} for name, group in groups.items()]
+
+
+class LengthGroupedSampler(Sampler[int]):
+    """
+    Every sentence once, in random order, those of a batch of about one length: the sentences are shuffled, sorted by
+    length within stretches of `STRETCH` batches, and the batches shuffled again. The order is a function of seed and
+    epoch alone, so that it is the same on every process and after a resume.
+
+    Args:
+        lengths: of the sentences.
+        batch_size: sentences in a step, over all processes.
+        seed: of the order.
+    """
+
+    STRETCH = 50
+
+    def __init__(self, lengths: list[int], batch_size: int, seed: int = 0):
+        self.lengths = lengths
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Another epoch, another order."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        order = torch.randperm(len(self.lengths), generator=generator).tolist()
+        stretch = self.STRETCH * self.batch_size
+        order = [
+            index
+            for start in range(0, len(order), stretch)
+            for index in sorted(order[start : start + stretch], key=lambda index: -self.lengths[index])
+        ]
+        batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+        # A short batch stays last: the batches after it would not be those that were sorted together.
+        last = batches.pop() if batches and len(batches[-1]) < self.batch_size else []
+        for batch in torch.randperm(len(batches), generator=generator).tolist():
+            yield from batches[batch]
+        yield from last
+
+
+class _EpochSetter(TrainerCallback):
+    """Tells the sampler its epoch: the data loader's call does not reach it after a resume of several processes."""
+
+    def __init__(self, sampler: LengthGroupedSampler):
+        self.sampler = sampler
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.sampler.set_epoch(int(state.epoch or 0))
+
+
+def checkpoint_to_resume(args: TrainingArguments) -> str | None:
+    """
+    The folder to go on from: the one given, the `last` of the output folder, or none.
+
+    Raises:
+        ValueError: there is no such checkpoint.
+    """
+    folder, asked = Path(args.output_dir), args.resume_from_checkpoint
+    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    if asked is None:
+        if last is not None:
+            logger.warning(
+                f"Training starts anew beside {last}; --resume_from_checkpoint last would go on from there."
+            )
+        return None
+    found = last if asked == "last" else asked
+    if found is None or not Path(found).is_dir():
+        raise ValueError(
+            f"resume_from_checkpoint is {asked}, but there is no such checkpoint"
+            f"{f' in {folder}' if asked == 'last' else ''}; leave it out to start anew."
+        )
+    return found
+
+
+class TwoMNERTrainer(Trainer):
+    """
+    A `Trainer` whose datasets are `WindowedSentences`: they know their lengths, and score what was predicted for them.
+
+    Raises:
+        ValueError: the checkpoint is to be chosen, or training to be followed, on dev sentences, and there are none.
+    """
+
+    args: TrainingArguments
+
+    def __init__(self, *args, **kwargs):
+        training_args, dev = kwargs.get("args"), kwargs.get("eval_dataset")
+        if training_args is not None and training_args.do_train and training_args.eval_strategy != "no" and not dev:
+            raise ValueError(
+                "There are no dev sentences to choose the checkpoint on (no `validation` split, or an empty one); "
+                "the test set must not be used for it. Give the set a `validation` split, or keep the last one: "
+                "--eval_strategy no --load_best_model_at_end false."
+            )
+        if training_args is not None and not training_args.do_train:
+            training_args.eval_strategy = "no"
+        super().__init__(*args, **kwargs)
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        if self.optimizer is None:
+            model = self.model if model is None else model
+            choice = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, model)
+            optimizer_class, options = choice
+            if not isinstance(optimizer_class, type) or {"params", "model", "optimizer_dict"} & set(options):
+                raise ValueError(
+                    f"`optim` is {self.args.optim}, which takes no parameter groups; use one that does: adamw_torch."
+                )
+            groups = parameter_groups(model, self.args)
+            for group in groups:
+                size = sum(parameter.numel() for parameter in group["params"])
+                logger.info(f"{group['name']}: {size:,} weights, learning rate {group['lr']:g}")
+            self.optimizer = optimizer_class(groups, **options)
+        return self.optimizer
+
+    def _get_train_sampler(self, train_dataset: WindowedSentences | None = None) -> Sampler | None:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(dataset)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        sampler = LengthGroupedSampler(dataset.lengths, self.args.train_batch_size * self.args.world_size, seed)
+        self.add_callback(_EpochSetter(sampler))
+        return sampler
+
+    def _get_eval_sampler(self, eval_dataset: WindowedSentences) -> Sampler:
+        return SequentialSampler(eval_dataset)  # ordered by length as it is, and the predictions must stay in order
+
+    def evaluation_loop(self, dataloader, *args, **kwargs) -> EvalLoopOutput:
+        # Each set knows its own sentences; a single function for all could not tell which it is asked about.
+        self.compute_metrics = dataloader.dataset.compute_metrics
+        kwargs["prediction_loss_only"] = False
+        return super().evaluation_loop(dataloader, *args, **kwargs)
+
+    def predict_with_scores(self, dataset: WindowedSentences, metric_key_prefix: str = "test") -> PredictionOutput:
+        """
+        As `predict`, but `predictions` is a pair: the tag ids (num_windows, num_words), -100 where there is no word,
+        and at the first word of each predicted entity the entity's exact posterior under the CRF, else 0.
+        """
+        ignored = [name for name in self.model.config.keys_to_ignore_at_inference if name != "logits"]
+        self.preprocess_logits_for_metrics = self._with_scores
+        try:
+            return self.predict(dataset, ignore_keys=ignored, metric_key_prefix=metric_key_prefix)
+        finally:
+            self.preprocess_logits_for_metrics = None
+
+    def predict_with_controls(self, sentences: WindowedSentences, prefix: str) -> PredictionOutput:
+        """
+        Scores sentences as they are, with their images hidden, and with their images shuffled.
+
+        Args:
+            sentences: with their own images, or hidden ones where the model's tags do not depend on them.
+            prefix: of the scores: `{prefix}_f1`, `{prefix}_text_only_f1`, `{prefix}_shuffled_image_f1`, ...
+
+        Returns:
+            As `predict_with_scores`, the metrics with those of the controls. A control that changes no input has the
+            same scores; one that cannot be made (no two images differ) has none, and that is logged.
+        """
+        output = self.predict_with_scores(sentences, prefix)
+        own = {
+            name.removeprefix(f"{prefix}_"): value
+            for name, value in output.metrics.items()
+            if name.startswith(tuple(f"{prefix}_{score}" for score in ("f1", "precision", "recall")))
+        }
+        for control, images in (("text_only", "hidden"), ("shuffled_image", "shuffled")):
+            scores = own
+            if sentences.images == "own" and sentences.rows_with_image:
+                try:
+                    others = sentences.with_images(images)
+                except ValueError as error:
+                    logger.warning(f"The control {control} is left out: {error}")
+                    continue
+                metrics = self.predict(others, metric_key_prefix=control).metrics
+                scores = {name: metrics[f"{control}_{name}"] for name in own}
+            output.metrics.update({f"{prefix}_{control}_{name}": value for name, value in scores.items()})
+        return output
+
+    def create_model_card(self, *args, **kwargs) -> None:
+        """Nothing: a run writes its own card (`mmner.model_card`), which a push to the Hub must not replace."""
+
+    def _with_scores(self, outputs: tuple[torch.Tensor, torch.Tensor], labels: Any) -> tuple[torch.Tensor, ...]:
+        predictions, emissions = outputs  # (B, W), (B, W, K)
+        model = self.accelerator.unwrap_model(self.model)
+        return predictions, entity_posteriors(model.crf, model.config.id2label, predictions, emissions)
+
+
+@torch.no_grad()
+def entity_posteriors(
+    crf: nn.Module, id2label: dict[int, str], predictions: torch.Tensor, emissions: torch.Tensor
+) -> torch.Tensor:
+    """
+    How sure the CRF is of each predicted entity: the probability of these words, and no more, with this type.
+
+    Args:
+        crf: a `LinearChainCRF`.
+        id2label: the tags.
+        predictions: tag ids (B, W), -100 where there is no word.
+        emissions: (B, W, K).
+
+    Returns:
+        (B, W) float32: the posterior at the first word of each predicted entity, 0 elsewhere.
+    """
+    mask = predictions != IGNORED
+    label2id = {label: index for index, label in id2label.items()}
+    tags = [
+        [id2label[index] for index in row[:length]]
+        for row, length in zip(predictions.tolist(), mask.sum(dim=1).tolist(), strict=True)
+    ]
+    spans = [
+        (row, start, end, label2id[f"B-{kind}"], label2id.get(f"I-{kind}", -1))
+        for row, entities in enumerate(find_entities(tags))
+        for kind, start, end in entities
+    ]
+    scores = torch.zeros(predictions.shape, dtype=torch.float32, device=emissions.device)
+    if spans:
+        spans = torch.tensor(spans, device=emissions.device)
+        emissions = emissions.masked_fill(~mask[..., None], 0)  # the Trainer pads with -100
+        scores[spans[:, 0], spans[:, 1]] = crf.span_log_prob(emissions.float(), mask, spans).exp().float()
+    return scores
+
+
+__all__ = [
+    "LengthGroupedSampler",
+    "TwoMNERTrainer",
+    "checkpoint_to_resume",
+    "entity_posteriors",
+    "parameter_groups",
+]

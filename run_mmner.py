@@ -1,0 +1,129 @@
+"""
+Train, evaluate and predict with 2M-NER: one recipe in, one folder out.
+
+    # the synthetic probe: no download, minutes on a CPU
+    python run_mmner.py
+    # the recommended model, on a folder of your own
+    python run_mmner.py recipes/base.yaml --dataset path/to/folder --output_dir outputs/base
+    # towers from folders, any option overridden
+    python run_mmner.py recipes/local.yaml --text_model path/to/text --vision_model path/to/vision \
+        --dataset path/to/folder --output_dir outputs/local --num_train_epochs 1
+    # its text-only baseline, trained the same way
+    python run_mmner.py recipes/local.yaml --text_model path/to/text --vision_model path/to/vision \
+        --dataset path/to/folder --output_dir outputs/text --collaboration none --alignment none
+    # go on where a run was broken off
+    python run_mmner.py recipes/base.yaml --dataset path/to/folder --output_dir outputs/base \
+        --resume_from_checkpoint last
+    # score a saved model
+    python run_mmner.py recipes/base.yaml --model_name_or_path outputs/base --dataset path/to/other \
+        --output_dir outputs/other --do_train false
+    # several processes
+    torchrun --nproc_per_node 4 run_mmner.py recipes/base.yaml --dataset path/to/folder --output_dir outputs/base
+
+The checkpoint is chosen on the dev set; the test set is scored at the end, with its own images, none, and shuffled.
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import transformers
+from transformers import EarlyStoppingCallback, set_seed
+
+from mmner import report
+from mmner.arguments import parse_arguments
+from mmner.collator import MultimodalCollator
+from mmner.data import SPLITS, WindowedSentences, count_images, label_names, load_splits
+from mmner.model import build_model
+from mmner.model_card import write_model_card
+from mmner.trainer import TwoMNERTrainer, checkpoint_to_resume
+
+logger = logging.getLogger("run_mmner")
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Does what the arguments (`sys.argv`, if none are given) say; returns what `all_results.json` holds."""
+    model_args, data_args, args = arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
+    logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger().setLevel(logging.INFO if args.should_log else logging.WARNING)
+    transformers.utils.logging.set_verbosity(args.get_process_log_level())
+    set_seed(args.seed)
+    if not args.do_train and model_args.model_name_or_path is None:
+        raise ValueError("do_train is false, and nothing is trained yet: name a saved model by --model_name_or_path.")
+    checkpoint = checkpoint_to_resume(args) if args.do_train else None
+    output = Path(args.output_dir)
+    seed = args.seed if args.data_seed is None else args.data_seed
+
+    selects = args.do_train and args.eval_strategy != "no"
+    wanted = {"train": args.do_train, "validation": args.do_eval or selects, "test": args.do_predict}
+    with args.main_process_first(desc="reading the data and making towers"):
+        build = args.local_process_index == 0
+        splits = load_splits(data_args, [split for split in SPLITS if wanted[split]], output / "_data", seed, build)
+        labels = label_names(next(iter(splits.values())))
+        words = splits["train"]["tokens"][:] if args.do_train else []
+        model, processor = build_model(model_args, labels, words, output / "_towers", build)
+
+    results: dict[str, Any] = {}
+    sentences: dict[str, WindowedSentences] = {}
+    for split, rows in splits.items():
+        counts = count_images(rows)
+        logger.info(f"{split}: {', '.join(f'{count} {name}' for name, count in counts.items())}")
+        results |= {f"{SPLITS[split]}_{name}": count for name, count in counts.items()}
+        sentences[split] = WindowedSentences(
+            rows,
+            processor,
+            model.config.label2id,
+            training=split == "train",
+            # Where no word sees an image, none needs to be opened to score the tags.
+            images="own" if split == "train" or model.config.collaboration != "none" else "hidden",
+            stride=data_args.stride,
+            max_length=data_args.max_length,
+            seed=seed,
+        )
+
+    collator = MultimodalCollator(processor, model.config.uses_images, 8 if args.bf16 or args.fp16 else None)
+    patience = args.early_stopping_patience
+    trainer = TwoMNERTrainer(
+        model=model,
+        args=args,
+        data_collator=collator,
+        train_dataset=sentences.get("train"),
+        eval_dataset=sentences.get("validation"),
+        processing_class=processor,
+        callbacks=[EarlyStoppingCallback(patience)] if patience is not None else None,
+    )
+    if args.do_train:
+        results |= trainer.train(resume_from_checkpoint=checkpoint).metrics
+        trainer.save_model(_internal_call=True)  # pushed at the end, with its card and scores
+
+    is_main = trainer.is_world_process_zero()
+    output.mkdir(parents=True, exist_ok=True)
+    tables, predicted = {}, []
+    for split, asked in (("validation", args.do_eval), ("test", args.do_predict)):
+        if not asked or split not in sentences:
+            continue
+        prefix = SPLITS[split]
+        scored = trainer.predict_with_controls(sentences[split], prefix)
+        results |= scored.metrics
+        tables[prefix] = report.score_table(results, prefix, sentences[split].groups)
+        if is_main:
+            predicted = report.prediction_rows(sentences[split], *scored.predictions)
+            report.write_predictions(output, split, predicted)
+            report.plot_scores(output, split, tables[prefix])
+            print(report.format_table(tables[prefix], f"F1 on {split}"), flush=True)
+    if collator.unreadable_images:
+        logger.warning(f"{collator.unreadable_images} times an image did not open; the warnings above name them.")
+    if is_main:
+        report.write_results(output, results, update=not args.do_train)
+        if args.do_train:
+            report.plot_training(output, trainer.state.log_history)
+            write_model_card(output, arguments, model.config.labels, results, tables, predicted)
+    if args.push_to_hub:
+        trainer.push_to_hub()
+    return results
+
+
+if __name__ == "__main__":
+    main()

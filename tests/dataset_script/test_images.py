@@ -1,0 +1,173 @@
+"""Which image files count as readable, and that datasets.Image then decodes each of them to the same pixels."""
+
+import io
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import Image as ImageFeature
+from PIL import Image, PngImagePlugin
+
+from dataset_script import images
+from dataset_script.images import ImageFolder, candidates, find_image_root, image_problem
+
+
+def picture(mode: str = "RGB", size: tuple[int, int] = (24, 16), seed: int = 0) -> Image.Image:
+    noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    if mode == "I;16":
+        return Image.fromarray(noise[..., 0].astype(np.uint16) * 257)
+    return Image.fromarray(noise).convert(mode)
+
+
+def rotated_jpeg(path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture().save(path, exif=exif)
+
+
+READABLE = {
+    "rgb.jpg": lambda path: picture().save(path),
+    "cmyk.jpg": lambda path: picture("CMYK").save(path),
+    "grey.jpg": lambda path: picture("L").save(path),
+    "rotated.jpg": rotated_jpeg,
+    "palette.png": lambda path: picture("P").save(path),
+    "transparent-palette.png": lambda path: picture("P").save(path, transparency=0),
+    "rgba.png": lambda path: picture("RGBA").save(path),
+    "grey-alpha.png": lambda path: picture("LA").save(path),
+    "bilevel.png": lambda path: picture("1").save(path),
+    "16-bit.png": lambda path: picture("I;16").save(path),
+    "float.tif": lambda path: picture("F").save(path),
+    "animated.gif": lambda path: picture().save(path, save_all=True, append_images=[picture(seed=1)]),
+    "animated.webp": lambda path: picture().save(path, save_all=True, append_images=[picture(seed=1)]),
+    "one-pixel.png": lambda path: picture(size=(1, 1)).save(path),
+    "png-named.jpg": lambda path: picture().save(path, format="PNG"),
+}
+
+
+@pytest.mark.parametrize("name", READABLE)
+def test_readable_images_decode_in_datasets(tmp_path, name):
+    path = tmp_path / name
+    READABLE[name](path)
+    assert image_problem(path) is None
+    found = ImageFolder(tmp_path).find(name)
+    assert (found.path, found.cause) == (path, None)
+    feature = ImageFeature()
+    decoded = feature.decode_example(feature.encode_example(str(found.path)))
+    with Image.open(path) as expected:
+        pixels = np.asarray(expected)
+    # Orientation 6: the camera was turned, and the picture is shown a quarter turn clockwise.
+    np.testing.assert_array_equal(np.asarray(decoded), np.rot90(pixels, -1) if name == "rotated.jpg" else pixels)
+
+
+def encoded(kind: str, size: tuple[int, int] = (64, 64)) -> bytes:
+    file = io.BytesIO()
+    picture(size=size).save(file, kind)
+    return file.getvalue()
+
+
+def flipped(data: bytes, position: int) -> bytes:
+    return data[:position] + bytes([data[position] ^ 0xFF]) + data[position + 1 :]
+
+
+BROKEN = {
+    "zero-byte.jpg": lambda: b"",
+    "text.jpg": lambda: b"<html>404 Not Found</html>",
+    "half.jpg": lambda: encoded("JPEG")[: len(encoded("JPEG")) // 2],
+    "half.png": lambda: encoded("PNG")[: len(encoded("PNG")) // 2],
+    "half.gif": lambda: encoded("GIF")[: len(encoded("GIF")) // 2],
+    "half.webp": lambda: encoded("WEBP")[: len(encoded("WEBP")) // 2],
+    "header-only.png": lambda: encoded("PNG")[:30],
+    "flipped-bit.png": lambda: flipped(encoded("PNG"), 60),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_images_are_unreadable_with_a_cause(tmp_path, name):
+    (tmp_path / name).write_bytes(BROKEN[name]())
+    found = ImageFolder(tmp_path).find(name)
+    assert (found.name, found.path) == (name, None)
+    assert found.cause and str(tmp_path) not in found.cause
+
+
+def test_files_that_are_no_regular_files_or_have_impossible_names_are_missing(tmp_path):
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "dangling.jpg").symlink_to("nowhere.jpg")
+    folder = ImageFolder(tmp_path)
+    for name in ("folder.jpg", "dangling.jpg", "none.jpg", "x" * 5000, "nul\0.jpg", "https://example.org/a.jpg"):
+        found = folder.find(name)
+        assert (found.name, found.path, found.cause) == (name, None, None)
+    assert folder.signature() == []
+
+
+@pytest.mark.parametrize("side", [10_000, 20_000])
+def test_decompression_bombs_are_refused_undecoded(tmp_path, side, monkeypatch):
+    """Pillow warns of the smaller one (above MAX_IMAGE_PIXELS) and raises at the larger (above twice that)."""
+    path = tmp_path / "bomb.png"
+    with path.open("wb") as file:
+        header = side.to_bytes(4, "big") * 2 + bytes([1, 0, 0, 0, 0])
+        rows = zlib.compress(bytes((side // 8 + 1) * side), 1)
+        file.write(b"\x89PNG\r\n\x1a\n")
+        for kind, data in ((b"IHDR", header), (b"IDAT", rows), (b"IEND", b"")):
+            PngImagePlugin.putchunk(file, kind, data)
+    decoded, load = [], PngImagePlugin.PngImageFile.load
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", lambda self: decoded.append(self.size) or load(self))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert image_problem(path).startswith("too many pixels (PIL.Image.MAX_IMAGE_PIXELS is 89478485): ")
+    assert decoded == []
+    if side == 10_000:
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+        assert image_problem(path) is None
+        assert decoded[0] == (side, side)
+
+
+def test_the_pixel_limit_is_pillows_own(tmp_path, monkeypatch):
+    READABLE["rgb.jpg"](tmp_path / "rgb.jpg")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24 * 16)
+    assert image_problem(tmp_path / "rgb.jpg") is None
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24 * 16 - 1)
+    assert image_problem(tmp_path / "rgb.jpg").startswith("too many pixels")
+
+
+def test_each_file_is_decoded_once(tmp_path, monkeypatch):
+    READABLE["rgb.jpg"](tmp_path / "rgb.jpg")
+    (tmp_path / "broken.jpg").write_bytes(b"")
+    calls = []
+    problem = images.image_problem
+    monkeypatch.setattr(images, "image_problem", lambda path: calls.append(path.name) or problem(path))
+    folder = ImageFolder(tmp_path)
+    for _ in range(3):
+        folder.find("rgb.jpg"), folder.find("broken.jpg"), folder.find("rgb.*")
+    assert calls == ["rgb.jpg", "broken.jpg"]
+
+
+def test_names_without_suffix_find_their_file(tmp_path):
+    assert candidates("a.jpg") == ("a.jpg",)
+    assert candidates("1.2.*")[:3] == ("1.2.jpg", "1.2.jpeg", "1.2.png")
+    picture().save(tmp_path / "a.png")
+    folder = ImageFolder(tmp_path)
+    assert folder.find("a.*").path == tmp_path / "a.png"
+    assert folder.find("a.jpg").path is None
+    assert folder.find("b.*").name == "b.jpg"
+    assert ImageFolder(None).find("a.*").name == "a.jpg"
+
+
+def test_image_root(tmp_path):
+    folder = tmp_path / "twitter2015"
+    folder.mkdir()
+    assert find_image_root(folder) is None
+    for path in (tmp_path / "twitter2015_images", folder / "twitter2015_images", folder / "images"):
+        path.mkdir()
+        assert find_image_root(folder) == path
+
+
+def test_signature_tells_of_changes(tmp_path):
+    folder = ImageFolder(tmp_path)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a.jpg").write_bytes(b"x")
+    first = folder.signature()
+    assert [(name, size) for name, size, _ in first] == [("sub/a.jpg", 1)]
+    (tmp_path / "sub" / "a.jpg").write_bytes(b"xy")
+    assert folder.signature() != first

@@ -1,0 +1,371 @@
+"""Rows, windows and images of a run: nothing is dropped, decoded early, or left as it was by a shuffle."""
+
+import io
+import logging
+import random
+
+import datasets
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+import dataset_script
+from mmner.arguments import DataArguments
+from mmner.data import (
+    WindowedSentences,
+    count_images,
+    derangement,
+    label_names,
+    load_splits,
+    training_windows,
+)
+from mmner.tiny_towers import make_tiny_towers
+from processing_2mner import TwoMNERProcessor
+
+LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+LABEL2ID = {label: index for index, label in enumerate(LABELS)}
+WORDS = ["Jordan", "won", "in", "Paris", "Donaudampfschifffahrt", "."]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
+
+
+@pytest.fixture(scope="module")
+def processor(tmp_path_factory):
+    towers = make_tiny_towers(tmp_path_factory.mktemp("towers"), [WORDS], vocab_size=300, max_length_tokens=64)
+    return TwoMNERProcessor.from_towers(*towers)
+
+
+def png(colour: tuple[int, int, int]) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def random_tags(rng: random.Random, length: int) -> list[int]:
+    tags: list[int] = []
+    for _ in range(length):
+        inside = [tags[-1] + tags[-1] % 2] * 4 if tags and tags[-1] else []  # B-X (odd) or I-X goes on as I-X
+        tags.append(rng.choice([0, 0, 1, 3, *inside]))
+    return tags
+
+
+def make_rows(lengths, images=None, seed=0, **columns) -> datasets.Dataset:
+    """Rows of random words and tags; `images`: bytes or None."""
+    rng = random.Random(seed)
+    data = {
+        "tokens": [[rng.choice(WORDS) for _ in range(length)] for length in lengths],
+        "ner_tags": [random_tags(rng, length) for length in lengths],
+        **columns,
+    }
+    features = {
+        "tokens": datasets.List(datasets.Value("string")),
+        "ner_tags": datasets.List(datasets.ClassLabel(names=LABELS)),
+        **{name: datasets.Value("string") for name in columns},
+    }
+    if images is not None:
+        data["image"] = [None if image is None else {"bytes": image, "path": None} for image in images]
+        features["image"] = datasets.Image()
+    return datasets.Dataset.from_dict(data, features=datasets.Features(features))
+
+
+def is_iob2(tags: list[str]) -> bool:
+    return all(
+        not tag.startswith("I-") or (before != "O" and before[2:] == tag[2:])
+        for before, tag in zip(["O", *tags], tags, strict=False)
+    )
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("max_length", [None, 24])
+def test_no_word_is_dropped_and_each_window_fits(processor, training, max_length):
+    rows = make_rows([0, 1, 5, 90, 17, 200, 3])
+    sentences = WindowedSentences(rows, processor, LABEL2ID, training=training, stride=8, max_length=max_length)
+    assert len(sentences) > len(rows)
+    kept = {row: [] for row in range(len(rows))}
+    for index, (row, window) in enumerate(zip(sentences.row_of, sentences.windows, strict=True)):
+        item = sentences[index]
+        assert item["tokens"] == rows[row]["tokens"][window.start : window.stop]
+        assert is_iob2([LABELS[label] for label in item["labels"]])
+        assert sentences.lengths[index] == sum(processor.piece_counts(item["tokens"]))
+        assert sentences.lengths[index] <= (max_length or 64) - 2
+        kept[row] += range(window.keep_start, window.keep_stop)
+    for row, words in kept.items():
+        assert sorted(words) == list(range(len(rows[row]["tokens"])))
+
+
+def test_training_windows_give_each_word_and_entity_once(processor):
+    rows = make_rows([150, 80], seed=3)
+    sentences = WindowedSentences(rows, processor, LABEL2ID, training=True, max_length=32)
+    for row in range(2):
+        items = [sentences[index] for index in range(len(sentences)) if sentences.row_of[index] == row]
+        assert [word for item in items for word in item["tokens"]] == rows[row]["tokens"]
+        # Not even the tags have changed: no entity was cut, so no I- had to become a B-.
+        assert [label for item in items for label in item["labels"]] == rows[row]["ner_tags"]
+
+
+def test_a_cut_inside_an_entity_is_moved_before_it_where_that_is_possible():
+    tags = ["O", "O", "B-PER", "I-PER", "I-PER", "O"]
+    windows = training_windows([1] * 6, tags, budget=4)
+    assert [(window.start, window.stop) for window in windows] == [(0, 2), (2, 6)]
+    endless = ["B-PER"] + ["I-PER"] * 5
+    assert [(window.start, window.stop) for window in training_windows([1] * 6, endless, budget=4)] == [(0, 4), (4, 6)]
+    assert [(window.start, window.stop) for window in training_windows([1, 9, 1], ["O"] * 3, budget=4)] == [
+        (0, 1),
+        (1, 2),
+        (2, 3),
+    ]
+
+
+def test_an_entity_longer_than_a_window_goes_on_as_one_of_its_own(processor):
+    words = ["Paris"] * 60
+    rows = datasets.Dataset.from_dict(
+        {"tokens": [words], "ner_tags": [[3] + [4] * 59]}, features=make_rows([1]).features
+    )
+    sentences = WindowedSentences(rows, processor, LABEL2ID, training=True, max_length=16)
+    assert len(sentences) > 1
+    assert all(sentences[index]["labels"][0] == LABEL2ID["B-LOC"] for index in range(len(sentences)))
+
+
+@pytest.mark.parametrize("max_length", [None, 20])
+def test_stitching_undoes_the_cutting(processor, max_length):
+    rows = make_rows([0, 70, 1, 130, 12], seed=5)
+    sentences = WindowedSentences(rows, processor, LABEL2ID, stride=6, max_length=max_length)
+    width = max(window.stop - window.start for window in sentences.windows) + 3
+    positions = np.full((len(sentences), width), -100)
+    for index, window in enumerate(sentences.windows):
+        positions[index, : window.stop - window.start] = np.arange(window.start, window.stop)
+    assert sentences.stitch(positions) == [list(range(length)) for length in (0, 70, 1, 130, 12)]
+    with pytest.raises(ValueError, match=f"Values of 1 windows; expected {len(sentences)}"):
+        sentences.stitch(positions[:1])
+
+
+def test_perfect_predictions_score_one_and_none_zero(processor):
+    rows = make_rows([70, 9, 130, 12], seed=5, lang=["en", "de", "de", None], image_relation=["none"] * 4)
+    sentences = WindowedSentences(rows, processor, LABEL2ID, stride=6, max_length=20)
+    predictions = np.full((len(sentences), 30), -100)
+    for index in range(len(sentences)):
+        labels = sentences[index]["labels"]
+        predictions[index, : len(labels)] = labels
+    scores = sentences.compute_metrics(type("Prediction", (), {"predictions": predictions}))
+    assert scores == dict.fromkeys(["f1", "precision", "recall", "f1_en", "f1_de", "f1_LOC", "f1_PER", "f1_none"], 1.0)
+    nothing = np.where(predictions == -100, -100, 0)
+    assert sentences.compute_metrics(type("Prediction", (), {"predictions": (nothing, None)}))["f1"] == 0.0
+
+
+def test_at_a_seam_an_entity_without_its_beginning_begins_there(processor):
+    rows = datasets.Dataset.from_dict(
+        {"tokens": [["Paris"] * 60], "ner_tags": [[0] * 60]}, features=make_rows([1]).features
+    )
+    sentences = WindowedSentences(rows, processor, LABEL2ID, stride=6, max_length=40)
+    inside = LABEL2ID["I-LOC"]
+    predictions = np.full((len(sentences), 60), inside)
+    tags = sentences.predicted_tags(predictions)[0]
+    assert tags[0] == "I-LOC"  # what the model says within a window is not changed
+    order = sorted(range(len(sentences)), key=lambda index: sentences.windows[index].start)
+    predictions[order[0]] = 0
+    seam = sentences.windows[order[1]].keep_start
+    tags = sentences.predicted_tags(predictions)[0]
+    assert tags[seam - 1 : seam + 2] == ["O", "B-LOC", "I-LOC"]
+
+
+def test_evaluation_goes_from_long_to_short_and_training_keeps_the_order(processor):
+    rows = make_rows([3, 9, 1, 7])
+    lengths = WindowedSentences(rows, processor, LABEL2ID).lengths
+    assert lengths == sorted(lengths, reverse=True)
+    assert WindowedSentences(rows, processor, LABEL2ID, training=True).row_of == [0, 1, 2, 3]
+
+
+def test_labels_are_the_models_ids_by_name(processor):
+    rows = make_rows([8], seed=1)
+    other = {label: index for index, label in enumerate(["B-LOC", "I-LOC", "O", "I-PER", "B-PER", "B-X"])}
+    sentences = WindowedSentences(rows, processor, other)
+    assert sentences[0]["labels"] == [other[LABELS[tag]] for tag in rows[0]["ner_tags"]]
+    with pytest.raises(ValueError, match="has the tags .*B-LOC.*, which the model does not know; it knows O, B-X"):
+        WindowedSentences(rows, processor, {"O": 0, "B-X": 1})
+
+
+def test_tags_that_are_not_iob2_are_an_error(processor):
+    words = {"id": ["a", "b"], "tokens": [["in", "Paris"]] * 2, "ner_tags": [[0, 3], [1, 4]]}
+    features = {**make_rows([1]).features, "id": datasets.Value("string")}
+    rows = datasets.Dataset.from_dict(words, features=datasets.Features(features))
+    with pytest.raises(ValueError, match="Row b is not IOB2: I-LOC at word 1 follows B-PER; expected B-LOC there"):
+        WindowedSentences(rows, processor, LABEL2ID)
+
+
+def test_no_image_is_decoded(processor, monkeypatch):
+    rows = make_rows([3, 4], images=[png((9, 9, 9)), b"no image at all"])
+
+    def refuse(*args, **kwargs):
+        raise RuntimeError("an image was opened")
+
+    monkeypatch.setattr(Image, "open", refuse)
+    sentences = WindowedSentences(rows, processor, LABEL2ID, training=True)
+    assert count_images(rows)["samples_with_image"] == 2
+    assert sentences[1]["image"]["bytes"] == b"no image at all"
+    assert len(sentences.with_images("shuffled")) == 2
+
+
+def test_own_hidden_and_shuffled_images(processor):
+    pictures = [png((shade, 0, 0)) for shade in range(6)]
+    images = [pictures[0], None, pictures[1], pictures[1], None, pictures[2], pictures[3]]
+    rows = make_rows([4] * 7, images=images)
+
+    def shown(sentences):
+        cells = {sentences.row_of[index]: sentences[index]["image"] for index in range(len(sentences))}
+        return [cells[row] and cells[row]["bytes"] for row in range(len(rows))]
+
+    own = WindowedSentences(rows, processor, LABEL2ID, seed=4)
+    assert own.rows_with_image == [0, 2, 3, 5, 6]
+    assert shown(own) == images
+    assert shown(own.with_images("hidden")) == [None] * 7
+    shuffled = shown(own.with_images("shuffled"))
+    assert [image is None for image in shuffled] == [image is None for image in images]
+    assert all(new != old for new, old in zip(shuffled, images, strict=True) if old is not None)
+    assert sorted(filter(None, shuffled)) == sorted(filter(None, images))  # a permutation
+    assert shown(own.with_images("shuffled")) == shuffled
+    assert shown(WindowedSentences(rows, processor, LABEL2ID, images="shuffled", seed=4)) == shuffled
+    assert shown(own) == images  # unchanged by the others
+    with pytest.raises(ValueError, match="`images` is 'none'; expected one of own, hidden, shuffled"):
+        own.with_images("none")
+
+
+def test_images_of_a_subset_are_those_of_its_rows(processor):
+    pictures = [png((shade, 0, 0)) for shade in range(4)]
+    rows = make_rows([2, 3, 4, 5], images=[*pictures[:2], None, pictures[3]]).select([3, 2, 0])
+    sentences = WindowedSentences(rows, processor, LABEL2ID, training=True)
+    assert sentences.rows_with_image == [0, 2]
+    cells = [sentences[index]["image"] for index in range(3)]
+    assert [cell and cell["bytes"] for cell in cells] == [pictures[3], None, pictures[0]]
+
+
+def test_equal_files_under_other_names_are_one_image(processor, tmp_path):
+    for name in ("a.png", "b.png", "c.png"):
+        (tmp_path / name).write_bytes(png((1, 2, 3) if name != "c.png" else (4, 5, 6)))
+    rows = make_rows([2, 2, 2, 2]).add_column("image", [str(tmp_path / f"{name}.png") for name in "abcc"])
+    shuffled = WindowedSentences(rows.cast_column("image", datasets.Image()), processor, LABEL2ID, images="shuffled")
+    paths = {shuffled.row_of[index]: shuffled[index]["image"]["path"][-5] for index in range(4)}
+    assert [paths[row] for row in range(4)] in ([*"cc", *"ab"], [*"cc", *"ba"])
+
+
+@given(contents=st.lists(st.integers(0, 5), min_size=2, max_size=40), seed=st.integers(0, 3))
+def test_a_derangement_shows_every_row_another_content(contents, seed):
+    if len(set(contents)) < 2:
+        with pytest.raises(ValueError, match=f"Cannot shuffle {len(contents)} images of 1 contents"):
+            derangement(contents, seed)
+        return
+    order = derangement(contents, seed)
+    assert all(contents[new] != contents[old] for old, new in enumerate(order))
+    if 2 * max(map(contents.count, contents)) <= len(contents):
+        assert sorted(order) == list(range(len(contents)))
+    assert order == derangement(contents, seed)
+
+
+def test_seeds_give_different_derangements():
+    assert len({tuple(derangement(range(20), seed)) for seed in range(5)}) == 5
+
+
+def test_label_names_and_what_a_set_must_have():
+    rows = make_rows([1])
+    assert label_names(rows) == LABELS
+    with pytest.raises(ValueError, match="no column ner_tags; it has tokens. Rename them: tokens .words., ner_tags"):
+        label_names(rows.remove_columns("ner_tags"))
+    text = rows.cast_column("ner_tags", datasets.List(datasets.Value("string")))
+    with pytest.raises(ValueError, match="expected a list of class labels .* cast it to List"):
+        label_names(text)
+
+
+@pytest.fixture(scope="module")
+def probe(tmp_path_factory):
+    """The splits of a small probe, and the folder they came from."""
+    cache = tmp_path_factory.mktemp("cache")
+    splits = load_splits(DataArguments(dataset="probe", probe_sentences=100), ["train", "validation", "test"], cache)
+    return splits, cache / "probe-100"
+
+
+def test_the_probe_is_built_and_said_to_be_synthetic(tmp_path, caplog):
+    arguments = DataArguments(dataset="probe", probe_sentences=80, dataset_config="de")
+    with caplog.at_level(logging.WARNING):
+        splits = load_splits(arguments, ["train", "test"], tmp_path)
+    assert "The probe is SYNTHETIC" in caplog.text
+    assert list(splits) == ["train", "test"] and set(splits["train"]["lang"]) == {"de"}
+    again = load_splits(arguments, ["train"], tmp_path, build=False)  # on another process
+    assert again["train"]["tokens"][:] == splits["train"]["tokens"][:]
+
+
+def test_a_folder_is_read_as_dataset_script_reads_it(probe, tmp_path):
+    splits, folder = probe
+    (tmp_path / "set").mkdir()
+    for part in ("en", "de", "fr", "es", "images"):
+        (tmp_path / "set" / part).symlink_to(folder / part)
+    loaded = load_splits(DataArguments(dataset=str(tmp_path / "set")), ["test"], tmp_path)
+    assert loaded["test"]["tokens"][:] == splits["test"]["tokens"][:]
+    assert count_images(loaded["test"])["missing_images"] == 0
+
+
+def test_missing_images_are_counted(tmp_path):
+    lines = [f"IMGID:{number}\nParis\tB-LOC\nwins\tO\n\n" for number in range(3)]
+    for name in ("train.txt", "valid.txt", "test.txt"):
+        (tmp_path / name).write_text("".join(lines))
+    splits = load_splits(DataArguments(dataset=str(tmp_path)), ["train", "validation"], tmp_path / "cache")
+    assert list(splits) == ["train", "validation"]
+    assert count_images(splits["train"]) == {"samples": 3, "samples_with_image": 0, "missing_images": 3}
+    assert dataset_script.load_report(splits["train"]).total("train").missing_rows == 3
+
+
+def test_images_can_be_left_out(probe, caplog):
+    arguments = DataArguments(dataset="probe", probe_sentences=100, use_images=False)
+    with caplog.at_level(logging.INFO):
+        splits = load_splits(arguments, ["test"], probe[1].parent, build=False)
+    assert count_images(splits["test"])["samples_with_image"] == 0
+    assert "the images of all rows are left out" in caplog.text
+
+
+def test_a_subset_is_random_repeatable_in_order_and_said(probe, caplog):
+    splits, folder = probe
+    arguments = DataArguments(dataset="probe", probe_sentences=100, max_train_samples=10, max_eval_samples=1000)
+    with caplog.at_level(logging.INFO):
+        first = load_splits(arguments, ["train", "validation"], folder.parent, seed=1, build=False)
+    assert f"A random 10 of the {len(splits['train'])} rows of train are used (seed 1)." in caplog.messages
+    ids = splits["train"]["id"][:]
+    places = [ids.index(name) for name in first["train"]["id"]]
+    assert len(places) == 10 and places == sorted(places) and places != list(range(10))
+    assert len(first["validation"]) == len(splits["validation"])
+    again = load_splits(arguments, ["train"], folder.parent, seed=1, build=False)
+    other = load_splits(arguments, ["train"], folder.parent, seed=2, build=False)
+    assert again["train"]["id"][:] == first["train"]["id"][:] != other["train"]["id"][:]
+
+
+@pytest.mark.parametrize(
+    ("options", "needed", "error", "message"),
+    [
+        ({"dataset": None}, ["test"], ValueError, "There is no dataset: give --dataset a folder"),
+        ({"dataset": "./nowhere/at/all"}, ["test"], FileNotFoundError, "There is no folder ./nowhere/at/all"),
+        (
+            {"dataset": "some/set", "image_folder": "x", "dataset_errors": "skip"},
+            ["test"],
+            ValueError,
+            "some/set comes from the Hub, where image_folder, dataset_errors mean nothing",
+        ),
+        ({"dataset": "probe", "max_train_samples": 0}, ["train"], ValueError, "A subset of 0 rows"),
+        ({"dataset": "probe"}, [], ValueError, "has the splits train, validation, test, but none would be needed"),
+    ],
+)
+def test_what_cannot_be_loaded_is_an_error(probe, options, needed, error, message):
+    with pytest.raises(error) as caught:
+        load_splits(DataArguments(probe_sentences=100, **options), needed, probe[1].parent, build=False)
+    assert message in str(caught.value)
+
+
+def test_an_absent_train_split_is_an_error_and_another_a_warning(tmp_path, caplog):
+    (tmp_path / "test.txt").write_text("IMGID:1\nParis\tB-LOC\n\n")
+    arguments = DataArguments(dataset=str(tmp_path))
+    with caplog.at_level(logging.WARNING):
+        assert list(load_splits(arguments, ["validation", "test"], tmp_path / "cache")) == ["test"]
+    assert "has no validation: what it is for is left out" in caplog.text
+    with pytest.raises(ValueError, match="has the splits test, but train, test would be needed"):
+        load_splits(arguments, ["train", "test"], tmp_path / "cache")

@@ -1,0 +1,354 @@
+"""Where the plain Trainer is not enough: parameter groups, the order of sentences, scores of entities."""
+
+import io
+import itertools
+import json
+import logging
+import math
+import random
+from collections import Counter
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from transformers import TrainerCallback, TrainerState, set_seed
+
+from crf_2mner import LinearChainCRF, iob2_constraints
+from mmner.arguments import ModelArguments, TrainingArguments
+from mmner.collator import MultimodalCollator
+from mmner.data import WindowedSentences
+from mmner.model import build_model
+from mmner.trainer import (
+    LengthGroupedSampler,
+    TwoMNERTrainer,
+    checkpoint_to_resume,
+    entity_posteriors,
+    parameter_groups,
+)
+
+LABELS = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
+WORDS = ["Jordan", "won", "in", "Paris", "today", "."]
+
+
+def make_rows(count: int, seed: int = 0) -> datasets.Dataset:
+    rng = random.Random(seed)
+    tokens = [[rng.choice(WORDS) for _ in range(rng.randint(1, 12))] for _ in range(count)]
+    tags = [[{"Jordan": 3, "Paris": 1}.get(word, 0) for word in words] for words in tokens]
+    images = []
+    for _ in range(count):
+        buffer = io.BytesIO()
+        Image.new("RGB", (8, 8), (rng.randint(0, 255), 0, 0)).save(buffer, "PNG")
+        images.append({"bytes": buffer.getvalue(), "path": None} if rng.random() < 0.7 else None)
+    features = datasets.Features(
+        {
+            "tokens": datasets.List(datasets.Value("string")),
+            "ner_tags": datasets.List(datasets.ClassLabel(names=LABELS)),
+            "image": datasets.Image(),
+        }
+    )
+    return datasets.Dataset.from_dict({"tokens": tokens, "ner_tags": tags, "image": images}, features=features)
+
+
+@pytest.fixture(scope="module")
+def towers(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("towers")
+    build_model(ModelArguments(text_model="tiny", vision_model="tiny"), LABELS, [WORDS], folder, build=True)
+    return folder
+
+
+def make_model(towers, **options):
+    set_seed(0)
+    arguments = ModelArguments(text_model="tiny", vision_model="tiny", **options)
+    return build_model(arguments, LABELS, [], towers, build=False)
+
+
+def make_trainer(towers, folder, rows=20, model_options=None, **options) -> TwoMNERTrainer:
+    model, processor = make_model(towers, **(model_options or {}))
+    options = {"logging_steps": 1, "per_device_train_batch_size": 4, "report_to": "none", **options}
+    return TwoMNERTrainer(
+        model=model,
+        args=TrainingArguments(output_dir=str(folder), use_cpu=True, disable_tqdm=True, seed=1, **options),
+        data_collator=MultimodalCollator(processor),
+        train_dataset=WindowedSentences(make_rows(rows), processor, model.config.label2id, training=True),
+        eval_dataset=WindowedSentences(make_rows(7, seed=1), processor, model.config.label2id),
+        processing_class=processor,
+    )
+
+
+@pytest.mark.parametrize("collaboration", ["none", "cross_attention", "gated", "umt"])
+@pytest.mark.parametrize("alignment", ["none", "nt_xent", "token"])
+def test_each_trained_parameter_is_in_one_group(towers, tmp_path, collaboration, alignment):
+    model, _ = make_model(towers, collaboration=collaboration, alignment=alignment, freeze_text_model="1")
+    groups = parameter_groups(model, TrainingArguments(output_dir=str(tmp_path), use_cpu=True))
+    grouped = [id(parameter) for group in groups for parameter in group["params"]]
+    trained = [id(parameter) for parameter in model.parameters() if parameter.requires_grad]
+    assert len(trained) < len(list(model.parameters()))
+    assert Counter(grouped) == Counter(trained)
+    assert all(group["params"] for group in groups)
+
+
+def test_each_part_has_its_rate_and_vectors_do_not_decay(towers, tmp_path):
+    model, _ = make_model(towers, alignment="clip")
+    rates = {"text_learning_rate": 1e-5, "vision_learning_rate": 2e-5, "crf_learning_rate": 1e-2}
+    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, learning_rate=3e-4, weight_decay=0.1, **rates)
+    found = {
+        id(p): (group["lr"], group["weight_decay"]) for group in parameter_groups(model, args) for p in group["params"]
+    }
+    base = model.model
+    parts = {1e-5: [base.text_model], 2e-5: [base.vision_model], 1e-2: [model.crf]}
+    parts[3e-4] = [base.collaboration, base.alignment, model.classifier]
+    for rate, modules in parts.items():
+        for module in modules:
+            for name, parameter in module.named_parameters():
+                decay = 0.1 if parameter.dim() > 1 and module is not model.crf else 0.0
+                if parameter.requires_grad:
+                    assert found[id(parameter)] == (rate, decay), name
+    norm = base.text_model.encoder.layer[0].output.LayerNorm
+    assert found[id(norm.weight)][1] == found[id(norm.bias)][1] == 0.0
+
+
+def test_a_rate_of_zero_is_a_rate(towers, tmp_path):
+    model, _ = make_model(towers)
+    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, learning_rate=1.0, crf_learning_rate=0.0)
+    assert {group["name"]: group["lr"] for group in parameter_groups(model, args)}["crf_no_decay"] == 0.0
+
+
+def test_the_optimizer_is_the_one_asked_for_with_these_groups(towers, tmp_path):
+    trainer = make_trainer(towers, tmp_path, optim="sgd", crf_learning_rate=0.5)
+    optimizer = trainer.create_optimizer()
+    assert type(optimizer.optimizer if hasattr(optimizer, "optimizer") else optimizer) is torch.optim.SGD
+    assert {group["name"]: group["lr"] for group in optimizer.param_groups}["crf_no_decay"] == 0.5
+    assert trainer.create_optimizer() is optimizer
+
+
+def test_a_softmax_head_has_no_crf_to_train(towers, tmp_path):
+    model, _ = make_model(towers, tagging_head="softmax")
+    groups = parameter_groups(model, TrainingArguments(output_dir=str(tmp_path), use_cpu=True))
+    assert not [group["name"] for group in groups if group["name"].startswith("crf")]
+
+
+@given(lengths=st.lists(st.integers(0, 50), max_size=300), batch_size=st.integers(1, 9), epoch=st.integers(0, 3))
+def test_the_sampler_gives_every_index_once(lengths, batch_size, epoch):
+    sampler = LengthGroupedSampler(lengths, batch_size, seed=5)
+    sampler.set_epoch(epoch)
+    order = list(sampler)
+    assert sorted(order) == list(range(len(lengths))) and len(sampler) == len(lengths)
+    assert list(sampler) == order
+
+
+def test_batches_hold_sentences_of_about_one_length_and_come_in_no_order_of_length():
+    rng = random.Random(0)
+    lengths = [rng.randint(1, 100) for _ in range(2003)]
+    sampler = LengthGroupedSampler(lengths, 8, seed=0)
+    order = list(sampler)
+    batches = [[lengths[index] for index in order[start : start + 8]] for start in range(0, len(order), 8)]
+    assert len(batches[-1]) == 3
+    padding = sum(max(batch) * len(batch) - sum(batch) for batch in batches[:-1]) / sum(lengths)
+    assert padding < 0.05  # about 0.7 if the sentences were not grouped
+    means = np.array([np.mean(batch) for batch in batches[:-1]])
+    assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.2
+
+
+def test_epochs_and_seeds_differ():
+    sampler = LengthGroupedSampler(list(range(100)), 4, seed=0)
+    first = list(sampler)
+    sampler.set_epoch(1)
+    assert list(sampler) != first != list(LengthGroupedSampler(list(range(100)), 4, seed=1))
+
+
+def test_the_trainer_uses_the_sampler_and_keeps_evaluation_in_order(towers, tmp_path):
+    trainer = make_trainer(towers, tmp_path)
+    sampler = trainer._get_train_sampler()
+    assert isinstance(sampler, LengthGroupedSampler)
+    assert sampler.lengths is trainer.train_dataset.lengths and sampler.batch_size == 4
+    assert list(trainer._get_eval_sampler(trainer.eval_dataset)) == list(range(7))
+    state = TrainerState(epoch=2.5)  # as after a resume in the middle of the third epoch
+    trainer.callback_handler.on_epoch_begin(trainer.args, state, trainer.control)
+    assert sampler.epoch == 2
+    random_order = make_trainer(towers, tmp_path, train_sampling_strategy="random")._get_train_sampler()
+    assert isinstance(random_order, torch.utils.data.RandomSampler)
+
+
+def test_without_dev_sentences_the_checkpoint_cannot_be_chosen(towers, tmp_path):
+    model, processor = make_model(towers)
+    train = WindowedSentences(make_rows(4), processor, model.config.label2id, training=True)
+    options = {"model": model, "data_collator": MultimodalCollator(processor), "train_dataset": train}
+    with pytest.raises(
+        ValueError, match="no dev sentences .* the test set must not be used for it.*--eval_strategy no"
+    ):
+        TwoMNERTrainer(args=TrainingArguments(output_dir=str(tmp_path), use_cpu=True), **options)
+    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, eval_strategy="no", load_best_model_at_end=False)
+    TwoMNERTrainer(args=args, **options)
+    only_test = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, do_train=False)
+    TwoMNERTrainer(args=only_test, **{**options, "train_dataset": None})
+
+
+def test_an_optimizer_that_takes_no_groups_is_an_error(towers, tmp_path, monkeypatch):
+    trainer = make_trainer(towers, tmp_path)
+    monkeypatch.setattr(trainer, "get_optimizer_cls_and_kwargs", lambda *args: (torch.optim.SGD, {"params": []}))
+    with pytest.raises(ValueError, match="`optim` is .*, which takes no parameter groups"):
+        trainer.create_optimizer()
+
+
+def test_a_set_is_scored_by_its_own_sentences(towers, tmp_path):
+    trainer = make_trainer(towers, tmp_path)
+    other = WindowedSentences(make_rows(11, seed=9), trainer.processing_class, trainer.model.config.label2id)
+    dev, test = trainer.evaluate(), trainer.predict(other)
+    assert {"eval_f1", "eval_precision", "eval_recall", "eval_f1_LOC", "eval_f1_PER", "eval_loss"} <= set(dev)
+    assert test.metrics["test_f1"] == other.compute_metrics(test)["f1"]
+    assert len(test.predictions) == 11 and trainer.evaluate()["eval_f1"] == dev["eval_f1"]
+
+
+def test_controls_see_other_images_and_their_scores_are_named(towers, tmp_path, monkeypatch):
+    trainer = make_trainer(towers, tmp_path)
+    seen = []
+    predict = trainer.predict
+    monkeypatch.setattr(
+        trainer, "predict", lambda data, **options: seen.append(data.images) or predict(data, **options)
+    )
+    output = trainer.predict_with_controls(trainer.eval_dataset, "test")
+    assert seen == ["own", "hidden", "shuffled"]
+    for name in ("f1", "precision", "recall", "f1_LOC", "f1_PER"):
+        assert {f"test_{name}", f"test_text_only_{name}", f"test_shuffled_image_{name}"} <= set(output.metrics)
+    hidden = predict(trainer.eval_dataset.with_images("hidden"))
+    assert output.metrics["test_text_only_f1"] == hidden.metrics["test_f1"]
+
+
+def test_controls_of_a_model_that_sees_no_image_are_its_score(towers, tmp_path, monkeypatch):
+    trainer = make_trainer(towers, tmp_path)
+    calls = []
+    predict = trainer.predict
+    monkeypatch.setattr(trainer, "predict", lambda *args, **options: calls.append(1) or predict(*args, **options))
+    metrics = trainer.predict_with_controls(trainer.eval_dataset.with_images("hidden"), "test").metrics
+    assert len(calls) == 1
+    assert metrics["test_f1"] == metrics["test_text_only_f1"] == metrics["test_shuffled_image_f1"]
+
+
+def test_a_shuffle_that_cannot_be_made_is_left_out_and_said(towers, tmp_path, caplog):
+    trainer = make_trainer(towers, tmp_path)
+    rows = make_rows(7, seed=1)
+    image = next(image for image in rows.cast_column("image", datasets.Image(decode=False))["image"] if image)
+    one = rows.remove_columns("image").add_column("image", [image] * 7).cast_column("image", datasets.Image())
+    sentences = WindowedSentences(one, trainer.processing_class, trainer.model.config.label2id)
+    with caplog.at_level(logging.WARNING):
+        metrics = trainer.predict_with_controls(sentences, "test").metrics
+    assert "test_text_only_f1" in metrics and "test_shuffled_image_f1" not in metrics
+    assert "The control shuffled_image is left out: Cannot shuffle 7 images of 1 contents" in caplog.text
+
+
+def test_entity_posteriors_are_those_of_all_tag_sequences():
+    """Against the sum over every sequence of tags of a short sentence."""
+    torch.manual_seed(0)
+    labels = ["O", "B-LOC", "I-LOC", "B-PER"]  # PER has no I-
+    crf = LinearChainCRF(4, iob2_constraints(labels))
+    for parameter in crf.parameters():
+        torch.nn.init.normal_(parameter)
+    emissions = torch.randn(2, 6, 4)
+    emissions[1, 4:] = -100.0  # as the Trainer pads
+    predictions = torch.tensor([[1, 2, 2, 0, 3, 1], [0, 1, 1, 2, -100, -100]])
+    scores = entity_posteriors(crf, dict(enumerate(labels)), predictions, emissions)
+    entities = {(0, 0, 3, 1, 2), (0, 4, 5, 3, -1), (0, 5, 6, 1, 2), (1, 1, 2, 1, 2), (1, 2, 4, 1, 2)}
+    assert {(row, start) for row, start in scores.nonzero().tolist()} == {entity[:2] for entity in entities}
+
+    for row, length in ((0, 6), (1, 4)):
+        weights = {}
+        for tags in itertools.product(range(4), repeat=length):
+            if any(tag == 2 and before not in (1, 2) for before, tag in zip((0, *tags), tags, strict=False)):
+                continue  # an I-LOC that continues nothing: not IOB2, of no probability
+            mask = torch.ones(1, length, dtype=torch.bool)
+            log_prob = crf.log_likelihood(emissions[row : row + 1, :length], torch.tensor([tags]), mask).item()
+            weights[tags] = math.exp(log_prob)
+        assert sum(weights.values()) == pytest.approx(1, abs=1e-4)
+        for _, start, end, begin, inside in (entity for entity in entities if entity[0] == row):
+            expected = sum(
+                weight
+                for tags, weight in weights.items()
+                if tags[start] == begin
+                and all(tag == inside for tag in tags[start + 1 : end])
+                and (end == length or tags[end] != inside)
+            )
+            assert scores[row, start].item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_predictions_come_with_a_score_at_each_entity(towers, tmp_path):
+    trainer = make_trainer(towers, tmp_path)
+    tags, scores = trainer.predict_with_scores(trainer.eval_dataset).predictions
+    begins = np.isin(tags, [LABELS.index("B-LOC"), LABELS.index("B-PER")])
+    assert begins.any() and tags.shape == scores.shape
+    assert ((scores > 0) == begins).all() and (scores <= 1 + 1e-6).all()
+    assert trainer.preprocess_logits_for_metrics is None
+
+
+class StopAt(TrainerCallback):
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step == self.step
+
+
+def test_a_resumed_training_ends_with_the_same_weights(towers, tmp_path):
+    """20 sentences in batches of 4: five steps an epoch; broken off in the middle of the second."""
+    options = {
+        "num_train_epochs": 3,
+        "eval_strategy": "no",
+        "load_best_model_at_end": False,
+        "save_strategy": "steps",
+        "save_steps": 7,
+        "model_options": {"modality_dropout": 0.5},
+    }
+    whole = make_trainer(towers, tmp_path / "whole", **options)
+    whole.train()
+    broken = make_trainer(towers, tmp_path / "broken", **options)
+    broken.add_callback(StopAt(7))
+    broken.train()
+    args = TrainingArguments(output_dir=str(tmp_path / "broken"), resume_from_checkpoint="last", use_cpu=True)
+    checkpoint = checkpoint_to_resume(args)
+    assert checkpoint == str(tmp_path / "broken" / "checkpoint-7")
+    resumed = make_trainer(towers, tmp_path / "broken", **options)
+    resumed.train(resume_from_checkpoint=checkpoint)
+    losses = [
+        [entry["loss"] for entry in trainer.state.log_history if "loss" in entry and entry["step"] > 7]
+        for trainer in (whole, resumed)
+    ]
+    assert len(losses[0]) == 8 and losses[0] == pytest.approx(losses[1], abs=1e-5)
+    for name, parameter in whole.model.named_parameters():
+        assert torch.allclose(parameter, resumed.model.get_parameter(name), atol=1e-6), name
+
+
+def test_the_best_checkpoint_on_dev_is_the_one_that_ends(towers, tmp_path):
+    trainer = make_trainer(towers, tmp_path, rows=8, num_train_epochs=3, learning_rate=1e-3)
+    trainer.train()
+    scores = [entry["eval_f1"] for entry in trainer.state.log_history if "eval_f1" in entry]
+    assert len(scores) == 3 and trainer.state.best_metric == max(scores)
+    assert trainer.evaluate()["eval_f1"] == max(scores)
+
+
+def test_a_checkpoint_to_resume_from(tmp_path, caplog):
+    def arguments(asked):
+        return TrainingArguments(output_dir=str(tmp_path), resume_from_checkpoint=asked, use_cpu=True)
+
+    assert checkpoint_to_resume(arguments(None)) is None
+    with pytest.raises(ValueError, match="resume_from_checkpoint is last, but there is no such checkpoint in"):
+        checkpoint_to_resume(arguments("last"))
+    for step in (5, 10):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(json.dumps({}))
+    assert checkpoint_to_resume(arguments("last")) == str(tmp_path / "checkpoint-10")
+    assert checkpoint_to_resume(arguments(str(tmp_path / "checkpoint-5"))) == str(tmp_path / "checkpoint-5")
+    with pytest.raises(ValueError, match="is nowhere, but there is no such checkpoint; leave it out"):
+        checkpoint_to_resume(arguments("nowhere"))
+    with caplog.at_level(logging.WARNING):
+        assert checkpoint_to_resume(arguments(None)) is None
+    assert "Training starts anew beside" in caplog.text
+
+
+def test_a_push_does_not_replace_the_card(towers, tmp_path):
+    trainer = make_trainer(towers, tmp_path)
+    (tmp_path / "README.md").write_text("ours")
+    trainer.create_model_card(model_name="x")
+    assert (tmp_path / "README.md").read_text() == "ours"

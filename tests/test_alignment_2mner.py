@@ -1,0 +1,697 @@
+"""The contrastive losses against loops and closed forms, and two processes against one."""
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import alignment_2mner  # noqa: E402
+from alignment_2mner import build_alignment, gather_all, gather_with_gradient, world_size  # noqa: E402
+
+KINDS = ["nt_xent", "clip", "siglip", "token"]
+KINDS_AND_POOLINGS = [(kind, "mean") for kind in KINDS] + [(kind, "first") for kind in KINDS if kind != "token"]
+TEXT, IMAGE, SPACE = 6, 5, 4
+
+
+class Batch(NamedTuple):
+    """The arguments of an alignment, in order."""
+
+    text_states: Tensor
+    text_mask: Tensor
+    image_states: Tensor
+    has_image: Tensor
+    image_ids: Tensor
+
+
+def make_batch(lengths, image_ids, has_image=None, patches=3, seed=0, words=None) -> Batch:
+    """Random states; `image_ids` None: no image; rows of the same non-zero id get the same image states."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.tensor(lengths)
+    rows, words = len(lengths), words or max(1, int(lengths.max()))
+    text_states = torch.randn(rows, words, TEXT, generator=generator)
+    image_states = torch.randn(rows, patches, IMAGE, generator=generator)
+    for i, image_id in enumerate(image_ids):
+        if image_id:
+            own = torch.Generator().manual_seed(1000 + image_id)
+            image_states[i] = torch.randn(patches, IMAGE, generator=own)
+    return Batch(
+        text_states,
+        torch.arange(words) < lengths[:, None],
+        image_states,
+        torch.tensor([x is not None for x in image_ids]),
+        torch.tensor([x or 0 for x in image_ids]),
+    )
+
+
+def take(batch: Batch, rows) -> Batch:
+    return Batch(*(x[rows] for x in batch))
+
+
+def build(kind, text_pooling="mean", seed=0, **kwargs) -> nn.Module:
+    torch.manual_seed(seed)
+    return build_alignment(kind, TEXT, IMAGE, SPACE, text_pooling=text_pooling, **kwargs)
+
+
+def mixed_batch() -> Batch:
+    """A shared image (7, thrice), images of their own (0, 9, 0), no image (row 2), an image without a word (row 5)."""
+    return make_batch([4, 2, 5, 1, 3, 0, 5, 2], [7, 0, None, 9, 7, 3, 0, 7])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The oracle: one pair at a time, from the definitions
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def unit(x: Tensor) -> Tensor:
+    return x / x.pow(2).sum().sqrt()
+
+
+def nce(positive: Tensor, negatives: list[Tensor]) -> Tensor:
+    shares = [similarity.exp() for similarity in [positive, *negatives]]
+    return -(shares[0] / sum(shares)).log()
+
+
+def slow_loss(module: nn.Module, kind: str, rows: list[tuple[Tensor, Tensor, int]], text_pooling="mean") -> Tensor:
+    """The loss of usable rows: (words (n, Dt), patches (p, Di), image id) each, n and p at least 1."""
+    texts, images = [], []
+    for words, patches, _ in rows:
+        if kind == "token":
+            texts.append([unit(module.text_projection(word)) for word in words])
+            images.append([unit(module.image_projection(patch)) for patch in patches])
+        else:
+            sentence = words[0] if text_pooling == "first" else sum(words) / len(words)
+            texts.append(unit(module.text_projection(sentence)))
+            images.append(unit(module.image_projection(sum(patches) / len(patches))))
+    count = len(rows)
+
+    def others(i):
+        return [j for j in range(count) if j != i and (rows[i][2] == 0 or rows[i][2] != rows[j][2])]
+
+    total = torch.zeros(())
+    if kind == "nt_xent":
+        tau = module.temperature
+        for i in range(count):
+            for anchors, partners in ((texts, images), (images, texts)):
+                negatives = [anchors[i] @ anchors[j] / tau for j in others(i)]
+                negatives += [anchors[i] @ partners[j] / tau for j in others(i)]
+                total = total + nce(anchors[i] @ partners[i] / tau, negatives) / 2
+    elif kind == "clip":
+        scale = module.logit_scale.exp()
+        for i in range(count):
+            for anchors, partners in ((texts, images), (images, texts)):
+                total = (
+                    total
+                    + nce(scale * (anchors[i] @ partners[i]), [scale * (anchors[i] @ partners[j]) for j in others(i)])
+                    / 2
+                )
+    elif kind == "siglip":
+        for i in range(count):
+            for j in [i, *others(i)]:
+                logit = module.logit_scale.exp() * (texts[i] @ images[j]) + module.logit_bias
+                total = total - torch.log(1 / (1 + torch.exp(-logit if i == j else logit)))
+    else:
+        scale = module.logit_scale.exp()
+
+        def interaction(one, other):
+            return sum(torch.stack([a @ b for b in other]).max() for a in one) / len(one)
+
+        for i in range(count):
+            for anchors, partners in ((texts, images), (images, texts)):
+                total = (
+                    total
+                    + nce(
+                        scale * interaction(anchors[i], partners[i]),
+                        [scale * interaction(anchors[i], partners[j]) for j in others(i)],
+                    )
+                    / 2
+                )
+    return total.squeeze() / count
+
+
+def usable_rows(batch: Batch) -> list[tuple[Tensor, Tensor, int]]:
+    return [
+        (batch.text_states[i][batch.text_mask[i]], batch.image_states[i], int(batch.image_ids[i]))
+        for i in range(len(batch.has_image))
+        if batch.has_image[i] and batch.text_mask[i].any()
+    ]
+
+
+def loss_and_gradients(module: nn.Module, loss: Tensor) -> dict[str, Tensor]:
+    module.zero_grad()
+    loss.backward()
+    return {"loss": loss.detach()} | {name: p.grad.clone() for name, p in module.named_parameters()}
+
+
+@pytest.mark.parametrize(("kind", "text_pooling"), KINDS_AND_POOLINGS)
+def test_loss_and_gradients_equal_the_slow_loop(kind, text_pooling):
+    module, batch = build(kind, text_pooling), mixed_batch()
+    assert len(usable_rows(batch)) == 6
+    if kind == "siglip":
+        nn.init.constant_(module.logit_bias, -1.0)  # at -10 the negatives would hardly count
+    got = loss_and_gradients(module, module(*batch))
+    expected = loss_and_gradients(module, slow_loss(module, kind, usable_rows(batch), text_pooling))
+    for name, value in expected.items():
+        torch.testing.assert_close(got[name], value, atol=1e-6, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+    assert all(got[name].abs().max() > 1e-5 for name in got), "every parameter matters in this batch"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_states_get_the_gradient_of_the_slow_loop(kind):
+    module, batch = build(kind), mixed_batch()
+    gradients = []
+    for compute in (lambda b: module(*b), lambda b: slow_loss(module, kind, usable_rows(b))):
+        leaves = batch._replace(
+            text_states=batch.text_states.clone().requires_grad_(),
+            image_states=batch.image_states.clone().requires_grad_(),
+        )
+        compute(leaves).backward()
+        gradients.append((leaves.text_states.grad, leaves.image_states.grad))
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-6, rtol=1e-5)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Closed forms
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def identity_alignment(kind, width, **kwargs) -> nn.Module:
+    """Projections that leave non-negative vectors as they are."""
+    module = build_alignment(kind, width, width, width, **kwargs)
+    for linear in (m for m in module.modules() if isinstance(m, nn.Linear)):
+        nn.init.eye_(linear.weight)
+        if linear.bias is not None:
+            nn.init.zeros_(linear.bias)
+    return module
+
+
+def pairs(vectors: Tensor, image_ids=None) -> Batch:
+    """Two words and three patches a row, all equal to the row's vector."""
+    rows = len(vectors)
+    return Batch(
+        vectors[:, None].repeat(1, 2, 1),
+        torch.ones(rows, 2, dtype=torch.bool),
+        vectors[:, None].repeat(1, 3, 1),
+        torch.ones(rows, dtype=torch.bool),
+        torch.zeros(rows, dtype=torch.long) if image_ids is None else torch.tensor(image_ids),
+    )
+
+
+def softplus(x: float) -> float:
+    return math.log1p(math.exp(x))
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("nt_xent", math.log(2 * 5 - 1)),
+        ("clip", math.log(5)),
+        ("token", math.log(5)),
+        ("siglip", softplus(10.0 - 10.0) + 4 * softplus(10.0 - 10.0)),
+    ],
+)
+def test_identical_pairs_cannot_be_told_apart(kind, expected):
+    loss = identity_alignment(kind, 5)(*pairs(torch.ones(5, 5)))
+    assert loss.item() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("nt_xent", math.log(1 + 8 * math.exp(-1 / 0.25))),
+        ("clip", math.log(1 + 4 * math.exp(-1 / 0.25))),
+        ("token", math.log(1 + 4 * math.exp(-1 / 0.25))),
+        ("siglip", softplus(-(1 / 0.25 - 10)) + 4 * softplus(-10.0)),
+    ],
+)
+def test_orthogonal_pairs_at_a_given_temperature(kind, expected):
+    loss = identity_alignment(kind, 5, temperature=0.25)(*pairs(3 * torch.eye(5)))
+    assert loss.item() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["nt_xent", "clip", "token"])
+def test_rows_of_one_image_have_no_negatives(kind):
+    loss = build(kind)(*make_batch([2, 3, 4], [5, 5, 5]))
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+
+
+def test_siglip_of_one_image_keeps_the_positives_only():
+    vectors = torch.ones(4, 5)
+    assert identity_alignment("siglip", 5)(*pairs(vectors, [3] * 4)).item() == pytest.approx(math.log(2), abs=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "temperature"), [("nt_xent", 0.5), ("clip", 0.07), ("siglip", 0.1), ("token", 0.07)])
+def test_default_temperatures(kind, temperature):
+    module = build(kind)
+    assert module.temperature == temperature
+    if kind == "nt_xent":
+        assert not hasattr(module, "logit_scale")
+    else:
+        assert module.scale().item() == pytest.approx(1 / temperature, rel=1e-5)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Who takes part
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("garbage", [math.nan, math.inf, 1e30])
+def test_what_takes_no_part_leaves_no_trace(kind, garbage):
+    module, batch = build(kind), mixed_batch()
+    usable = batch.has_image & batch.text_mask.any(1)
+    expected = loss_and_gradients(module, module(*take(batch, usable)))
+
+    words_out = ~(batch.text_mask & usable[:, None])
+    text_states = batch.text_states.masked_fill(words_out[:, :, None], garbage).requires_grad_()
+    image_states = batch.image_states.masked_fill(~usable[:, None, None], garbage).requires_grad_()
+    ids = batch.image_ids.masked_fill(~batch.has_image, 7)
+    got = loss_and_gradients(
+        module, module(*batch._replace(text_states=text_states, image_states=image_states, image_ids=ids))
+    )
+    torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-5)
+    assert text_states.grad[words_out].eq(0).all() and text_states.grad[~words_out].ne(0).any()
+    assert image_states.grad[~usable].eq(0).all() and image_states.grad[usable].ne(0).any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("ids", [[None, None, None], [4, None, None]], ids=["no image", "an image without a word"])
+def test_no_pair_at_all_is_zero_with_zero_gradients(kind, ids):
+    module, batch = build(kind), make_batch([0, 2, 3], ids)
+    batch = batch._replace(image_states=torch.full_like(batch.image_states, math.nan))
+    for name, value in loss_and_gradients(module, module(*batch)).items():
+        assert value.eq(0).all(), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_row_at_all_is_zero_with_zero_gradients(kind):
+    module = build(kind)
+    for name, value in loss_and_gradients(module, module(*take(mixed_batch(), slice(0)))).items():
+        assert value.eq(0).all(), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_pair_has_no_negatives(kind):
+    module, batch = build(kind), make_batch([2, 2], [None, 4])
+    expected = slow_loss(module, kind, usable_rows(batch)).item()
+    assert module(*batch).item() == pytest.approx(expected, abs=1e-6)
+    assert (expected == 0) == (kind != "siglip")
+    assert all(p.grad is not None for p in module.parameters() if module(*batch).backward() is None)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_order_of_rows_does_not_matter(kind):
+    module, batch = build(kind), mixed_batch()
+    order = torch.randperm(len(batch.has_image), generator=torch.Generator().manual_seed(1))
+    got = loss_and_gradients(module, module(*take(batch, order)))
+    torch.testing.assert_close(got, loss_and_gradients(module, module(*batch)), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "text_pooling"), KINDS_AND_POOLINGS)
+def test_padding_on_either_side_changes_nothing(kind, text_pooling):
+    module, batch = build(kind, text_pooling), mixed_batch()
+    expected = module(*batch)
+    padding = torch.randn(len(batch.has_image), 3, TEXT)
+    for left in (False, True):
+        states, mask = [batch.text_states, padding], [batch.text_mask, torch.zeros(padding.shape[:2]).bool()]
+        padded = batch._replace(
+            text_states=torch.cat(states[::-1] if left else states, 1),
+            text_mask=torch.cat(mask[::-1] if left else mask, 1),
+        )
+        torch.testing.assert_close(module(*padded), expected, atol=1e-6, rtol=1e-6)
+
+
+def test_an_id_of_zero_is_shared_with_nobody():
+    module = build("clip")
+    batch = make_batch([2, 3, 4], [0, 0, 0])
+    torch.testing.assert_close(module(*batch), module(*batch._replace(image_ids=torch.tensor([1, 2, 3]))))
+    assert module(*batch) > module(*batch._replace(image_ids=torch.tensor([1, 1, 1]))) + 1e-3
+
+
+def test_late_interaction_is_the_mean_over_queries_of_the_nearest_key():
+    generator = torch.Generator().manual_seed(3)
+    queries, keys = torch.randn(3, 4, 2, generator=generator), torch.randn(5, 6, 2, generator=generator)
+    query_mask, key_mask = (
+        torch.arange(n) < torch.tensor(sizes)[:, None] for n, sizes in ((4, [4, 1, 2]), (6, [6, 1, 2, 3, 4]))
+    )
+    expected = [
+        [
+            sum(max(float(q @ k) for k in keys[g][key_mask[g]]) for q in queries[b][query_mask[b]])
+            / int(query_mask[b].sum())
+            for g in range(5)
+        ]
+        for b in range(3)
+    ]
+    # Unit vectors never fall below the fill value of masked keys; these would, unless made shorter.
+    got = build("token").late_interaction(queries / 10, query_mask.long(), keys / 10, key_mask.long())
+    torch.testing.assert_close(100 * got, torch.tensor(expected))
+
+
+def test_late_interaction_passes_the_gradient_check():
+    generator = torch.Generator().manual_seed(4)
+    queries, keys = (torch.rand(n, 3, 2, generator=generator, dtype=torch.float64).requires_grad_() for n in (2, 4))
+    mask = torch.tensor([[1, 1, 1], [1, 0, 0], [0, 0, 0], [1, 1, 0]])
+    module = build("token")
+    assert torch.autograd.gradcheck(lambda q, k: module.late_interaction(q, mask[[0, 3]], k, mask), (queries, keys))
+
+
+def test_token_blocks_bound_memory_and_not_the_result(monkeypatch):
+    module, batch = build("token"), mixed_batch()
+    expected = loss_and_gradients(module, module(*batch))
+    monkeypatch.setattr(alignment_2mner.TokenAlignment, "block_size", 1)
+    torch.testing.assert_close(loss_and_gradients(module, module(*batch)), expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip", "token"])
+def test_a_dead_image_gets_no_unbounded_gradient(kind):
+    module, batch = build(kind), make_batch([2, 3, 4], [0, 0, 0])
+    image_states = batch.image_states.clone()
+    image_states[1] = 0
+    image_states.requires_grad_()
+    loss = module(*batch._replace(image_states=image_states))
+    loss.backward()
+    assert loss.isfinite() and image_states.grad.isfinite().all() and image_states.grad.abs().max() < 1e3
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Precision, temperature, construction
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_autocast_changes_nothing(kind):
+    module, batch = build(kind), mixed_batch()
+    expected = module(*batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = module(*batch)
+    assert got.dtype == torch.float32 and got.equal(expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_weight_precisions(kind, dtype):
+    module, batch = build(kind), mixed_batch()
+    expected = module(*batch).item()
+    module.to(dtype)
+    loss = module(*batch._replace(text_states=batch.text_states.to(dtype), image_states=batch.image_states.to(dtype)))
+    loss.backward()
+    assert loss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert loss.item() == pytest.approx(expected, rel=1e-5 if dtype == torch.float64 else 0.05)
+    assert all(p.grad.isfinite().all() for p in module.parameters())
+
+
+@pytest.mark.parametrize("kind", ["clip", "token"])
+def test_scale_is_cut_at_100_and_can_come_back(kind):
+    module, batch = build(kind), mixed_batch()
+    nn.init.constant_(module.logit_scale, 10.0)
+    module.eval()
+    assert module.scale().item() == pytest.approx(100, rel=1e-5)
+    assert module.logit_scale.item() == 10
+    module.train()
+    module(*batch).backward()
+    assert module.logit_scale.item() == pytest.approx(math.log(100))
+    assert module.logit_scale.grad.abs().item() > 1e-3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_meta_device_then_reset(kind):
+    with torch.device("meta"):
+        module = build(kind)
+    assert all(p.is_meta for p in module.parameters())
+    assert module(*(x.to("meta") for x in mixed_batch())).shape == ()
+    module.to_empty(device="cpu")
+    for m in module.modules():
+        if hasattr(m, "reset_parameters"):
+            m.reset_parameters()
+    for name in ("logit_scale", "logit_bias"):
+        if hasattr(module, name):
+            assert getattr(module, name).equal(getattr(build(kind), name))
+    assert module(*mixed_batch()).isfinite()
+    assert not list(module.buffers())
+
+
+def test_the_paper_projects_with_two_layers_a_modality():
+    module = build("nt_xent")
+    layers = [[type(layer) for layer in p] for p in (module.text_projection, module.image_projection)]
+    assert layers == [[nn.Linear, nn.ReLU, nn.Linear]] * 2
+    assert {name: tuple(p.shape) for name, p in module.text_projection.named_parameters()} == {
+        "0.weight": (SPACE, TEXT),
+        "0.bias": (SPACE,),
+        "2.weight": (SPACE, SPACE),
+        "2.bias": (SPACE,),
+    }
+
+
+def test_bad_options_are_refused():
+    with pytest.raises(ValueError, match="no alignment 'none'; choose one of nt_xent, clip, siglip, token"):
+        build_alignment("none", 2, 2, 2)
+    with pytest.raises(ValueError, match="temperature is 0; it must be above 0"):
+        build_alignment("clip", 2, 2, 2, temperature=0)
+    with pytest.raises(ValueError, match="text_pooling is 'max'; choose 'mean' or 'first'"):
+        build_alignment("clip", 2, 2, 2, text_pooling="max")
+
+
+def test_an_option_without_effect_is_said(caplog):
+    build_alignment("token", 2, 2, 2, text_pooling="first")
+    assert "text_pooling='first' has no effect with alignment 'token'" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"text_states": torch.zeros(8, 5, TEXT + 1)},
+        {"text_mask": torch.ones(8, 4, dtype=torch.bool)},
+        {"image_states": torch.zeros(3, IMAGE)},
+        {"image_states": torch.zeros(8, 0, IMAGE)},
+        {"has_image": torch.ones(1, dtype=torch.bool)},
+        {"image_ids": torch.zeros(8, 1, dtype=torch.long)},
+        {"has_image": torch.ones(8)},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_shapes_that_do_not_fit_are_named(change):
+    name, value = next(iter(change.items()))
+    said = (
+        rf"{name} \({', '.join(map(str, value.shape))},?\)" if value.dtype != torch.float or value.dim() > 1 else name
+    )
+    with pytest.raises(ValueError, match=said):
+        build("clip")(*mixed_batch()._replace(**change))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Processes
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_one_process_gathers_nothing():
+    x = torch.randn(2, 3, requires_grad=True)
+    assert world_size() == 1
+    assert gather_with_gradient(x) is x
+    assert gather_all([x, x])[1] is x
+
+
+def two_process_batches() -> dict[str, tuple[Batch, Batch]]:
+    """The batches of the two processes by case. Unlike number of rows, words, images; images shared across."""
+    none = make_batch([2, 3], [None, None], patches=1, seed=5)
+    return {
+        "shared across": (
+            make_batch([4, 2, 5], [7, 9, 0], seed=1),
+            make_batch([3, 7, 1, 6, 2], [7, None, 0, 7, 3], seed=2),
+        ),
+        "equal rows": (make_batch([4, 2, 5], [1, 2, 3], seed=1), make_batch([3, 1, 1], [4, 5, 6], seed=2)),
+        "none on the second": (
+            make_batch([4, 2, 5, 0], [7, 7, 0, 3], seed=3),
+            none._replace(image_states=none.image_states * math.nan),
+        ),
+        "none on the first": (none, make_batch([4, 2, 5], [1, 2, 0], seed=4)),
+        "none at all": (none, none),
+    }
+
+
+def unlike_patches() -> tuple[Batch, Batch]:
+    return make_batch([4, 2], [1, 0], patches=2, seed=6), make_batch([3, 3, 1], [2, 0, None], patches=5, seed=7)
+
+
+def joined(batches: tuple[Batch, Batch]) -> Batch:
+    """Both processes' rows in one batch, padded with garbage."""
+    words = max(b.text_mask.shape[1] for b in batches)
+    patches = max(b.image_states.shape[1] for b in batches)
+
+    def pad(x, size, value):
+        return torch.cat([x, x.new_full((len(x), size - x.shape[1], *x.shape[2:]), value)], dim=1)
+
+    return Batch(
+        torch.cat([pad(b.text_states, words, math.nan) for b in batches]),
+        torch.cat([pad(b.text_mask, words, False) for b in batches]),
+        torch.cat([pad(b.image_states, patches, math.nan) for b in batches]),
+        torch.cat([b.has_image for b in batches]),
+        torch.cat([b.image_ids for b in batches]),
+    )
+
+
+class WithTower(nn.Module):
+    """As a model that runs its image tower only where the batch has an image. The tower fills buckets of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.alignment = build("clip")
+        self.tower = nn.Sequential(nn.Linear(IMAGE, 100_000, bias=False), nn.Linear(100_000, IMAGE, bias=False))
+
+    def forward(self, batch: Batch) -> Tensor:
+        if batch.has_image.any():
+            return self.alignment(*batch._replace(image_states=self.tower(batch.image_states)))
+        return self.alignment(*batch) + 0 * sum(p.sum() for p in self.tower.parameters())
+
+
+def run_process(folder: str) -> None:
+    """What each of two processes does; writes what it got to `folder`."""
+    import torch.distributed as dist
+    from torch.nn.parallel import DistributedDataParallel
+
+    torch.set_num_threads(1)
+    rank, got = dist.get_rank(), {"world_size": world_size()}
+
+    def run(module, batch):
+        states = {name: getattr(batch, name).clone().requires_grad_() for name in ("text_states", "image_states")}
+        parallel = DistributedDataParallel(module)  # must live until the backward pass, which averages
+        gradients = loss_and_gradients(module, parallel(*batch._replace(**states)))
+        return gradients | {name: x.grad for name, x in states.items()}
+
+    for kind in KINDS:
+        for case, batches in two_process_batches().items():
+            got[kind, case] = run(build(kind), batches[rank])
+        got[kind, "unlike patches"] = run(build(kind), unlike_patches()[rank])
+    got["first"] = run(build("nt_xent", "first"), two_process_batches()["shared across"][rank])
+    with torch.no_grad():
+        got["no_grad"] = build("token")(*two_process_batches()["shared across"][rank])
+
+    # Frozen projections: on the second process nothing asks for a gradient, yet it must join the backward gather.
+    frozen, batch = build("clip").requires_grad_(False), two_process_batches()["equal rows"][rank]
+    images = batch.image_states.clone().requires_grad_(rank == 0)
+    frozen(*batch._replace(image_states=images)).backward()
+    got["frozen"] = images.grad
+
+    # The gather itself: a different weight for each row and process.
+    x = torch.arange(float(2 + rank)).add(10 * rank).view(-1, 1).repeat(1, 1 + rank).requires_grad_()
+    neighbour = torch.zeros(5, 2, requires_grad=True)
+    beside = neighbour * 1  # made first, so it reads its gradient last: the very tensor that the gather got
+    gathered = gather_with_gradient(x)
+    weights = torch.arange(1.0, 11).view(5, 2) * (1 + rank)
+    ((gathered + beside) * weights).sum().backward()
+    got["gather"] = (gathered.detach(), x.grad, neighbour.grad)
+
+    # The image tower's gradients are ready before the gather's backward on one process, after it on the other.
+    tower = DistributedDataParallel(WithTower())
+    with_images, without = make_batch([2, 3], [1, 2], seed=8), make_batch([2, 3], [None, None], seed=8)
+    for step in range(4):
+        tower.zero_grad()
+        tower(with_images if (rank + step) % 2 else without).backward()
+    got["tower"] = tower.module.tower[0].weight.grad.norm()
+    torch.save(got, Path(folder) / f"{rank}.pt")
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory) -> list[dict]:
+    """One launch for all cases, from a fresh interpreter: autograd cannot be forked once it has run."""
+    folder = tmp_path_factory.mktemp("processes")
+    done = subprocess.run(
+        [sys.executable, __file__, str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+def assert_two_equal_one(processes, key, module, loss_of, batches):
+    """The mean loss, DDP's gradients and the states' gradients of two processes, against one with all rows."""
+    states = [
+        {name: getattr(b, name).clone().requires_grad_() for name in ("text_states", "image_states")} for b in batches
+    ]
+    batches = [b._replace(**s) for b, s in zip(batches, states, strict=True)]
+    expected = loss_and_gradients(module, loss_of(batches))
+    got = [p[key] for p in processes]
+    assert (got[0]["loss"] + got[1]["loss"]).item() / 2 == pytest.approx(expected["loss"].item(), abs=1e-6, rel=1e-6)
+    for name, parameter in module.named_parameters():
+        for result in got:
+            torch.testing.assert_close(result[name], expected[name], atol=1e-5, rtol=1e-5)
+        assert parameter.grad is not None
+    for rank, result in enumerate(got):
+        for name, x in states[rank].items():
+            torch.testing.assert_close(result[name] / 2, x.grad, atol=1e-5, rtol=1e-5)
+    return expected
+
+
+@pytest.mark.parametrize("case", list(two_process_batches()))
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_equal_one(processes, kind, case):
+    assert [p["world_size"] for p in processes] == [2, 2]
+    module = build(kind)
+    expected = assert_two_equal_one(
+        processes, (kind, case), module, lambda b: module(*joined(b)), two_process_batches()[case]
+    )
+    assert (expected["loss"] == 0) == (case == "none at all")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_unlike_numbers_of_patches_equal_the_slow_loop(processes, kind):
+    module = build(kind)
+    assert_two_equal_one(
+        processes,
+        (kind, "unlike patches"),
+        module,
+        lambda batches: slow_loss(module, kind, [row for b in batches for row in usable_rows(b)]),
+        unlike_patches(),
+    )
+
+
+def test_two_processes_with_first_word_pooling(processes):
+    module = build("nt_xent", "first")
+    batches = two_process_batches()["shared across"]
+    assert_two_equal_one(processes, "first", module, lambda b: module(*joined(b)), batches)
+
+
+def test_two_processes_without_gradients(processes):
+    expected = build("token")(*joined(two_process_batches()["shared across"])).item()
+    assert sum(p["no_grad"].item() for p in processes) / 2 == pytest.approx(expected, abs=1e-6)
+    assert not processes[0]["no_grad"].requires_grad
+
+
+def test_a_process_that_needs_no_gradient_joins_the_backward_gather(processes):
+    batches = two_process_batches()["equal rows"]
+    whole = joined(batches)
+    images = whole.image_states.clone().requires_grad_()
+    build("clip")(*whole._replace(image_states=images)).backward()
+    torch.testing.assert_close(processes[0]["frozen"] / 2, images.grad[:3], atol=1e-5, rtol=1e-5)
+    assert processes[1]["frozen"] is None
+
+
+def test_gather_concatenates_and_sums_gradients(processes):
+    rows = torch.tensor([[0, 0], [1, 0], [10, 10], [11, 11], [12, 12]]).float()  # the first process's padded with 0
+    weights = torch.arange(1.0, 11).view(5, 2)
+    for process in processes:
+        assert process["gather"][0].equal(rows)
+    for rank, process in enumerate(processes):
+        assert process["gather"][2].equal((1 + rank) * weights), "the reduction may not write into others' gradients"
+    assert processes[0]["gather"][1].equal(3 * weights[:2, :1])  # weight 1 here and 2 there
+    assert processes[1]["gather"][1].equal(3 * weights[2:])
+
+
+def test_gradients_ready_in_another_order_on_each_process(processes):
+    assert processes[0]["tower"] == processes[1]["tower"] > 0
+
+
+if __name__ == "__main__":
+    from accelerate import debug_launcher
+
+    debug_launcher(run_process, args=(sys.argv[1],), num_processes=2)

@@ -1,0 +1,622 @@
+"""The model: towers, batch contract, collaborations, losses, saving and loading, the duties of a transformers model."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_models import (
+    CLIP,
+    IMAGE_SIZE,
+    LABELS,
+    TEXT_CONFIGS,
+    VISION_CONFIGS,
+    save_tower,
+    tiny_batch,
+    tiny_config,
+    tiny_model,
+)
+from transformers import AutoModel
+
+from configuration_2mner import ALIGNMENTS, COLLABORATIONS, TwoMNERConfig
+from modeling_2mner import TwoMNERForTokenClassification, TwoMNERModel
+
+FUSIONS = [name for name in COLLABORATIONS if name != "none"]
+
+
+def text_of(batch: dict) -> dict:
+    return {name: value for name, value in batch.items() if name not in ("pixel_values", "image_ids", "labels")}
+
+
+def rows_of(batch: dict, rows: list[int]) -> dict:
+    """Some rows of a batch, cut to what they need, as if they had been batched alone."""
+    part = {name: value[rows] for name, value in batch.items()}
+    pieces = int(part["attention_mask"].sum(1).max())
+    words = max(1, int((part["word_starts"] >= 0).sum(1).max()))
+    for name, length in (("input_ids", pieces), ("attention_mask", pieces), ("word_starts", words), ("labels", words)):
+        part[name] = part[name][:, :length]
+    return part
+
+
+# Towers
+
+
+@pytest.mark.parametrize(
+    ("text", "vision"),
+    [(text, "vit") for text in TEXT_CONFIGS] + [("bert", vision) for vision in VISION_CONFIGS if vision != "vit"],
+)
+def test_any_pair_of_towers_trains_and_keeps_its_weights(text, vision, tmp_path):
+    folders = (
+        save_tower(TEXT_CONFIGS[text], tmp_path / "text"),
+        save_tower(VISION_CONFIGS[vision], tmp_path / "vision"),
+    )
+    model = TwoMNERForTokenClassification.from_towers(
+        *folders, labels=LABELS, collaboration="gated", alignment="clip", projection_dim=16
+    )
+    for folder, tower in zip(folders, (model.model.text_model, model.model.vision_model), strict=True):
+        saved = AutoModel.from_pretrained(folder).state_dict()
+        own = tower.state_dict()
+        assert set(own) <= set(saved)
+        assert all(torch.equal(own[name], saved[name]) for name in own)
+    model.train()
+    model(**tiny_batch()).loss.backward()
+    without = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert without == []
+
+
+def test_the_sides_of_a_text_image_model_are_towers(tmp_path):
+    folder = save_tower(CLIP, tmp_path / "clip")
+    model = TwoMNERForTokenClassification.from_towers(folder, folder, labels=LABELS)
+    assert type(model.model.text_model).__name__ == "CLIPTextModel"
+    assert type(model.model.vision_model).__name__ == "CLIPVisionModel"
+    both = AutoModel.from_pretrained(folder)
+    pixels = torch.randn(2, 3, IMAGE_SIZE, IMAGE_SIZE)
+    expected = both.vision_model(pixels).last_hidden_state
+    states, _ = model.model.encode_images(pixels, torch.tensor([7, 9]))
+    torch.testing.assert_close(states, expected)
+
+
+def test_second_tower_sees_the_pixels_in_its_own_normalization():
+    model = tiny_model(
+        collaboration="cross_attention",
+        global_vision="resnet",
+        image_normalization={"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]},
+        global_image_normalization={"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7]},
+    )
+    picture = torch.rand(1, 3, IMAGE_SIZE, IMAGE_SIZE)
+
+    def normalized(by):
+        return (picture - torch.tensor(by["mean"]).view(3, 1, 1)) / torch.tensor(by["std"]).view(3, 1, 1)
+
+    _, pooled = model.model.encode_images(normalized(model.config.image_normalization), torch.tensor([1]))
+    tower = model.model.global_vision_model
+    expected = tower(normalized(model.config.global_image_normalization)).last_hidden_state.mean((2, 3))
+    torch.testing.assert_close(pooled[:, 0], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_second_tower_of_another_size_gets_its_size():
+    config = tiny_config(collaboration="gated", global_vision="vit")
+    config.global_vision_config.image_size = 16
+    model = TwoMNERForTokenClassification(config).eval()
+    _, pooled = model.model.encode_images(torch.randn(2, 3, IMAGE_SIZE, IMAGE_SIZE), torch.tensor([1, 2]))
+    assert pooled.shape == (2, 1, 24)
+
+
+# Batch contract
+
+
+@pytest.mark.parametrize("collaboration", FUSIONS)
+@pytest.mark.parametrize("global_vision", [None, "resnet"])
+def test_a_row_without_image_is_text_only(collaboration, global_vision):
+    model = tiny_model(collaboration=collaboration, global_vision=global_vision)
+    batch = tiny_batch()
+    mixed, text_only = model(**batch), model(**text_of(batch))
+    absent = batch["image_ids"] == 0
+    torch.testing.assert_close(mixed.logits[absent], text_only.logits[absent], atol=1e-5, rtol=0)
+    assert torch.equal(mixed.predictions[absent], text_only.predictions[absent])
+    # and the image of the others counts
+    assert (mixed.logits[~absent] - text_only.logits[~absent]).abs().amax(dim=(1, 2)).min() > 1e-4
+    # whatever stands in the pixels of a row without an image, and whatever its neighbours hold
+    garbage = {**batch, "pixel_values": batch["pixel_values"].clone()}
+    garbage["pixel_values"][absent] = float("nan")
+    torch.testing.assert_close(model(**garbage).logits, mixed.logits, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("collaboration", COLLABORATIONS)
+def test_batch_equals_single(collaboration):
+    model = tiny_model(collaboration=collaboration)
+    batch = tiny_batch(num_rows=5, image_ids=(1, 0, 2, 1, 3), words=(5, 3, 1, 4, 0))
+    together = model(**batch)
+    for row in range(5):
+        alone = rows_of(batch, [row])
+        single = model(**alone)
+        num_words = alone["word_starts"].shape[1]
+        torch.testing.assert_close(together.logits[row, :num_words], single.logits[0], atol=1e-5, rtol=0)
+        assert torch.equal(together.predictions[row, :num_words], single.predictions[0])
+        assert (together.predictions[row, num_words:] == -100).all()
+
+
+@pytest.mark.parametrize("collaboration", COLLABORATIONS)
+def test_order_of_rows_does_not_matter(collaboration):
+    model, batch = tiny_model(collaboration=collaboration), tiny_batch()
+    order = torch.tensor([2, 0, 3, 1])
+    torch.testing.assert_close(
+        model(**{name: value[order] for name, value in batch.items()}).logits,
+        model(**batch).logits[order],
+        atol=1e-5,
+        rtol=0,
+    )
+
+
+def test_each_distinct_image_is_encoded_once_and_none_for_a_row_without():
+    model, batch = tiny_model(), tiny_batch(num_rows=6, image_ids=(5, 0, 9, 5, 5, 0), words=(2, 2, 2, 2, 2, 2))
+    seen = []
+    model.model.vision_model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(len(kwargs["pixel_values"])), with_kwargs=True
+    )
+    shared = model(**batch).logits
+    assert seen == [2]
+    separate = model(**{**batch, "image_ids": torch.tensor([1, 0, 2, 3, 4, 0])}).logits
+    assert seen == [2, 4]
+    torch.testing.assert_close(shared, separate, atol=1e-5, rtol=0)
+    model(**{**batch, "image_ids": torch.zeros(6, dtype=torch.long)})
+    model(**text_of(batch))
+    assert seen == [2, 4]
+
+
+def test_without_image_ids_every_row_has_its_own_image():
+    model, batch = tiny_model(), tiny_batch(image_ids=(1, 2, 3, 4))
+    ids = batch.pop("image_ids")
+    torch.testing.assert_close(model(**batch).logits, model(**batch, image_ids=ids).logits)
+
+
+def test_word_is_read_at_its_first_piece():
+    model, batch = tiny_model(collaboration="none"), tiny_batch()
+    states = model.model.text_model(batch["input_ids"], batch["attention_mask"]).last_hidden_state
+    words = model.model(**text_of(batch)).word_states
+    for row in range(4):
+        for word, position in enumerate(batch["word_starts"][row].tolist()):
+            expected = states[row, position] if position >= 0 else torch.zeros(32)
+            torch.testing.assert_close(words[row, word], expected)
+
+
+def test_without_word_starts_every_piece_is_a_word_wherever_the_padding_is():
+    model = tiny_model(collaboration="none")
+    ids, mask = torch.tensor([[7, 8, 9, 1, 1]]), torch.tensor([[1, 1, 1, 0, 0]])
+    right = model(ids, mask)
+    left = model(
+        ids.roll(2, dims=1), mask.roll(2, dims=1), position_ids=torch.tensor([[0, 0, 0, 1, 2]])
+    )  # the same positions
+    assert (right.predictions[0] >= 0).tolist() == [True] * 3 + [False] * 2
+    torch.testing.assert_close(right.logits, left.logits, atol=1e-5, rtol=0)
+
+
+# Training
+
+
+@pytest.mark.parametrize("collaboration", COLLABORATIONS)
+@pytest.mark.parametrize("alignment", ALIGNMENTS)
+def test_every_option_learns_ten_rows_by_heart(collaboration, alignment):
+    rows, words = 10, (4, 5, 3, 4, 5, 3, 4, 5, 3, 4)
+    batch = tiny_batch(num_rows=rows, image_ids=(1, 2, 0, 3, 4, 5, 0, 6, 7, 1), words=words)
+    model = tiny_model(
+        collaboration=collaboration,
+        alignment=alignment,
+        alignment_weight=0.1,
+        global_vision="resnet" if collaboration == "cross_attention" else None,
+    ).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0.0)
+    moved = {name for name, p in model.named_parameters() if not p.requires_grad}
+    for _ in range(150):
+        loss = model(**batch).loss
+        optimizer.zero_grad()
+        loss.backward()
+        missing = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+        assert missing == []
+        moved |= {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+        optimizer.step()
+        model.eval()
+        learnt = torch.equal(model(**batch).predictions, batch["labels"])
+        model.train()
+        if learnt:
+            break
+    assert learnt, f"not learnt in 150 steps, loss {loss.item():.3f}"
+    # Constant keys are cancelled by the softmax over them: their bias is the one gradient that is zero by design.
+    still = {name for name, _ in model.named_parameters() if name not in moved}
+    assert {name for name in still if not name.endswith("k_proj.bias") and "key.bias" not in name} == set()
+
+
+def test_loss_is_the_weighted_sum_of_its_parts():
+    model = tiny_model(
+        alignment="siglip", ner_weight=1.6, alignment_weight=0.4, consistency_weight=0.7, collaboration="umt"
+    )
+    output = model(**tiny_batch())
+    parts = 1.6 * output.ner_loss + 0.4 * output.alignment_loss + 0.7 * output.consistency_loss
+    torch.testing.assert_close(output.loss, parts)
+    assert min(output.ner_loss, output.alignment_loss, output.consistency_loss) > 0
+
+
+def test_ner_loss_is_the_mean_over_sentences():
+    model, batch = tiny_model(), tiny_batch()
+    single = [model(**rows_of(batch, [row])).ner_loss for row in range(4)]
+    torch.testing.assert_close(model(**batch).ner_loss, torch.stack(single).mean())
+
+
+def test_softmax_head_is_cross_entropy_and_argmax():
+    model, batch = tiny_model(tagging_head="softmax"), tiny_batch()
+    output = model(**batch)
+    expected = F.cross_entropy(
+        output.logits.flatten(0, 1), batch["labels"].flatten(), ignore_index=-100, reduction="sum"
+    )
+    torch.testing.assert_close(output.ner_loss, expected / 4)
+    words = batch["word_starts"] >= 0
+    assert torch.equal(output.predictions[words], output.logits.argmax(-1)[words])
+    assert not any(p.requires_grad for p in model.crf.parameters())
+
+
+def test_crf_predictions_keep_to_iob2():
+    model = tiny_model()
+    torch.nn.init.normal_(model.classifier.weight, std=5)
+    inside = {
+        LABELS.index(f"I-{kind}"): (LABELS.index(f"B-{kind}"), LABELS.index(f"I-{kind}")) for kind in ("PER", "LOC")
+    }
+    free = 0
+    for seed in range(20):
+        batch = tiny_batch(seed=seed)
+        output = model(**batch)
+        for tags, emissions in zip(output.predictions.tolist(), output.logits, strict=True):
+            for position, tag in enumerate(tags):
+                if tag in inside:
+                    assert position and tags[position - 1] in inside[tag]
+            best = emissions.argmax(-1).tolist()
+            free += any(tag in inside and (not i or best[i - 1] not in inside[tag]) for i, tag in enumerate(best))
+    assert free  # the constraint had something to do
+
+
+def test_consistency_is_the_kl_of_the_posteriors():
+    model, batch = tiny_model(consistency_weight=1.0, collaboration="cross_attention"), tiny_batch()
+    output, text = model(**batch), model(**text_of(batch))
+    mask = batch["word_starts"] >= 0
+    p, q = model.crf.marginals(output.logits, mask), model.crf.marginals(text.logits, mask)
+    total = 0.0
+    for row in range(4):
+        for word in range(int(mask[row].sum())):
+            for tag in range(len(LABELS)):
+                if p[row, word, tag] > 0:
+                    total += p[row, word, tag] * (p[row, word, tag] / q[row, word, tag]).log()
+    torch.testing.assert_close(output.consistency_loss, total / 4, atol=1e-5, rtol=1e-4)
+
+
+def test_modality_dropout_hides_images_in_training_alone():
+    batch = tiny_batch(num_rows=4, image_ids=(1, 2, 3, 4), words=(2, 2, 2, 2))
+    model = tiny_model(modality_dropout=1.0)
+    text = model(**text_of(batch)).logits
+    assert not torch.allclose(model(**batch).logits, text, atol=1e-4)
+    torch.testing.assert_close(model.train()(**batch).logits, text, atol=1e-5, rtol=0)
+    half = tiny_model(modality_dropout=0.5).train()
+    torch.manual_seed(0)
+    shown = sum(
+        int(half.model(**{k: v for k, v in batch.items() if k != "labels"}).has_image.sum()) for _ in range(200)
+    )
+    assert 340 < shown < 460
+
+
+def test_no_image_tower_where_nothing_reads_an_image():
+    model = tiny_model(collaboration="none", alignment="none")
+    assert model.model.vision_model is None
+    batch = tiny_batch()
+    torch.testing.assert_close(model(**batch).logits, model(**text_of(batch)).logits)
+
+
+@pytest.mark.parametrize("collaboration", COLLABORATIONS)
+@pytest.mark.parametrize("alignment", ["none", "token"])
+def test_a_training_batch_without_images_leaves_no_parameter_out(collaboration, alignment):
+    model = tiny_model(collaboration=collaboration, alignment=alignment).train()
+    model(**{k: v for k, v in tiny_batch().items() if k not in ("pixel_values", "image_ids")}).loss.backward()
+    tower = "model.vision_model."
+    missing = [
+        n for n, p in model.named_parameters() if p.requires_grad and p.grad is None and not n.startswith(tower)
+    ]
+    assert missing == []
+
+
+@pytest.mark.parametrize("vision", ["resnet", "efficientnet"])
+def test_batch_norm_keeps_its_statistics(vision):
+    model = tiny_model(vision=vision).train()
+    norms = [m for m in model.model.vision_model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert norms
+    before = [m.running_mean.clone() for m in norms]
+    model(**tiny_batch()).loss.backward()
+    assert all(torch.equal(m.running_mean, old) for m, old in zip(norms, before, strict=True))
+    assert all(m.weight.grad is not None for m in norms)
+
+
+def test_frozen_parts_rest_and_the_others_train():
+    model = tiny_model()
+    model.model.vision_model.requires_grad_(False)
+    model.model.text_model.embeddings.requires_grad_(False)
+    model.train()
+    assert not any(m.training for m in model.model.vision_model.modules())
+    assert not any(m.training for m in model.model.text_model.embeddings.modules())
+    assert model.model.text_model.encoder.layer[0].training and model.dropout.training
+    model.model.requires_grad_(True)
+    assert model.train().model.text_model.embeddings.training
+
+
+def test_gradient_checkpointing_changes_no_gradient():
+    gradients = []
+    for checkpointing in (False, True):
+        model = tiny_model(alignment="clip").train()
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        model(**tiny_batch()).loss.backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, msg=name)
+
+
+# Processes
+
+
+def _two_processes(folder: str):
+    """On each of two processes: loss and gradients of its half of a batch, and of a step in which one has no image."""
+    import torch.distributed as dist
+    from torch.nn.parallel import DistributedDataParallel
+
+    rank = dist.get_rank()
+    batch = tiny_batch(num_rows=6, image_ids=(1, 0, 2, 1, 3, 4), words=(2, 5, 3, 4, 2, 3))
+    half = {name: value[3 * rank : 3 * rank + 3] for name, value in batch.items()}
+    results = {}
+    for alignment in ALIGNMENTS:
+        model = DistributedDataParallel(tiny_model(alignment=alignment, collaboration="gated").train())
+        loss = model(**half).loss
+        loss.backward()
+        total = loss.detach().clone()
+        dist.all_reduce(total)
+        gradients = {name: p.grad.clone() for name, p in model.module.named_parameters()}
+        results[alignment] = (total / 2, gradients)
+        # One process without any image, the other with: nobody waits, no parameter is missing.
+        for steps in range(2):
+            step = half if rank == steps else {k: v for k, v in half.items() if k not in ("pixel_values", "image_ids")}
+            model(**step).loss.backward()
+    if rank == 0:
+        torch.save(results, Path(folder) / "results.pt")
+
+
+def test_two_processes_equal_one_of_twice_the_batch(tmp_path):
+    from accelerate import debug_launcher
+
+    debug_launcher(_two_processes, args=(str(tmp_path),), num_processes=2)
+    results = torch.load(tmp_path / "results.pt")
+    batch = tiny_batch(num_rows=6, image_ids=(1, 0, 2, 1, 3, 4), words=(2, 5, 3, 4, 2, 3))
+    for alignment in ALIGNMENTS:
+        model = tiny_model(alignment=alignment, collaboration="gated").train()
+        loss = model(**batch).loss
+        loss.backward()
+        torch.testing.assert_close(results[alignment][0], loss.detach(), atol=1e-6, rtol=0, msg=alignment)
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(
+                results[alignment][1][name], parameter.grad, atol=1e-5, rtol=0, msg=lambda m, n=name, a=alignment: f"{a} {n}: {m}"
+            )
+
+
+# Saving and loading
+
+LOADER = """
+import json, sys, warnings
+import torch
+from transformers import AutoModel, AutoModelForTokenClassification
+folder, inputs, target = sys.argv[1:]
+batch = torch.load(inputs)
+tagger = AutoModelForTokenClassification.from_pretrained(folder, trust_remote_code=True)
+base = AutoModel.from_pretrained(folder, trust_remote_code=True)
+batch.pop("labels")
+torch.save({"logits": tagger(**batch).logits, "words": base(**batch).word_states}, target)
+tagger.save_pretrained(target + "_again")
+"""
+
+
+def test_saved_folder_works_alone_offline_in_another_process(tmp_path):
+    model, batch = tiny_model(alignment="token", collaboration="umt"), tiny_batch()
+    torch.nn.init.normal_(model.crf.transitions)
+    model.save_pretrained(tmp_path / "model")
+    torch.save(batch, tmp_path / "batch.pt")
+    (tmp_path / "load.py").write_text(textwrap.dedent(LOADER))
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment |= {
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_MODULES_CACHE": str(tmp_path / "modules"),
+    }
+    done = subprocess.run(
+        # -I: neither the working directory nor the repository is on the path; an installed package stays hidden below.
+        [sys.executable, "-I", "load.py", "model", "batch.pt", "out.pt"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    for word in ("UNEXPECTED", "MISSING", "newly initialized", "not used", "Warning"):
+        assert word not in done.stderr, done.stderr
+    loaded = torch.load(tmp_path / "out.pt")
+    torch.testing.assert_close(loaded["logits"], model(**batch).logits, atol=0, rtol=0)
+    batch.pop("labels")
+    torch.testing.assert_close(loaded["words"], model.model(**batch).word_states, atol=0, rtol=0)
+    again, first = tmp_path / "out.pt_again", tmp_path / "model"
+    assert {path.name for path in again.iterdir()} == {path.name for path in first.iterdir()}
+    assert TwoMNERForTokenClassification.from_pretrained(again).crf.allowed_start.tolist() == [
+        True,
+        True,
+        False,
+    ] * 1 + [
+        True,
+        False,
+    ]
+
+
+def test_saved_config_maps_every_auto_class(tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert set(saved["auto_map"]) == {"AutoConfig", "AutoModel", "AutoModelForTokenClassification", "AutoProcessor"}
+    assert set(saved["custom_pipelines"]) >= {"token-classification", "ner"}
+
+
+def test_base_and_tagger_share_their_weights(tmp_path):
+    model = tiny_model(alignment="clip")
+    model.save_pretrained(tmp_path / "tagger")
+    base = TwoMNERModel.from_pretrained(tmp_path / "tagger")
+    base.save_pretrained(tmp_path / "base")
+    tagger = TwoMNERForTokenClassification.from_pretrained(tmp_path / "base")
+    for name, value in model.model.state_dict().items():
+        assert torch.equal(tagger.model.state_dict()[name], value), name
+
+
+def test_saving_over_the_source_code_is_refused():
+    with pytest.raises(ValueError, match="source code lies"):
+        tiny_model().save_pretrained(Path(sys.modules[TwoMNERModel.__module__].__file__).parent)
+
+
+# Duties of a transformers model
+
+
+@pytest.mark.parametrize("collaboration", FUSIONS)
+def test_eager_and_sdpa_agree(collaboration):
+    batch = tiny_batch()
+    model = tiny_model(collaboration=collaboration)
+    model.set_attn_implementation("eager")
+    eager = model(**batch).logits
+    model.set_attn_implementation("sdpa")
+    assert model.model.text_model.config._attn_implementation == "sdpa"
+    torch.testing.assert_close(model(**batch).logits, eager, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("collaboration", "keys"), [("cross_attention", [16, 2]), ("gated", [17]), ("umt", [17, 17])])
+def test_attention_from_words_to_image(collaboration, keys):
+    config = tiny_config(collaboration=collaboration, global_vision="resnet", vision="siglip-vision")
+    model = TwoMNERForTokenClassification(config).eval()
+    model.set_attn_implementation("eager")
+    batch = tiny_batch()
+    output = model(**batch, output_attentions=True, output_hidden_states=True)
+    assert len(output.attentions) == 2 and len(output.hidden_states) == 3
+    expected = [16, 2] if collaboration == "cross_attention" else keys
+    assert [weights.shape for weights in output.image_attentions] == [(4, 2, 5, n) for n in expected]
+    for weights in output.image_attentions:
+        torch.testing.assert_close(weights.sum(-1)[[0, 2, 3]], torch.ones(3, 2, 5))
+        assert not weights[1].any()  # no image
+    torch.testing.assert_close(output.logits, model(**batch).logits, atol=1e-5, rtol=0)
+
+
+def test_gates_lie_between_none_and_all_and_are_zero_without_an_image():
+    output = tiny_model()(**tiny_batch())
+    assert output.gates.shape == (4, 5)
+    assert not output.gates[1].any()
+    assert ((output.gates[0] > 0) & (output.gates[0] < 1)).all()
+    assert not output.gates[2, 1:].any()  # no word
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_keeps_the_crf_in_full(dtype, tmp_path):
+    model = tiny_model()
+    model.save_pretrained(tmp_path)
+    half = TwoMNERForTokenClassification.from_pretrained(tmp_path, dtype=dtype)
+    assert half.dtype == dtype and half.crf.transitions.dtype == torch.float32
+    batch = tiny_batch()
+    output = half(**batch)
+    assert output.logits.dtype == dtype and output.loss.dtype == torch.float32
+    torch.testing.assert_close(output.logits.float(), model(**batch).logits, atol=0.05, rtol=0.05)
+
+
+def test_autocast_computes_the_crf_in_full_precision():
+    model, batch = tiny_model(alignment="clip"), tiny_batch()
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model.train()(**batch)
+    assert output.logits.dtype == torch.bfloat16
+    mask = batch["word_starts"] >= 0
+    expected = -model.crf.log_likelihood(output.logits.float(), batch["labels"], mask).mean()
+    torch.testing.assert_close(output.ner_loss, expected)
+    output.loss.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_embeddings_can_be_resized():
+    model = tiny_model()
+    model.resize_token_embeddings(75)
+    assert model.config.text_config.vocab_size == 75
+    assert model.get_input_embeddings().weight.shape == (75, 32)
+    model(torch.tensor([[74, 70]]))
+
+
+def test_same_seed_same_model_same_output():
+    batch = tiny_batch()
+    first, second = tiny_model(seed=3), tiny_model(seed=3)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert torch.equal(first(**batch).logits, second(**batch).logits)
+    assert not torch.equal(tiny_model(seed=4)(**batch).logits, first(**batch).logits)
+
+
+def test_embeddings_in_place_of_ids():
+    model, batch = tiny_model(), tiny_batch()
+    ids = batch.pop("input_ids")
+    expected = model(ids, **batch).logits
+    torch.testing.assert_close(model(inputs_embeds=model.get_input_embeddings()(ids), **batch).logits, expected)
+
+
+def test_compiled_model_agrees():
+    model, batch = tiny_model(), tiny_batch()
+    expected = model(**batch).logits
+    compiled = torch.compile(model, backend="eager")
+    torch.testing.assert_close(compiled(**batch).logits, expected, atol=1e-5, rtol=0)
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": torch.zeros(4, 2, dtype=torch.long)}, r"`labels` has shape \(4, 2\); expected one label a word"),
+        ({"image_ids": torch.ones(3, dtype=torch.long)}, r"`image_ids` has shape \(3,\)"),
+        ({"pixel_values": torch.zeros(4, 3, 32)}, r"`pixel_values` has shape \(4, 3, 32\)"),
+        ({"word_starts": torch.zeros(5, 2, dtype=torch.long)}, r"`word_starts` has shape \(5, 2\)"),
+        ({"input_ids": None}, "Give either `input_ids` or `inputs_embeds`: got none"),
+    ],
+)
+def test_bad_input_says_what_was_expected(change, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_model()(**{**tiny_batch(), **change})
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [((), "`labels` is empty"), (["O", "PER"], "PER"), (["O", "I-PER"], "I-PER")],
+)
+def test_labels_of_a_new_model_are_iob2(labels, message, tmp_path):
+    folder = save_tower(TEXT_CONFIGS["bert"], tmp_path)
+    with pytest.raises(ValueError, match=message):
+        TwoMNERForTokenClassification.from_towers(folder, folder, labels=labels)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"alignment": "cosine"}, "`alignment` is 'cosine'; expected one of none, nt_xent, clip, siglip, token"),
+        ({"collaboration": "film"}, "`collaboration` is 'film'"),
+        ({"modality_dropout": 1.5}, "`modality_dropout` is 1.5; expected a probability"),
+        ({"alignment_weight": -1}, "`alignment_weight` is -1; expected 0 or more"),
+        ({"image_normalization": {"mean": [0], "std": [1]}}, "needs both, or neither"),
+    ],
+)
+def test_bad_options_say_what_was_expected(options, message):
+    with pytest.raises(Exception, match=message):  # StrictDataclassClassValidationError, of no public module
+        TwoMNERConfig(**options)
+
+
+def test_heads_must_divide_the_width():
+    with pytest.raises(ValueError, match="`collaboration_heads` is 5; expected a divisor"):
+        tiny_model(collaboration_heads=5)

@@ -1,0 +1,235 @@
+"""A whole run on a small synthetic set with tiny towers: every file and name of the run contract, and a resume."""
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoModelForTokenClassification
+
+import run_mmner
+from mmner.metrics import entity_scores
+
+CODE = ["alignment_2mner.py", "configuration_2mner.py", "crf_2mner.py", "modeling_2mner.py", "processing_2mner.py"]
+RECIPE = """
+dataset: probe
+probe_sentences: 240
+text_model: tiny
+vision_model: tiny
+alignment: clip
+modality_dropout: 0.1
+num_train_epochs: 4
+save_total_limit: 4
+per_device_train_batch_size: 16
+per_device_eval_batch_size: 8
+learning_rate: 2e-3
+logging_steps: 2
+use_cpu: true
+disable_tqdm: true
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    path = tmp_path_factory.mktemp("recipe") / "small.yaml"
+    path.write_text(RECIPE)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def finished(recipe, tmp_path_factory):
+    """The folder of a finished run, its results, and what it printed."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    printed = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("builtins.print", lambda *lines, **options: printed.extend(map(str, lines)))
+        results = run_mmner.main([recipe, "--output_dir", str(folder)])
+    return folder, results, "\n".join(printed)
+
+
+def rows_of(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_every_file_of_the_contract_is_there(finished):
+    folder, _, _ = finished
+    for name in [
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "processor_config.json",
+        "README.md",
+        "all_results.json",
+        "predictions_validation.jsonl",
+        "predictions_test.jsonl",
+        *CODE,
+    ]:
+        assert (folder / name).stat().st_size > 0, name
+    for name in ("training_curve.png", "f1_validation.png", "f1_test.png"):
+        with Image.open(folder / name) as image:
+            assert image.format == "PNG"
+
+
+def test_every_name_of_the_contract_is_in_the_results(finished):
+    folder, results, _ = finished
+    assert json.loads((folder / "all_results.json").read_text()) == results
+    groups = ["en", "de", "fr", "es", "PER", "LOC", "ORG", "MISC", "depicts", "unrelated", "none"]
+    names = ["f1", "precision", "recall", *(f"f1_{group}" for group in groups)]
+    for name in names:
+        for control in ("", "text_only_", "shuffled_image_"):
+            assert 0 <= results[f"test_{control}{name}"] <= 1
+    for name in ("f1", "precision", "recall", "text_only_f1", "shuffled_image_f1", "f1_en", "f1_PER"):
+        assert 0 <= results[f"eval_{name}"] <= 1
+    assert results["train_samples_per_second"] > 0
+    assert (results["train_samples"], results["eval_samples"], results["test_samples"]) == (168, 24, 48)
+    assert 0 < results["train_samples_with_image"] < 168 and results["train_missing_images"] == 0
+
+
+def test_the_predictions_file_scores_what_the_results_say(finished):
+    folder, results, _ = finished
+    for split, prefix in (("validation", "eval"), ("test", "test")):
+        rows = rows_of(folder / f"predictions_{split}.jsonl")
+        source = []
+        for lang in ("en", "de", "fr", "es"):
+            source += rows_of(folder / "_data" / "probe-240" / lang / f"{split}.jsonl")
+        gold = {row["id"]: row for row in source}
+        assert {row["id"] for row in rows} == set(gold)
+        for row in rows:
+            assert row["tokens"] == gold[row["id"]]["tokens"] and row["ner_tags"] == gold[row["id"]]["ner_tags"]
+        scores = entity_scores(
+            [row["ner_tags"] for row in rows],
+            [row["predicted_tags"] for row in rows],
+            [row["lang"] for row in rows],
+            [row["image_relation"] for row in rows],
+        )
+        assert {f"{prefix}_{name}": value for name, value in scores.items()}.items() <= results.items()
+
+
+def test_the_three_scores_are_printed(finished):
+    _, results, printed = finished
+    lines = printed[printed.index("F1 on test") :].splitlines()
+    own, text_only, shuffled = lines[2].split()[1:]
+    assert lines[0].split()[3:] == ["own", "images", "text", "only", "shuffled"]
+    assert float(own) == pytest.approx(100 * results["test_f1"], abs=0.01)
+    assert float(text_only) == pytest.approx(100 * results["test_text_only_f1"], abs=0.01)
+    assert float(shuffled) == pytest.approx(100 * results["test_shuffled_image_f1"], abs=0.01)
+
+
+def test_the_saved_model_is_the_best_on_dev(finished):
+    folder, results, _ = finished
+    states = [json.loads((path / "trainer_state.json").read_text()) for path in folder.glob("checkpoint-*")]
+    last = max(states, key=lambda state: state["global_step"])
+    scores = [entry["eval_f1"] for entry in last["log_history"] if "eval_f1" in entry]
+    assert len(scores) == 4 and results["eval_f1"] == max(scores) > 0
+
+
+def test_the_card_is_valid_and_calls_the_data_synthetic(finished):
+    folder, results, _ = finished
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.eval_results[0].metric_value == round(results["test_f1"], 4)
+    assert "**Synthetic data.**" in card.text and str(folder.parent) not in card.content
+
+
+def test_the_folder_loads_elsewhere_without_this_repository(finished, tmp_path):
+    folder, _, _ = finished
+    code = (
+        "import sys\n"
+        "from transformers import AutoModelForTokenClassification, AutoProcessor\n"
+        "model = AutoModelForTokenClassification.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
+        "processor = AutoProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)\n"
+        "batch = processor(['Jordan is here'], images=None)\n"
+        "print(model(**batch).predictions.shape)\n"
+    )
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    environment.pop("PYTHONPATH", None)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "torch.Size([1, 3])" in done.stdout
+
+
+def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(finished, recipe, tmp_path):
+    """From the first run's third epoch to its end, against how the first run ended."""
+    whole, _, _ = finished
+    checkpoints = sorted(whole.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
+    assert len(checkpoints) == 4
+    folder = tmp_path / "resumed"
+    shutil.copytree(checkpoints[2], folder / checkpoints[2].name)
+    scoring = ["--do_predict", "false", "--do_eval", "false"]
+    argv = [recipe, "--output_dir", str(folder), "--resume_from_checkpoint", "last", *scoring]
+    results = run_mmner.main(argv)
+    assert results["epoch"] == 4 and results["train_samples_per_second"] > 0
+    first, second = (
+        json.loads((path / checkpoints[3].name / "trainer_state.json").read_text())["log_history"]
+        for path in (whole, folder)
+    )
+    assert [entry["step"] for entry in second] == [entry["step"] for entry in first]
+    assert second[-1]["eval_f1"] == pytest.approx(first[-1]["eval_f1"], abs=1e-6)
+    weights = [load_file(path / checkpoints[3].name / "model.safetensors") for path in (whole, folder)]
+    for name, values in weights[0].items():
+        assert torch.allclose(values, weights[1][name], atol=1e-5), name
+    assert "test_f1" not in results and not (folder / "predictions_test.jsonl").exists()
+
+
+def test_a_saved_model_is_scored_without_training(finished, recipe, tmp_path):
+    folder, results, _ = finished
+    argv = [
+        recipe,
+        "--model_name_or_path",
+        str(folder),
+        "--do_train",
+        "false",
+        "--output_dir",
+        str(tmp_path / "again"),
+    ]
+    again = run_mmner.main(argv)
+    for name in ("eval_f1", "test_f1", "test_text_only_f1", "test_shuffled_image_f1", "test_f1_de"):
+        assert again[name] == pytest.approx(results[name], abs=1e-6)
+    assert not any(name.startswith("train_") for name in again)
+    assert not (tmp_path / "again" / "model.safetensors").exists()
+    with pytest.raises(ValueError, match="nothing is trained yet: name a saved model by --model_name_or_path"):
+        run_mmner.main([recipe, "--do_train", "false", "--output_dir", str(tmp_path)])
+
+
+def test_a_text_only_baseline_builds_no_image_tower_and_says_how_many_images_are_missing(
+    recipe, tmp_path, monkeypatch, caplog
+):
+    """The field's own format, images absent, through the same command."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    for name, count in (("train.txt", 12), ("valid.txt", 4), ("test.txt", 5)):
+        lines = [f"IMGID:{number}\nParis\tB-LOC\nis\tO\n{number}\tO\n\n" for number in range(count)]
+        (tmp_path / name).write_text("".join(lines))
+    monkeypatch.setattr(Image, "open", lambda *args, **options: pytest.fail("an image was opened"))
+    options = ["--dataset", str(tmp_path), "--output_dir", str(tmp_path / "out"), "--num_train_epochs", "1"]
+    with caplog.at_level(logging.INFO):
+        results = run_mmner.main([recipe, *options, "--collaboration", "none", "--alignment", "none"])
+    assert (results["train_missing_images"], results["test_missing_images"]) == (12, 5)
+    assert "12 images of 12 rows are missing" in caplog.text
+    assert results["test_f1"] == results["test_text_only_f1"] == results["test_shuffled_image_f1"]
+    model = AutoModelForTokenClassification.from_pretrained(tmp_path / "out")
+    assert model.model.vision_model is None and model.config.labels == ["O", "B-LOC", "I-LOC"]
+
+
+def test_a_wrong_option_stops_before_anything_is_read(recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["run_mmner.py", recipe, "--learnig_rate", "1"])
+    with pytest.raises(
+        ValueError, match="Unknown option '--learnig_rate' on the command line. Did you mean --learning"
+    ):
+        run_mmner.main()
+    assert not list(tmp_path.iterdir())
