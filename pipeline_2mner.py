@@ -16,8 +16,6 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-DEFAULT_STRIDE = 64
-
 
 class Span(NamedTuple):
     """An entity in words: `start:end`, its type, and log P(these words and no more are an entity of this type)."""
@@ -156,8 +154,6 @@ class TwoMNERPipeline(Pipeline):
         """Splits a text into words and windows and reads its picture, once for all windows."""
         text, image = _text_and_image(inputs)
         words, offsets = self.processor.split_words(text)
-        if stride is None:
-            stride = min(DEFAULT_STRIDE, self.processor.max_pieces // 4)
         prepared = PreparedText(text, words, offsets, self.processor.windows(words, stride=stride) if words else [])
         if image is not None and self.model.config.collaboration == "none":
             logger.warning_once("This model reads text only (collaboration='none'): images have no effect.")

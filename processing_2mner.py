@@ -27,6 +27,7 @@ logger = logging.get_logger(__name__)
 
 # Used where a tokenizer states no limit of its own: the positions of BERT and XLM-R.
 DEFAULT_MAX_LENGTH = 512
+DEFAULT_STRIDE = 64
 URL_TIMEOUT_S = 10.0
 URL_MAX_BYTES = 32 * 2**20
 
@@ -246,14 +247,15 @@ class TwoMNERProcessor(ProcessorMixin):
         """Number of pieces of each word, at least 1 (a word that the tokenizer drops becomes the unknown piece)."""
         return [len(pieces) for pieces in self._pieces([list(words)])[0]]
 
-    def windows(self, words: Sequence[str], stride: int = 64, max_length: int | None = None) -> list[Window]:
+    def windows(self, words: Sequence[str], stride: int | None = None, max_length: int | None = None) -> list[Window]:
         """
         Cuts a sentence into windows that fit the text tower; each word is kept by the window in which it has most
         context on both sides. A sentence that fits (an empty one too) is one window.
 
         Args:
             words: the sentence.
-            stride: pieces that neighbouring windows share, as far as whole words allow.
+            stride: pieces that neighbouring windows share, as far as whole words allow. Default: 64, or a quarter of
+                the window if that is less.
             max_length: pieces a window may have, special tokens included. Default: all the tower takes.
 
         Raises:
@@ -261,9 +263,13 @@ class TwoMNERProcessor(ProcessorMixin):
         """
         return self.windows_of(self.piece_counts(words), stride, max_length)
 
-    def windows_of(self, piece_counts: Sequence[int], stride: int = 64, max_length: int | None = None) -> list[Window]:
+    def windows_of(
+        self, piece_counts: Sequence[int], stride: int | None = None, max_length: int | None = None
+    ) -> list[Window]:
         """As `windows`, of a sentence whose `piece_counts` are known."""
         budget = self._budget(max_length)
+        if stride is None:
+            stride = min(DEFAULT_STRIDE, budget // 4)
         if not 0 <= stride < budget:
             raise ValueError(f"`stride` is {stride} pieces; expected 0 to {budget - 1}, less than a window holds.")
         spans, start = [], 0
@@ -279,6 +285,9 @@ class TwoMNERProcessor(ProcessorMixin):
             while next_start - 1 > start and shared + piece_counts[next_start - 1] <= stride:
                 next_start -= 1
                 shared += piece_counts[next_start]
+            while next_start < stop and shared + piece_counts[stop] > budget:  # the next word goes before context
+                shared -= piece_counts[next_start]
+                next_start += 1
             start = next_start
         # In the middle of an overlap both windows know as much of the context.
         cuts = [0] + [(later[0] + earlier[1]) // 2 for earlier, later in zip(spans, spans[1:], strict=False)]

@@ -16,7 +16,9 @@ from .readers import LANGUAGES, SPLIT_FILES, MalformedRow, Row, Source, check, d
 from .report import LoadReport
 
 ERRORS = ("raise", "skip")
-IOB2 = ("repair", "strict")
+IOB2 = ("auto", "repair", "strict")
+MAX_REPAIRED_SHARE = 0.1
+"""Of a file's sentences: where more break IOB2, its tags are most likely of another scheme, and are not guessed at."""
 
 
 @dataclass
@@ -48,7 +50,9 @@ class Corpus:
             path and ``image_folder`` may be relative to the working directory or to the folder.
         errors: ``"raise"`` at the first malformed row, or ``"skip"`` it and count.
         iob2: an I-X that begins an entity is read as B-X and counted (``"repair"``), as conlleval and seqeval read it,
-            or makes its row malformed (``"strict"``). The field's sets have such tags: 374 in Twitter-2015.
+            or makes its row malformed (``"strict"``). ``"auto"`` repairs the slips of a file that otherwise is IOB2,
+            and is strict where more than ``MAX_REPAIRED_SHARE`` of its sentences have them. The field's sets have such
+            slips: 374 tags in Twitter-2015, in 4 % of its sentences.
 
     Raises:
         FileNotFoundError: the folder, or a path given, is not there.
@@ -60,10 +64,11 @@ class Corpus:
     image_folder: str | Path | None = None
     captions: str | Path | None = None
     errors: str = "raise"
-    iob2: str = "repair"
+    iob2: str = "auto"
     sources: list[Source] = field(init=False)
     images: ImageFolder = field(init=False)
     captions_file: Path | None = field(init=False)
+    _repairable: dict[Path, bool] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         for option, expected in (("errors", ERRORS), ("iob2", IOB2), ("lang", (None, *LANGUAGES))):
@@ -160,6 +165,7 @@ class Corpus:
         """The rows of a file after the policy of ``errors``; what it does is counted in ``report``."""
         seen: set[str] = set()
         default = source.lang or self.lang or source.reader.default_lang
+        repairing = self._repairing(source)
         for item in source.reader.read(source.path):
             own = item.lang if isinstance(item, Row) and item.lang in LANGUAGES else None
             part = report.part(source.split, source.lang or own or default or "?")
@@ -167,7 +173,7 @@ class Corpus:
                 if isinstance(item, MalformedRow):
                     raise item
                 row = _with_language(item, source, default)
-                repairs = _repair_tags(row) if self.iob2 == "repair" else []
+                repairs = _repair_tags(row) if repairing else []
                 check(row)
                 if row.id in seen:
                     raise row.problem("duplicate id", f"id {row.id!r} came before in this file", None, _ID_REMEDY)
@@ -180,6 +186,19 @@ class Corpus:
                 for repair in repairs:
                     part.repair(self._message(repair))
                 yield row
+
+    def _repairing(self, source: Source) -> bool:
+        """Whether an I-X that begins an entity is mended in this file."""
+        if self.iob2 != "auto":
+            return self.iob2 == "repair"
+        if source.path not in self._repairable:
+            slips = [
+                any(mended is not None for _, _, mended in iob2_problems(item.tags))
+                for item in source.reader.read(source.path)
+                if isinstance(item, Row)
+            ]
+            self._repairable[source.path] = sum(slips) <= MAX_REPAIRED_SHARE * len(slips)
+        return self._repairable[source.path]
 
     def _message(self, problem: MalformedRow) -> str:
         return f"{problem.path.relative_to(self.folder).as_posix()}:{problem.line}: {problem.detail}"

@@ -24,7 +24,7 @@ class MMNERConfig(datasets.BuilderConfig):
     image_folder: str | None = None
     captions: str | None = None
     errors: str = "raise"
-    iob2: str = "repair"
+    iob2: str = "auto"
 
     @property
     def languages(self) -> tuple[str, ...]:

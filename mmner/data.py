@@ -164,7 +164,7 @@ class WindowedSentences(torch.utils.data.Dataset):
         seed: of the shuffled images.
 
     Raises:
-        ValueError: tags that the model does not know or that are not IOB2, or images to shuffle of which no two differ.
+        ValueError: tags that the model does not know or that are not IOB2, or no two different images to shuffle.
     """
 
     def __init__(
@@ -375,7 +375,7 @@ def _check_iob2(name: str, tags: Sequence[str]) -> None:
     for position, tag in enumerate(tags):
         if tag.startswith("I-") and before[2:] != tag[2:]:
             raise ValueError(
-                f"Row {name} is not IOB2: {tag} at word {position} follows {before}; expected B{tag[1:]} there, or the "
+                f"Row {name} is not IOB2: {tag} at word {position} follows {before}; expected B{tag[1:]}, or the "
                 "same type before it."
             )
         before = tag

@@ -1,4 +1,4 @@
-"""The model: towers, batch contract, collaborations, losses, saving and loading, the duties of a transformers model."""
+"""The model: towers, the batch contract, collaborations, losses, saving and loading, a transformers model's duties."""
 
 import json
 import os
@@ -401,7 +401,11 @@ def test_two_processes_equal_one_of_twice_the_batch(tmp_path):
         torch.testing.assert_close(results[alignment][0], loss.detach(), atol=1e-6, rtol=0, msg=alignment)
         for name, parameter in model.named_parameters():
             torch.testing.assert_close(
-                results[alignment][1][name], parameter.grad, atol=1e-5, rtol=0, msg=lambda m, n=name, a=alignment: f"{a} {n}: {m}"
+                results[alignment][1][name],
+                parameter.grad,
+                atol=1e-5,
+                rtol=0,
+                msg=lambda m, n=name, a=alignment: f"{a} {n}: {m}",
             )
 
 

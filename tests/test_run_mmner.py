@@ -228,8 +228,6 @@ def test_a_text_only_baseline_builds_no_image_tower_and_says_how_many_images_are
 def test_a_wrong_option_stops_before_anything_is_read(recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["run_mmner.py", recipe, "--learnig_rate", "1"])
-    with pytest.raises(
-        ValueError, match="Unknown option '--learnig_rate' on the command line. Did you mean --learning"
-    ):
+    with pytest.raises(ValueError, match="Unknown option .--learnig_rate. on the command line"):
         run_mmner.main()
     assert not list(tmp_path.iterdir())

@@ -20,7 +20,10 @@ if not SOURCE:
     pytest.skip("TRANSFORMERS_SOURCE does not point at the source of transformers", allow_module_level=True)
 sys.path.insert(0, SOURCE)
 # The source distribution leaves two folders out; they hold tests of export and generation, which do not apply.
-for name, mixin in (("exporters.test_export", "ExportTesterMixin"), ("generation.test_utils", "GenerationTesterMixin")):
+for name, mixin in (
+    ("exporters.test_export", "ExportTesterMixin"),
+    ("generation.test_utils", "GenerationTesterMixin"),
+):
     stub = types.ModuleType(f"tests.{name}")
     setattr(stub, mixin, type(mixin, (), {}))
     sys.modules.setdefault(f"tests.{name.split('.')[0]}", types.ModuleType(f"tests.{name.split('.')[0]}"))

@@ -289,10 +289,10 @@ def test_repair_keeps_the_entities_that_seqeval_reads(tags):
 
 def test_an_inside_tag_that_begins_an_entity_is_repaired_and_counted_or_malformed(tmp_path):
     path = imgid(tmp_path / "train.txt", "IMGID:1\na\tO\nb\tI-PER\nc\tI-PER\nd\tI-LOC\n\nIMGID:2\ne\tB-LOC\n")
-    corpus = Corpus(tmp_path)
+    corpus = Corpus(tmp_path, iob2="repair")
     inventory = corpus.scan(LANGUAGES)
     assert inventory.labels == ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
-    tags = [[inventory.labels[tag] for tag in row["ner_tags"]] for row in rows_of(tmp_path)]
+    tags = [[inventory.labels[tag] for tag in row["ner_tags"]] for row in rows_of(tmp_path, iob2="repair")]
     assert tags == [["O", "B-PER", "I-PER", "B-LOC"], ["B-LOC"]]
     assert inventory.report.total().repaired_tags == 2
     assert "train: 2 I- tags begin an entity" in inventory.report.warnings()[1]
@@ -300,6 +300,18 @@ def test_an_inside_tag_that_begins_an_entity_is_repaired_and_counted_or_malforme
         scan(tmp_path, iob2="strict")
     assert (caught.value.path, caught.value.line) == (path, 3)
     assert [row["id"] for row in rows_of(tmp_path, iob2="strict", errors="skip")] == ["2"]
+
+
+@pytest.mark.parametrize(("sound", "repaired"), [(9, True), (8, False)])
+def test_a_few_slips_are_repaired_and_another_scheme_is_not_guessed_at(tmp_path, sound, repaired):
+    blocks = [f"IMGID:{number}\na\tB-PER\n\n" for number in range(sound)]
+    imgid(tmp_path / "train.txt", "".join(blocks) + "IMGID:slip\na\tO\nb\tI-PER\n")
+    if repaired:
+        assert Corpus(tmp_path).scan(LANGUAGES).report.total().repaired_tags == 1
+    else:
+        with pytest.raises(MalformedRow, match=r"train.txt:27: 'I-PER' came as tag 2.*iob2='repair'"):
+            scan(tmp_path)
+        assert len(rows_of(tmp_path, errors="skip")) == sound
 
 
 def test_labels_come_from_the_whole_folder_whatever_is_read(tmp_path):

@@ -193,7 +193,7 @@ def test_tags_that_are_not_iob2_are_an_error(processor):
     words = {"id": ["a", "b"], "tokens": [["in", "Paris"]] * 2, "ner_tags": [[0, 3], [1, 4]]}
     features = {**make_rows([1]).features, "id": datasets.Value("string")}
     rows = datasets.Dataset.from_dict(words, features=datasets.Features(features))
-    with pytest.raises(ValueError, match="Row b is not IOB2: I-LOC at word 1 follows B-PER; expected B-LOC there"):
+    with pytest.raises(ValueError, match="Row b is not IOB2: I-LOC at word 1 follows B-PER; expected B-LOC"):
         WindowedSentences(rows, processor, LABEL2ID)
 
 
