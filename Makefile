@@ -1,9 +1,10 @@
 # `make demo`: install, train the synthetic probe on CPU, predict with and without pictures.
 # `make test`: install, lint, run the offline tests.
+# `make test-common`: fetch the source of transformers and run its own common model tests over ours.
 # Both use their own environment in .venv, made again only when the dependencies change.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test clean
+.PHONY: help demo test test-common clean
 
 # The first Python >= 3.11 on the path; `make PYTHON=/path/to/python ...` chooses another.
 PYTHON ?= $(firstword $(foreach name,python3 python3.11 python3.12 python3.13 python3.14,$(shell \
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 help:
-	@sed -n 's/^# `\(make [a-z]*\)`: /\1  /p' Makefile
+	@sed -n 's/^# `\(make [a-z-]*\)`: /\1  /p' Makefile
 
 demo: $(INSTALLED)
 	$(BIN)/python run_mmner.py recipes/probe.yaml --output_dir outputs/probe
@@ -22,6 +23,15 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest -q
+
+# They come with the source distribution alone. Their markers are not ours, hence no --strict-markers.
+SOURCE := $(VENV)/transformers-source
+test-common: $(INSTALLED)
+	rm -rf $(SOURCE) && mkdir -p $(SOURCE)
+	$(BIN)/python -m pip download --quiet --no-deps --no-binary transformers --dest $(SOURCE) \
+		"$$($(BIN)/python -m pip freeze | grep '^transformers==')"
+	tar xzf $(SOURCE)/transformers-*.tar.gz -C $(SOURCE) --strip-components 1
+	TRANSFORMERS_SOURCE=$(SOURCE) $(BIN)/python -m pytest -q -o addopts= -W ignore tests/test_transformers_common.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

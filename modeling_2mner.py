@@ -585,6 +585,8 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
         )
         for tower, implementation in zip(towers, attention, strict=True):
             tower.config._attn_implementation = implementation  # a new composite resets its parts' choice
+            if os.path.isdir(tower.config._name_or_path):
+                tower.config._name_or_path = ""  # a folder of this machine means nothing where the model goes
         model = cls(composite, text_model=text_model, vision_model=vision_model, global_vision_model=global_model)
         return model.to(dtype).eval()
 

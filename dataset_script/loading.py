@@ -35,9 +35,9 @@ def load(
             ``{name}_images/`` beside it. Like ``captions``, relative to the working directory or to ``folder``.
         captions: a file of ``file.jpg :caption`` lines; by default the ``.txt`` file of such lines in the folder.
         errors: what to do about a malformed row: ``"raise"``, or ``"skip"`` it and count.
-        iob2: what to do about an I-X that begins an entity: ``"strict"``, its row is malformed; ``"repair"``, read it as
-            B-X, as conlleval and seqeval do, and count; ``"auto"``, repair a file where at most one sentence in ten has
-            such a slip, as many published sets do, and be strict with one that is not IOB2 at all.
+        iob2: what to do about an I-X that begins an entity: ``"strict"``, its row is malformed; ``"repair"``, read it
+            as B-X, as conlleval and seqeval do, and count; ``"auto"``, repair a file where at most one sentence in ten
+            has such a slip, as many published sets do, and be strict with one that is not IOB2 at all.
         parquet_dir: write the dataset there too (``write_parquet``).
         cache_dir: of ``datasets``. A change of the files or options makes a new entry.
 

@@ -4,20 +4,30 @@ from dataclasses import dataclass, field
 
 # Each name is at home in at least two of the four types. A name that a split holds out is in no other split.
 NAMES = """
-Abilene Adelaide Alba Alexandria Amazon Apollo Ariana Arlington Ashton Asia Atlas Auburn Aurora Austin Avalon Bedford
-Benson Bergen Berkeley Beverly Blair Boston Bradford Bristol Brooklyn Burton Byron Cairo Calvin Camden Canton Carolina
-Carson Carter Chad Charlotte Chelsea Chester Clayton Cleveland Clifton Clinton Columbus Concord Córdoba Corona
-Crawford Dakota Dallas Dalton Daphne Dayton Delta Denver Derby Devon Diana Douglas Dover Dundee Durham Easton Eden
-Elgin Everett Fairfax Felicia Florence Franklin Garland Geneva Georgia Gibson Granada Grant Guadalupe Hamilton Hampton
-Harper Hartford Harvard Helena Hermes Houston Hudson India Iris Israel Ithaca Jackson Jasper Jersey Jordan Juneau Kent
-Kenya Kingston Kirkland Kiruna Lafayette Lancaster Laredo Leandro León Lewis Lima Lincoln Logan London Loreto Lorraine
-Lourdes Lucerne Luna Madison Magnolia Málaga Marina Marion Marshall Mason Melbourne Memphis Mercedes Mercer Mérida
-Milan Monroe Montana Monterey Morelia Morgan Nelson Newton Norfolk Norton Oakley Odessa Olympia Orange Orion Oxford
-Palmer Paris Petra Phoenix Pierce Preston Quincy Raleigh Ramona Ravenna Regina Riley Rochester Roma Salem Salvador
-Santiago Saturn Savannah Selma Shannon Shelby Sheridan Siena Sofia Somerset Spencer Stafford Stanford Stanley Sterling
-Surrey Sydney Taylor Titan Toledo Trenton Trinidad Troy Tyler Valencia Valentina Vega Venice Verona Vesta Victoria
-Vienna Virginia Warren Warwick Washington Wellington Windsor Winston York Zamora Zara Zion
+Abbott Abilene Adelaide Alba Alexandria Amazon Apollo Ariana Arlington Ashton Asia Atlas Auburn Aurora Austin Avalon
+Barton Bedford Benedict Benson Bergen Berkeley Beverly Blair Bolton Boston Bradford Bristol Brooklyn Burton Byron
+Cairo Calvin Camden Camille Canton Carolina Carson Carter Cecilia Chad Charlotte Chelsea Chester Clayton Cleveland
+Clifton Clinton Columbus Concord Constance Córdoba Cornelia Corona Crawford Dakota Dallas Dalton Daphne Dayton Delta
+Denver Derby Devon Diana Dorset Douglas Dover Dresden Dundee Durham Easton Eden Elgin Elmira Emerson Everett Fairfax
+Falkland Felicia Florence Franklin Fremont Garland Geneva Georgia Gibson Gilbert Granada Grant Guadalupe Hamilton
+Hampton Harper Hartford Harvard Hastings Havana Helena Hermes Hobart Holland Houston Hudson Jackson Jamaica Jasper
+Jericho Jersey Jordan Julian Juneau Kendall Kent Kenya Kimberley Kingston Kirkland Kiruna Lafayette Lancaster Lansing
+Laredo Leandro Leicester León Lewis Lima Lincoln Livingston Logan London Loreto Lorraine Lourdes Lucerne Ludlow Luna
+Madeira Madison Magnolia Málaga Manila Marina Marion Marlow Marshall Mason Maxwell Melbourne Memphis Mercedes Mercer
+Mérida Milan Monroe Montana Monterey Morelia Morgan Nelson Nevada Nevis Newton Norfolk Norton Novara Oakley Odessa
+Olympia Orange Orion Orlando Osborne Oxford Palmer Paris Pasadena Perth Petra Phoenix Pierce Portia Preston Raleigh
+Ramona Ravenna Regan Regina Riley Rochester Roland Roma Rutland Salem Salvador Santiago Saturn Savannah Selma Shannon
+Shelby Sheridan Sherwood Siena Simone Sofia Somerset Spencer Stafford Stanford Stanley Sterling Surrey Sutton Sydney
+Tamara Taylor Tilbury Titan Toledo Trenton Trinidad Tristan Troy Tyler Valencia Valentina Vega Venice Verdun Vernon
+Verona Vesta Victoria Vienna Virginia Walton Warren Warwick Washington Wellington Wilmington Windsor Winona Winston
 """.split()
+# English compounds are surnames, places, firms and titles alike; many of them keep a model from learning names by heart.
+_STEMS = """
+Ald Ash Barn Black Brad Brom Carl Clay Crom Dal Den Elm Ever Fair Glad Gren Hal Hart Hazel Kirk Lang Mal Marl Mill New
+Nor Oak Pem Pres Rad Ring Rock Rush Shel Stan Stock Sum Thorn Tor Wal Ware West White Wil Win
+""".split()
+_ENDINGS = "bourne bridge brook burn bury by dale field ford ham land ley low mere ston ton well wick wood worth".split()
+NAMES = sorted({*NAMES, *(stem + ending for stem in _STEMS for ending in _ENDINGS)})
 SURNAMES = "Banks Rivers Hill Lane Park Wells Fields Woods Stone Marsh Brooks Ford Heath Bay Cruz Rosa Real Prado".split()
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 import transformers
 import yaml
 from transformers import HfArgumentParser
@@ -89,12 +90,23 @@ class DataArguments:
     dataset_lang: str | None = _option(None, "Of a folder: the language of files that do not say theirs.")
     dataset_errors: str = field(
         default="raise",
-        metadata={"help": "Of a folder: what to do about a malformed row.", "choices": ["raise", "skip", "repair"]},
+        metadata={"help": "Of a folder: what to do about a malformed row.", "choices": ["raise", "skip"]},
     )
+    dataset_iob2: str = field(
+        default="auto",
+        metadata={
+            "help": "Of a folder: what to do about an I- tag that begins an entity. strict: its row is bad; repair: "
+            "read it as B-; auto: repair where at most one sentence in ten has one.",
+            "choices": ["auto", "repair", "strict"],
+        },
+    )
+    captions: str | None = _option(None, "Of a folder: its file of captions, if not found by itself.")
     image_folder: str | None = _option(None, "Of a folder: where its images are, if not in images/.")
     use_images: bool = _option(True, "False: train and evaluate as if no row had an image.")
     max_length: int | None = _option(None, "Pieces of a window, special tokens included. Default: all there can be.")
-    stride: int = _option(64, "Pieces that the windows of a long sentence share when it is evaluated.")
+    stride: int | None = _option(
+        None, "Pieces that the windows of a long sentence share when it is evaluated. Default: 64 or a quarter of one."
+    )
     max_train_samples: int | None = _option(None, "A random subset of this many training rows.")
     max_eval_samples: int | None = _option(None, "A random subset of this many dev rows.")
     max_predict_samples: int | None = _option(None, "A random subset of this many test rows.")
@@ -142,6 +154,8 @@ class TrainingArguments(transformers.TrainingArguments):
             if getattr(self, name) != value:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; it must stay {value}: {reason}.")
         do_eval = self.do_eval
+        if not torch.accelerator.is_available():
+            self.use_cpu = True  # else the plain class takes bf16 for a GPU's, and processes for one GPU each
         super().__post_init__()
         self.do_eval = do_eval  # the plain class switches it on when dev is scored during training
         if self.early_stopping_patience is not None and not self.load_best_model_at_end:

@@ -81,7 +81,14 @@ def _load(args: DataArguments, cache: Path, build: bool) -> datasets.DatasetDict
     if args.dataset is None:
         raise ValueError("There is no dataset: give --dataset a folder, a name on the Hub, or 'probe'.")
     name, folder = args.dataset, Path(args.dataset).expanduser()
-    options = {"lang": args.dataset_lang, "image_folder": args.image_folder, "errors": args.dataset_errors}
+    given = {
+        "dataset_lang": args.dataset_lang,
+        "dataset_errors": args.dataset_errors,
+        "dataset_iob2": args.dataset_iob2,
+        "image_folder": args.image_folder,
+        "captions": args.captions,
+    }
+    options = {option.removeprefix("dataset_"): value for option, value in given.items()}
     if name == "probe":
         folder = cache / f"probe-{args.probe_sentences}"
         if build:
@@ -91,8 +98,7 @@ def _load(args: DataArguments, cache: Path, build: bool) -> datasets.DatasetDict
     elif folder.is_dir():
         loaded = dataset_script.load(folder, args.dataset_config or "all", **options)
     elif re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and not name.startswith("."):
-        given = [f"dataset_{key}" if key != "image_folder" else key for key, value in options.items() if value]
-        if unused := [key for key in given if getattr(args, key) != "raise"]:
+        if unused := [option for option, value in given.items() if value not in (None, "raise", "auto")]:
             raise ValueError(f"{name} comes from the Hub, where {', '.join(unused)} mean nothing: leave them out.")
         loaded = datasets.load_dataset(name, args.dataset_config)
     else:
@@ -159,7 +165,7 @@ class WindowedSentences(torch.utils.data.Dataset):
         training: cut for training, not evaluation.
         images: `"own"`; `"hidden"`: no row has one; `"shuffled"`: a row with an image has another row's, of other
             content, one without has none.
-        stride: pieces that the windows of a long sentence share in evaluation.
+        stride: pieces that the windows of a long sentence share in evaluation; by default the processor's choice.
         max_length: pieces in a window, special tokens included. Default: all the tower takes.
         seed: of the shuffled images.
 
@@ -175,7 +181,7 @@ class WindowedSentences(torch.utils.data.Dataset):
         *,
         training: bool = False,
         images: str = "own",
-        stride: int = 64,
+        stride: int | None = None,
         max_length: int | None = None,
         seed: int = 0,
     ):
@@ -207,7 +213,7 @@ class WindowedSentences(torch.utils.data.Dataset):
         self._image_row: dict[int, int] = {}
         self._show(images)
 
-    def _cut(self, processor: TwoMNERProcessor, training: bool, stride: int, max_length: int | None) -> None:
+    def _cut(self, processor: TwoMNERProcessor, training: bool, stride: int | None, max_length: int | None) -> None:
         specials = processor.max_length - processor.max_pieces
         budget = processor.max_pieces if max_length is None else max_length - specials
         found = []

@@ -59,7 +59,9 @@ def make_tiny_towers(
         )
     reduction = 4 * 2 ** (len(image_widths) - 1)
     if image_size_px % reduction:
-        raise ValueError(f"image_size_px is {image_size_px}; {len(image_widths)} stages need a multiple of {reduction}.")
+        raise ValueError(
+            f"image_size_px is {image_size_px}; {len(image_widths)} stages need a multiple of {reduction}."
+        )
     text_folder, vision_folder = Path(folder) / "text", Path(folder) / "vision"
 
     tokenizer = _train_tokenizer(sentences, vocab_size, max_length_tokens)

@@ -18,7 +18,7 @@ from modeling_2mner import TwoMNERForTokenClassification, TwoMNERModel
 SOURCE = os.environ.get("TRANSFORMERS_SOURCE")
 if not SOURCE:
     pytest.skip("TRANSFORMERS_SOURCE does not point at the source of transformers", allow_module_level=True)
-sys.path.insert(0, SOURCE)
+sys.path.insert(0, os.path.abspath(SOURCE))
 # The source distribution leaves two folders out; they hold tests of export and generation, which do not apply.
 for name, mixin in (
     ("exporters.test_export", "ExportTesterMixin"),
@@ -31,7 +31,7 @@ for name, mixin in (
 from tests.test_modeling_common import ModelTesterMixin, floats_tensor, ids_tensor  # noqa: E402
 
 
-class Tester:
+class ModelTester:
     """What the common tests ask a model's own test file for."""
 
     batch_size = 3
@@ -64,7 +64,7 @@ class TwoMNERCommonTest(ModelTesterMixin, unittest.TestCase):
     _is_composite = True
 
     def setUp(self):
-        self.model_tester = Tester(self)
+        self.model_tester = ModelTester(self)
 
     def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
         inputs = super()._prepare_for_class(inputs_dict, model_class, return_labels=return_labels)

@@ -349,7 +349,7 @@ def test_a_subset_is_random_repeatable_in_order_and_said(probe, caplog):
             {"dataset": "some/set", "image_folder": "x", "dataset_errors": "skip"},
             ["test"],
             ValueError,
-            "some/set comes from the Hub, where image_folder, dataset_errors mean nothing",
+            "some/set comes from the Hub, where dataset_errors, image_folder mean nothing",
         ),
         ({"dataset": "probe", "max_train_samples": 0}, ["train"], ValueError, "A subset of 0 rows"),
         ({"dataset": "probe"}, [], ValueError, "has the splits train, validation, test, but none would be needed"),
