@@ -100,12 +100,16 @@ def load_image(image: ImageLike) -> Image.Image:
             return _to_rgb(opened)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ValueError(
-            f"{name} is refused as a decompression bomb: {error}. Give a smaller image, or raise "
+            f"{name} is refused as a decompression bomb: {str(error).rstrip('.')}. Give a smaller image, or raise "
             "PIL.Image.MAX_IMAGE_PIXELS if you trust it."
         ) from error
     except FileNotFoundError as error:
         raise ValueError(f"{name} does not exist; expected the path of an image file.") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, EOFError) as error:  # Pillow's ways to say: broken
+    except UnidentifiedImageError as error:
+        raise ValueError(
+            f"{name} cannot be read as an image: it is of no format that Pillow knows, or empty."
+        ) from error
+    except (OSError, SyntaxError, EOFError) as error:  # Pillow's ways to say: broken
         raise ValueError(
             f"{name} cannot be read as an image ({error}); expected a whole JPEG, PNG, ... file."
         ) from error

@@ -30,7 +30,7 @@ REUSE_SHARE = 0.15
 """Of the pictures: how many show again one that the split has already, of the same name and type."""
 HELD_OUT_NAMES = {"validation": 0.08, "test": 0.2}
 """Of the names: how many occur in that split alone."""
-HELD_OUT_USE = 0.4
+HELD_OUT_USE = 0.3
 """Of the names drawn for a split that holds names out: how many are such names."""
 MIN_SENTENCES, MAX_SENTENCES = 80, 20_000
 
@@ -39,8 +39,9 @@ SYNTHETIC DATA: the 2M-NER probe
 
 No sentence, name, event or picture in this folder is real. The sentences were filled from templates and the pictures
 drawn from random shapes by dataset_script/probe.py ({num_sentences} sentences, seed {seed}); nothing was copied from
-anywhere, so that no licence applies. The set shows whether a model uses the picture of a sentence: half of the sentences
-come in fours: the same words, with four pictures and four types. A score on it says nothing about natural text.
+anywhere, so that no licence applies. The set shows whether a model uses the picture of a sentence: half of the
+sentences come in fours: the same words, with four pictures and four types. A score on it says nothing about natural
+text.
 
 This folder is written anew by each build: keep nothing of your own in it.
 """
@@ -48,7 +49,7 @@ _NOTICE_FILE = "README.txt"
 
 
 def build(folder: str | Path, num_sentences: int = 2000, seed: int = 0) -> Path:
-    """Write the synthetic probe to ``folder``: ``{en,de,fr,es}/{train,validation,test}.jsonl``, ``images/`` and a notice.
+    """Write the synthetic probe to ``folder``: ``{en,de,fr,es}/{train,validation,test}.jsonl``, ``images/``, a notice.
 
     The same arguments give the same bytes. An earlier probe in the folder is replaced.
 
@@ -206,7 +207,7 @@ class _Builder:
         held_out = split != "train" and self.rng.random() < HELD_OUT_USE
         first = self.rng.choice([name for name in self.names[split if held_out else "train"] if name not in used])
         used.add(first)
-        return [first, self.rng.choice(SURNAMES)] if self.rng.random() < 0.3 else [first]
+        return [first, self.rng.choice(SURNAMES)] if self.rng.random() < 0.25 else [first]
 
     def picture(self, split: str, kind: str, name: str) -> str:
         """The file name of a picture, drawn now or before for the same name; no two files hold the same picture."""

@@ -70,7 +70,7 @@ def _flag(canvas: Canvas, rng: random.Random) -> None:
     inset, slack = rng.choice((0.0, 0.0, rng.uniform(0.05, 0.14))), rng.uniform(0, 0.12)
     left, top, right, bottom = inset, inset + slack, 1 - inset, 1 - inset - slack
     wide, high = right - left, bottom - top
-    colours = [_colour(rng, (0.6, 1.0), (0.45, 1.0)) for _ in range(3)]
+    colours = [_colour(rng, (0.75, 1.0), (0.5, 1.0)) for _ in range(3)]
     colours[rng.randrange(3)] = rng.choice(((250, 250, 250), (250, 250, 250), (25, 25, 25)))
     design, bands = rng.choice(("rows", "rows", "columns", "columns", "cross", "triangle")), rng.choice((2, 3, 3, 4))
     canvas.box(left, top, right, bottom, colours[0])
@@ -115,16 +115,19 @@ def _map(canvas: Canvas, rng: random.Random) -> None:
     canvas.disc(x, y - 2.2 * size, size, size, (205, 40, 40))
 
 
+_HAIR = ((30, 25, 25), (75, 45, 25), (110, 70, 35), (205, 170, 90), (150, 70, 30), (215, 215, 210))
+
+
 def _portrait(canvas: Canvas, rng: random.Random) -> None:
     """Head and shoulders on a plain or two-part ground."""
-    canvas.fill(_colour(rng, (0.0, 0.7), (0.3, 1.0)))
+    canvas.fill(_colour(rng, (0.0, 0.3), (0.4, 0.95)))
     if rng.random() < 0.4:
-        canvas.box(rng.uniform(0.2, 0.8), 0, 1, 1, _colour(rng, (0.0, 0.6), (0.3, 1.0)))
-    tone = rng.uniform(0.3, 1.0)
+        canvas.box(rng.uniform(0.2, 0.8), 0, 1, 1, _colour(rng, (0.0, 0.3), (0.4, 0.95)))
+    tone = rng.uniform(0.4, 1.0)
     skin = (round(45 + 200 * tone), round(30 + 165 * tone), round(20 + 135 * tone))
     shade = tuple(round(0.8 * channel) for channel in skin)
-    hair = _colour(rng, (0.1, 0.8), (0.08, 0.75)) if rng.random() < 0.9 else (225, 225, 220)
-    x, y, r = rng.uniform(0.38, 0.62), rng.uniform(0.36, 0.46), rng.uniform(0.17, 0.24)
+    hair = _near(rng, rng.choice(_HAIR))
+    x, y, r = rng.uniform(0.4, 0.6), rng.uniform(0.38, 0.46), rng.uniform(0.2, 0.26)
     head = rng.choice(("short", "long", "round", "bald", "hat"))
     if head == "long":
         canvas.box(x - 1.25 * r, y - r, x + 1.25 * r, y + 2.2 * r, hair, radius=r)
@@ -159,7 +162,8 @@ def _logo(canvas: Canvas, rng: random.Random) -> None:
     second = rng.choice((ink, _colour(rng, (0.65, 1.0), (0.3, 0.95))))
     canvas.fill(ground)
     x, y, r = rng.uniform(0.42, 0.58), rng.uniform(0.33, 0.45), rng.uniform(0.18, 0.28)
-    mark, corners, turn = rng.choice(("ring", "petals", "polygon", "chevrons", "bars")), rng.randint(3, 8), rng.random()
+    mark = rng.choice(("ring", "petals", "polygon", "chevrons", "bars"))
+    corners, turn = rng.randint(3, 8), rng.random()
     if mark == "ring":
         canvas.disc(x, y, r, r, ink)
         canvas.disc(x, y, 0.7 * r, 0.7 * r, ground)
@@ -174,8 +178,9 @@ def _logo(canvas: Canvas, rng: random.Random) -> None:
     elif mark == "chevrons":
         for i in range(3):
             top = y - r + 0.6 * i * r
-            tips = [(x - r, top + 0.5 * r), (x, top), (x + r, top + 0.5 * r)]
-            canvas.polygon([*tips, (x + r, top + 0.8 * r), (x, top + 0.3 * r), (x - r, top + 0.8 * r)], (ink, second)[i % 2])
+            upper = [(x - r, top + 0.5 * r), (x, top), (x + r, top + 0.5 * r)]
+            lower = [(px, py + 0.3 * r) for px, py in reversed(upper)]
+            canvas.polygon(upper + lower, (ink, second)[i % 2])
     else:
         for i in range(corners):
             left = x - r + 2 * r * i / corners
@@ -215,7 +220,8 @@ def _cover(canvas: Canvas, rng: random.Random) -> None:
         half = (right - left) * rng.uniform(0.2, 0.42)
         canvas.box(middle - half, top + 0.07 + 0.09 * i, middle + half, top + 0.12 + 0.09 * i, ink)
     y, r = top + high * rng.uniform(0.55, 0.65), rng.uniform(0.08, 0.14)
-    ornament = rng.choice((_star(middle, y, r), _ring(middle, y, [r] * rng.choice((4, 24))), _ring(middle, y, [r] * 3, 0.5)))
+    corners = rng.choice((3, 4, 24))
+    ornament = rng.choice((_star(middle, y, r), _ring(middle, y, [r] * corners, -math.pi / 2)))
     canvas.polygon(ornament, rng.choice((ink, _colour(rng))))
     canvas.line([(middle - 0.12, bottom - 0.07), (middle + 0.12, bottom - 0.07)], ink, width=0.02)
 
@@ -249,17 +255,18 @@ def _trees(canvas: Canvas, rng: random.Random) -> None:
 
 
 def _wallpaper(canvas: Canvas, rng: random.Random) -> None:
-    """Rows of triangles, diamonds or dots in two colours."""
-    colours, count = [_colour(rng) for _ in range(3)], rng.randint(5, 8)
+    """Rows of triangles, diamonds or dots in two pale colours."""
+    colours, count = [_colour(rng, (0.0, 0.4), (0.4, 1.0)) for _ in range(3)], rng.randint(5, 8)
     canvas.fill(colours[0])
-    corners, turn, radius = rng.choice((3, 4, 16)), rng.uniform(0, 3), rng.uniform(0.3, 0.5) / count
+    corners, turn, radius = rng.choice((3, 4, 24)), rng.uniform(0, 3), rng.uniform(0.3, 0.5) / count
     for i in range(count):
         for j in range(count):
             shape = _ring((i + 0.5) / count, (j + 0.5) / count, [radius] * corners, turn)
             canvas.polygon(shape, colours[1 + (i + j) % 2])
 
 
-DRAWINGS: dict[str, tuple[Callable[[Canvas, random.Random], None], ...]] = {
+Motif = Callable[[Canvas, random.Random], None]
+DRAWINGS: dict[str, tuple[Motif, ...]] = {
     "PER": (_portrait,),
     "LOC": (_flag, _map),
     "ORG": (_logo,),
@@ -270,9 +277,14 @@ DRAWINGS: dict[str, tuple[Callable[[Canvas, random.Random], None], ...]] = {
 
 
 def draw(kind: str, rng: random.Random) -> Image.Image:
-    """A new picture of a kind of ``DRAWINGS``: RGB, square, ``IMAGE_SIZE_PX`` wide, a little tilted and cropped."""
+    """A new picture of a kind of ``DRAWINGS``, by one of its motifs."""
+    return draw_motif(rng.choice(DRAWINGS[kind]), rng)
+
+
+def draw_motif(motif: Motif, rng: random.Random) -> Image.Image:
+    """A new picture of a motif: RGB, square, ``IMAGE_SIZE_PX`` wide, a little tilted and cropped."""
     canvas = Canvas()
-    rng.choice(DRAWINGS[kind])(canvas, rng)
+    motif(canvas, rng)
     tilted = canvas.image.rotate(rng.uniform(-6, 6), Image.Resampling.BILINEAR)
     side = rng.uniform(0.84, 0.9) * _CANVAS_PX  # cuts off the black corners that the turn leaves
     left, top = (0.5 * (_CANVAS_PX - side) + rng.uniform(-0.01, 0.01) * _CANVAS_PX for _ in range(2))

@@ -21,14 +21,15 @@ Shelby Sheridan Sherwood Siena Simone Sofia Somerset Spencer Stafford Stanford S
 Tamara Taylor Tilbury Titan Toledo Trenton Trinidad Tristan Troy Tyler Valencia Valentina Vega Venice Verdun Vernon
 Verona Vesta Victoria Vienna Virginia Walton Warren Warwick Washington Wellington Wilmington Windsor Winona Winston
 """.split()
-# English compounds are surnames, places, firms and titles alike; many of them keep a model from learning names by heart.
+# English compounds are surnames, places, firms and titles alike; so many keep a model from learning names by heart.
 _STEMS = """
-Ald Ash Barn Black Brad Brom Carl Clay Crom Dal Den Elm Ever Fair Glad Gren Hal Hart Hazel Kirk Lang Mal Marl Mill New
-Nor Oak Pem Pres Rad Ring Rock Rush Shel Stan Stock Sum Thorn Tor Wal Ware West White Wil Win
+Ash Brad Carl Clay Crom Dal Elm Fair Glad Hart Kirk Lang Marl Mill Oak Pem Rad Rush Stan Thorn Wal Win
 """.split()
-_ENDINGS = "bourne bridge brook burn bury by dale field ford ham land ley low mere ston ton well wick wood worth".split()
+_ENDINGS = "bourne bridge brook bury dale field ford ham land ley ton well wood worth".split()
 NAMES = sorted({*NAMES, *(stem + ending for stem in _STEMS for ending in _ENDINGS)})
-SURNAMES = "Banks Rivers Hill Lane Park Wells Fields Woods Stone Marsh Brooks Ford Heath Bay Cruz Rosa Real Prado".split()
+SURNAMES = """
+Banks Rivers Hill Lane Park Wells Fields Woods Stone Marsh Brooks Ford Heath Bay Cruz Rosa Real Prado
+""".split()
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,9 @@ class DataArguments:
     stride: int | None = _option(
         None, "Pieces that the windows of a long sentence share when it is evaluated. Default: 64 or a quarter of one."
     )
+    mention_dropout: float = _option(
+        0.0, "In training, the probability of hiding an entity's words where there is an image to tell its type."
+    )
     max_train_samples: int | None = _option(None, "A random subset of this many training rows.")
     max_eval_samples: int | None = _option(None, "A random subset of this many dev rows.")
     max_predict_samples: int | None = _option(None, "A random subset of this many test rows.")

@@ -167,6 +167,8 @@ class WindowedSentences(torch.utils.data.Dataset):
             content, one without has none.
         stride: pieces that the windows of a long sentence share in evaluation; by default the processor's choice.
         max_length: pieces in a window, special tokens included. Default: all the tower takes.
+        mention_dropout: in training, the probability that the words of an entity are hidden behind the tokenizer's
+            mask in a row with an image: the sentence around it and the image are left to tell its type.
         seed: of the shuffled images.
 
     Raises:
@@ -183,6 +185,7 @@ class WindowedSentences(torch.utils.data.Dataset):
         images: str = "own",
         stride: int | None = None,
         max_length: int | None = None,
+        mention_dropout: float = 0.0,
         seed: int = 0,
     ):
         names = label_names(rows)
@@ -207,6 +210,15 @@ class WindowedSentences(torch.utils.data.Dataset):
         self.lengths: list[int] = []
         """The pieces of each window, special tokens excluded."""
         self._cut(processor, training, stride, max_length)
+
+        if not 0 <= mention_dropout <= 1:
+            raise ValueError(f"`mention_dropout` is {mention_dropout}; expected a probability between 0 and 1.")
+        self.mention_dropout = mention_dropout if training else 0.0
+        self._mask = processor.tokenizer.mask_token if self.mention_dropout else None
+        if self.mention_dropout and self._mask is None:
+            raise ValueError(
+                "`mention_dropout` hides words behind the tokenizer's mask token, and it has none: set 0."
+            )
 
         self._cells, self.rows_with_image = _image_cells(rows)
         self._seed = seed
@@ -266,11 +278,24 @@ class WindowedSentences(torch.utils.data.Dataset):
         if tags and tags[0].startswith("I-"):
             tags = ["B" + tags[0][1:], *tags[1:]]  # the window begins inside an entity: its rest is one of its own
         source = self._image_row.get(row)
+        tokens = self.tokens[row][window.start : window.stop]
+        if self.mention_dropout and source is not None:
+            tokens = self._drop_mentions(tokens, tags)
         return {
-            "tokens": self.tokens[row][window.start : window.stop],
+            "tokens": tokens,
             "labels": [self.label2id[tag] for tag in tags],
             "image": self._cells[source]["image"] if source is not None else None,
         }
+
+    def _drop_mentions(self, tokens: list[str], tags: list[str]) -> list[str]:
+        """A copy in which each entity's words are, with probability `mention_dropout`, the mask token."""
+        tokens, hidden = list(tokens), False
+        for position, tag in enumerate(tags):
+            if tag.startswith("B-"):
+                hidden = torch.rand(()).item() < self.mention_dropout
+            if tag != "O" and hidden:
+                tokens[position] = self._mask
+        return tokens
 
     def stitch(self, values: np.ndarray) -> list[list[Any]]:
         """

@@ -9,6 +9,7 @@ from torch import nn
 from transformers import AutoConfig
 
 from mmner.arguments import ModelArguments
+from mmner.tiny_pretraining import pretrain_on_drawings
 from mmner.tiny_towers import make_tiny_towers
 from modeling_2mner import TwoMNERForTokenClassification
 from processing_2mner import TwoMNERProcessor
@@ -50,6 +51,8 @@ def build_model(
         tiny = (folder / "text", folder / "vision")
         if build and "tiny" in (args.text_model, args.vision_model):
             tiny = make_tiny_towers(folder, words)
+            if args.vision_model == "tiny":
+                pretrain_on_drawings(tiny[1])
         text = tiny[0] if args.text_model == "tiny" else args.text_model
         vision = tiny[1] if args.vision_model == "tiny" else args.vision_model
         processor = TwoMNERProcessor.from_towers(text, vision, whole_image=args.whole_image)

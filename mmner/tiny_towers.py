@@ -4,13 +4,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
-    BertConfig,
-    BertModel,
-    ConvNextConfig,
-    ConvNextModel,
     PreTrainedTokenizerFast,
+    ResNetConfig,
+    ResNetModel,
+    RoFormerConfig,
+    RoFormerModel,
     ViTImageProcessorPil,
 )
 
@@ -22,14 +22,14 @@ def make_tiny_towers(
     sentences: Iterable[Sequence[str]],
     *,
     seed: int = 0,
-    vocab_size: int = 1000,
-    text_width: int = 96,
+    vocab_size: int = 800,
+    text_width: int = 128,
     text_layers: int = 2,
     max_length_tokens: int = 512,
     image_size_px: int = 64,
     image_widths: Sequence[int] = (32, 64, 96),
 ) -> tuple[Path, Path]:
-    """Write a tokenizer trained on ``sentences`` with an untrained BERT, and an image processor with an untrained ConvNeXt.
+    """Write a tokenizer trained on ``sentences`` with an untrained RoFormer, and an untrained image tower (ResNet).
 
     Both folders load offline with ``AutoModel``, ``AutoTokenizer`` and ``AutoImageProcessor``. The weights are random:
     the towers know nothing before they are trained.
@@ -39,11 +39,11 @@ def make_tiny_towers(
         sentences: lists of words; give those of the training split alone.
         seed: of the weights; the caller's random state is left as it was.
         vocab_size: pieces, of which 256 are bytes; below 300 there is no room for words.
-        text_width: of the BERT; a multiple of 4, its number of heads.
-        text_layers: of the BERT.
-        max_length_tokens: positions of the BERT, special tokens included.
+        text_width: of the RoFormer; a multiple of 4, its number of heads.
+        text_layers: of the RoFormer.
+        max_length_tokens: positions of the RoFormer, special tokens included.
         image_size_px: side of the square that a picture is resized to, whole.
-        image_widths: channels of the ConvNeXt's stages; the map it gives has
+        image_widths: channels of the ResNet's stages; the map it gives has
             ``image_size_px / (4 * 2 ** (len(image_widths) - 1))`` cells a side.
 
     Returns:
@@ -67,9 +67,11 @@ def make_tiny_towers(
     tokenizer = _train_tokenizer(sentences, vocab_size, max_length_tokens)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        text = BertModel(
-            BertConfig(
+        # Rotary positions: a fresh encoder learns to look at neighbouring words several times sooner than BERT does.
+        text = RoFormerModel(
+            RoFormerConfig(
                 vocab_size=len(tokenizer),
+                embedding_size=text_width,
                 hidden_size=text_width,
                 num_hidden_layers=text_layers,
                 num_attention_heads=4,
@@ -77,18 +79,15 @@ def make_tiny_towers(
                 max_position_embeddings=max_length_tokens,
                 type_vocab_size=1,
                 pad_token_id=tokenizer.pad_token_id,
-            ),
-            add_pooling_layer=False,
+            )
         )
-        vision = ConvNextModel(
-            ConvNextConfig(
-                image_size=image_size_px,
+        # Its batch normalisation passes everything through at first, and stays so where a model keeps it in eval mode.
+        vision = ResNetModel(
+            ResNetConfig(
+                embedding_size=image_widths[0],
                 hidden_sizes=list(image_widths),
-                num_stages=len(image_widths),
                 depths=[1] * len(image_widths),
-                # The defaults suit a deep network: here they would all but switch off the only block of a stage.
-                layer_scale_init_value=1.0,
-                initializer_range=0.1,
+                layer_type="basic",
             )
         )
     tokenizer.save_pretrained(text_folder)
@@ -101,12 +100,18 @@ def make_tiny_towers(
 
 
 def _train_tokenizer(sentences: Iterable[Sequence[str]], vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
-    """A cased byte-level BPE: every byte is a piece, so that no word of any script is unknown."""
-    words = [" ".join(sentence) for sentence in sentences]
-    if not any(words):
+    """A cased byte-level BPE: every byte is a piece, so that no word of any script is unknown.
+
+    A capital letter is always a piece of its own, so that a new name begins as the names seen in training do.
+    """
+    lines = [" ".join(sentence) for sentence in sentences]
+    if not any(lines):
         raise ValueError("there are no words to train a tokenizer on: give at least one sentence that is not empty.")
     tokenizer = Tokenizer(models.BPE(unk_token=_SPECIAL_TOKENS["unk_token"]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.normalizer = normalizers.Prepend(" ")  # the first word of a text begins like every other
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(r" ?\p{Lu}"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -114,7 +119,7 @@ def _train_tokenizer(sentences: Iterable[Sequence[str]], vocab_size: int, max_le
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(words, trainer)
+    tokenizer.train_from_iterator(lines, trainer)
     first, last = _SPECIAL_TOKENS["cls_token"], _SPECIAL_TOKENS["sep_token"]
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{first} $A {last}",

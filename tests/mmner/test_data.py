@@ -1,5 +1,6 @@
 """Rows, windows and images of a run: nothing is dropped, decoded early, or left as it was by a shuffle."""
 
+import copy
 import io
 import logging
 import random
@@ -7,6 +8,7 @@ import random
 import datasets
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -241,6 +243,43 @@ def test_images_of_a_subset_are_those_of_its_rows(processor):
     assert sentences.rows_with_image == [0, 2]
     cells = [sentences[index]["image"] for index in range(3)]
     assert [cell and cell["bytes"] for cell in cells] == [pictures[3], None, pictures[0]]
+
+
+def test_mentions_are_dropped_whole_in_training_rows_with_an_image_alone(processor):
+    rows = make_rows([30] * 40, images=[png((row, 0, 0)) if row % 2 else None for row in range(40)])
+    with pytest.raises(ValueError, match="it has none: set 0"):
+        WindowedSentences(rows, processor, LABEL2ID, training=True, mention_dropout=0.1)
+    processor = copy.deepcopy(processor)
+    processor.tokenizer.mask_token = processor.tokenizer.unk_token
+    mask = processor.tokenizer.mask_token
+
+    def shown(dropout, training=True):
+        sentences = WindowedSentences(rows, processor, LABEL2ID, training=training, mention_dropout=dropout)
+        return sentences, [sentences[index] for index in range(len(sentences))]
+
+    torch.manual_seed(0)
+    sentences, items = shown(0.4)
+    dropped = mentions = 0
+    for row, item in zip(sentences.row_of, items, strict=True):
+        words = sentences.tokens[row][: len(item["tokens"])]
+        tags = [sentences.id2label[label] for label in item["labels"]]
+        for start, tag in enumerate(tags):
+            if tag == "O" or item["image"] is None:
+                assert item["tokens"][start] == words[start]
+            elif tag.startswith("B-"):
+                stop = start + 1
+                while stop < len(tags) and tags[stop].startswith("I-"):
+                    stop += 1
+                hidden = [token == mask for token in item["tokens"][start:stop]]
+                assert all(hidden) or item["tokens"][start:stop] == words[start:stop]
+                dropped, mentions = dropped + all(hidden), mentions + 1
+    assert 0.25 < dropped / mentions < 0.55
+    assert processor.piece_counts([mask]) == [1]
+    for arguments in ((0.0, True), (0.9, False)):
+        sentences, items = shown(*arguments)
+        assert not any(mask in item["tokens"] for item in items)
+    with pytest.raises(ValueError, match="`mention_dropout` is 1.5; expected a probability"):
+        shown(1.5)
 
 
 def test_equal_files_under_other_names_are_one_image(processor, tmp_path):
