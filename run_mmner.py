@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             images="own" if split == "train" or model.config.collaboration != "none" else "hidden",
             stride=data_args.stride,
             max_length=data_args.max_length,
-            mention_dropout=data_args.mention_dropout if model.config.collaboration != "none" else 0.0,
+            mention_dropout=data_args.mention_dropout,
             seed=seed,
         )
 

@@ -168,7 +168,8 @@ class WindowedSentences(torch.utils.data.Dataset):
         stride: pieces that the windows of a long sentence share in evaluation; by default the processor's choice.
         max_length: pieces in a window, special tokens included. Default: all the tower takes.
         mention_dropout: in training, the probability that the words of an entity are hidden behind the tokenizer's
-            mask in a row with an image: the sentence around it and the image are left to tell its type.
+            mask in a row with an image: the sentence around it and the image are left to tell its type. The rows are
+            the same for a model that reads no image, so that it remains a fair baseline.
         seed: of the shuffled images.
 
     Raises:
