@@ -22,7 +22,7 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
 # They come with the source distribution alone. Their markers are not ours, hence no --strict-markers.
 SOURCE := $(VENV)/transformers-source

@@ -368,6 +368,7 @@ def _two_processes(folder: str):
     import torch.distributed as dist
     from torch.nn.parallel import DistributedDataParallel
 
+    torch.set_num_threads(1)  # a forked child has no OpenMP threads but its own
     rank = dist.get_rank()
     batch = tiny_batch(num_rows=6, image_ids=(1, 0, 2, 1, 3, 4), words=(2, 5, 3, 4, 2, 3))
     half = {name: value[3 * rank : 3 * rank + 3] for name, value in batch.items()}
