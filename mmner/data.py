@@ -1,5 +1,6 @@
 """The rows of a run: found, counted, and cut into windows that fit the text tower, with their own or other images."""
 
+import contextlib
 import copy
 import hashlib
 import logging
@@ -110,11 +111,9 @@ def count_images(rows: datasets.Dataset) -> dict[str, int]:
     """How many `samples` a split has, `samples_with_image`, and, where it is known, `missing_images` (rows whose image
     was not there or did not open when the set was loaded)."""
     counts = {"samples": len(rows), "samples_with_image": len(_image_cells(rows)[1])}
-    try:
+    with contextlib.suppress(ValueError):  # from the Hub: a set of which we know only what it holds
         part = dataset_script.load_report(rows).total(str(rows.split))
         counts["missing_images"] = part.missing_rows + part.unreadable_rows
-    except ValueError:
-        pass  # from the Hub: a set of which we know only what it holds
     return counts
 
 
