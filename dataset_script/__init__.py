@@ -3,7 +3,7 @@
 from .loading import load
 from .mmner import MMNER, MMNERConfig
 from .parquet import write_parquet
-from .readers import MalformedRow
 from .report import LoadReport, ReportPart, load_report
+from .rows import MalformedRow
 
 __all__ = ["MMNER", "LoadReport", "MMNERConfig", "MalformedRow", "ReportPart", "load", "load_report", "write_parquet"]

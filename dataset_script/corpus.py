@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,19 @@ from typing import Any
 import PIL
 from PIL import Image, ImageFile
 
+from .columns import read_captions
+from .formats import Source, discover
 from .images import IMAGE_SUFFIXES, ImageFolder, candidates, find_image_root
-from .readers import LANGUAGES, SPLIT_FILES, MalformedRow, Row, Source, check, discover, iob2_problems, read_captions
+from .label_maps import LabelMap
+from .policy import Policy
 from .report import LoadReport
+from .rows import LANGUAGES, SPLIT_FILES, MalformedRow, Row
 
-ERRORS = ("raise", "skip")
-IOB2 = ("auto", "repair", "strict")
-MAX_REPAIRED_SHARE = 0.1
-"""Of a file's sentences: where more break IOB2, its tags are most likely of another scheme, and are not guessed at."""
+_CODE = (
+    ("columns", "corpus", "formats", "images", "jsonl", "label_maps", "lines", "mmner")
+    + ("policy", "report", "rows", "wikidiverse")
+)  # fmt: skip
+"""The modules that decide what a row becomes."""
 
 
 @dataclass
@@ -39,7 +44,7 @@ class Inventory:
 
 @dataclass
 class Corpus:
-    """A dataset folder in one of the formats of ``readers.READERS``.
+    """A dataset folder in one of the formats of ``formats.READERS``.
 
     Args:
         folder: the folder.
@@ -51,12 +56,14 @@ class Corpus:
         errors: ``"raise"`` at the first malformed row, or ``"skip"`` it and count.
         iob2: an I-X that begins an entity is read as B-X and counted (``"repair"``), as conlleval and seqeval read it,
             or makes its row malformed (``"strict"``). ``"auto"`` repairs the slips of a file that otherwise is IOB2,
-            and is strict where more than ``MAX_REPAIRED_SHARE`` of its sentences have them. The field's sets have such
-            slips: 374 tags in Twitter-2015, in 4 % of its sentences.
+            and is strict where more than ``policy.MAX_REPAIRED_SHARE`` of its sentences have them. The field's sets
+            have such slips: 374 tags in Twitter-2015, in 4 % of its sentences. A file in CoNLL's columns that is IOB1
+            throughout, as CoNLL-2003 was published, is converted.
+        label_map: the name of a built-in map of entity types, a YAML file, or a mapping (``label_maps``).
 
     Raises:
         FileNotFoundError: the folder, or a path given, is not there.
-        ValueError: an option makes no sense here, or the files of the folder are ambiguous (``readers.discover``).
+        ValueError: an option makes no sense here, or the files of the folder are ambiguous (``formats.discover``).
     """
 
     folder: Path
@@ -65,21 +72,26 @@ class Corpus:
     captions: str | Path | None = None
     errors: str = "raise"
     iob2: str = "auto"
+    label_map: str | Path | Mapping[str, str] | LabelMap | None = None
+    policy: Policy = field(init=False)
     sources: list[Source] = field(init=False)
     images: ImageFolder = field(init=False)
     captions_file: Path | None = field(init=False)
-    _repairable: dict[Path, bool] = field(init=False, default_factory=dict)
+    _mended: dict[Path, bool] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        for option, expected in (("errors", ERRORS), ("iob2", IOB2), ("lang", (None, *LANGUAGES))):
-            if getattr(self, option) not in expected:
-                raise ValueError(f"{option} is {getattr(self, option)!r}; expected one of {expected}.")
+        self.policy = Policy(self.errors, self.iob2, LabelMap.load(self.label_map))
+        if self.lang not in (None, *LANGUAGES):
+            raise ValueError(f"lang is {self.lang!r}; expected one of {(None, *LANGUAGES)}.")
         self.folder = Path(self.folder).expanduser().resolve()
         if not self.folder.is_dir():
             raise FileNotFoundError(f"{self.folder} is not a folder: expected the folder of a dataset.")
         self.sources = discover(self.folder)
         if self.lang and self.sources[0].lang:
-            raise ValueError(f"lang={self.lang!r} was given, but {self.folder} has a folder a language: leave it out.")
+            raise ValueError(
+                f"lang={self.lang!r} was given, but {self.folder} has a folder a language, or its file names say it: "
+                "leave it out."
+            )
         given = self._given(self.image_folder, "image_folder")
         if given and not given.is_dir():
             raise ValueError(f"image_folder is {given}; expected a folder.")
@@ -95,11 +107,12 @@ class Corpus:
             self.lang,
             self.errors,
             self.iob2,
+            dict(self.policy.label_map.types) if self.policy.label_map else None,
             str(self.images.root),
             self.images.signature(),
         ]
         facts += [PIL.__version__, Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES]
-        code = [Path(__file__).with_name(f"{name}.py") for name in ("corpus", "images", "mmner", "readers", "report")]
+        code = [Path(__file__).with_name(f"{name}.py") for name in _CODE]
         data = [source.path for source in self.sources] + ([self.captions_file] if self.captions_file else [])
         for path in (*code, *data):
             facts.append([str(path), hashlib.sha256(path.read_bytes()).hexdigest()])
@@ -121,7 +134,7 @@ class Corpus:
         for source in self.sources:
             if source.lang in (None, *languages):
                 report.parts.setdefault(source.split, {})
-            for row in self._rows(source, report):
+            for row in self.rows(source, report):
                 types.update(tag[2:] for tag in row.tags if tag != "O")
                 columns.update(name for name in ("caption", "image_relation") if getattr(row, name) is not None)
                 report.ignored_keys.update(row.ignored_keys)
@@ -145,7 +158,7 @@ class Corpus:
         """The rows of a file as the dataset has them: tags as label ids, the image as a path or ``None``."""
         captions = self._read_captions(LoadReport()) or {}
         ids = {label: number for number, label in enumerate(inventory.labels)}
-        for row in self._rows(source, LoadReport()):
+        for row in self.rows(source, LoadReport()):
             if row.lang not in languages:
                 continue
             image = self.images.find(row.image).path if row.image is not None else None
@@ -161,44 +174,21 @@ class Corpus:
             unused = {"caption", "image_relation"} - set(inventory.columns)
             yield {key: value for key, value in example.items() if key not in unused}
 
-    def _rows(self, source: Source, report: LoadReport) -> Iterator[Row]:
-        """The rows of a file after the policy of ``errors``; what it does is counted in ``report``."""
-        seen: set[str] = set()
-        default = source.lang or self.lang or source.reader.default_lang
-        repairing = self._repairing(source)
-        for item in source.reader.read(source.path):
-            own = item.lang if isinstance(item, Row) and item.lang in LANGUAGES else None
-            part = report.part(source.split, source.lang or own or default or "?")
-            try:
-                if isinstance(item, MalformedRow):
-                    raise item
-                row = _with_language(item, source, default)
-                repairs = _repair_tags(row) if repairing else []
-                check(row)
-                if row.id in seen:
-                    raise row.problem("duplicate id", f"id {row.id!r} came before in this file", None, _ID_REMEDY)
-            except MalformedRow as problem:
-                if self.errors == "raise":
-                    raise
-                part.skip(problem.reason, self._message(problem))
-            else:
-                seen.add(row.id)
-                for repair in repairs:
-                    part.repair(self._message(repair))
-                yield row
-
-    def _repairing(self, source: Source) -> bool:
-        """Whether an I-X that begins an entity is mended in this file."""
-        if self.iob2 != "auto":
-            return self.iob2 == "repair"
-        if source.path not in self._repairable:
-            slips = [
-                any(mended is not None for _, _, mended in iob2_problems(item.tags))
-                for item in source.reader.read(source.path)
-                if isinstance(item, Row)
-            ]
-            self._repairable[source.path] = sum(slips) <= MAX_REPAIRED_SHARE * len(slips)
-        return self._repairable[source.path]
+    def rows(self, source: Source, report: LoadReport) -> Iterator[Row]:
+        """The rows of a file after the policy for malformed ones; what it does is counted in ``report``."""
+        reader = source.reader
+        if source.path not in self._mended:
+            self._mended[source.path] = self.policy.mends_file(reader.read(source.path), reader.iob1)
+        return self.policy.admit(
+            reader.read(source.path),
+            report,
+            source.split,
+            source.lang,
+            self.lang or reader.default_lang,
+            self._mended[source.path],
+            reader.own_ids,
+            self._message,
+        )
 
     def _message(self, problem: MalformedRow) -> str:
         return f"{problem.path.relative_to(self.folder).as_posix()}:{problem.line}: {problem.detail}"
@@ -238,6 +228,7 @@ class Corpus:
 
     def _find_captions(self) -> Path | None:
         taken = {f"{name}.txt" for names in SPLIT_FILES.values() for name in names}
+        taken |= {source.path.name for source in self.sources}
         others = [path for path in sorted(self.folder.glob("*.txt")) if path.name not in taken]
         found = [path for path in others if path.name == "captions.txt" or _has_captions(path)]
         if len(found) > 1:
@@ -253,32 +244,6 @@ class Corpus:
             if place.exists():
                 return place.resolve()
         raise FileNotFoundError(f"{option} is {str(path)!r}, which is neither {places[0]} nor {places[1]}.")
-
-
-_ID_REMEDY = (
-    "Give each row its own (where several sentences share an image: in JSONL, which names the image apart), or load "
-    "with errors='skip' to leave the repetitions out and count them."
-)
-
-
-def _with_language(row: Row, source: Source, default: str | None) -> Row:
-    """The row with its own language, or ``default``."""
-    if row.lang in LANGUAGES and source.lang not in (None, row.lang):
-        raise row.problem("wrong language", f"language {row.lang!r} came; expected {source.lang!r}, as its folder")
-    if row.lang is None and default is None:
-        remedy = "Add it, or give lang= for the rows without."
-        raise row.problem("missing key", "no lang came; expected one in each row outside a folder", None, remedy)
-    return replace(row, lang=row.lang if row.lang is not None else default)
-
-
-def _repair_tags(row: Row) -> list[MalformedRow]:
-    """Mend the tags of ``row`` in place, and say what was wrong."""
-    repairs = []
-    for position, tag, mended in list(iob2_problems(row.tags)):
-        if mended is not None:
-            row.tags[position] = mended
-            repairs.append(row.problem("not IOB2", f"{tag!r} begins an entity", position))
-    return repairs
 
 
 def _caption(row: Row, captions: dict[str, str]) -> str | None:

@@ -12,8 +12,9 @@ import datasets
 from datasets.builder import Key
 
 from .corpus import Corpus, Inventory
-from .readers import LANGUAGES, Source
+from .formats import Source
 from .report import load_report
+from .rows import LANGUAGES
 
 
 @dataclass(eq=False)
@@ -25,6 +26,7 @@ class MMNERConfig(datasets.BuilderConfig):
     captions: str | None = None
     errors: str = "raise"
     iob2: str = "auto"
+    label_map: str | dict[str, str] | None = None
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -35,7 +37,9 @@ class MMNERConfig(datasets.BuilderConfig):
         """The folder, its files found but not read."""
         if self.data_dir is None:
             raise ValueError("MMNER has no data_dir: expected the folder of a dataset.")
-        return Corpus(self.data_dir, self.lang, self.image_folder, self.captions, self.errors, self.iob2)
+        return Corpus(
+            self.data_dir, self.lang, self.image_folder, self.captions, self.errors, self.iob2, self.label_map
+        )
 
     def create_config_id(self, config_kwargs: dict[str, Any], custom_features: datasets.Features | None = None) -> str:
         """The name of the cache folder: anew when an option, the code, a source file or an image changes."""

@@ -1,335 +1,120 @@
-"""Readers of the formats that MMNER data comes in: JSONL, and the ``IMGID:`` CoNLL of Twitter-2015 and Twitter-2017.
+"""Reading the sentences of a source, whatever its format: a folder, or a dataset on the Hub by name."""
 
-A reader takes a file and yields its rows in order, or the problem in place of a row, so that the caller may go on.
-To add a format: write such a function and name it in ``READERS``.
-"""
-
-import codecs
-import functools
-import json
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
 
-from .images import IMAGE_SUFFIXES
+from .corpus import Corpus
+from .hub_sources import open_hub_source
+from .label_maps import LabelMap
+from .parquet import is_parquet
+from .policy import MAX_REPAIRED_SHARE, Policy
+from .report import LoadReport
+from .rows import LANGUAGES, MalformedRow, Row, iob2_problems
 
-LANGUAGES = ("en", "de", "fr", "es")
-SPLIT_FILES = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
-"""Split -> the file names, without suffix, that it may have."""
-IMAGE_RELATIONS = ("depicts", "unrelated", "none")
-
-REQUIRED_KEYS = ("id", "tokens", "ner_tags")
-OPTIONAL_KEYS = ("lang", "image", "caption", "image_relation")
-
-_IMGID = "IMGID:"
-_CAPTION = re.compile(r"(?P<file>\S.*?) :(?P<caption>.*)", re.DOTALL)
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-class MalformedRow(ValueError):
-    """A row that breaks its format.
+def read_source(
+    source: str | Path,
+    languages: Sequence[str] = LANGUAGES,
+    lang: str | None = None,
+    label_map: str | Path | Mapping[str, str] | LabelMap | None = None,
+    errors: str = "raise",
+    iob2: str = "auto",
+    report: LoadReport | None = None,
+    revision: str | None = None,
+) -> Iterator[tuple[str, Row]]:
+    """The rows of a source, checked, with the split that they have there; no image is opened.
 
-    Attributes:
-        path: the file.
-        line: counted from 1.
-        reason: the kind of the problem in a few words; rows left out are counted by it.
-        detail: what came and what was expected.
-    """
-
-    def __init__(self, path: Path, line: int, reason: str, detail: str, remedy: str = ""):
-        self.path, self.line, self.reason, self.detail = path, line, reason, detail
-        remedy = remedy or "Correct it, or load with errors='skip' to leave such rows out and count them."
-        super().__init__(f"{path}:{line}: {detail}. {remedy}")
-
-
-@dataclass
-class Row:
-    """A sentence as its file has it: nothing decoded, the text unchanged."""
-
-    path: Path
-    line: int
-    id: str
-    lang: str | None
-    tokens: list[str]
-    tags: list[str]
-    image: str | None = None
-    caption: str | None = None
-    image_relation: str | None = None
-    ignored_keys: tuple[str, ...] = ()
-    line_per_token: bool = False
-
-    def problem(self, reason: str, detail: str, token: int | None = None, remedy: str = "") -> MalformedRow:
-        """The error for this row; ``token`` counts from 0 and gives the line where each token has its own."""
-        line = self.line if token is None or not self.line_per_token else self.line + 1 + token
-        return MalformedRow(self.path, line, reason, detail, remedy)
-
-
-@dataclass(frozen=True)
-class Reader:
-    """A format: the suffix of its files, the function that reads one, and the language of rows that do not say it."""
-
-    name: str
-    suffix: str
-    read: Callable[[Path], Iterator[Row | MalformedRow]]
-    default_lang: str | None = None
-
-
-@dataclass(frozen=True)
-class Source:
-    """One file of rows. ``lang`` is the language of its folder, ``None`` where the file lies in no such folder."""
-
-    path: Path
-    split: str
-    lang: str | None
-    reader: Reader
-
-
-def read_jsonl(path: Path) -> Iterator[Row | MalformedRow]:
-    """A JSON object a line: ``id``, ``tokens``, ``ner_tags``, and optionally ``lang``, ``image``, ``caption``,
-    ``image_relation``. Blank lines are passed over."""
-    for number, line in _lines(path):
-        if isinstance(line, MalformedRow):
-            yield line
-        elif line.strip():
-            try:
-                yield _json_row(path, number, line)
-            except MalformedRow as problem:
-                yield problem
-
-
-def read_imgid(path: Path) -> Iterator[Row | MalformedRow]:
-    """Sentences of an ``IMGID:`` line and then ``token<TAB>tag`` lines, ended by a blank line or the next ``IMGID:``.
-
-    The image of ``IMGID:17_06_12483`` is ``17_06_12483`` with one of ``IMAGE_SUFFIXES``. A token is what stands before
-    the tab, white space included; a blank stands for the tab in files that have none.
-    """
-    block: _Block | None = None
-    for number, line in _lines(path):
-        if isinstance(line, str) and line.startswith(_IMGID):
-            if block:
-                yield _imgid_row(path, block)
-            block = _Block(number, line.removeprefix(_IMGID).strip(), [])
-        elif isinstance(line, str) and not line.strip(" \t"):
-            if block:
-                yield _imgid_row(path, block)
-            block = None
-        else:
-            block = block or _Block(number, None, [])
-            block.lines.append((number, line))
-    if block:
-        yield _imgid_row(path, block)
-
-
-READERS = (Reader("jsonl", ".jsonl", read_jsonl), Reader("imgid", ".txt", read_imgid, "en"))
-
-
-def read_captions(path: Path) -> Iterator[tuple[int, str, str] | MalformedRow]:
-    """``file.jpg :caption`` lines as (line, file, caption); blank lines are passed over."""
-    for number, line in _lines(path):
-        if isinstance(line, MalformedRow):
-            yield line
-        elif line.strip():
-            match = _CAPTION.fullmatch(line)
-            if match:
-                yield number, match["file"], match["caption"]
-            else:
-                yield MalformedRow(path, number, "bad caption", f"{line!r} came; expected 'file.jpg :caption'")
-
-
-def check(row: Row) -> None:
-    """Raise the first ``MalformedRow`` of a row: language, lengths, IOB2, text that is not Unicode, image path."""
-    if row.lang not in LANGUAGES:
-        raise row.problem("unknown language", f"language {row.lang!r} came; expected one of {', '.join(LANGUAGES)}")
-    if len(row.tokens) != len(row.tags):
-        lengths = f"{len(row.tokens)} tokens and {len(row.tags)} ner_tags came; expected as many tags as tokens"
-        raise row.problem("length mismatch", lengths)
-    for position, tag, expected in iob2_problems(row.tags):
-        token = f"{tag!r} came as tag {position + 1} (token {row.tokens[position]!r})"
-        if expected is None:
-            raise row.problem("not IOB2", f"{token}; expected O, B-TYPE or I-TYPE", position)
-        before = f"after {row.tags[position - 1]!r}" if position else "at the start of the sentence"
-        remedy = (
-            f"Correct it, or load with iob2='repair' to read it as {expected!r}, "
-            "or with errors='skip' to leave such rows out; either counts them."
-        )
-        raise row.problem("not IOB2", f"{token} {before}; in IOB2 an entity begins with B-", position, remedy)
-    try:
-        "".join((row.id, row.image or "", row.caption or "", *row.tokens)).encode()
-    except UnicodeEncodeError as error:
-        character = error.object[error.start : error.end]
-        raise row.problem("bad text", f"{character!r} came; half a surrogate pair is no character") from None
-    if row.image is not None:
-        image = PurePosixPath(row.image)
-        if image.is_absolute() or ".." in image.parts:
-            raise row.problem("bad image", f"image {row.image!r} came; expected a file name inside the image folder")
-
-
-def iob2_problems(tags: Sequence[str]) -> Iterator[tuple[int, str, str | None]]:
-    """Where the tags break IOB2: the position, the tag, and the tag that would mend it or ``None``."""
-    previous = "O"
-    for position, tag in enumerate(tags):
-        if tag != "O":
-            kind = _entity_type(tag)
-            if kind is None:
-                yield position, tag, None
-            elif tag[0] == "I" and previous[2:] != kind:
-                yield position, tag, f"B-{kind}"
-        previous = tag
-
-
-def discover(folder: Path) -> list[Source]:
-    """The files of rows in ``folder``, by language and split: ``train.jsonl`` or ``{lang}/train.jsonl``, or ``.txt``.
+    Args:
+        source: a folder in one of the formats of ``formats.READERS``, a finished dataset (of which the pictures are
+            not taken), or ``org/name`` on the Hub, which is streamed.
+        languages: those wanted.
+        lang: the language of rows that nothing says the language of.
+        label_map: as that of ``dataset_script.load``.
+        errors, iob2: as those of ``dataset_script.load``. What comes from the Hub is read once: with ``iob2="auto"``
+            slips are mended as they come, and it is an error at the end of a split if too many sentences had one.
+        report: where rows are counted, and what is mended or left out.
+        revision: of a dataset on the Hub.
 
     Raises:
-        FileNotFoundError: there are none.
-        ValueError: two files claim one split, files of two formats or of both layouts lie there, or a sub-folder with
-            such files is not named by a language.
+        FileNotFoundError: there is no such folder, and it is no name on the Hub; or the folder holds no dataset.
+        MalformedRow: a row breaks its format (``errors="raise"``).
+        ValueError: an option makes no sense here, the label map does not name a type, or the source has no rows in
+            ``languages``.
     """
-    sources = _split_files(folder, None)
-    children = sorted(path for path in folder.iterdir() if path.is_dir())
-    by_language = {path.name: files for path in children if (files := _split_files(path, path.name))}
-    unknown = [name for name in by_language if name not in LANGUAGES]
-    if sources and by_language:
-        raise ValueError(
-            f"{folder} holds {sources[0].path.name} and {next(iter(by_language))}/ as well; expected one file a split "
-            "or one folder a language, not both."
-        )
-    if unknown:
-        raise ValueError(
-            f"{folder} holds splits in {', '.join(unknown)}, expected folders named {', '.join(LANGUAGES)}. If such a "
-            "folder is a dataset of its own, load that folder."
-        )
-    for lang in LANGUAGES:
-        sources += by_language.get(lang, [])
-    if not sources:
-        raise FileNotFoundError(
-            f"{folder} holds no dataset: expected train, validation or test as .jsonl or .txt (IMGID: lines), in it "
-            f"or in folders named {', '.join(LANGUAGES)}; or a Parquet folder with its README.md."
-        )
-    formats = sorted({source.reader.name for source in sources})
-    if len(formats) > 1:
-        raise ValueError(f"{folder} holds splits in several formats ({', '.join(formats)}): keep one.")
-    return sources
+    report = LoadReport() if report is None else report
+    unknown = [language for language in languages if language not in LANGUAGES]
+    if unknown or not languages or isinstance(languages, str):
+        raise ValueError(f"languages are {languages!r}; expected some of {', '.join(LANGUAGES)}.")
+    folder = Path(source).expanduser()
+    if folder.is_dir() and not is_parquet(folder):
+        corpus = Corpus(folder, lang, errors=errors, iob2=iob2, label_map=label_map)
+        policy, rows = corpus.policy, _folder_rows(corpus, languages, report)
+    elif folder.is_dir() or _HUB_NAME.fullmatch(str(source)):
+        policy = Policy(errors, iob2, LabelMap.load(label_map))
+        rows = _hub_rows(str(folder if folder.is_dir() else source), languages, lang, policy, report, revision)
+    else:
+        raise FileNotFoundError(f"{source} is neither a folder nor the name of a dataset on the Hub (org/name).")
+    return _counted(rows, str(source), languages, report, policy)
 
 
-def _split_files(folder: Path, lang: str | None) -> list[Source]:
-    sources = []
-    for split, names in SPLIT_FILES.items():
-        found = [
-            Source(path, split, lang, reader)
-            for reader in READERS
-            for name in names
-            if (path := folder / f"{name}{reader.suffix}").is_file()
-        ]
-        if len(found) > 1:
-            files = ", ".join(source.path.name for source in found)
-            raise ValueError(f"{folder} holds {files}: expected one file for the split {split!r}, remove the others.")
-        sources += found
-    return sources
+def _folder_rows(corpus: Corpus, languages: Sequence[str], report: LoadReport) -> Iterator[tuple[str, Row]]:
+    for source in corpus.sources:
+        if source.lang in (None, *languages):
+            for row in corpus.rows(source, report):
+                yield source.split, row
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str | MalformedRow]]:
-    """Numbered lines without their ends, LF or CRLF; no others end a line, since text may hold U+2028 or U+0085."""
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
-            if number == 1:
-                raw = raw.removeprefix(codecs.BOM_UTF8)
-            try:
-                yield number, raw.decode("utf-8").rstrip("\r\n")
-            except UnicodeDecodeError as error:
-                detail = f"byte 0x{raw[error.start]:02x} came at column {error.start + 1}; expected UTF-8"
-                yield number, MalformedRow(path, number, "not UTF-8", detail)
+def _hub_rows(
+    name: str, languages: Sequence[str], lang: str | None, policy: Policy, report: LoadReport, revision: str | None
+) -> Iterator[tuple[str, Row]]:
+    pairs = open_hub_source(name, languages, revision, lang)
+    # One stream of rows a split and language: pairs come split by split.
+    for (split, path), group in groupby(pairs, key=lambda pair: (pair[0], pair[1].path)):
+        slips = _Slips(policy.iob2 == "auto", str(path))
+        rows = slips.watch(row for _, row in group)
+        for row in policy.admit(rows, report, split, None, lang, policy.iob2 != "strict", own_ids=False):
+            yield split, row
 
 
-def _json_row(path: Path, number: int, line: str) -> Row:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise MalformedRow(path, number, "bad JSON", f"{error}; expected one JSON object a line") from None
-    if not isinstance(record, dict):
-        kind = type(record).__name__
-        raise MalformedRow(path, number, "bad JSON", f"a {kind} came; expected one JSON object a line")
-    missing = [key for key in REQUIRED_KEYS if key not in record]
-    if missing:
-        came = ", ".join(record) or "none"
-        expected = ", ".join(REQUIRED_KEYS)
-        raise MalformedRow(path, number, "missing key", f"no {', '.join(missing)} (keys: {came}); expected {expected}")
+class _Slips:
+    """How many sentences break IOB2; where it is to be so, an error if at the end these are too many."""
 
-    def text(key: str) -> str | None:
-        value = record.get(key)
-        if value is not None and not isinstance(value, str):
-            raise _wrong_type(path, number, key, value, "a string or null")
-        return value
+    def __init__(self, limited: bool, name: str):
+        self._limited, self._name = limited, name
 
-    def texts(key: str) -> list[str]:
-        value = record[key]
-        if not isinstance(value, list):
-            raise _wrong_type(path, number, key, value, "a list of strings")
-        for item in value:
-            if not isinstance(item, str):
-                raise _wrong_type(path, number, f"an item of {key}", item, "a string")
-        return value
-
-    row_id = record["id"]
-    if isinstance(row_id, int) and not isinstance(row_id, bool):
-        row_id = str(row_id)
-    if not isinstance(row_id, str) or not row_id:
-        raise _wrong_type(path, number, "id", row_id, "a string that is not empty")
-    image, relation = text("image"), text("image_relation")
-    if image == "":
-        raise _wrong_type(path, number, "image", image, "a file name or null")
-    if relation is not None and relation not in IMAGE_RELATIONS:
-        raise _wrong_type(path, number, "image_relation", relation, f"{', '.join(IMAGE_RELATIONS)} or null")
-    return Row(
-        path,
-        number,
-        row_id,
-        text("lang"),
-        texts("tokens"),
-        texts("ner_tags"),
-        image,
-        text("caption"),
-        relation,
-        tuple(key for key in record if key not in REQUIRED_KEYS + OPTIONAL_KEYS),
-    )
+    def watch(self, rows: Iterable[Row | MalformedRow]) -> Iterator[Row | MalformedRow]:
+        sentences = slips = 0
+        for row in rows:
+            sentences += 1
+            if isinstance(row, Row):
+                slips += any(mended is not None for _, _, mended in iob2_problems(row.tags))
+            yield row
+        if self._limited and slips > MAX_REPAIRED_SHARE * sentences:
+            raise ValueError(
+                f"{self._name}: in {slips} of {sentences} sentences an I- tag begins an entity, which is not IOB2; "
+                "read it with iob2='repair' if they are IOB1, or leave this source out."
+            )
 
 
-def _wrong_type(path: Path, number: int, key: str, value: Any, expected: str) -> MalformedRow:
-    shown = repr(value)
-    shown = shown if len(shown) <= 80 else f"{shown[:80]}..."
-    return MalformedRow(path, number, "wrong value", f"{key} is {shown}; expected {expected}")
-
-
-@dataclass
-class _Block:
-    """The lines of a sentence. ``imgid`` is ``None`` where no ``IMGID:`` line stands before them."""
-
-    line: int
-    imgid: str | None
-    lines: list[tuple[int, str | MalformedRow]]
-
-
-def _imgid_row(path: Path, block: _Block) -> Row | MalformedRow:
-    if not block.imgid:
-        came = "'IMGID:' came without an id" if block.imgid == "" else "a token came before any IMGID: line"
-        return MalformedRow(path, block.line, "no IMGID", f"{came}; expected 'IMGID:' and an id before each sentence")
-    tokens, tags = [], []
-    for number, line in block.lines:
-        if isinstance(line, MalformedRow):
-            return line
-        columns = line.rstrip(" \t").split("\t" if "\t" in line else " ")
-        if len(columns) != 2:
-            return MalformedRow(path, number, "bad line", f"{line!r} came; expected token<TAB>tag")
-        tokens.append(columns[0])
-        tags.append(columns[1].strip())
-    image = block.imgid
-    if PurePosixPath(image).suffix.lower() not in IMAGE_SUFFIXES:
-        image += ".*"
-    return Row(path, block.line, block.imgid, None, tokens, tags, image, line_per_token=True)
-
-
-@functools.lru_cache(maxsize=1024)
-def _entity_type(tag: str) -> str | None:
-    match = re.fullmatch(r"[BI]-(\S+)", tag)
-    return match[1] if match else None
+def _counted(
+    rows: Iterator[tuple[str, Row]], name: str, languages: Sequence[str], report: LoadReport, policy: Policy
+) -> Iterator[tuple[str, Row]]:
+    number = 0
+    for split, row in rows:
+        if row.lang not in languages:
+            continue
+        part = report.part(split, str(row.lang))
+        part.rows += 1
+        part.empty_sentences += not row.tokens
+        part.without_image += row.image is None and row.image_url is None
+        report.ignored_keys.update(row.ignored_keys)
+        number += 1
+        yield split, row
+    policy.log_dropped()
+    if not number:
+        left_out = report.total().skipped.total()
+        raise ValueError(f"{name} has no rows in {', '.join(languages)} ({left_out} were left out as malformed).")

@@ -1,26 +1,30 @@
 """Readers, row checks and what a corpus makes of malformed rows."""
 
 import json
+import shutil
 import unicodedata
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from seqeval.metrics.sequence_labeling import get_entities
+from seqeval.scheme import IOB1, IOB2, Entities
 
-from dataset_script.corpus import Corpus, _repair_tags
-from dataset_script.readers import (
-    LANGUAGES,
-    MalformedRow,
-    Row,
-    discover,
-    iob2_problems,
-    read_captions,
-    read_imgid,
-    read_jsonl,
-)
+from dataset_script import load
+from dataset_script.columns import read_captions, read_imgid, read_numbered
+from dataset_script.corpus import Corpus
+from dataset_script.formats import FileName, discover, find_format
+from dataset_script.jsonl import read_jsonl
+from dataset_script.parquet import write_parquet
+from dataset_script.policy import repair_tags
+from dataset_script.readers import read_source
+from dataset_script.report import LoadReport
+from dataset_script.rows import LANGUAGES, MalformedRow, Row, iob2_problems
+from dataset_script.wikidiverse import Span, read_wikidiverse, tag_words
 
+SAMPLES = Path(__file__).with_name("samples")
 GOOD = {"id": "a", "lang": "en", "tokens": ["In", "Paris"], "ner_tags": ["O", "B-LOC"], "image": None}
 TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 
@@ -273,18 +277,413 @@ def test_what_is_written_is_read(tmp_path, sentences, end, bom):
     assert [list(zip(row.tokens, row.tags, strict=True)) for row in read_jsonl(path)] == sentences
 
 
+# The samples of the field's formats: (format, split, language, id, "token|tag ..."), image and URL where there is one
+
+BOAT = "https://upload.example/commons/0/06/Boat-2007.jpg"
+BOAT_FILE = "845b447f070ea139af8322a8fb3b585b.*"
+PANDA = "https://img.example/a/panda.jpg"
+WIKIDIVERSE = "Ida|B-Person Brand|I-Person 's boat , in Bergen|B-Location -Vest ( 2007 ) ."
+FORMATS = {
+    "umt": [
+        ("train", "en", "1001", "Ada|B-PER sails to Bergen|B-LOC", "1001.*", None),
+        ("train", "en", "1002", "nice boat", "1002.*", None),
+        ("validation", "en", "17_06_9", "Galaxy|B-OTHER Team|I-OTHER wins", "17_06_9.*", None),
+        ("test", "en", "O_77", "@ Milla|B-PER", "O_77.*", None),
+    ],
+    "gmner": [
+        ("train", "en", "16_05_1", "Lena|B-PER in Graz|B-LOC", "16_05_1.*", None),
+        ("train", "en", "16_05_2", "# fun", "16_05_2.*", None),
+        ("validation", "en", "16_05_3", "Oslo|B-LOC", "16_05_3.*", None),
+    ],
+    "fmnerg": [
+        ("train", "en", "5", "Lena|B-person Borg|I-person at Dome|B-building", "5.*", None),
+        ("train", "en", "6", "RT", "6.*", None),
+    ],
+    "wikineural": [
+        ("train", "de", "0", "Der Fluss Alra|B-LOC", None, None),
+        ("train", "de", "1", "Ida|B-PER Brand|I-PER singt", None, None),
+        ("validation", "de", "0", "In Alra|B-LOC", None, None),
+    ],
+    "multinerd": [
+        ("train", "en", "0", "The Red|B-ANIM panda|I-ANIM in Alra|B-LOC", None, PANDA),
+        ("train", "en", "1", "In 1999|B-TIME", None, None),
+        ("validation", "en", "0", "Mars|B-CEL rises", None, None),
+        ("train", "de", "0", "Am Mars|B-CEL", None, None),
+    ],
+    "conll2002": [
+        ("train", "es", "0", "El río Alra|B-LOC baja", None, None),
+        ("train", "es", "1", "Señor Ibáñez|B-PER", None, None),
+        ("validation", "es", "0", "Ana|B-PER", None, None),
+    ],
+    "conll2003": [
+        ("train", "en", "0", "Alra|B-ORG meets Ida|B-PER Brand|I-PER Max|B-PER .", None, None),
+        ("train", "en", "1", "Rain in Bergen|B-LOC Vest|B-ORG", None, None),
+        ("validation", "en", "0", "Oslo|B-LOC", None, None),
+        ("test", "en", "0", "Oslo|B-LOC AS|I-LOC", None, None),
+        ("train", "de", "0", "Der Fluss Alra|B-LOC", None, None),
+    ],
+    "conll2003_iob2": [("train", "en", "0", "Alra|B-ORG meets Ida|B-PER Max|B-PER", None, None)],
+    "wikidiverse": [
+        ("train", "en", "0", WIKIDIVERSE, BOAT_FILE, BOAT),
+        ("train", "en", "1", "No names here .", BOAT_FILE, BOAT),
+        ("validation", "en", "0", "Alra|B-Organization wins .", BOAT_FILE, BOAT),
+    ],
+    "wikidiverse_candidates": [("train", "en", "0", WIKIDIVERSE, BOAT_FILE, BOAT)],
+}
+
+
+def shown(tokens, tags) -> str:
+    return " ".join(token if tag == "O" else f"{token}|{tag}" for token, tag in zip(tokens, tags, strict=True))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_samples_of_each_format(name, tmp_path):
+    lang = "en" if name == "conll2003_iob2" else None
+    report = LoadReport()
+    rows = [
+        (split, row.lang, row.id, shown(row.tokens, row.tags), row.image, row.image_url)
+        for split, row in read_source(SAMPLES / name, lang=lang, report=report)
+    ]
+    assert rows == FORMATS[name]
+    assert report.total().rows == len(rows) and not report.total().skipped
+    dataset = load(SAMPLES / name, lang=lang, cache_dir=tmp_path)
+    names = next(iter(dataset.values())).features["ner_tags"].feature.names
+    loaded = [
+        (split, row["lang"], row["id"], shown(row["tokens"], [names[tag] for tag in row["ner_tags"]]))
+        for split, rows in dataset.items()
+        for row in rows
+    ]
+    assert sorted(loaded) == sorted(row[:4] for row in FORMATS[name])
+
+
+def test_every_sample_is_read():
+    assert {path.name for path in SAMPLES.iterdir()} == set(FORMATS)
+
+
+def test_what_has_no_column_and_what_is_converted_is_counted(caplog, tmp_path):
+    report = LoadReport()
+    list(read_source(SAMPLES / "conll2003", report=report))
+    # Entities begin seven times after O, the edge or another type; only Max follows one of his own type.
+    assert report.total().repaired_tags == 7 and report.total("train", "de").repaired_tags == 1
+    assert report.ignored_keys == {"column 2": 5, "column 3": 5, "column 4": 1}
+    report = LoadReport()
+    list(read_source(SAMPLES / "fmnerg", report=report))
+    assert report.ignored_keys == {"column 3": 2}
+    # A copy: of each file it is said once that it is not UTF-8.
+    list(read_source(shutil.copytree(SAMPLES / "conll2002", tmp_path / "conll2002")))
+    assert "left out, as of other languages: ned.train" in caplog.text
+    assert "is read as ISO-8859-1: 3 of its lines are no UTF-8, 0 are" in caplog.text
+
+
+def test_only_the_languages_asked_for_are_read(tmp_path):
+    rows = list(read_source(SAMPLES / "multinerd", ("de",)))
+    assert [row.lang for _, row in rows] == ["de"]
+    with pytest.raises(ValueError, match=r"has no rows in fr"):
+        list(read_source(SAMPLES / "multinerd", ["fr"]))
+    for wrong in ("de", ["it"], []):
+        with pytest.raises(ValueError, match="languages are"):
+            list(read_source(SAMPLES / "multinerd", wrong))
+    with pytest.raises(FileNotFoundError, match="neither a folder nor the name of a dataset"):
+        list(read_source(tmp_path / "none"))
+
+
+def test_a_finished_dataset_is_a_source(tmp_path):
+    jsonl(tmp_path / "set" / "de" / "train.jsonl", GOOD | {"lang": "de", "image_url": "http://a.example/b.png"})
+    jsonl(tmp_path / "set" / "en" / "test.jsonl", GOOD)
+    folder = write_parquet(load(tmp_path / "set", cache_dir=tmp_path / "cache"), tmp_path / "written")
+    rows = [(split, row.id, row.lang, row.tokens, row.tags) for split, row in read_source(folder)]
+    assert rows == [
+        ("test", "a", "en", ["In", "Paris"], ["O", "B-LOC"]),
+        ("train", "a", "de", ["In", "Paris"], ["O", "B-LOC"]),
+    ]
+
+
+# The format by the content, split and language by the name
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "expected"),
+    [
+        ("IMGID:1\na\tO\n", "train.txt", "imgid"),
+        ("a\tb\tO\n\nIMGID:1\na\tb\tO\n", "train.conll", "imgid"),
+        ("0\ta\tO\n1\tb\tO\n", "train.txt", "numbered"),
+        ("1\ta\tO\n2\tb\tB-X\tQ1\n\n1\tc\tO\n", "train_en.tsv", "numbered"),
+        ("1\ta\tO\n1\tb\tO\n", "train.tsv", "conll"),
+        ("1996 CD O\n1997 CD O\n", "train.conllu", "conll"),
+        ("-DOCSTART- O\n\na O\n", "esp.testa", "conll"),
+        ('{"id": 1}\n', "train.json", "jsonl"),
+        ('\n [["a", null, "t", []]]', "train.json", "wikidiverse"),
+    ],
+)
+def test_formats_by_content(tmp_path, text, name, expected):
+    reader = find_format(imgid(tmp_path / name, text))
+    assert reader is not None and reader.name == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "message"),
+    [
+        ("0\tCD\tO\n\n1\tCD\tO\n", "train.tsv", r"several formats \(numbered, conll\), .*'0\\tCD\\tO'.*would tell"),
+        (
+            "id\ttext\n1\tsome words\n",
+            "train.tsv",
+            r"no known format, its first lines are 'id\\ttext'.*imgid, numbered",
+        ),
+        ("Just words here.\n", "eng.train", "of no known format, .*expected one of conll"),
+        ("3\n", "train.json", "of no known format, .*expected one of jsonl, wikidiverse"),
+    ],
+)
+def test_files_of_no_or_of_several_formats_say_what_was_seen(tmp_path, text, name, message):
+    imgid(tmp_path / name, text)
+    with pytest.raises(ValueError, match=message):
+        discover(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("train.tsv", ("train", None)),
+        ("test_en.tsv", ("test", "en")),
+        ("train_de.conllu", ("train", "de")),
+        ("dev-fr.conll", ("validation", "fr")),
+        ("esp.train", ("train", "esp")),
+        ("eng.testa", ("validation", "eng")),
+        ("eng.testb", ("test", "eng")),
+        ("deu.testb.txt", ("test", "deu")),
+        ("train_w_10cands.json", ("train", None)),
+        ("valid_w_10cands.json", ("validation", None)),
+        ("ned.testa", ("validation", "ned")),
+        ("train", None),
+        ("train.gz", None),
+        ("train_small.txt", None),
+        ("captions.txt", None),
+        ("test_train.txt", None),
+        ("train_de_en.txt", None),
+        ("17_06_12483.jpg", None),
+    ],
+)
+def test_what_file_names_say(name, expected):
+    parsed = FileName.parse(name)
+    assert (parsed and (parsed.split, parsed.lang)) == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["train_de.tsv", "train.tsv"], "train.tsv and train_de.tsv: expected all names to say a language, or none"),
+        (["de/train_en.tsv"], "is in a folder of 'de', but its name says 'en'"),
+        (["deu.train", "train_de.txt"], "holds deu.train, train_de.txt: expected one file for the split 'train'"),
+        (["train_it.tsv"], r"holds no dataset.*Of other languages: train_it\.tsv"),
+        (["it/train.txt", "de/train.txt", "extra/train.txt"], "holds splits in extra, it, expected folders named"),
+    ],
+)
+def test_names_that_contradict_each_other(tmp_path, files, message):
+    for file in files:
+        imgid(tmp_path / file, "a\tO\nb\tO\n")
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        discover(tmp_path)
+
+
+def test_an_empty_file_has_the_format_of_the_others(tmp_path):
+    imgid(tmp_path / "train.txt", "a O\nb B-X\n")
+    imgid(tmp_path / "test.txt", "\n")
+    assert [source.reader.name for source in discover(tmp_path)] == ["conll", "conll"]
+
+
+# Columns
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "reason", "detail"),
+    [
+        ("0\ta\n", 4, "bad line", "'0\\ta' came; expected number<TAB>token<TAB>tag"),
+        ("x\ta\tO\n", 4, "bad line", "'x\\ta\\tO' came"),
+        ("0\ta\tO\n2\tb\tO\n", 5, "bad number", "token 2 came; expected 1"),
+        ("7\ta\tO\n", 4, "bad number", "token 7 came; expected 0 or 1 at the start"),
+        ("0\ta\tPER\n", 4, "not IOB2", "'PER' came as tag 1"),
+    ],
+)
+def test_malformed_numbered_tokens_cost_one_sentence(tmp_path, text, line, reason, detail):
+    good = "0\tx\tO\n1\ty\tO\n\n"
+    path = imgid(tmp_path / "train_en.tsv", good + text + "\n" + good * 30)
+    with pytest.raises(MalformedRow) as caught:
+        list(read_source(tmp_path))
+    assert (caught.value.path, caught.value.line, caught.value.reason) == (path, line, reason)
+    assert detail in str(caught.value)
+    report = LoadReport()
+    ids = [row.id for _, row in read_source(tmp_path, errors="skip", report=report)]
+    assert ids == [str(number) for number in range(32) if number != 1]
+    assert report.total("train", "en").skipped == {reason: 1}
+
+
+def test_numbered_tokens_keep_white_space_and_take_only_urls_of_images(tmp_path):
+    text = "1\t\xa0\tO\thttps://en.example/wiki/A\n2\t\tO\n3\tb c\tO\t\thttps://c.example/Special:FilePath/B%20c\n"
+    (row,) = read_numbered(imgid(tmp_path / "train.tsv", text))
+    assert row.tokens == ["\xa0", "", "b c"]
+    assert row.image_url == "https://c.example/Special:FilePath/B%20c" and row.ignored_keys == ("column 4",)
+
+
+def test_a_few_broken_lines_of_utf8_are_reported_and_not_guessed_at(tmp_path):
+    path = imgid(tmp_path / "esp.train", "río O\nseñor O\n\n")
+    path.write_bytes(path.read_bytes() + "año O\n".encode("latin-1"))
+    with pytest.raises(MalformedRow, match=r"esp\.train:4: byte 0xf1"):
+        list(read_source(tmp_path))
+    assert [row.tokens for _, row in read_source(tmp_path, errors="skip")] == [["río", "señor"]]
+
+
+def test_extra_columns_stand_before_or_after_the_tag(tmp_path):
+    path = imgid(tmp_path / "train.txt", "IMGID:1\nParis\tNNP\tB-LOC\n-DOCSTART-\tX\tO\nIMGID:2\nis\tVBZ\tO\n")
+    assert [(row.tokens, row.tags) for row in read_imgid(path)] == [(["Paris"], ["B-LOC"]), (["is"], ["O"])]
+    path = imgid(tmp_path / "train.txt", "IMGID:1\nParis B-LOC B-city\n.  O O\nbad O\n")
+    (problem,) = read_imgid(path)
+    assert (problem.line, problem.detail) == (4, "'bad O' came; expected token<TAB>tag<TAB>column 3")
+
+
+# WikiDiverse
+
+
+def wikidiverse(folder: Path, *items: object) -> Path:
+    path = folder / "train.json"
+    path.write_text(json.dumps(items), encoding="utf-8")
+    return path
+
+
+@st.composite
+def texts_with_mentions(draw):
+    text = draw(st.text(st.sampled_from("ab É3.-' (\u2019\n"), min_size=1, max_size=24))
+    spans, start = [], 0
+    for kind in draw(st.lists(st.sampled_from(["PER", "LOC"]), max_size=4)):
+        if start >= len(text):
+            break
+        start = draw(st.integers(start, len(text) - 1))
+        end = draw(st.integers(start + 1, len(text)))
+        if text[start:end].strip():
+            spans.append((start, end, kind))
+        start = end
+    return text, spans
+
+
+@settings(max_examples=300, deadline=None)
+@given(texts_with_mentions())
+def test_the_entities_of_the_words_are_the_mentions(case):
+    text, mentions = case
+    stripped = []
+    for start, end, kind in mentions:
+        inner = text[start:end]
+        first = start + len(inner) - len(inner.lstrip())
+        stripped.append(Span(first, first + len(inner.strip()), kind))
+    words, tags = tag_words(text, stripped)
+    assert "".join(words) == "".join(text.split()) and all(words)
+    found = [("".join(words[start : end + 1]), kind) for kind, start, end in get_entities(tags)]
+    assert found == [("".join(text[start:end].split()), kind) for start, end, kind in mentions]
+    assert not list(iob2_problems(tags))
+
+
+@pytest.mark.parametrize(
+    ("item", "reason", "detail"),
+    [
+        ({"a": 1}, "bad item", "a dict came; expected [sentence, image_url, topic, mentions]"),
+        (["a", "u", "t"], "bad item", "a list of 3 came"),
+        ([1, "u", "t", []], "wrong value", "sentence is 1"),
+        (["a", 1, "t", []], "wrong value", "image_url is 1; expected a string or null"),
+        (["a", None, "t", "b"], "wrong value", "mentions is 'b'"),
+        (["a b", None, "t", [["a", "X", 0]]], "wrong value", "a mention is ['a', 'X', 0]"),
+        (["a b", None, "t", [["a", "X", 0, 9, ""]]], "wrong value", "the place of 'a' is [0, 9]; expected offsets"),
+        (["a b", None, "t", [["a", "X", False, True, ""]]], "wrong value", "is [False, True]"),
+        (["a b", None, "t", [["b", "X", 0, 1, ""]]], "misplaced mention", "'b' came, but 'a' stands at 0:1"),
+        (
+            ["a b c", None, "t", [["a b", "X", 0, 3, ""], ["b c", "Y", 2, 5, ""]]],
+            "overlapping mentions",
+            "'a b' (X) and 'b c' (Y) overlap",
+        ),
+    ],
+)
+def test_malformed_items_of_wikidiverse_are_numbered(tmp_path, item, reason, detail):
+    good = ["Ida", None, "t", [["Ida", "Person", 0, 3, "u"], ["Ida ", "Person", 0, 3, "u"]]]
+    path = wikidiverse(tmp_path, good, item, good)
+    with pytest.raises(MalformedRow) as caught:
+        list(read_source(tmp_path))
+    assert (caught.value.path, caught.value.line, caught.value.reason) == (path, 2, reason)
+    assert detail in str(caught.value)
+    report = LoadReport()
+    rows = [row for _, row in read_source(tmp_path, errors="skip", report=report)]
+    # Given twice, it counts once; and no picture is named where there is none.
+    assert [(row.id, row.tags, row.image, row.image_url) for row in rows] == [
+        ("0", ["B-Person"], None, None),
+        ("2", ["B-Person"], None, None),
+    ]
+    assert report.total().skipped == {reason: 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [(b"[1, ", "bad JSON"), (b'["\xff"]', "not UTF-8"), (b"[" * 100_000, "bad JSON")]
+)
+def test_a_file_of_wikidiverse_that_does_not_parse_is_one_problem(tmp_path, content, reason):
+    (tmp_path / "train.json").write_bytes(content)
+    (problem,) = read_wikidiverse(tmp_path / "train.json")
+    assert isinstance(problem, MalformedRow) and (problem.line, problem.reason) == (1, reason)
+
+
+def test_the_released_pictures_of_wikidiverse_are_found(tmp_path):
+    folder = tmp_path / "set"
+    (folder / "images").mkdir(parents=True)
+    wikidiverse(folder, ["Ida", BOAT, "t", []])
+    Image.new("RGB", (4, 4)).save(folder / "images" / BOAT_FILE.replace(".*", ".jpg"))
+    dataset = load(folder, cache_dir=tmp_path / "cache")
+    assert dataset["train"][0]["image"].size == (4, 4)
+
+
 # IOB2
 
 
 @given(st.lists(st.sampled_from(TAGS), max_size=12))
 def test_repair_keeps_the_entities_that_seqeval_reads(tags):
     row = Row(Path("x"), 1, "a", "en", [""] * len(tags), list(tags))
-    repairs = _repair_tags(row)
+    repairs = repair_tags(row)
     assert get_entities(row.tags) == get_entities(tags)
     assert not list(iob2_problems(row.tags))
     assert len(repairs) == sum(old != new for old, new in zip(tags, row.tags, strict=True))
     # By the definition: the entities are as many as the B- tags once each has one of its own.
     assert len(get_entities(tags)) == sum(tag[0] == "B" for tag in row.tags)
+
+
+ENTITIES = st.lists(
+    st.tuples(st.sampled_from(["PER", "LOC", "O"]), st.integers(1, 3)), min_size=1, max_size=8
+)  # fmt: skip
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(ENTITIES, min_size=1, max_size=3))
+def test_iob1_becomes_iob2_without_loss(tmp_path, sentences):
+    written = []
+    for sentence in sentences:
+        tags, previous = [], "O"
+        for kind, length in sentence:
+            begin = "O" if kind == "O" else f"{'B' if kind == previous else 'I'}-{kind}"
+            tags += [begin] + ["O" if kind == "O" else f"I-{kind}"] * (length - 1)
+            previous = kind
+        written.append(tags)
+    imgid(tmp_path / "eng.train", "\n".join("".join(f"w NN {tag}\n" for tag in tags) for tags in written))
+    report = LoadReport()
+    rows = [row.tags for _, row in read_source(tmp_path, report=report)]
+    changed = 0
+    for before, after in zip(written, rows, strict=True):
+        changed += sum(old != new for old, new in zip(before, after, strict=True))
+        entities = Entities([before], IOB1).entities[0], Entities([after], IOB2).entities[0]
+        one, other = ([(entity.start, entity.end, entity.tag) for entity in found] for found in entities)
+        assert one == other
+    assert report.total().repaired_tags == changed
+
+
+def test_iob1_is_an_error_where_iob2_is_asked_for(tmp_path):
+    imgid(tmp_path / "eng.train", "Alra NNP I-LOC\n\n" * 5)
+    with pytest.raises(MalformedRow, match="'I-LOC' came as tag 1"):
+        list(read_source(tmp_path, iob2="strict"))
+    # Mixed tags are of no scheme: they are not guessed at.
+    imgid(tmp_path / "eng.train", "Alra NNP I-LOC\n\n" * 5 + "Alra NNP B-LOC\n\n" * 5)
+    with pytest.raises(MalformedRow, match="'I-LOC' came as tag 1"):
+        list(read_source(tmp_path))
+    assert len(list(read_source(tmp_path, iob2="repair"))) == 10
 
 
 def test_an_inside_tag_that_begins_an_entity_is_repaired_and_counted_or_malformed(tmp_path):
