@@ -3,17 +3,16 @@
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 from datasets.table import embed_table_storage, table_cast
 
-from .readers import LANGUAGES
+from .card import write_card
+from .rows import LANGUAGES
 from .report import LoadReport, load_report
 
 logger = logging.getLogger(__name__)
@@ -22,12 +21,12 @@ ROWS_PER_GROUP = 100
 """Rows that a reader must hold at once: few, since each may have an image."""
 MAX_FILE_BYTES = 500_000_000
 
-_REPORT_FILE = "load_report.json"
+REPORT_FILE = "load_report.json"
 _COLUMNS = ("id", "lang", "tokens", "ner_tags", "image")
 
 
 def write_parquet(dataset: datasets.DatasetDict, folder: str | Path) -> Path:
-    """Write ``dataset`` as ``{lang}/{split}-{number}.parquet``, image bytes embedded, and a ``README.md``.
+    """Write ``dataset`` as ``{lang}/{split}-{number}.parquet``, image bytes embedded, and the dataset card.
 
     ``datasets.load_dataset(folder, "de")``, or ``"all"``, the default, reads it back, streaming too. The same dataset
     gives the same bytes.
@@ -53,17 +52,14 @@ def write_parquet(dataset: datasets.DatasetDict, folder: str | Path) -> Path:
     # Written beside its place and moved at the end, so that a broken write is never taken for a dataset.
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         written = Path(scratch) / "parquet"
-        files: dict[str, list[str]] = {}
         for split, rows in dataset.items():
             positions: dict[str, list[int]] = {}
             for position, lang in enumerate(rows["lang"]):
                 positions.setdefault(lang, []).append(position)
             for lang in sorted(positions, key=LANGUAGES.index):
                 _write_split(rows.select(positions[lang]), written / lang, split)
-                files.setdefault(lang, []).append(split)
-        report = _report(dataset)
-        (written / "README.md").write_text(_readme(files, report), encoding="utf-8")
-        (written / _REPORT_FILE).write_text(report.to_json() + "\n", encoding="utf-8")
+        (written / REPORT_FILE).write_text(_report(dataset).to_json() + "\n", encoding="utf-8")
+        write_card(written)
         if folder.exists():
             shutil.rmtree(folder)
         written.rename(folder)
@@ -84,7 +80,7 @@ def read_parquet(folder: Path, config: str = "all", cache_dir: str | Path | None
     cache = str(cache_dir) if cache_dir is not None else None
     dataset = datasets.load_dataset(str(folder), config, cache_dir=cache)
     _check_columns(dataset, f"{folder} ({config})")
-    report_file = folder / _REPORT_FILE
+    report_file = folder / REPORT_FILE
     if report_file.is_file():
         report = LoadReport.from_json(report_file.read_text(encoding="utf-8"))
         report = report if config == "all" else report.only([config])
@@ -96,32 +92,53 @@ def read_parquet(folder: Path, config: str = "all", cache_dir: str | Path | None
     return dataset
 
 
+class ShardWriter:
+    """The Parquet files of a split of a language: ``{split}-{number}.parquet``, as few as ``MAX_FILE_BYTES`` allows.
+
+    Args:
+        folder: that of the language; made if it is not there.
+        split: the name of the split.
+        features: the columns; image bytes must be in the tables that ``write`` is given.
+    """
+
+    def __init__(self, folder: Path, split: str, features: datasets.Features):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.split, self.schema = folder, split, features.arrow_schema
+        leaves = _leaves(self.schema)
+        # The bytes of an image are compressed already, and a dictionary of them would only fill memory.
+        self._options: dict[str, Any] = {
+            "compression": {name: "snappy" for name in leaves if name != "image.bytes"} | {"image.bytes": "none"},
+            "use_dictionary": [name for name in leaves if name != "image.bytes"],
+        }
+        self._number, self._size, self._writer = 0, 0, None
+
+    def write(self, table: pa.Table) -> None:
+        """Write ``table`` as one row group: give it about ``ROWS_PER_GROUP`` rows."""
+        if self._writer is None or self._size > MAX_FILE_BYTES:
+            self.close()
+            path = self.folder / f"{self.split}-{self._number:05d}.parquet"
+            self._writer = pq.ParquetWriter(path, self.schema, **self._options)
+            self._number, self._size = self._number + 1, 0
+        self._writer.write_table(table)
+        self._size += table.nbytes
+
+    def close(self) -> None:
+        """Finish the file that is being written."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def __enter__(self) -> "ShardWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
 def _write_split(rows: datasets.Dataset, folder: Path, split: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    schema = rows.features.arrow_schema
-    # The bytes of an image are compressed already, and a dictionary of them would only fill memory.
-    options: dict[str, Any] = {
-        "compression": {name: "snappy" for name in _leaves(schema) if name != "image.bytes"} | {"image.bytes": "none"},
-        "use_dictionary": [name for name in _leaves(schema) if name != "image.bytes"],
-    }
-    number, size, writer = 0, 0, None
-    try:
-        for table in _tables(rows, schema):
-            if writer is None or size > MAX_FILE_BYTES:
-                if writer is not None:
-                    writer.close()
-                writer = pq.ParquetWriter(folder / f"{split}-{number:05d}.parquet", schema, **options)
-                number, size = number + 1, 0
-            writer.write_table(table)
-            size += table.nbytes
-    finally:
-        if writer is not None:
-            writer.close()
-
-
-def _tables(rows: datasets.Dataset, schema: pa.Schema) -> Iterator[pa.Table]:
-    for table in rows.with_format("arrow").iter(ROWS_PER_GROUP):
-        yield embed_table_storage(table_cast(table, schema))
+    with ShardWriter(folder, split, rows.features) as writer:
+        for table in rows.with_format("arrow").iter(ROWS_PER_GROUP):
+            writer.write(embed_table_storage(table_cast(table, writer.schema)))
 
 
 def _leaves(schema: pa.Schema) -> list[str]:
@@ -177,43 +194,3 @@ def _report(dataset: datasets.DatasetDict) -> LoadReport:
 def _rows(report: LoadReport) -> dict[tuple[str, str], int]:
     parts = {(split, lang): part.rows for split in report.parts for lang, part in report.parts[split].items()}
     return {key: rows for key, rows in parts.items() if rows}
-
-
-def _readme(files: dict[str, list[str]], report: LoadReport) -> str:
-    def config(name: str, languages: list[str]) -> dict[str, Any]:
-        splits = [split for split in report.parts if any(split in files[lang] for lang in languages)]
-        return {
-            "config_name": name,
-            "data_files": [
-                {"split": split, "path": [f"{lang}/{split}-*.parquet" for lang in languages if split in files[lang]]}
-                for split in splits
-            ],
-        }
-
-    languages = [lang for lang in LANGUAGES if lang in files]
-    header = {
-        "language": languages,
-        "task_categories": ["token-classification"],
-        "configs": [config("all", languages) | {"default": True}] + [config(lang, [lang]) for lang in languages],
-    }
-    table = [
-        f"| {lang} | {split} | {part.rows} | {part.images} |"
-        for lang in languages
-        for split in report.parts
-        if (part := report.total(split, lang)).rows
-    ]
-    text = [
-        "---",
-        yaml.safe_dump(header, sort_keys=False, allow_unicode=True).strip(),
-        "---",
-        "",
-        "# Named entities in text with images",
-        "",
-        f'Tokens with IOB2 tags and, in some rows, an image. `load_dataset(folder, "{languages[0]}")` reads one '
-        "language, `load_dataset(folder)` all of them.",
-        "",
-        "| language | split | rows | rows with an image |",
-        "|---|---|---|---|",
-        *table,
-    ]
-    return "\n".join(text) + "\n"

@@ -1,0 +1,29 @@
+"""Random choices that depend on a seed and on names, not on the order in which they are made."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def uniform(seed: int, *names: object) -> float:
+    """A number in [0, 1): the same for the same seed and names, on any machine; else independent."""
+    key = "\x1f".join(map(str, (seed, *names))).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") / 2**64
+
+
+def choice(options: Sequence[T], seed: int, *names: object) -> T:
+    """One of ``options``, each as likely as the others."""
+    return options[int(uniform(seed, *names) * len(options))]
+
+
+def position(shares: Sequence[float], seed: int, *names: object) -> int:
+    """A position of ``shares``, each as likely as its share of the sum."""
+    left = uniform(seed, *names) * sum(shares)
+    for number, share in enumerate(shares):
+        left -= share
+        if left < 0:
+            return number
+    # Rounding left a crumb: the last position that can be drawn at all.
+    return max(number for number, share in enumerate(shares) if share > 0)

@@ -1,0 +1,1 @@
+"""Image providers: where the pictures of a constructed dataset come from."""

@@ -1,0 +1,187 @@
+"""Splits that do not leak: which sentences train, which test, so that what is to be unseen in training is.
+
+Rows that must not be parted (near-duplicate sentences; rows of one picture, or of one entity, where these are to be
+unseen) hang together, and each such component goes into one split. Entities and pictures that are everywhere would tie
+all rows into one component: these *hubs* get a split of their own each, and a row of hubs of two splits is left out.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from .draws import position
+
+SPLITS = ("train", "validation", "test")
+UNSEEN = ("none", "images", "entities", "both")
+MAX_COMPONENT = 0.01
+"""Of all rows, those that one component may hold before its most frequent entities are made hubs: larger ones make the
+sizes of the splits a matter of luck."""
+ROUNDS = 10
+"""Draws of the splits, each with shares corrected by what the last one gave, until they are within a twentieth."""
+
+
+@dataclass
+class Assignment:
+    """The split of each row.
+
+    Attributes:
+        split: (rows,) int8, a position in ``SPLITS``, or -1 for a row left out.
+        left_out: reason -> rows.
+        hubs: entities and pictures that were given a split before the rows were.
+    """
+
+    split: np.ndarray
+    left_out: Counter[str] = field(default_factory=Counter)
+    hubs: int = 0
+
+
+def resplit(
+    rows: int,
+    shares: Sequence[float],
+    seed: int,
+    together: np.ndarray,
+    ties: np.ndarray,
+) -> Assignment:
+    """Draw a split for each row.
+
+    Args:
+        rows: their number.
+        shares: of ``SPLITS``; they need not sum to one.
+        seed: of the draws.
+        together: (N, 2) pairs of rows that must not be parted.
+        ties: (M, 2) pairs of a row and an entity or a picture, as numbers from 0, that must be in one split.
+
+    Returns:
+        Rows that hubs of two splits tear apart are left out, and counted.
+    """
+    things = int(ties[:, 1].max()) + 1 if len(ties) else 0
+    hub = _hubs(rows, together, ties, np.bincount(ties[:, 1], minlength=things))
+    is_hard = hub[ties[:, 1]] if len(ties) else np.zeros(0, bool)
+    component = _components(rows, together, ties[~is_hard])
+    asked = np.array(shares, float) / sum(shares)
+    weights, split = asked, np.zeros(rows, np.int8)
+    for _ in range(ROUNDS):
+        split = _draw(component, hub, ties[is_hard], weights, seed)
+        obtained = np.bincount(split[split >= 0], minlength=len(SPLITS)) / max(1, (split >= 0).sum())
+        if np.allclose(obtained, asked, rtol=0.05, atol=0):
+            break
+        # Large components and hubs go where most of their rows may stay, which favours the largest split.
+        weights = weights * np.where(obtained > 0, asked / np.maximum(obtained, 1e-9), 1)
+        weights = weights / weights.sum()
+    torn = int((split < 0).sum())
+    left_out = Counter({"has frequent entities or pictures of two splits": torn} if torn else {})
+    return Assignment(split, left_out, int(hub.sum()))
+
+
+def keep_given(given: np.ndarray, together: np.ndarray, ties: np.ndarray) -> Assignment:
+    """Keep the splits that the sources have, and leave out rows of training that would leak what is tested.
+
+    Args:
+        given: (rows,) int8, positions in ``SPLITS``.
+        together, ties: as for ``resplit``; rows that ``together`` links by way of others belong together too. A row of
+            training is left out for the sake of one of validation or test, one of validation for one of test.
+    """
+    left_out: Counter[str] = Counter()
+    split = given.copy()
+    # Pairs link near-duplicates by way of others, so what counts is the latest split of all that hang together.
+    group = joined(len(given), together)
+    latest = np.full(len(given), -1, np.int8)
+    np.maximum.at(latest, group, given)
+    for row in np.flatnonzero(given < latest[group]):
+        split[row] = -1
+        left_out[f"{SPLITS[given[row]]} row is a near-duplicate of one in {SPLITS[latest[group[row]]]}"] += 1
+    if len(ties):
+        latest = np.full(int(ties[:, 1].max()) + 1, -1, np.int8)
+        np.maximum.at(latest, ties[:, 1], given[ties[:, 0]])
+        for row in np.unique(ties[given[ties[:, 0]] < latest[ties[:, 1]], 0]):
+            if split[row] >= 0:
+                left_out[f"{SPLITS[given[row]]} row names an entity that a later split has"] += 1
+                split[row] = -1
+    return Assignment(split, left_out)
+
+
+def numbered(keys: Iterable[object]) -> tuple[np.ndarray, int]:
+    """Give equal keys equal numbers from 0, in the order of first appearance.
+
+    Returns:
+        The number of each key, and how many there are.
+    """
+    hashes = np.fromiter((hash_of(key) for key in keys), np.int64)
+    _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    return rank[inverse], len(first)
+
+
+def joined(count: int, pairs: np.ndarray) -> np.ndarray:
+    """Give things that pairs link, directly or by others, equal numbers from 0.
+
+    Args:
+        count: of the things.
+        pairs: (N, 2) things, as numbers; those from ``count`` on are links only.
+
+    Returns:
+        (count,) the number of each.
+    """
+    size = max(count, int(pairs.max(initial=-1)) + 1)
+    graph = coo_array((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(size, size))
+    _, labels = connected_components(graph, directed=False)
+    return np.unique(labels[:count], return_inverse=True)[1]
+
+
+def hash_of(key: object) -> int:
+    """63 bits that stand for a key on any machine."""
+    return int.from_bytes(hashlib.blake2b(str(key).encode(), digest_size=8).digest(), "big") >> 1
+
+
+def _draw(component: np.ndarray, hub: np.ndarray, hard: np.ndarray, shares: np.ndarray, seed: int) -> np.ndarray:
+    """(rows,) a split for each row: hubs first, then each component; -1 where hubs tear a row from its component."""
+    rows, components = len(component), int(component.max(initial=-1)) + 1
+    hub_split = np.full(len(hub), -1, np.int8)
+    for thing in np.flatnonzero(hub):
+        hub_split[thing] = position(shares, seed, "hub", thing)
+    # torn[row, split]: the row has a hub of a split other than this one.
+    torn = np.zeros((rows, len(SPLITS)), bool)
+    for number in range(len(SPLITS)):
+        torn[hard[hub_split[hard[:, 1]] != number, 0], number] = True
+
+    first = np.full(components, rows)
+    np.minimum.at(first, component, np.arange(rows))
+    drawn = np.array([position(shares, seed, "component", row) for row in first], np.int8)
+    kept = np.stack([np.bincount(component[~torn[:, number]], minlength=components) for number in range(len(SPLITS))])
+    # As drawn, where at least half as many rows may stay as anywhere else; otherwise where most may.
+    enough = 2 * kept[drawn, np.arange(components)] >= kept.max(axis=0, initial=0)
+    split = np.where(enough, drawn, kept.argmax(axis=0))[component].astype(np.int8)
+    split[torn[np.arange(rows), split]] = -1
+    return split
+
+
+def _hubs(rows: int, together: np.ndarray, ties: np.ndarray, degree: np.ndarray) -> np.ndarray:
+    """The fewest, most frequent things without which no component holds more than ``MAX_COMPONENT`` of the rows."""
+    limit = max(MAX_COMPONENT * rows, 1)
+    levels = np.unique(degree[degree > 1])
+
+    def largest(above: float) -> int:
+        soft = ties[degree[ties[:, 1]] <= above] if len(ties) else ties
+        return int(np.bincount(_components(rows, together, soft)).max()) if rows else 0
+
+    low, high = 0, len(levels)  # of levels, the first `low` surely tie no more than the limit
+    while low < high:
+        middle = (low + high + 1) // 2
+        if largest(levels[middle - 1]) <= limit:
+            low = middle
+        else:
+            high = middle - 1
+    if low == len(levels):
+        return np.zeros(len(degree), bool)
+    return degree > (levels[low - 1] if low else 1)
+
+
+def _components(rows: int, together: np.ndarray, ties: np.ndarray) -> np.ndarray:
+    """(rows,) the component of each row, counted from 0."""
+    return joined(rows, np.concatenate([together, ties + (0, rows)]) if len(ties) else together)
