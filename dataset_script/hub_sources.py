@@ -48,6 +48,12 @@ def open_hub_source(
                 yield split, row
 
 
+def stated_facts(name: str) -> dict[str, str]:
+    """``licence`` and ``annotations_creators`` of a dataset, where they are known."""
+    known = _known().get(name, {})
+    return {key: known[key] for key in ("licence", "annotations_creators") if key in known}
+
+
 class _RecordReader:
     """Makes rows of the records of one split; ``stated`` is its language, ``lang`` that of records without."""
 

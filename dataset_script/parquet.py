@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from datasets.table import embed_table_storage, table_cast
 
 from .card import write_card
-from .rows import LANGUAGES
 from .report import LoadReport, load_report
+from .rows import LANGUAGES
 
 logger = logging.getLogger(__name__)
 

@@ -53,11 +53,6 @@ def shingles(tokens: Iterable[str]) -> frozenset[str]:
     return frozenset(map(" ".join, pairwise(found)))
 
 
-def jaccard(first: Iterable[str], second: Iterable[str]) -> float:
-    """The Jaccard similarity of the shingles of two token lists, in [0, 1]."""
-    return _jaccard(shingles(first), shingles(second))
-
-
 def sentence_signature(tokens: Sequence[str], threshold: float = 0.8) -> tuple[int, ...]:
     """The bands of the MinHash of a sentence: two that are similar by ``threshold`` very likely share one.
 

@@ -87,3 +87,6 @@ class ImageProvider(Protocol):
 
     def counts(self) -> dict[str, int]:
         """What happened in ``prepare``, for the report: mentions asked, found, refused and why, files fetched ..."""
+
+    def close(self) -> None:
+        """Let go of files and connections; no call may follow."""

@@ -1,7 +1,5 @@
 """Pictures that lie in a folder, and an index of the entities that they show."""
 
-import csv
-import json
 import logging
 import unicodedata
 from collections import Counter
@@ -11,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .base import Candidate, Mention, Picture
+from .tables import read_table
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +51,7 @@ class Folder:
         self._pictures: dict[str, Picture] = {}
         self._by_name: dict[str, list[str]] = {}
         identities = _Identities()
-        for line, record in _records(index):
+        for line, record in read_table(index, ("file", "types", "mentions"), COLUMNS):
             picture = self._picture(line, record)
             if picture.name in self._pictures:
                 raise ValueError(f"{index}:{line}: {picture.name} came a second time; expected one line a picture.")
@@ -109,6 +108,9 @@ class Folder:
         """Pictures, files that are missing, mentions asked and found."""
         return dict(self._counts)
 
+    def close(self) -> None:
+        """Nothing is held open."""
+
     def _shown(self, mention: Mention) -> list[str]:
         names = self._by_name.get(name_key(mention.surface), ())
         return [name for name in names if mention.type in self._pictures[name].types]
@@ -140,31 +142,6 @@ def from_arguments(arguments: Any, workspace: Path) -> Folder:
         raise ValueError("--provider folder needs --image_index, the TSV or JSONL file that says what pictures show.")
     return Folder(arguments.image_index, arguments.image_folder)
 
-
-def _records(index: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with index.open(encoding="utf-8-sig", newline="") as file:
-        if index.suffix == ".jsonl":
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    try:
-                        record = json.loads(line)
-                    except ValueError as error:
-                        raise ValueError(f"{index}:{number}: {error}; expected a JSON object a line.") from None
-                    if not isinstance(record, dict):
-                        raise ValueError(f"{index}:{number}: a {type(record).__name__} came; expected a JSON object.")
-                    yield number, record
-            return
-        rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-        needed = [name for name in ("file", "types", "mentions") if name not in (rows.fieldnames or ())]
-        if needed:
-            came = ", ".join(rows.fieldnames or ()) or "nothing"
-            raise ValueError(
-                f"{index}: no column {', '.join(needed)} (columns: {came}); expected {', '.join(COLUMNS)}."
-            )
-        for record in rows:
-            if None in record or None in record.values():
-                raise ValueError(f"{index}:{rows.line_num}: expected {len(rows.fieldnames or ())} columns.")
-            yield rows.line_num, record
 
 
 def _texts(value: Any) -> list[str] | None:

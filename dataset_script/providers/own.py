@@ -63,6 +63,9 @@ class Own:
         """Rows with and without a picture."""
         return dict(self._counts)
 
+    def close(self) -> None:
+        """Nothing is held open."""
+
     def _find(self, source: str, name: str) -> str | None:
         found = self._folders[source].find(name)
         if found.path is None:

@@ -13,7 +13,6 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 from dataset_script.similarity import (
     groups,
     image_hash,
-    jaccard,
     near_duplicate_images,
     near_duplicate_sentences,
     sentence_signature,
@@ -106,7 +105,6 @@ def test_sentences_at_the_threshold_are_found():
 def test_short_sentences_must_be_equal(first, second, expected):
     pairs = list(near_duplicate_sentences([(7, first.split()), (4, second.split())]))
     assert pairs == ([(7, 4, 1.0)] if expected else [])
-    assert (jaccard(first.split(), second.split()) == 1) == expected
 
 
 def test_a_crowd_of_equal_sentences_makes_few_pairs():

@@ -1,0 +1,34 @@
+"""``python -m dataset_script build | audit | preview | push``: each has its own ``--help``."""
+
+import argparse
+import logging
+import sys
+
+from . import audit, build, preview, push
+
+COMMANDS = {
+    "build": (build, "make a dataset of sentences and pictures"),
+    "audit": (audit, "look for leaks within a dataset, or between two"),
+    "preview": (preview, "write a page of sampled rows to look at"),
+    "push": (push, "push a finished dataset to the Hub"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command. Returns its exit status: 2 where its input was at fault."""
+    parser = argparse.ArgumentParser(prog="python -m dataset_script", description="Make and judge MMNER datasets.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, (module, purpose) in COMMANDS.items():
+        module.add_arguments(commands.add_parser(name, help=purpose, description=module.__doc__))
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    try:
+        return COMMANDS[arguments.command][0].run(arguments)
+    except (OSError, ValueError) as error:
+        # Both say what came, what was expected and what to do; a stack trace would bury it.
+        print(f"{parser.prog} {arguments.command}: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""A finished dataset folder, hand-made: what ``build`` leaves behind, small enough to count on one's fingers."""
+
+import hashlib
+import json
+import random
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow as pa
+from PIL import Image
+
+from dataset_script import card
+from dataset_script.parquet import ShardWriter
+
+LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-MISC", "I-MISC"]
+FEATURES = datasets.Features(
+    {
+        "id": datasets.Value("string"),
+        "lang": datasets.Value("string"),
+        "tokens": datasets.List(datasets.Value("string")),
+        "ner_tags": datasets.List(datasets.ClassLabel(names=LABELS)),
+        "image": datasets.Image(),
+        "image_relation": datasets.Value("string"),
+        "image_name": datasets.Value("string"),
+    }
+)
+NAMES = {
+    "PER": [["Ada", "Lovelace"], ["Jordan"], ["Émilie", "du", "Châtelet"]],
+    "LOC": [["Paris"], ["New", "York"], ["Córdoba"]],
+    "MISC": [["C", "|", "D*"]],
+}
+LICENCES = ["CC BY-SA 4.0", "CC BY-SA 4.0", "Public domain", None]
+
+
+def picture(number: int) -> bytes:
+    """A JPEG like no other."""
+    content = BytesIO()
+    Image.new("RGB", (300, 200), (40 * number % 256, 90 * number % 256, 17 * number % 256)).save(content, "JPEG")
+    return content.getvalue()
+
+
+def row(number: int, lang: str, chance: random.Random) -> dict[str, Any]:
+    """A sentence of two entities, two times in three with one of five pictures."""
+    tokens, tags = [f"Nr{number}", "went", "with"], [0, 0, 0]
+    for kind in chance.sample(sorted(NAMES), 2):
+        name = chance.choice(NAMES[kind])
+        tokens += [*name, "to"]
+        tags += [LABELS.index(f"B-{kind}"), *[LABELS.index(f"I-{kind}")] * (len(name) - 1), 0]
+    shown = chance.randrange(5) if chance.random() < 0.67 else None
+    relation = "none" if shown is None else chance.choice(["depicts", "depicts", "unrelated"])
+    image = None if shown is None else {"bytes": picture(shown), "path": f"{shown}.jpg"}
+    name = None if shown is None else f"{shown}.jpg"
+    values = (f"{lang}-{number}", lang, tokens, tags, image, relation, name)
+    return dict(zip(FEATURES, values, strict=True))
+
+
+def make(folder: Path, rows: int = 40, shards: int = 1, languages: tuple[str, ...] = ("en", "de"), built: bool = True):
+    """The folder, with its card; without ``built``, nothing is known of its origin."""
+    chance = random.Random(5)
+    used: dict[str, int] = {}
+    for lang in languages:
+        for split, share in (("train", 1.0), ("validation", 0.25), ("test", 0.5)):
+            for shard in range(shards):
+                with ShardWriter(folder / lang, split, FEATURES) as writer:
+                    writer._number = shard
+                    records = [row(number + 1000 * shard, lang, chance) for number in range(int(rows * share))]
+                    for record in records:
+                        if record["image_name"]:
+                            used[record["image_name"]] = used.get(record["image_name"], 0) + 1
+                    # Several row groups, so that the place of a row in its file matters.
+                    for start in range(0, len(records), 7):
+                        writer.write(pa.Table.from_pylist(records[start : start + 7], FEATURES.arrow_schema))
+    if built:
+        lines = [
+            {
+                "name": name,
+                "types": ["PER"],
+                "entity": None,
+                "mentions": [],
+                "licence": LICENCES[int(name[0]) % 4],
+                "author": None if name == "1.jpg" else "A <b>Photographer</b>",
+                "source": f"https://example.org/{name}",
+                "sha256": hashlib.sha256(picture(int(name[0]))).hexdigest(),
+                "rows": number,
+            }
+            for name, number in sorted(used.items())
+        ]
+        (folder / "pictures.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        facts = {
+            "command": ["python", "-m", "dataset_script", "build", "my texts", "--provider", "folder"],
+            "options": {
+                "provider": "folder",
+                "unrelated_share": 0.25,
+                "missing_share": 0.3,
+                "splits": [0.8, 0.1, 0.1],
+            },
+            "seed": 1234,
+            "sources": [
+                {
+                    "name": "Babelscape/wikineural",
+                    "rows": 4321,
+                    "licence": "CC BY-NC-SA 4.0",
+                    "languages": {"en": 4321},
+                },
+                {"name": "my texts", "rows": 5},
+            ],
+            "counts": {"rows read": 4326, "provider": {"mentions asked": 77}, "pictures that do not open": {"a": "x"}},
+            "left_out": {"train row is a near-duplicate of one in test": 13},
+            "versions": {"datasets": "5.2.0"},
+        }
+        (folder / "build.json").write_text(json.dumps(facts))
+    card.write_card(folder)
+    return folder

@@ -1,0 +1,269 @@
+"""Building a dataset end to end: what is promised of it holds for the rows that are read back."""
+
+import hashlib
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from dataset_script import load, load_report
+from dataset_script.__main__ import main
+from dataset_script.build import Plan, build
+from dataset_script.pairing import Shares
+from dataset_script.providers.folder import Folder
+from dataset_script.providers.own import Own
+from dataset_script.spans import iob2_spans
+
+PEOPLE = [f"Person{number}" for number in range(60)]
+TOWNS = [f"Town{number}" for number in range(60)]
+FILLER_WORDS = "old new red blue small large early late quiet loud open closed warm cold north south".split()
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """600 sentences in two languages, and pictures of the first forty people and towns; two are near-duplicates."""
+    folder = tmp_path_factory.mktemp("source")
+    generator = np.random.default_rng(0)
+    (folder / "images").mkdir()
+    lines = ["file\ttypes\tmentions\tlicence\tauthor\tsource"]
+    for number in range(40):
+        for kind, name in (("PER", PEOPLE[number]), ("LOC", TOWNS[number])):
+            pixels = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).resize((64, 64)).save(folder / "images" / f"{name}.jpg", quality=90)
+            if name in ("Person0", "Town1"):
+                other = {"Person0": "Person2", "Town1": "Town3"}[name]
+                Image.fromarray(pixels).resize((60, 60)).save(folder / "images" / f"again-{name}.jpg", quality=70)
+                lines.append(f"again-{name}.jpg\t{kind}\t{other}\tCC0\tAnn\thttps://example.org/{name}")
+            lines.append(f"{name}.jpg\t{kind}\t{name};{name}o\tCC BY 4.0\tAnn\thttps://example.org/{name}")
+    Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize((64, 64)).save(
+        folder / "images" / "filler.png"
+    )
+    lines.append("filler.png\t\t\tCC0\t\t")
+    (folder / "images" / "broken.jpg").write_bytes(b"no picture")
+    lines.append("broken.jpg\tPER\tPerson45\tCC0\t\t")
+    (folder / "index.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for lang in ("en", "es"):
+        (folder / lang).mkdir()
+        for split, count in (("train", 200), ("validation", 50), ("test", 50)):
+            rows = []
+            for number in range(count):
+                words = list(generator.choice(FILLER_WORDS, 9))
+                person, town = generator.choice(PEOPLE), generator.choice(TOWNS) + ("o" if lang == "es" else "")
+                tokens = [*words[:4], str(person), *words[4:], str(town), "."]
+                tags = ["O"] * 4 + ["B-PER"] + ["O"] * 5 + ["B-LOC", "O"]
+                rows.append({"id": f"{number}", "lang": lang, "tokens": tokens, "ner_tags": tags, "image": None})
+            if split == "test":
+                rows[0]["tokens"] = [
+                    "Twice",
+                    "said",
+                    "words",
+                    "of",
+                    "Person1",
+                    "and",
+                    "more",
+                    "so",
+                    "on",
+                    "in",
+                    "Town2",
+                ]
+                rows[0]["ner_tags"] = ["O"] * 4 + ["B-PER"] + ["O"] * 5 + ["B-LOC"]
+            if split == "train":
+                rows[7]["tokens"] = [
+                    "Twice",
+                    "said",
+                    "words",
+                    "of",
+                    "Person1",
+                    "and",
+                    "more",
+                    "so",
+                    "on",
+                    "in",
+                    "Town2",
+                    ".",
+                ]
+                rows[7]["ner_tags"] = ["O"] * 4 + ["B-PER"] + ["O"] * 5 + ["B-LOC", "O"]
+            text = "".join(json.dumps(row) + "\n" for row in rows)
+            (folder / lang / f"{split}.jsonl").write_text(text, encoding="utf-8")
+    return folder
+
+
+def built(source, folder, **options):
+    return build([source], folder / "out", Folder(source / "index.tsv"), Plan(**options), workspace=folder / "work")
+
+
+def rows_of(folder):
+    """All rows as dictionaries, with tags as text and the split, read with pyarrow alone."""
+    rows = []
+    for path in sorted(folder.glob("*/*.parquet")):
+        table = pq.read_table(path)
+        names = json.loads(pq.read_schema(path).metadata[b"huggingface"])["info"]["features"]["ner_tags"]["feature"]
+        for row in table.to_pylist():
+            row["ner_tags"] = [names["names"][tag] for tag in row["ner_tags"]]
+            rows.append(row | {"split": path.name.split("-")[0]})
+    return rows
+
+
+def entities(row):
+    # Names of the two languages are one entity where the index says so: it has the first forty of each kind.
+    surfaces = [" ".join(row["tokens"][start:end]) for start, end, _ in iob2_spans(row["ner_tags"])]
+    joined = {f"{name}o": name for name in (*PEOPLE[:40], *TOWNS[:40])}
+    return {joined.get(surface, surface) for surface in surfaces}
+
+
+def crossing(rows, key):
+    """What two splits share."""
+    by_split = {}
+    for row in rows:
+        by_split.setdefault(row["split"], set()).update(key(row))
+    shared, splits = set(), list(by_split.values())
+    for number, first in enumerate(splits):
+        for second in splits[number + 1 :]:
+            shared |= first & second
+    return shared
+
+
+def picture(row):
+    aliases = {"again-Person0.jpg": "Person0.jpg", "again-Town1.jpg": "Town1.jpg"}
+    return {aliases.get(row["image_name"], row["image_name"])} - {None}
+
+
+@pytest.mark.parametrize("unseen", ["none", "images", "entities", "both"])
+@pytest.mark.parametrize("shares", [(0.6, 0.2, 0.2), None], ids=["resplit", "source"])
+def test_what_is_to_be_unseen_is_in_one_split(source, tmp_path, unseen, shares):
+    rows = rows_of(built(source, tmp_path, unseen=unseen, split_shares=shares))
+    if unseen in ("images", "both"):
+        assert not crossing(rows, picture)
+    if unseen in ("entities", "both"):
+        assert not crossing(rows, entities)
+    if unseen == "none":
+        assert crossing(rows, picture) and crossing(rows, entities), "else the other cases show nothing"
+    # Near-duplicate sentences share a split, or only the tested one is left.
+    twice = [row["split"] for row in rows if row["tokens"][0] == "Twice"]
+    assert set(twice) == {"test"} if shares is None else len(set(twice)) <= 1
+    facts = json.loads((tmp_path / "out" / "build.json").read_text())
+    assert facts["counts"]["rows read"] == 600 == len(rows) + sum(facts["left_out"].values())
+    if unseen == "none" and shares:
+        assert len(rows) == 600
+
+
+def test_pictures_are_what_their_relation_says(source, tmp_path):
+    folder = built(source, tmp_path, shares=Shares(0.3, 0.2))
+    rows, names = rows_of(folder), {}
+    for line in (source / "index.tsv").read_text().splitlines()[1:]:
+        file, types, mentions, *_ = line.split("\t")
+        names[file] = (set(mentions.split(";")), types)
+    for row in rows:
+        surfaces = {" ".join(row["tokens"][start:end]) for start, end, _ in iob2_spans(row["ner_tags"])}
+        if row["image_name"] is None:
+            assert row["image"] is None and row["image_relation"] == "none"
+            continue
+        depicted = bool(names[row["image_name"]][0] & surfaces)
+        assert row["image_relation"] == ("depicts" if depicted else "unrelated")
+        data = (source / "images" / row["image_name"]).read_bytes()
+        assert row["image"] == {"bytes": data, "path": row["image_name"]}
+    assert not any(row["image_name"] == "broken.jpg" for row in rows)
+    assert list(json.loads((folder / "build.json").read_text())["counts"]["pictures that do not open"]) == [
+        "broken.jpg"
+    ]
+    # A filler is as likely as a picture used once: not sure to be drawn by one seed.
+    assert any(
+        row["image_name"] == "filler.png"
+        for seed in range(4)
+        for row in rows_of(built(source, tmp_path / str(seed), shares=Shares(0.9, 0.0), seed=seed))
+    )
+
+
+def test_pictures_file_has_origin_and_count_of_each(source, tmp_path):
+    folder = built(source, tmp_path)
+    rows = rows_of(folder)
+    pictures = [json.loads(line) for line in (folder / "pictures.jsonl").read_text().splitlines()]
+    assert {item["name"] for item in pictures} == {row["image_name"] for row in rows} - {None}
+    for item in pictures:
+        assert item["rows"] == sum(row["image_name"] == item["name"] for row in rows)
+        assert item["sha256"] == hashlib.sha256((source / "images" / item["name"]).read_bytes()).hexdigest()
+    person = next(item for item in pictures if item["name"].startswith("Person"))
+    assert person["licence"] in ("CC BY 4.0", "CC0") and person["author"] == "Ann" and person["types"] == ["PER"]
+
+
+def test_same_bytes_twice_and_others_for_another_seed(source, tmp_path):
+    def digest(name, seed):
+        folder = built(source, tmp_path / name, seed=seed)
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+    first = digest("a", 0)
+    assert first == digest("b", 0)
+    assert first["en/train-00000.parquet"] != digest("c", 1)["en/train-00000.parquet"]
+    assert not (tmp_path / "a" / "work" / "stage.sqlite").exists()
+
+
+def test_load_reads_it_back_and_a_second_build_replaces_it(source, tmp_path):
+    folder = built(source, tmp_path)
+    dataset = load(folder, "es")
+    assert set(dataset) == {"train", "validation", "test"} and set(dataset["train"]["lang"]) == {"es"}
+    with_picture = next(row for row in dataset["train"] if row["image"] is not None)
+    assert with_picture["image"].size[0] in (60, 64)
+    assert load_report(dataset).total().rows == sum(len(split) for split in dataset.values()) == 300
+    again = build([source], folder, None, languages=["en"], workspace=tmp_path / "work")
+    rows = rows_of(again)
+    assert len(rows) == 300 and all(row["image"] is None and row["image_relation"] == "none" for row in rows)
+
+
+def test_own_pictures_are_kept_and_their_relation_is_what_the_source_says(source, tmp_path):
+    rows = [
+        {"id": str(number), "tokens": [f"Tree{number}", *FILLER_WORDS[number : number + 6]], "lang": "en",
+         "ner_tags": ["B-MISC"] + ["O"] * 6, "image": f"Person{number}.jpg", "caption": f"caption {number}"}
+        for number in range(1, 9)
+    ]  # fmt: skip
+    rows[0] |= {"image_relation": "unrelated"}
+    rows[1] |= {"image": "gone.jpg"}
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def provider(stage):
+        return Own(stage.image_of, {"own": source / "images"})
+
+    folder = build([tmp_path / "own"], tmp_path / "out", provider, Plan(split_shares=None), workspace=tmp_path / "w")
+    read = {row["id"]: row for row in rows_of(folder)}
+    assert read["1"]["image_relation"] == "unrelated" and read["3"]["image_relation"] is None
+    assert read["2"]["image"] is None and read["2"]["image_relation"] == "none" and read["2"]["caption"] is None
+    assert read["3"]["image_name"] == "Person3.jpg" and read["3"]["caption"] == "caption 3"
+
+
+def test_command_line_builds_and_says_what_is_wrong(source, tmp_path, capsys):
+    index = str(source / "index.tsv")
+    command = [
+        "build",
+        str(source),
+        "--provider",
+        "folder",
+        "--output_dir",
+        str(tmp_path / "out"),
+        "--image_index",
+        index,
+    ]
+    assert main(command) == 0
+    assert capsys.readouterr().out.strip().endswith("out/README.md")
+    assert json.loads((tmp_path / "out" / "build.json").read_text())["command"][:3] == [
+        "python",
+        "-m",
+        "dataset_script",
+    ]
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter.txt").write_text("mine")
+    for wrong, message in (
+        (
+            [*command[:4], "--output_dir", str(tmp_path / "full"), "--image_index", index],
+            "something other than a dataset",
+        ),
+        (command[:6], "needs --image_index"),
+        ([*command, "--splits", "0.8,0.2"], "three numbers as 0.8,0.1,0.1"),
+        ([*command, "--missing_share", "0.9"], "of at most 1 together"),
+        (["build", str(tmp_path / "nowhere"), *command[2:]], "nowhere"),
+    ):
+        assert main(wrong) == 2
+        assert message in capsys.readouterr().err
+    assert (tmp_path / "full" / "letter.txt").read_text() == "mine"
