@@ -22,6 +22,7 @@ def main(argv: list[str] | None = None) -> int:
         module.add_arguments(commands.add_parser(name, help=purpose, description=module.__doc__))
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it tells of each request to the Hub
     try:
         return COMMANDS[arguments.command][0].run(arguments)
     except (OSError, ValueError) as error:

@@ -196,6 +196,7 @@ def build(
     return output_dir
 
 
+_PICTURES_AT_ONCE = 64
 _VERSIONS = ("2m-ner", "datasets", "datasketch", "imagehash", "numpy", "pillow", "pyarrow", "scipy")
 
 
@@ -216,11 +217,15 @@ class _Gallery:
         """Open those that were not opened yet. Returns whether all of ``names`` can be used."""
         new = [name for name in names if name not in self.sha256 and name not in self.problems]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for name, (problem, sha256, perceptual) in zip(new, pool.map(self._open, new), strict=True):
-                if problem:
-                    self.problems[name] = problem
-                else:
-                    self.sha256[name], self.hashes[name] = sha256, perceptual
+            for first in range(0, len(new), _PICTURES_AT_ONCE):
+                few = new[first : first + _PICTURES_AT_ONCE]
+                # Paths are asked for here: a provider may have a database, which other threads must not touch.
+                paths = [self._provider.picture(name).path for name in few] if self._provider else []
+                for name, (problem, sha256, perceptual) in zip(few, pool.map(_opened, paths), strict=True):
+                    if problem:
+                        self.problems[name] = problem
+                    else:
+                        self.sha256[name], self.hashes[name] = sha256, perceptual
         return all(name in self.sha256 for name in names)
 
     def clusters(self, distance: int) -> dict[str, str]:
@@ -231,13 +236,14 @@ class _Gallery:
         linked += [(by_bytes.setdefault(sha256, name), name) for name, sha256 in self.sha256.items()]
         return similarity.groups(linked)
 
-    def _open(self, name: str) -> tuple[str | None, str, int]:
-        path = self._provider.picture(name).path
-        problem = image_problem(path)
-        if problem:
-            return problem, "", 0
-        data = path.read_bytes()
-        return None, hashlib.sha256(data).hexdigest(), similarity.image_hash(data)
+
+def _opened(path: Path) -> tuple[str | None, str, int]:
+    """Why a picture cannot be used, or its SHA-256 and perceptual hash."""
+    problem = image_problem(path)
+    if problem:
+        return problem, "", 0
+    data = path.read_bytes()
+    return None, hashlib.sha256(data).hexdigest(), similarity.image_hash(data)
 
 
 def _workspace(output_dir: Path, workspace: str | Path | None) -> Path:
@@ -425,7 +431,6 @@ def _write(
     with (folder / PICTURES_FILE).open("w", encoding="utf-8") as file:
         for number in np.flatnonzero(used):
             picture = provider.picture(pairs.names[number])
-            gallery.inspect([picture.name])
             record = {
                 "name": picture.name,
                 "types": list(picture.types),

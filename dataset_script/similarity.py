@@ -31,7 +31,7 @@ _CHUNK = 1000
 _CACHED_SENTENCES = 20_000
 
 _SCHEMA = """
-PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -65536;
+PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -16384;
 CREATE TABLE sentences (number INTEGER PRIMARY KEY, key INTEGER, words BLOB UNIQUE, shingles BLOB, bands BLOB);
 CREATE TABLE bands (hash INTEGER, number INTEGER);
 """

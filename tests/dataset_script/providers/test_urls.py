@@ -161,7 +161,8 @@ def test_a_run_that_was_killed_goes_on_where_it_was(server, tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("t.tsv", "id\turi\n1\thttp://a\n", r"no column url \(columns: id, uri\)"), ("t.tsv", "", r"no column id, url \(columns: none\)"),
+        ("t.tsv", "id\turi\n1\thttp://a\n", r"no column url \(columns: id, uri\)"),
+        ("t.tsv", "", r"no column id, url \(columns: none\)"),
         ("t.tsv", "id\turl\n1\thttp://a\tx\n", "t.tsv:2: expected 2 columns"),
         ("t.tsv", "id\turl\n1\n", "t.tsv:2: expected 2 columns"), ("t.jsonl", "{", "t.jsonl:1: .*JSON object a line"),
         ("t.jsonl", "[]\n", "t.jsonl:1: a list came"), ("t.jsonl", '{"id": 1, "url": 2}', "t.jsonl:1: id 1 and url 2"),
