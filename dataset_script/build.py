@@ -142,7 +142,13 @@ def build(
             source["licence"] = licence
         if not stage.rows:
             raise ValueError(f"{', '.join(map(str, sources))} have no rows in {', '.join(languages)}.")
+        report.log()
         made = provider(stage) if callable(provider) else provider
+        if stage.own_images() and (made is None or made.name != Own.name):
+            logger.warning(
+                "%d rows name a picture of their own, which --provider %s does not take.",
+                stage.own_images(), made.name if made else "none",
+            )  # fmt: skip
         if made is not None:
             made.prepare(stage.mentions, stage.row_ids)
         gallery = _Gallery(made)

@@ -133,6 +133,10 @@ class Stage:
         """The ids of all rows."""
         return (row_id for (row_id,) in self._database.execute("SELECT id FROM rows ORDER BY key"))
 
+    def own_images(self) -> int:
+        """The rows whose source names an image."""
+        return self._database.execute("SELECT count(image) FROM rows").fetchone()[0]
+
     def image_of(self, row_id: str) -> tuple[str, str] | None:
         """The source of a row and the image name that it gives, or ``None``."""
         query = "SELECT source, image FROM rows WHERE id = ? AND image IS NOT NULL"
