@@ -5,8 +5,10 @@ Lafferty et al. 2001 for the model, Rabiner 1989 for the forward-backward and Vi
 
 import contextlib
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
@@ -15,7 +17,7 @@ from torch.nn.functional import pad
 # from the limit of float32 that a few of them may be added up.
 FORBIDDEN = -1e30
 
-# Elements of the largest temporary of a backward sweep or of span scoring: large steps, bounded memory.
+# Elements of the largest temporary of a backward sweep: large steps, bounded memory.
 _CHUNK_ELEMENTS = 1 << 18
 
 
@@ -132,22 +134,18 @@ class LinearChainCRF(nn.Module):
             raise ValueError(f"tags must have the mask's shape {tuple(mask.shape)}, got {tuple(tags.shape)}.")
         with _full_precision(emissions):
             scores, mask = self._time_first(emissions, mask)
-            start, transitions, end = self._step_scores(scores.dtype)
             tags = tags.T if len(tags.T) else tags.new_zeros(mask.shape)
             tags, broken = self._gold_path(tags, mask)
-
-            incoming = _Sweep.apply(scores[:, :, None], start[:, None], transitions[:, :, None])[:, :, 0]
-            forward = incoming + scores  # (T, K, B)
-            highest = forward.amax(dim=1).detach()  # (T, B)
-            # Gold score and log-partition are subtracted word by word: over a long sentence each alone grows so large
-            # that float32 has no digits left for the difference.
+            # Over a long sentence, gold score and log-partition grow so large that float32 has no digits left for
+            # their difference.
+            dtype, scores = scores.dtype, scores.double()
+            start, transitions, end = self._step_scores(torch.float64)
             gold = scores.gather(1, tags[:, None]).squeeze(1)
             gold = gold + torch.cat([start[tags[:1]], transitions[tags[:-1], tags[1:]]])
-            difference = (gold - highest).masked_fill(~mask, 0).sum(dim=0)
-            last = (mask.sum(dim=0) - 1).clamp(min=0)[None]  # (1, B)
-            at_end = forward.gather(0, last[:, None].expand(1, self.num_tags, -1)).squeeze(0)  # (K, B)
-            log_partition_rest = (at_end - highest.gather(0, last) + end[:, None]).logsumexp(dim=0)
-            result = difference + end[tags.gather(0, last).squeeze(0)] - log_partition_rest
+            last = (mask.sum(dim=0) - 1).clamp(min=0)
+            gold = gold.masked_fill(~mask, 0).sum(dim=0) + end[tags.gather(0, last[None]).squeeze(0)]
+            log_partition = _LogPartition.apply(scores.transpose(1, 2), start, transitions, end, mask)
+            result = (gold - log_partition).to(dtype)
             return result.masked_fill(~mask[0], 0).masked_fill(broken, torch.nan)
 
     @torch.compiler.disable
@@ -164,20 +162,27 @@ class LinearChainCRF(nn.Module):
         num_words = mask.shape[1]
         with _full_precision(emissions):
             scores, mask = self._time_first(emissions, mask)
-            start, transitions, end = self._step_scores(scores.dtype)
+            start, transitions, end = self._step_scores(torch.float64)
             # From the last word to the first, so that the paths are then read off from the first word on, where all
-            # rows begin together.
-            best = _reverse(scores, mask)
+            # rows begin together. In float64 no score is lost, however long the sentence.
+            best = _reverse(scores.double(), mask)
             best[0] += end[:, None]
             backward = transitions.T[:, :, None].contiguous()  # [to, from]
-            for step in range(1, len(best)):
-                later = best[step - 1].sub_(best[step - 1].amax(dim=0))
-                best[step].add_((later[:, None] + backward).amax(dim=0))
+            # NumPy is to torch on the CPU what it is here: the same calls, at a third of the cost of a small one.
+            on_cpu = best.device.type == "cpu"
+            steps = [*(best.numpy() if on_cpu else best)]
+            backward = backward.numpy() if on_cpu else backward
+            highest = (lambda x: x.max(axis=0)) if on_cpu else (lambda x: x.amax(dim=0))
+            for later, here in pairwise(steps):
+                here += highest(later[:, None] + backward)
             best = _reverse(best, mask).transpose(1, 2).contiguous()  # (T, B, K): best continuation from each tag
-            path = [(best[0] + start).argmax(dim=1)]
-            for here in best[1:]:
-                path.append((here + transitions[path[-1]]).argmax(dim=1))
-            return torch.stack(path).masked_fill(~mask, -100).T[:, :num_words].contiguous()
+            steps = [*(best.numpy() if on_cpu else best)]
+            start, transitions = (start.numpy(), transitions.numpy()) if on_cpu else (start, transitions)
+            path = [(steps[0] + start).argmax(1)]
+            for here in steps[1:]:
+                path.append((here + transitions[path[-1]]).argmax(1))
+            tags = torch.from_numpy(np.stack(path)) if on_cpu else torch.stack(path)
+            return tags.masked_fill(~mask, -100).T[:, :num_words].contiguous()
 
     @torch.compiler.disable
     def marginals(self, emissions: Tensor, mask: Tensor) -> Tensor:
@@ -238,16 +243,11 @@ class LinearChainCRF(nn.Module):
             result = result + step.masked_fill(~several, 0)
 
             stay = transitions.diagonal()[:, None] + onward[1:] - right[:-1]  # (T - 1, K, B)
-            word = torch.arange(len(stay), device=mask.device)[:, None]  # (T - 1, 1)
-            chunk = max(1, _CHUNK_ELEMENTS // len(scores))
-            result = result + torch.cat(
-                [
-                    stay[:, tag, at].masked_fill((word <= first) | (word >= after - 1), 0).sum(dim=0)
-                    for first, after, tag, at in zip(
-                        start.split(chunk), end.split(chunk), inside.split(chunk), row.split(chunk), strict=True
-                    )
-                ]
-            )
+            # The words from the second of each span to the last but one, span by span: (sum of their numbers,).
+            inner = (end - start - 2).clamp(min=0)
+            span = torch.arange(len(spans), device=mask.device).repeat_interleave(inner)
+            word = torch.arange(len(span), device=mask.device) - (inner.cumsum(0) - inner)[span] + start[span] + 1
+            result = result.index_add(0, span, stay[word, inside[span], row[span]])
 
             goes_on = end < lengths[row]
             tail = torch.where(several, inside, begin)
@@ -340,6 +340,145 @@ class LinearChainCRF(nn.Module):
         return left, _reverse(right, mask)
 
 
+class _LogPartition(torch.autograd.Function):
+    """log of the sum over all tag sequences, (B,), of `scores` (T, B, K), all in float64.
+
+    Its gradient is the expected number of times that each tag and each step occurs: posteriors, which the messages
+    from both sides give at once, without a graph of small steps. On the CPU the messages are computed in probability
+    space, where a step is one matrix product; where that would lose a path that counts, and on accelerators, where
+    looking would mean waiting, in log space (`_Sweep`).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, start: Tensor, transitions: Tensor, end: Tensor, mask: Tensor) -> Tensor:
+        ctx.save_for_backward(scores, start, transitions, end, mask)
+        needed = any(ctx.needs_input_grad)
+        ctx.messages = _scaled_messages(scores, start, transitions, end, mask, both=needed)
+        if ctx.messages is not None:
+            return ctx.messages.log_partition
+        return _log_partition_in_log_space(scores, start, transitions, end, mask)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        *inputs, mask = ctx.saved_tensors
+        if ctx.messages is None or torch.is_grad_enabled():  # or a graph of the gradient is wanted
+            create_graph = torch.is_grad_enabled()
+            with torch.enable_grad():
+                tracked = [x if create_graph and x.requires_grad else x.detach().requires_grad_() for x in inputs]
+                result = _log_partition_in_log_space(*tracked, mask)
+                # In sentences of one word there is no step.
+                gradients = torch.autograd.grad(
+                    result, tracked, gradient, create_graph=create_graph, allow_unused=True, materialize_grads=True
+                )
+            return *gradients, None
+        posterior, steps = ctx.messages.posteriors(gradient, inputs[2], mask)
+        last = (mask.sum(dim=0) - 1).clamp(min=0)
+        at_end = posterior[last, torch.arange(len(last))]
+        return posterior, posterior[0].sum(dim=0), steps, at_end.sum(dim=0), None
+
+
+class _ScaledMessages(NamedTuple):
+    """Forward and backward messages in probability space; each is known up to a factor for each word and row."""
+
+    log_partition: Tensor  # (B,)
+    probabilities: Tensor  # (T, B, K), of the emissions, the highest of each word 1
+    left: Tensor  # (T, B, K), what the words before say
+    right: Tensor | None  # (T, B, K), what the words after say
+    scale: Tensor  # (T, B), what `left` was divided by at each word
+
+    def posteriors(self, gradient: Tensor, transitions: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Of each tag (T, B, K) and of each step (K, K), summed over rows with the weights `gradient` (B,)."""
+        here = self.probabilities * self.right
+        joint = self.left * here
+        total = joint.sum(dim=2, keepdim=True)
+        weight = gradient[:, None].masked_fill(~mask[:, :, None], 0) / total  # (T, B, 1)
+        before = self.left[:-1] * self.probabilities[:-1] * (weight[1:] / self.scale[1:, :, None])
+        tags = transitions.shape[0]
+        steps = before.reshape(-1, tags).T @ here[1:].reshape(-1, tags) * _step_probabilities(transitions)[0]
+        return joint * weight, steps
+
+
+_RENORMALISED_EVERY = 4  # steps: float64 holds the product of many more, but not of the rarest paths
+_SMALLEST = 1e-280
+
+
+def _scaled_messages(
+    scores: Tensor, start: Tensor, transitions: Tensor, end: Tensor, mask: Tensor, both: bool
+) -> _ScaledMessages | None:
+    """The messages of a batch, from the left or from `both` sides; None where log space is needed."""
+    if scores.device.type != "cpu":
+        return None
+    length = len(scores)
+    peak = scores.amax(dim=2)  # (T, B)
+    probabilities = (scores - peak[:, :, None]).exp_()
+    step, step_peak = _step_probabilities(transitions)
+    start_peak, end_peak = start.amax(), end.amax()
+    first, final = (start - start_peak).exp(), (end - end_peak).exp()
+    if both:
+        emitted = torch.stack([probabilities, _reverse(probabilities, mask, rows=1)], dim=1)  # (T, 2, B, K)
+        begin, step_both = torch.stack([first, final])[:, None], torch.stack([step, step.T])
+    else:
+        emitted, begin, step_both = probabilities[:, None], first[None, None], step[None]
+    outgoing = torch.empty_like(emitted)  # less than `incoming` by the emission
+    incoming = torch.empty_like(emitted)
+    incoming[0] = begin
+    scale = torch.ones(length, *emitted.shape[1:3], 1, dtype=scores.dtype)
+    into, out, weights = incoming.unbind(0), outgoing.unbind(0), emitted.unbind(0)
+    for t in range(1, length):
+        torch.mul(into[t - 1], weights[t - 1], out=out[t - 1])
+        torch.bmm(out[t - 1], step_both, out=into[t])
+        if t % _RENORMALISED_EVERY == 0:
+            torch.sum(into[t], dim=2, keepdim=True, out=scale[t])
+            into[t].div_(scale[t])
+    torch.mul(into[-1], weights[-1], out=out[-1])
+    if not _is_exact(outgoing, first > 0, step > 0, both):
+        return None
+    last = (mask.sum(dim=0) - 1).clamp(min=0)[None]  # (1, B)
+    rows = torch.arange(scores.shape[1])
+    at_end = (outgoing[last[0], 0, rows] * final).sum(dim=1).log()
+    words = (peak + scale[:, 0, :, 0].log()).masked_fill(~mask, 0).sum(dim=0)
+    log_partition = at_end + words + start_peak + end_peak + last[0] * step_peak
+    right = _reverse(incoming[:, 1], mask, rows=1) if both else None
+    return _ScaledMessages(log_partition, probabilities, incoming[:, 0], right, scale[:, 0, :, 0])
+
+
+def _step_probabilities(transitions: Tensor) -> tuple[Tensor, Tensor]:
+    """`exp` of the transitions with the highest 1, and the logarithm of what they were divided by."""
+    peak = transitions.amax()
+    return (transitions - peak).exp(), peak
+
+
+def _is_exact(outgoing: Tensor, first: Tensor, step: Tensor, both: bool) -> bool:
+    """Whether no tag that can be reached (T, D, B, K) came near the smallest float64: then nothing was lost."""
+    forward = [(first, step)] + ([(torch.ones_like(first), step.T)] if both else [])
+    for side, (reached, allowed) in enumerate(forward):
+        for t in range(len(outgoing)):
+            after = (reached[:, None] & allowed).any(dim=0)
+            same = bool((after == reached).all())
+            messages = outgoing[t:, side] if same else outgoing[t, side]
+            if not bool((messages >= _SMALLEST).logical_or_(~reached).all()):
+                return False
+            if same:
+                break
+            reached = after
+    return True
+
+
+def _log_partition_in_log_space(
+    scores: Tensor, start: Tensor, transitions: Tensor, end: Tensor, mask: Tensor
+) -> Tensor:
+    """What `_LogPartition` computes, whatever the range of the scores."""
+    scores = scores.transpose(1, 2)
+    incoming = _Sweep.apply(scores[:, :, None], start[:, None], transitions[:, :, None])[:, :, 0]
+    forward = incoming + scores  # (T, K, B)
+    # `_Sweep` takes the highest entry off each word: it is added again here, for all words but the last.
+    highest = forward.amax(dim=1).detach()  # (T, B)
+    last = (mask.sum(dim=0) - 1).clamp(min=0)[None]  # (1, B)
+    at_end = forward.gather(0, last[:, None].expand(1, len(start), -1)).squeeze(0)  # (K, B)
+    words = highest.masked_fill(~mask, 0).sum(dim=0) - highest.gather(0, last).squeeze(0)
+    return (at_end + end[:, None]).logsumexp(dim=0) + words
+
+
 class _Sweep(torch.autograd.Function):
     """One direction of the forward-backward recursion in log space, over D independent chains of B rows at once.
 
@@ -402,11 +541,11 @@ def _sweep_by_autograd(emissions: Tensor, start: Tensor, transitions: Tensor) ->
     return torch.stack(incoming)
 
 
-def _reverse(x: Tensor, mask: Tensor) -> Tensor:
-    """Each row of `x` (T, K, B) with its words in reverse order and its padding where it was."""
+def _reverse(x: Tensor, mask: Tensor, rows: int = 2) -> Tensor:
+    """Each row of `x` (T, K, B), or (T, B, K) with `rows=1`, with its words in reverse order, padding where it was."""
     word = torch.arange(len(x), device=x.device)[:, None]
     source = torch.where(mask, mask.sum(dim=0) - 1 - word, word)  # (T, B)
-    return x.gather(0, source[:, None].expand_as(x))
+    return x.gather(0, source.unsqueeze(3 - rows).expand_as(x))
 
 
 def _full_precision(x: Tensor) -> contextlib.AbstractContextManager:

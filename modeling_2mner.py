@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelFor
 from transformers import initialization as init
 from transformers.modeling_outputs import ModelOutput
 from transformers.modeling_utils import PreTrainedModel
-from transformers.utils import can_return_tuple, logging
+from transformers.utils import cached_file, can_return_tuple, logging
 
 try:
     from .alignment_2mner import build_alignment
@@ -47,12 +47,16 @@ logger = logging.get_logger(__name__)
 # The files that make a saved folder complete: what lies beside this one and depends on torch and transformers alone.
 CODE_FILES = (
     "configuration_2mner.py",
+    "images_2mner.py",
     "processing_2mner.py",
     "alignment_2mner.py",
     "collaboration_2mner.py",
     "crf_2mner.py",
     "modeling_2mner.py",
+    "onnx_2mner.py",
+    "explain_2mner.py",
     "pipeline_2mner.py",
+    "handler.py",
 )
 
 # Parts of pretrained image towers that feed nothing but outputs we do not read (masked-image tokens, pooled heads).
@@ -199,19 +203,39 @@ class TwoMNERPreTrainedModel(PreTrainedModel):
 
     def _copy_code(self, folder: Path) -> None:
         here = Path(__file__).resolve().parent
-        # A model loaded as remote code has beside it only the files that were imported so far; its folder has all.
-        places = [here, Path(self.config._name_or_path or here)]
         if folder.resolve() == here:
             raise ValueError(
                 f"Cannot save the model into {folder}, where its own source code lies; name another folder."
             )
         folder.mkdir(parents=True, exist_ok=True)
         for name in CODE_FILES:
-            source = next((place / name for place in places if (place / name).is_file()), None)
+            source = here / name if (here / name).is_file() else self._code_of_origin(name)
             if source is None:
-                logger.warning(f"{name} was found neither in {here} nor in {places[1]}; {folder} is saved without it.")
+                logger.warning(
+                    f"{name} was found neither in {here} nor in {self.config._name_or_path!r}, where the model comes "
+                    f"from; {folder} is saved without it."
+                )
             elif source.resolve() != (folder / name).resolve():
                 shutil.copyfile(source, folder / name)
+
+    def _code_of_origin(self, name: str) -> Path | None:
+        """A code file from the folder or the Hub repository that the model was loaded from, at the same commit."""
+        # A model loaded as remote code has beside it only the files that were imported so far; its origin has all.
+        origin = self.config._name_or_path
+        if not origin:
+            return None
+        try:
+            found = cached_file(
+                origin,
+                name,
+                revision=getattr(self.config, "_commit_hash", None),
+                _raise_exceptions_for_gated_repo=False,
+                _raise_exceptions_for_missing_entries=False,
+                _raise_exceptions_for_connection_errors=False,
+            )
+        except OSError:  # a folder that is there no more
+            return None
+        return Path(found) if found is not None else None
 
 
 def _rest_frozen_parts(module: nn.Module) -> None:

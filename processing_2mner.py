@@ -1,18 +1,13 @@
 """Processor of 2M-NER: sentences and images in, the tensors of a batch out; words, windows and character offsets."""
 
-import hashlib
-import io
 import os
-import urllib.request
-import warnings
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import regex
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin
@@ -20,33 +15,49 @@ from transformers.utils import logging
 
 try:
     from .configuration_2mner import TwoMNERConfig
+    from .images_2mner import ImageLike, image_id, load_image
 except ImportError:
     from configuration_2mner import TwoMNERConfig
+    from images_2mner import ImageLike, image_id, load_image
 
 logger = logging.get_logger(__name__)
 
 # Used where a tokenizer states no limit of its own: the positions of BERT and XLM-R.
 DEFAULT_MAX_LENGTH = 512
 DEFAULT_STRIDE = 64
-URL_TIMEOUT_S = 10.0
-URL_MAX_BYTES = 32 * 2**20
+COUNT_BLOCK_WORDS = 8192
 
-# Words as the training data of the four languages has them: clitics apart (l'|eau, John|'s), hyphenated words whole.
+# Words as the training data of the four languages has them (Wikipedia as spaCy cuts it): clitics apart (l'|eau,
+# John|'s, did|n't), hyphenated words whole but not ranges and results (1985|-|86, 2:1|-|Sieg), a mention whole, a
+# hashtag's name apart from its sign. What stands between two words is white space, nothing else.
 WORD_PATTERN = regex.compile(
     r"""
-      (?: https?:// | www\. ) [^\s<>"]* [^\s<>"'’.,;:!?)\]}]    # a URL, less the punctuation that follows it
-    | (?: \p{L} \. ){2,}                                         # U.S., z.B.
-    | (?i: \b (?: [cdjlmnst] | qu | jusqu | lorsqu | puisqu | quoiqu ) ) ['’] (?= \p{L} )    # l', qu'
-    | ['’] (?i: s | re | ve | ll | d | m | t ) (?! [\p{L}\p{N}] )                            # 's, 're
-    | [\p{L}\p{M}\p{N}_]+ (?: ['’] (?! (?i: s | re | ve | ll | d | m | t ) (?! [\p{L}\p{N}] ) ) [\p{L}\p{M}\p{N}_]+
-                            | [-‐‑] [\p{L}\p{M}\p{N}_]+
-                            | (?<= \p{N} ) [.,:] (?= \p{N} ) [\p{N}]+ )*
-    | (?= \S ) \X                                                # any other character, with all that combines with it
+      (?: https?:// | www\. ) [^\s<>"]* [^\s<>"'’.,;:!?)\]}]             # a URL, less the punctuation after it
+    | (?<! [\w@] ) @ [\p{L}\p{N}_]+                                        # a mention
+    | [\p{L}\p{N}] [\p{L}\p{N}_.+%-]{0,63} @ (?: [\p{L}\p{N}-]{1,63} \. ){1,8} \p{L}{2,}   # an e-mail address
+    | (?<! [\p{L}\p{N}] ) (?: (?: \p{L}{1,2} \. ){2,}                      # U.S., z.B., Ph.D.
+                             | \p{Lu} \. (?= \s* [^\s\p{L}\p{N}] | \s+ \S )    # J. Fox; not a text's last letter
+                             | (?: St | Dr | Mr | Mrs | Ms | Jr | Sr | Sra | Dra | Mme | Mlle | No | Nr | Bros | Prof
+                                 | Vol | Chr | Inc | Ltd | Corp | (?i: vs | etc | bzw | usw | ca ) ) \. (?= \s* \S ) )
+    | (?<! [\p{L}\p{N}] ) (?i: [cdjlmnst] | qu | jusqu | lorsqu | puisqu | quoiqu ) ['’] (?= ["“„«]? [\p{L}\p{N}] )
+    | (?i: n ['’] t | ['’] (?: s | re | ve | ll | d | m | t ) ) (?! [\p{L}\p{N}] )    # n't, 's, 're
+    | (?<= \p{L} ) - (?i: ci | là ) (?! [\p{L}\p{N}-] )                     # celui|-ci
+    | \.{2,}
+    | (?: (?! (?i: n ['’] t ) (?! [\p{L}\p{N}] ) ) [\p{L}\p{M}\p{Nd}\p{Nl}_] \p{M}* )
+      (?: (?! (?i: n ['’] t ) (?! [\p{L}\p{N}] ) ) [\p{L}\p{M}\p{Nd}\p{Nl}_]
+        | (?<= \p{L} ) [\u00ad\u200c\u200d\u2060]+ (?= \p{L} )               # invisible inside a word: a soft hyphen
+        | ['’] (?! (?i: s | re | ve | ll | d | m | t ) (?! [\p{L}\p{N}] ) ) (?= [\p{L}\p{Nd}_] )
+        | (?! (?<= \d ) . \d ) (?! (?<= \d : \d{1,3} ) . ) (?! . (?i: ci | là ) (?! [\p{L}\p{N}-] ) )
+          [-‐‑] (?= [\p{L}\p{Nd}_] )
+        | (?<= \d ) [.,:] (?= \d )
+        | (?<= \p{Lu} ) & (?= \p{Lu} )                                     # AT&T
+        | (?<= \p{Ll} ) \. (?= (?: com | org | net | edu | gov | io | fm | tv | de | fr | es | eu | uk | js ) \b )
+      )*
+    | [🇦-🇿]{1,2} \p{M}*                                                     # a flag
+    | (?= \S ) \X                                                    # any other character, with what combines with it
     """,
     regex.VERBOSE,
 )
-
-ImageLike = Any  # PIL image, path, http(s) URL, bytes, array, tensor, or {"bytes", "path"} as `datasets` stores it
 
 
 class Window(NamedTuple):
@@ -59,119 +70,6 @@ class Window(NamedTuple):
     stop: int
     keep_start: int
     keep_stop: int
-
-
-def load_image(image: ImageLike) -> Image.Image:
-    """
-    Opens an image of any kind as 8-bit RGB, upright; transparency on white; the first frame of an animation.
-
-    Args:
-        image: a PIL image, a path, an http(s) URL, encoded bytes, an array or tensor `(height, width[, channels])` or
-            `(channels, height, width)` (integers 0..255, or floats 0..1), or `{"bytes", "path"}`.
-
-    Raises:
-        ValueError: it is not an image, is broken, or has more pixels than `PIL.Image.MAX_IMAGE_PIXELS`.
-        TypeError: it is of none of these types.
-    """
-    name = _describe(image)
-    if isinstance(image, dict):
-        image = image["bytes"] if image.get("bytes") is not None else image.get("path")
-    try:
-        with warnings.catch_warnings():
-            # Pillow only warns up to twice its limit: decoding such an image already takes gigabytes.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            if isinstance(image, (np.ndarray, torch.Tensor)):
-                opened = _from_array(np.asarray(image))
-            elif isinstance(image, Image.Image):
-                opened = image
-            elif isinstance(image, (bytes, bytearray)):
-                opened = Image.open(io.BytesIO(image))
-            elif isinstance(image, str) and image.startswith(("http://", "https://")):
-                opened = Image.open(io.BytesIO(_download(image)))
-            elif isinstance(image, (str, os.PathLike)):
-                opened = Image.open(Path(image))
-            else:
-                raise TypeError(
-                    f"An image of type {type(image).__name__}; expected a PIL image, path, URL, bytes, array or None."
-                )
-            limit = Image.MAX_IMAGE_PIXELS
-            if limit is not None and opened.width * opened.height > limit:
-                raise Image.DecompressionBombError(f"{opened.width} x {opened.height} pixels, the limit is {limit}")
-            return _to_rgb(opened)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ValueError(
-            f"{name} is refused as a decompression bomb: {str(error).rstrip('.')}. Give a smaller image, or raise "
-            "PIL.Image.MAX_IMAGE_PIXELS if you trust it."
-        ) from error
-    except FileNotFoundError as error:
-        raise ValueError(f"{name} does not exist; expected the path of an image file.") from error
-    except UnidentifiedImageError as error:
-        raise ValueError(
-            f"{name} cannot be read as an image: it is of no format that Pillow knows, or empty."
-        ) from error
-    except (OSError, SyntaxError, EOFError) as error:  # Pillow's ways to say: broken
-        raise ValueError(
-            f"{name} cannot be read as an image ({error}); expected a whole JPEG, PNG, ... file."
-        ) from error
-
-
-def _describe(image: ImageLike) -> str:
-    if isinstance(image, dict):
-        return _describe(image.get("path")) if image.get("path") else _describe(image.get("bytes"))
-    if isinstance(image, (str, os.PathLike)):
-        return f"Image {os.fspath(image)}"
-    if isinstance(image, (bytes, bytearray)):
-        return f"Image of {len(image)} bytes"
-    return f"Image of type {type(image).__name__}"
-
-
-def _download(url: str) -> bytes:
-    try:
-        with urllib.request.urlopen(url, timeout=URL_TIMEOUT_S) as response:
-            content = response.read(URL_MAX_BYTES + 1)
-    except OSError as error:  # URLError, HTTPError and time-outs are all of these
-        raise ValueError(f"Image {url} could not be downloaded: {error}.") from error
-    if len(content) > URL_MAX_BYTES:
-        raise ValueError(f"Image {url} has more than {URL_MAX_BYTES // 2**20} MiB; give a smaller one.")
-    return content
-
-
-def _from_array(array: np.ndarray) -> Image.Image:
-    shape = array.shape
-    if array.ndim == 3 and shape[0] in (1, 3, 4) and shape[2] not in (1, 3, 4):
-        array = array.transpose(1, 2, 0)
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[:, :, 0]
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)) or 0 in shape:
-        raise ValueError(
-            f"An image array of shape {shape}; expected (height, width), (height, width, 3 or 4) or (3, ...)."
-        )
-    if np.issubdtype(array.dtype, np.floating):
-        if not (np.isfinite(array).all() and 0 <= array.min() and array.max() <= 1):
-            raise ValueError("An image array of floats outside 0..1; expected 0..1, or integers 0..255.")
-        array = np.round(array * 255)
-    elif array.min() < 0 or array.max() > 255:
-        raise ValueError(f"An image array with values {array.min()}..{array.max()}; expected 0..255.")
-    return Image.fromarray(array.astype(np.uint8))
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I") or image.mode == "F":  # 16 bits and more: Pillow's own conversion clips to white
-        values = np.asarray(image, dtype=np.float64)
-        top = 255 if values.max() <= 255 else 65535 if values.max() <= 65535 else values.max()
-        return Image.fromarray(np.round(values.clip(min=0) * (255 / top)).astype(np.uint8)).convert("RGB")
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
-
-
-def image_id(image: Image.Image) -> int:
-    """A positive 63-bit hash of what an RGB image shows: equal for equal pixels, however the image was given."""
-    digest = hashlib.blake2b(f"{image.width}x{image.height}:".encode(), digest_size=8)
-    digest.update(image.tobytes())
-    return (int.from_bytes(digest.digest(), "little") >> 1) or 1
 
 
 class TwoMNERProcessor(ProcessorMixin):
@@ -249,7 +147,9 @@ class TwoMNERProcessor(ProcessorMixin):
 
     def piece_counts(self, words: Sequence[str]) -> list[int]:
         """Number of pieces of each word, at least 1 (a word that the tokenizer drops becomes the unknown piece)."""
-        return [len(pieces) for pieces in self._pieces([list(words)])[0]]
+        # In blocks: of a very long text, the tokenizer's own records take far more memory than the counts.
+        blocks = (list(words[start : start + COUNT_BLOCK_WORDS]) for start in range(0, len(words), COUNT_BLOCK_WORDS))
+        return [len(pieces) for block in blocks for pieces in self._pieces([block])[0]]
 
     def windows(self, words: Sequence[str], stride: int | None = None, max_length: int | None = None) -> list[Window]:
         """
@@ -382,8 +282,13 @@ class TwoMNERProcessor(ProcessorMixin):
         """Piece ids of each word of each sentence; a word without any gets the unknown piece, so none goes missing."""
         if not any(sentences):
             return [[] for _ in sentences]
+        encodable = [
+            # Half a surrogate pair (JSON may bring one) is no character, and would make the tokenizer fail.
+            [word if word.isascii() else word.encode(errors="replace").decode() for word in words]
+            for words in sentences
+        ]
         encoded = self.tokenizer(
-            sentences, is_split_into_words=True, add_special_tokens=False, truncation=False, verbose=False
+            encodable, is_split_into_words=True, add_special_tokens=False, truncation=False, verbose=False
         )
         result = []
         for row, words in enumerate(sentences):
@@ -496,4 +401,4 @@ if "." not in __name__:  # imported by its own name, not as remote code: that is
     TwoMNERProcessor.register_for_auto_class("AutoProcessor")
     AutoProcessor.register(TwoMNERConfig, TwoMNERProcessor)
 
-__all__ = ["TwoMNERProcessor", "Window", "load_image"]
+__all__ = ["TwoMNERProcessor", "Window"]

@@ -17,6 +17,9 @@ Train, evaluate and predict with 2M-NER: one recipe in, one folder out.
     # score a saved model
     python run_mmner.py recipes/base.yaml --model_name_or_path outputs/base --dataset path/to/other \
         --output_dir outputs/other --do_train false
+    # train, score, and publish: weights, code, processor, recipe, card and plots in one commit
+    python run_mmner.py recipes/base.yaml --dataset path/to/folder --output_dir outputs/base \
+        --push_to_hub --hub_model_id org/name
     # several processes
     torchrun --nproc_per_node 4 run_mmner.py recipes/base.yaml --dataset path/to/folder --output_dir outputs/base
 
@@ -25,6 +28,7 @@ The checkpoint is chosen on the dev set; the test set is scored at the end, with
 
 import logging
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,13 +36,14 @@ from typing import Any
 import transformers
 from transformers import EarlyStoppingCallback, set_seed
 
-from mmner import report
+from mmner import examples, report
 from mmner.arguments import parse_arguments
 from mmner.collator import MultimodalCollator
 from mmner.data import SPLITS, WindowedSentences, count_images, label_names, load_splits
 from mmner.model import build_model
 from mmner.model_card import write_model_card
 from mmner.trainer import TwoMNERTrainer, checkpoint_to_resume
+from pipeline_2mner import TwoMNERPipeline
 
 logger = logging.getLogger("run_mmner")
 
@@ -52,7 +57,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     set_seed(args.seed)
     if not args.do_train and model_args.model_name_or_path is None:
         raise ValueError("do_train is false, and nothing is trained yet: name a saved model by --model_name_or_path.")
+    if args.push_to_hub and not args.do_train:
+        raise ValueError(
+            "do_train is false, so there is nothing new to push. To publish a finished run: "
+            "python -m mmner.publish outputs/name org/name"
+        )
     checkpoint = checkpoint_to_resume(args) if args.do_train else None
+    started = time.monotonic()
     output = Path(args.output_dir)
     seed = args.seed if args.data_seed is None else args.data_seed
 
@@ -79,7 +90,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             # Where no word sees an image, none needs to be opened to score the tags.
             images="own" if split == "train" or model.config.collaboration != "none" else "hidden",
             stride=data_args.stride,
-            max_length=data_args.max_length,
+            # Scored as the pipeline will read them: by the windows that the text tower allows.
+            max_length=data_args.max_length if split == "train" else None,
             mention_dropout=data_args.mention_dropout,
             seed=seed,
         )
@@ -116,11 +128,19 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             print(report.format_table(tables[prefix], f"F1 on {split}"), flush=True)
     if collator.unreadable_images:
         logger.warning(f"{collator.unreadable_images} times an image did not open; the warnings above name them.")
+    results["total_runtime"] = round(time.monotonic() - started, 4)  # in seconds, as the Trainer's own
     if is_main:
         report.write_results(output, results, update=not args.do_train)
         if args.do_train:
             report.plot_training(output, trainer.state.log_history)
-            write_model_card(output, arguments, model.config.labels, results, tables, predicted)
+            ner = TwoMNERPipeline(model=trainer.model, processor=processor, device=args.device)
+            if data_args.dataset == "probe" and predicted:
+                texts = examples.probe_sentences(ner, predicted)
+            else:
+                texts = examples.own_sentences({lang for known in sentences.values() for lang in known.languages})
+            widget = examples.widget_examples(ner, texts)
+            location = getattr(trainer, "hub_model_id", None)
+            write_model_card(output, arguments, model.config, results, tables, widget, location)
     if args.push_to_hub:
         trainer.push_to_hub()
     return results

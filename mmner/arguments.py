@@ -103,7 +103,9 @@ class DataArguments:
     captions: str | None = _option(None, "Of a folder: its file of captions, if not found by itself.")
     image_folder: str | None = _option(None, "Of a folder: where its images are, if not in images/.")
     use_images: bool = _option(True, "False: train and evaluate as if no row had an image.")
-    max_length: int | None = _option(None, "Pieces of a window, special tokens included. Default: all there can be.")
+    max_length: int | None = _option(
+        None, "Pieces of a window in training, special tokens included. Default: all there can be."
+    )
     stride: int | None = _option(
         None, "Pieces that the windows of a long sentence share when it is evaluated. Default: 64 or a quarter of one."
     )
@@ -141,11 +143,13 @@ class TrainingArguments(transformers.TrainingArguments):
         default="group_by_length",
         metadata={"help": "Order of the sentences.", "choices": ["group_by_length", "random", "sequential"]},
     )
+    hub_strategy: str = _option("end", "Must stay 'end': model, card and scores are pushed in one commit.")
     remove_unused_columns: bool = _option(False, "Must stay false: rows are made into tensors batch by batch.")
 
     # Options of the plain Trainer that would change, quietly and wrongly, what is learned or scored here.
     _fixed: ClassVar[dict[str, tuple[Any, str]]] = {
         "remove_unused_columns": (False, "words and images become tensors only in the collator"),
+        "hub_strategy": ("end", "weights, card and scores are pushed together, in one commit"),
         "label_smoothing_factor": (0.0, "it smooths a softmax; the tags' loss is a CRF's"),
         "prediction_loss_only": (False, "without predictions there is no F1"),
         "batch_eval_metrics": (False, "entity F1 needs whole sentences, not batches"),
@@ -252,18 +256,33 @@ def _recipe_options(recipe: Path, parser: HfArgumentParser) -> tuple[list[str], 
     return words, cleared
 
 
-def recipe_text(*arguments: Any) -> str:
-    """The options that differ from what an empty recipe gives on this machine, as a recipe that repeats the run."""
+def recipe_text(*arguments: Any, full: bool = False) -> str:
+    """
+    A recipe that repeats the run: the options that differ from what an empty recipe gives on this machine, or, if
+    `full`, every option that has a value.
+    """
     values = {}
     for group in arguments:
         plain = type(group)()
         for f in dataclasses.fields(group):
             value = getattr(group, f.name)
-            if f.init and f.name not in NOT_IN_A_RECIPE and value != getattr(plain, f.name):
-                values[f.name] = getattr(value, "value", value)  # of an enum
+            differs = value is not None if full else value != getattr(plain, f.name)
+            if f.init and f.name not in NOT_IN_A_RECIPE and differs:
+                value = getattr(value, "value", value)  # of an enum
+                values[f.name] = value.to_dict() if hasattr(value, "to_dict") else value
     return yaml.safe_dump(json.loads(json.dumps(values, default=str)), sort_keys=False, allow_unicode=True)
 
 
-NOT_IN_A_RECIPE = ("hub_token", "local_rank", "resume_from_checkpoint")
+# A secret, what belongs to one process or one start, and where the model of this one run goes.
+NOT_IN_A_RECIPE = (
+    "hub_always_push",
+    "hub_model_id",
+    "hub_private_repo",
+    "hub_revision",
+    "hub_token",
+    "local_rank",
+    "push_to_hub",
+    "resume_from_checkpoint",
+)
 
 __all__ = ["DataArguments", "ModelArguments", "TrainingArguments", "parse_arguments", "recipe_text"]

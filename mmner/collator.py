@@ -7,7 +7,8 @@ from typing import Any
 
 from PIL import Image
 
-from processing_2mner import TwoMNERProcessor, load_image
+from images_2mner import load_image
+from processing_2mner import TwoMNERProcessor
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from transformers import EvalPrediction
 import dataset_script
 from dataset_script import probe
 from mmner.arguments import DataArguments
-from mmner.metrics import entity_scores, groups_of
+from mmner.entity_f1 import entity_scores, groups_of
 from processing_2mner import TwoMNERProcessor, Window
 
 logger = logging.getLogger(__name__)
@@ -318,17 +318,14 @@ class WindowedSentences(torch.utils.data.Dataset):
             result[row][window.keep_start : window.keep_stop] = line[own].tolist()
         return result
 
+    @property
+    def has_long_sentences(self) -> bool:
+        """Whether a sentence takes more than one window."""
+        return len(self.windows) > len(self.tokens)
+
     def predicted_tags(self, predictions: np.ndarray) -> list[list[str]]:
-        """
-        The tags of each sentence, from the tag ids `(num_windows, num_words)` of the windows. Where two windows meet,
-        an `I-` that continues nothing begins an entity: the entity's beginning was read in the other window.
-        """
-        sentences = [[self.id2label[index] for index in ids] for ids in self.stitch(predictions)]
-        for row, window in zip(self.row_of, self.windows, strict=True):
-            tags, seam = sentences[row], window.keep_start
-            if 0 < seam < len(tags) and tags[seam].startswith("I-") and tags[seam - 1][2:] != tags[seam][2:]:
-                tags[seam] = "B" + tags[seam][1:]
-        return sentences
+        """The tags of each sentence, from the tag ids `(num_windows, num_words)` of the windows."""
+        return [[self.id2label[index] for index in ids] for ids in self.stitch(predictions)]
 
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         """The scores of these sentences, of what a `Trainer` gathered for them; see `entity_scores`."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from transformers import pipeline
 
 from dataset_script import probe
-from mmner.metrics import find_entities
+from mmner.entity_f1 import find_entities
 
 NOTICE = "The probe is SYNTHETIC: sentences from templates, pictures drawn by code; only the picture tells the type."
 

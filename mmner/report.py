@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mmner.data import WindowedSentences
-from mmner.metrics import find_entities
+from mmner.entity_f1 import find_entities
 
 logger = logging.getLogger(__name__)
 

@@ -5,15 +5,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from huggingface_hub import CommitInfo
 from torch import nn
 from torch.utils.data import Sampler, SequentialSampler
-from transformers import Trainer, TrainerCallback
+from transformers import EvalPrediction, Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput, PredictionOutput, get_last_checkpoint
 
 from mmner.arguments import TrainingArguments
-from mmner.data import IGNORED, WindowedSentences
-from mmner.metrics import find_entities
+from mmner.data import WindowedSentences
+from mmner.decoding import decode_sentences, entity_posteriors
+from mmner.publish import publish
 
 logger = logging.getLogger(__name__)
 
@@ -186,21 +189,37 @@ class TwoMNERTrainer(Trainer):
     def _get_eval_sampler(self, eval_dataset: WindowedSentences) -> Sampler:
         return SequentialSampler(eval_dataset)  # ordered by length as it is, and the predictions must stay in order
 
-    def evaluation_loop(self, dataloader, *args, **kwargs) -> EvalLoopOutput:
-        # Each set knows its own sentences; a single function for all could not tell which it is asked about.
-        self.compute_metrics = dataloader.dataset.compute_metrics
+    def evaluation_loop(self, dataloader, *args, ignore_keys=None, **kwargs) -> EvalLoopOutput:
+        """
+        As the plain one, scored by the set itself. Where a sentence has several windows, emissions are gathered too,
+        and each sentence is decoded once, over those of all its windows.
+        """
+        sentences: WindowedSentences = dataloader.dataset
         kwargs["prediction_loss_only"] = False
-        return super().evaluation_loop(dataloader, *args, **kwargs)
+        if not sentences.has_long_sentences:
+            self.compute_metrics = sentences.compute_metrics
+            return super().evaluation_loop(dataloader, *args, ignore_keys=ignore_keys, **kwargs)
+        with_scores = self.preprocess_logits_for_metrics is not None
+        self.preprocess_logits_for_metrics = None
+        crf = self.accelerator.unwrap_model(self.model).crf
+        decoded: list[np.ndarray] = []
+
+        def compute_metrics(gathered: EvalPrediction) -> dict[str, float]:
+            decoded[:] = decode_sentences(crf, sentences, *gathered.predictions)
+            return sentences.compute_metrics(EvalPrediction(decoded[0], gathered.label_ids))
+
+        self.compute_metrics = compute_metrics
+        output = super().evaluation_loop(dataloader, *args, ignore_keys=self._all_but_emissions(), **kwargs)
+        return output._replace(predictions=tuple(decoded) if with_scores else decoded[0])
 
     def predict_with_scores(self, dataset: WindowedSentences, metric_key_prefix: str = "test") -> PredictionOutput:
         """
         As `predict`, but `predictions` is a pair: the tag ids (num_windows, num_words), -100 where there is no word,
         and at the first word of each predicted entity the entity's exact posterior under the CRF, else 0.
         """
-        ignored = [name for name in self.model.config.keys_to_ignore_at_inference if name != "logits"]
         self.preprocess_logits_for_metrics = self._with_scores
         try:
-            return self.predict(dataset, ignore_keys=ignored, metric_key_prefix=metric_key_prefix)
+            return self.predict(dataset, ignore_keys=self._all_but_emissions(), metric_key_prefix=metric_key_prefix)
         finally:
             self.preprocess_logits_for_metrics = None
 
@@ -238,51 +257,44 @@ class TwoMNERTrainer(Trainer):
     def create_model_card(self, *args, **kwargs) -> None:
         """Nothing: a run writes its own card (`mmner.model_card`), which a push to the Hub must not replace."""
 
+    def push_to_hub(
+        self,
+        commit_message: str = "2M-NER model",
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+    ) -> CommitInfo | None:
+        """
+        Publishes what the output folder holds, in one commit (see `mmner.publish`), from the main process.
+
+        Args:
+            commit_message: of the commit.
+            token, revision, private: as in `publish`. Default: `hub_token`, `hub_revision`, `hub_private_repo`.
+        """
+        if not self.is_world_process_zero():
+            return None
+        args = self.args
+        return publish(
+            args.output_dir,
+            getattr(self, "hub_model_id", None) or args.hub_model_id or Path(args.output_dir).absolute().name,
+            token=args.hub_token if token is None else token,
+            private=args.hub_private_repo if private is None else private,
+            revision=args.hub_revision if revision is None else revision,
+            message=commit_message,
+        )
+
+    def _all_but_emissions(self) -> list[str]:
+        return [name for name in self.model.config.keys_to_ignore_at_inference if name != "logits"]
+
     def _with_scores(self, outputs: tuple[torch.Tensor, torch.Tensor], labels: Any) -> tuple[torch.Tensor, ...]:
         predictions, emissions = outputs  # (B, W), (B, W, K)
         model = self.accelerator.unwrap_model(self.model)
         return predictions, entity_posteriors(model.crf, model.config.id2label, predictions, emissions)
 
 
-@torch.no_grad()
-def entity_posteriors(
-    crf: nn.Module, id2label: dict[int, str], predictions: torch.Tensor, emissions: torch.Tensor
-) -> torch.Tensor:
-    """
-    How sure the CRF is of each predicted entity: the probability of these words, and no more, with this type.
-
-    Args:
-        crf: a `LinearChainCRF`.
-        id2label: the tags.
-        predictions: tag ids (B, W), -100 where there is no word.
-        emissions: (B, W, K).
-
-    Returns:
-        (B, W) float32: the posterior at the first word of each predicted entity, 0 elsewhere.
-    """
-    mask = predictions != IGNORED
-    label2id = {label: index for index, label in id2label.items()}
-    tags = [
-        [id2label[index] for index in row[:length]]
-        for row, length in zip(predictions.tolist(), mask.sum(dim=1).tolist(), strict=True)
-    ]
-    spans = [
-        (row, start, end, label2id[f"B-{kind}"], label2id.get(f"I-{kind}", -1))
-        for row, entities in enumerate(find_entities(tags))
-        for kind, start, end in entities
-    ]
-    scores = torch.zeros(predictions.shape, dtype=torch.float32, device=emissions.device)
-    if spans:
-        spans = torch.tensor(spans, device=emissions.device)
-        emissions = emissions.masked_fill(~mask[..., None], 0)  # the Trainer pads with -100
-        scores[spans[:, 0], spans[:, 1]] = crf.span_log_prob(emissions.float(), mask, spans).exp().float()
-    return scores
-
-
 __all__ = [
     "LengthGroupedSampler",
     "TwoMNERTrainer",
     "checkpoint_to_resume",
-    "entity_posteriors",
     "parameter_groups",
 ]

@@ -623,3 +623,56 @@ def test_cuda_agrees_and_does_not_wait():
         torch.cuda.set_sync_debug_mode("default")
     torch.testing.assert_close((likelihood.cpu(), marginals.cpu(), decoded.cpu()), expected, rtol=1e-9, atol=1e-9)
     assert broken.isnan().tolist() == [False, True, False, False]
+
+
+def log_space(monkeypatch):
+    """Switches the fast road off."""
+    monkeypatch.setattr("crf_2mner._scaled_messages", lambda *arguments, **options: None)
+
+
+def likelihood_and_gradients(crf, emissions, tags, mask):
+    emissions = emissions.clone().requires_grad_()
+    crf.zero_grad()
+    result = crf.log_likelihood(emissions, tags, mask)
+    result.sum().backward()
+    return [result.detach(), emissions.grad] + [parameter.grad.clone() for parameter in crf.parameters()]
+
+
+@pytest.mark.parametrize("lengths", [[5, 9, 1, 0, 7], [40, 33], [1]])
+def test_probability_space_equals_log_space(lengths, monkeypatch):
+    crf = make_crf()  # of five tags: the first batch has as many rows
+    emissions, mask = make_batch(lengths, scale=3.0)
+    tags = crf.decode(emissions, mask)
+    fast = likelihood_and_gradients(crf, emissions, tags, mask)
+    with torch.no_grad():
+        assert torch.equal(crf.log_likelihood(emissions, tags, mask), fast[0]), "one side is enough"
+    log_space(monkeypatch)
+    for mine, reference in zip(fast, likelihood_and_gradients(crf, emissions, tags, mask), strict=True):
+        torch.testing.assert_close(mine, reference, atol=1e-10, rtol=1e-10)
+
+
+def test_a_path_that_probability_space_would_lose_is_found():
+    # Two ways through: never an entity, or one long entity, which loses 60 nats a word and then wins them back.
+    crf = LinearChainCRF(3, iob2_constraints(["O", "B-X", "I-X"])).double()
+    length = 60
+    emissions = torch.zeros(1, length, 3, dtype=torch.float64)
+    emissions[0, :, 1] = -4000.0
+    emissions[0, 0, 1] = 0.0
+    emissions[0, 1 : length // 2, 2] = -60.0
+    emissions[0, length // 2 :, 2] = 60.0
+    emissions[0, length // 2, 2] = 0.0
+    mask = torch.ones(1, length, dtype=torch.bool)
+    entity = torch.tensor([[1] + [2] * (length - 1)])
+    outside = torch.zeros(1, length, dtype=torch.long)
+    gold = emissions[0, range(length), entity[0]].sum()
+    assert gold == 0, "as good as no entity"
+    for tags in (entity, outside):
+        # Other paths leave the entity on the way, in the half that pays, or begin it late: count them all.
+        expected = -torch.logsumexp(all_path_scores_of_two_ways(emissions[0]), dim=0)
+        torch.testing.assert_close(crf.log_likelihood(emissions, tags, mask)[0], expected, atol=1e-9, rtol=1e-9)
+
+
+def all_path_scores_of_two_ways(emissions):
+    """Entity from the first word up to any other, then nothing; or nothing at all. A B-X later costs 4000 nats."""
+    inside = torch.cat([emissions[:1, 1], emissions[1:, 2]]).cumsum(0)
+    return torch.cat([inside, torch.zeros(1, dtype=torch.float64)])

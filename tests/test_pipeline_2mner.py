@@ -6,13 +6,27 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
 
+import datasets
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from transformers import BertConfig, BertModel, BertTokenizerFast, ViTConfig, ViTImageProcessorPil, ViTModel, pipeline
+from transformers import (
+    BertConfig,
+    BertForTokenClassification,
+    BertModel,
+    BertTokenizerFast,
+    ViTConfig,
+    ViTImageProcessorPil,
+    ViTModel,
+    pipeline,
+)
+from transformers.pipelines.pt_utils import KeyDataset
+from transformers.pipelines.token_classification import AggregationStrategy
 
 import pipeline_2mner
 from modeling_2mner import TwoMNERForTokenClassification
@@ -120,17 +134,7 @@ class TestEntities:
         batch = ner.processor(text, images=image)
         with torch.no_grad():
             emissions = ner.model(**batch).logits[0]
-        crf, length = ner.model.crf, emissions.shape[0]
-        start, step, end = (
-            parameter.detach() for parameter in (crf.start_transitions, crf.transitions, crf.end_transitions)
-        )
-        scores = {}
-        for tags in itertools.product(range(len(LABELS)), repeat=length):
-            names = ["O", *(LABELS[tag] for tag in tags)]
-            if any(b[0] == "I" and a not in (f"B-{b[2:]}", b) for a, b in itertools.pairwise(names)):
-                continue
-            score = start[tags[0]] + end[tags[-1]] + sum(emissions[i, tag] for i, tag in enumerate(tags))
-            scores[tags] = (score + sum(step[a, b] for a, b in itertools.pairwise(tags))).double()
+        length, scores = emissions.shape[0], enumerated(ner.model.crf, emissions)
         total = torch.stack(list(scores.values())).logsumexp(0)
         best = _spans(max(scores, key=scores.get))
 
@@ -183,6 +187,21 @@ class TestEntities:
         pipe.model.to(torch.bfloat16)
         for text, entities in zip(TEXTS, pipe(TEXTS, images=[picture("blue")] * len(TEXTS)), strict=True):
             check_layout(text, entities)
+
+
+def enumerated(crf, emissions) -> dict[tuple[int, ...], torch.Tensor]:
+    """The score of every tagging that IOB2 allows."""
+    start, step, end = (
+        parameter.detach() for parameter in (crf.start_transitions, crf.transitions, crf.end_transitions)
+    )
+    scores = {}
+    for tags in itertools.product(range(len(LABELS)), repeat=len(emissions)):
+        names = ["O", *(LABELS[tag] for tag in tags)]
+        if any(b[0] == "I" and a not in (f"B-{b[2:]}", b) for a, b in itertools.pairwise(names)):
+            continue
+        score = start[tags[0]] + end[tags[-1]] + sum(emissions[i, tag] for i, tag in enumerate(tags))
+        scores[tags] = (score + sum(step[a, b] for a, b in itertools.pairwise(tags))).double()
+    return scores
 
 
 def _spans(tags) -> list[tuple[int, int, str]]:
@@ -244,6 +263,48 @@ class TestInputs:
         results = ner({text: None for text in TEXTS}.keys())
         assert not isinstance(results, list) and list(results) == ner(TEXTS)
 
+    def test_torch_datasets_and_key_datasets(self, ner):
+        expected = ner(TEXTS)
+        for dataset in (KeyDataset([{"sentence": text} for text in TEXTS], "sentence"), _Texts()):
+            for workers in (0, 1):
+                results = ner(dataset, batch_size=4, num_workers=workers)
+                assert not isinstance(results, list)
+                for left, right in zip(results, expected, strict=True):
+                    same(left, right)
+        assert list(ner(KeyDataset([], "sentence"))) == []
+
+    def test_datasets_columns(self, ner):
+        table = datasets.Dataset.from_dict(
+            {"id": list("abcdef"), "text": TEXTS, "image": [None, picture("red"), None, None, picture("blue"), None]},
+            features=datasets.Features(
+                {"id": datasets.Value("string"), "text": datasets.Value("string"), "image": datasets.Image()}
+            ),
+        )
+        expected = ner(TEXTS, images=table["image"][:])
+        for rows in (table, table.to_iterable_dataset()):
+            for left, right in zip(ner(rows, batch_size=2), expected, strict=True):
+                same(left, right)
+        tokens = datasets.Dataset.from_dict({"tokens": [["Jordan", "was", "seen"], []], "ner_tags": [[1, 0, 0], []]})
+        assert list(ner(tokens)) == ner([["Jordan", "was", "seen"], []], is_split_into_words=True)
+        with pytest.raises(ValueError, match=r"columns \['id'\]; expected `text` or `tokens`"):
+            ner(table.select_columns(["id"]))
+
+    def test_words_that_are_given(self, ner):
+        words = ["Jordan", "was", "seen", "in", "New York"]
+        found = ner({"tokens": words})
+        assert ner(words, is_split_into_words=True) == ner([words], is_split_into_words=True) == [found]
+        check_layout(" ".join(words), found)
+        check_layout("_".join(words), ner([words], is_split_into_words=True, delimiter="_")[0])
+        same(
+            ner([words], images=[picture("red")], is_split_into_words=True)[0],
+            ner({"tokens": words, "image": picture("red")}),
+        )
+        same(
+            ner(words, images=picture("red"), is_split_into_words=True)[0],
+            ner({"tokens": words, "image": picture("red")}),
+        )
+        assert ner([], is_split_into_words=True) == []
+
     def test_workers_prepare_the_same(self, ner):
         images = [picture("red"), None] * 3
         for left, right in zip(ner(TEXTS, images=images, num_workers=1), ner(TEXTS, images=images), strict=True):
@@ -275,6 +336,168 @@ class TestInputs:
         pipe.model.config.id2label = {0: "NOUN", 1: "VERB"}
         with pytest.raises(ValueError, match=r"labels are \['NOUN', 'VERB'\]; expected IOB2"):
             TwoMNERPipeline(model=pipe.model, processor=pipe.processor)
+
+
+class _Texts(torch.utils.data.Dataset):
+    def __len__(self):
+        return len(TEXTS)
+
+    def __getitem__(self, index):
+        return {"text": TEXTS[index]}
+
+
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory):
+    """The stock pipeline over a model of text alone, with the same labels."""
+    text, _ = make_towers(tmp_path_factory.mktemp("stock"))
+    torch.manual_seed(0)
+    config = BertConfig.from_pretrained(
+        text, id2label=dict(enumerate(LABELS)), label2id={label: index for index, label in enumerate(LABELS)}
+    )
+    model = BertForTokenClassification(config).eval()
+    with torch.no_grad():
+        model.classifier.weight.normal_(std=3)
+    return pipeline("ner", model=model, tokenizer=BertTokenizerFast.from_pretrained(text), device="cpu")
+
+
+def layout(items) -> set[tuple]:
+    kinds = {np.float32: float, np.float64: float}
+    return {tuple((key, kinds.get(type(value), type(value))) for key, value in item.items()) for item in items}
+
+
+class TestStockCode:
+    """What was written for the stock, text-only pipeline."""
+
+    @pytest.mark.parametrize("strategy", ["none", "simple", "first", "average", "max", *AggregationStrategy])
+    def test_keys_and_types_are_the_stock_ones(self, ner, stock, strategy):
+        ours, theirs = (pipe(TEXTS[0], aggregation_strategy=strategy) for pipe in (ner, stock))
+        assert len(layout(ours)) == 1 and layout(ours) == layout(theirs)
+
+    def test_nesting_and_names(self, ner, stock):
+        for inputs in (TEXTS[0], TEXTS, [TEXTS[0]]):
+            ours, theirs = (pipe(inputs, aggregation_strategy="none") for pipe in (ner, stock))
+            assert isinstance(ours, list) and len(ours) > 0
+            assert {type(item) for item in ours} == {type(item) for item in theirs}
+        for item in ner(TEXTS[0], aggregation_strategy="none"):
+            assert item["entity"] in LABELS and item["entity"] != "O"
+        words = TEXTS[0].split()
+        ours = ner(words, is_split_into_words=True, aggregation_strategy="none")
+        assert len(ours) == 1 and layout(ours[0]) == layout(stock(words, is_split_into_words=True)[0])
+
+    def test_a_stock_loop_runs_unchanged(self, ner, stock):
+        for pipe in (ner, stock):
+            for entities in pipe(KeyDataset([{"text": text} for text in TEXTS], "text"), batch_size=2):
+                names = [f"{e['word']}/{e['entity']}" for e in entities if "entity" in e and e["score"] > 0.1]
+                assert all("/" in name for name in names)
+        pipe = TwoMNERPipeline(model=ner.model, processor=ner.processor, device="cpu", aggregation_strategy="none")
+        assert "entity" in pipe(TEXTS[0])[0] and "entity_group" in pipe(TEXTS[0], aggregation_strategy="simple")[0]
+
+    def test_every_label_on_request(self, ner, stock):
+        ours = ner(TEXTS[0], aggregation_strategy="none", ignore_labels=[])
+        assert [item["index"] for item in ours] == [1, 2, 3, 4, 5, 6]
+        assert layout(ours) == layout(stock(TEXTS[0], ignore_labels=[]))
+        groups = ner(TEXTS[0], ignore_labels=[])
+        check_layout(TEXTS[0], groups)
+        assert "O" in {group["entity_group"] for group in groups}
+        assert "".join(group["word"] for group in groups).replace(" ", "") == TEXTS[0].replace(" ", "")
+        kept = [group for group in groups if group["entity_group"] != "O"]
+        same(kept, ner(TEXTS[0]))
+        types = {entity["entity_group"] for entity in kept}
+        assert ner(TEXTS[0], ignore_labels=["O", *types]) == []
+
+    def test_a_labels_score_is_its_posterior(self, ner):
+        batch = ner.processor(TEXTS[0])
+        with torch.no_grad():
+            logits = ner.model(**batch).logits
+            posterior = ner.model.crf.marginals(logits, torch.ones(logits.shape[:2], dtype=torch.bool))[0]
+        for item in ner(TEXTS[0], aggregation_strategy="none", ignore_labels=[]):
+            expected = posterior[item["index"] - 1, LABELS.index(item["entity"])].item()
+            assert item["score"] == pytest.approx(expected, abs=1e-5)
+
+
+class TestOptions:
+    def test_a_minimum_score(self, ner):
+        entities = [entity for found in ner(TEXTS) for entity in found]
+        middle = sorted(entity["score"] for entity in entities)[len(entities) // 2]
+        kept = [entity for found in ner(TEXTS, min_score=middle) for entity in found]
+        assert kept == [entity for entity in entities if entity["score"] >= middle] and 0 < len(kept) < len(entities)
+
+    @pytest.mark.parametrize("strategy", [None, "none"])
+    def test_allowed_types(self, ner, strategy):
+        key = "entity" if strategy else "entity_group"
+        everything = [item for found in ner(TEXTS, aggregation_strategy=strategy) for item in found]
+        for kind in ("PER", "LOC"):
+            expected = [item for item in everything if item[key].endswith(kind)]
+            found = ner(TEXTS, aggregation_strategy=strategy, entity_types=[kind])
+            assert [item for items in found for item in items] == expected != everything
+        assert ner(TEXTS[0], entity_types="PER") == ner(TEXTS[0], entity_types=["PER"])
+        assert ner(TEXTS, entity_types=[]) == [[]] * len(TEXTS)
+
+    def test_alternatives_by_enumeration(self, ner):
+        text = "Jordan was seen in Paris"
+        with torch.no_grad():
+            emissions = ner.model(**ner.processor(text)).logits[0]
+        scores = enumerated(ner.model.crf, emissions)
+        total = torch.stack(list(scores.values())).logsumexp(0)
+
+        def posterior(holds):
+            having = [score for tags, score in scores.items() if holds(tags)]
+            return (torch.stack(having).logsumexp(0) - total).exp().item() if having else 0.0
+
+        entities = ner(text, top_k=5)
+        offsets = ner.processor.split_words(text)[1]
+        assert entities
+        for entity in entities:
+            start = [begin for begin, _ in offsets].index(entity["start"])
+            end = [stop for _, stop in offsets].index(entity["end"]) + 1
+            other = {"PER": "LOC", "LOC": "PER"}[entity["entity_group"]]
+            expected = {
+                other: posterior(lambda tags, span=(start, end, other): span in _spans(tags)),
+                "O": posterior(lambda tags, s=start, e=end: not any(tags[s:e])),
+            }
+            alternatives = entity.pop("alternatives")
+            assert {item["entity_group"]: item["score"] for item in alternatives} == pytest.approx(expected, abs=1e-5)
+            assert alternatives == sorted(alternatives, key=lambda item: -item["score"])
+        same(entities, ner(text))
+        assert [len(entity["alternatives"]) for entity in ner(text, top_k=1)] == [1] * len(entities)
+
+    def test_several_words_may_all_be_outside(self, ner):
+        """The chain rule of `_all_outside`, against the sum over all taggings, for words that are no entity too."""
+        emissions = torch.randn(6, len(LABELS), generator=torch.Generator().manual_seed(0))
+        scores = enumerated(ner.model.crf, emissions)
+        total = torch.stack(list(scores.values())).logsumexp(0)
+        for start, end in [(0, 1), (0, 6), (1, 4), (4, 6)]:
+            queries = ner._outside_queries(0, start, end)
+            mask = torch.ones(1, 6, dtype=torch.bool)
+            answers = dict(zip(queries, ner._log_probs(emissions[None], mask, queries), strict=True))
+            having = torch.stack([score for tags, score in scores.items() if not any(tags[start:end])])
+            expected = (having.logsumexp(0) - total).item()
+            assert ner._all_outside(0, start, end, answers) == pytest.approx(expected, abs=1e-4)
+
+    def test_options_of_the_pipeline_are_defaults_of_its_calls(self, ner):
+        pipe = TwoMNERPipeline(model=ner.model, processor=ner.processor, device="cpu", entity_types=["PER"], top_k=1)
+        assert pipe(TEXTS) == ner(TEXTS, entity_types=["PER"], top_k=1)
+        assert pipe(TEXTS, entity_types=["LOC"]) == ner(TEXTS, entity_types=["LOC"], top_k=1)
+
+    @pytest.mark.parametrize(
+        ("options", "error", "message"),
+        [
+            (
+                {"entity_types": ["PER", "DOG"]},
+                ValueError,
+                r"no entities of \['DOG'\]; its types are \['PER', 'LOC'\]",
+            ),
+            ({"min_score": 1.5}, ValueError, "`min_score` is 1.5"),
+            ({"top_k": 0}, ValueError, "`top_k` is 0"),
+            ({"top_k": True}, ValueError, "`top_k` is True"),
+            ({"aggregation_strategy": "sum"}, ValueError, "'sum'; expected one of none, simple"),
+            ({"long_text": "cut"}, ValueError, "'cut'; expected one of stride, error, warn"),
+            ({"threshold": 0.5}, TypeError, "threshold"),
+        ],
+    )
+    def test_what_cannot_be_is_an_error(self, ner, options, error, message):
+        with pytest.raises(error, match=message):
+            ner(TEXTS[0], **options)
 
 
 class TestBatches:
@@ -350,6 +573,49 @@ class TestLongTexts:
             (offsets[start][0], offsets[end - 1][1], kind) for start, end, kind in _spans(tags)
         ]
 
+    def test_fifty_sentences_at_once(self, context_free):
+        """A text that fits one pass and is read in windows all the same."""
+        windowed = limited(context_free, 40)
+        text = " ".join(f"{TEXTS[number % 6]} {TEXTS[number % 4]}" for number in range(50))[:480]
+        expected = context_free(text)
+        assert len(expected) > 10 and len(context_free.processor.windows(windowed.processor.split_words(text)[0])) == 1
+        for stride in (None, 0, 12):
+            same(windowed(text, stride=stride, batch_size=4), expected)
+
+    def test_policies(self, ner, monkeypatch):
+        windowed, text = limited(ner, 32), TEXTS[0] * 4
+        messages = []
+        monkeypatch.setattr(pipeline_2mner.logger, "warning", messages.append)
+        expected = windowed(text)
+        assert windowed(text, long_text="stride") == expected and not messages
+        assert windowed(text, long_text="warn") == expected
+        assert len(messages) == 1 and "does not fit the encoder, which takes 30 pieces. It is read in" in messages[0]
+        with pytest.raises(ValueError, match='100 characters, 24 words.*long_text="stride"'):
+            windowed(text, long_text="error")
+        for policy in ("warn", "error"):
+            same(ner(text, long_text=policy), ner(text))
+        assert len(messages) == 1
+
+    def test_what_is_kept_of_a_long_text_is_little(self, context_free):
+        """A hundred thousand characters: some hundred bytes a word in Python, and one window's tensors at a time."""
+        text = ("Jordan was seen in Paris, L'Amazone coule. " * 2400)[:100_000]
+        rows, read = [], context_free._read
+
+        def counted(windows, forward_params):
+            rows.append(sum(window.stop - window.start for _, window in windows))
+            read(windows, forward_params)
+
+        context_free._read = counted
+        tracemalloc.start()
+        entities = context_free(text, batch_size=16)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        del context_free._read
+        check_layout(text, entities)
+        words = len(context_free.processor.split_words(text)[0])
+        assert len(entities) > 1000 and peak_bytes < 2000 * words
+        assert max(rows) <= 16 * MAX_POSITIONS and sum(rows) < 1.3 * words
+
     def test_ten_thousand_words(self, ner):
         text = "Jordan was seen in Paris. " * 2000
         entities = ner(text, batch_size=16)
@@ -365,13 +631,39 @@ class TestTextOnlyModel:
         assert messages == ["This model reads text only (collaboration='none'): images have no effect."]
 
 
+class TestOnnx:
+    def test_the_emissions_come_from_the_export(self, ner, monkeypatch):
+        """The wiring; the export itself has tests of its own."""
+        forward, made, read = ner.model.forward, [], []
+
+        class Emissions:
+            @classmethod
+            def for_model(cls, model, processor, onnx):
+                made.append((model, processor, onnx))
+                return cls()
+
+            def forward(self, batch):
+                read.append(len(batch["input_ids"]))
+                return {"logits": forward(**batch).logits}
+
+        monkeypatch.setattr(pipeline_2mner, "OnnxEmissions", Emissions)
+        pipe = TwoMNERPipeline(model=ner.model, processor=ner.processor, device="cpu", onnx="folder")
+        assert made == [(ner.model, ner.processor, "folder")]
+        images = [picture("red"), None, None, picture("blue"), picture("red"), None]
+        expected = ner(TEXTS, images=images)
+        monkeypatch.setattr(ner.model, "forward", None)  # nothing of it is run
+        for left, right in zip(pipe(TEXTS, images=images, batch_size=4), expected, strict=True):
+            same(left, right)
+        assert sum(read) == 5  # of six texts one has no word
+
+
 class TestFolder:
     PROGRAM = """
 import json, sys
 from transformers import pipeline
 folder, image, texts = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 results = {}
-for task in ("token-classification", "ner"):
+for task in ("token-classification", "ner", "multimodal-ner"):
     ner = pipeline(task, model=folder, trust_remote_code=True, device="cpu")
     results[task] = [ner(texts), ner(texts, images=[image] * len(texts), batch_size=4)]
 print(json.dumps({"class": type(ner).__name__, "module": type(ner).__module__, "results": results}))
@@ -404,6 +696,13 @@ print(json.dumps({"class": type(ner).__name__, "module": type(ner).__module__, "
                 for left, right in zip(got, expected, strict=True):
                     same(left, right)
 
-    def test_for_objects_the_class_is_named(self, ner):
+    def test_a_saved_configuration_names_all_tasks(self, ner, tmp_path):
+        ner.save_pretrained(tmp_path)
+        saved = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))["custom_pipelines"]
+        assert set(saved) == {"token-classification", "ner", "multimodal-ner"}
+
+    def test_for_objects_the_class_or_its_own_task_is_named(self, ner):
+        pipe = pipeline("multimodal-ner", model=ner.model, processor=ner.processor, device="cpu")
+        assert type(pipe) is TwoMNERPipeline and pipe(TEXTS) == ner(TEXTS)
         pipe = pipeline("ner", model=ner.model, processor=ner.processor, pipeline_class=TwoMNERPipeline, device="cpu")
         assert pipe(TEXTS) == ner(TEXTS)

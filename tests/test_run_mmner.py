@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForTokenClassification
 
 import run_mmner
-from mmner.metrics import entity_scores
+from mmner.entity_f1 import entity_scores
 
 CODE = ["alignment_2mner.py", "configuration_2mner.py", "crf_2mner.py", "modeling_2mner.py", "processing_2mner.py"]
 RECIPE = """
@@ -69,6 +69,7 @@ def test_every_file_of_the_contract_is_there(finished):
         "processor_config.json",
         "README.md",
         "all_results.json",
+        "recipe.yaml",
         "predictions_validation.jsonl",
         "predictions_test.jsonl",
         *CODE,
@@ -89,7 +90,7 @@ def test_every_name_of_the_contract_is_in_the_results(finished):
             assert 0 <= results[f"test_{control}{name}"] <= 1
     for name in ("f1", "precision", "recall", "text_only_f1", "shuffled_image_f1", "f1_en", "f1_PER"):
         assert 0 <= results[f"eval_{name}"] <= 1
-    assert results["train_samples_per_second"] > 0
+    assert results["train_samples_per_second"] > 0 and results["total_runtime"] > results["train_runtime"]
     assert (results["train_samples"], results["eval_samples"], results["test_samples"]) == (168, 24, 48)
     assert 0 < results["train_samples_with_image"] < 168 and results["train_missing_images"] == 0
 
@@ -135,7 +136,10 @@ def test_the_saved_model_is_the_best_on_dev(finished):
 def test_the_card_is_valid_and_calls_the_data_synthetic(finished):
     folder, results, _ = finished
     card = ModelCard.load(folder / "README.md")
-    assert card.data.eval_results[0].metric_value == round(results["test_f1"], 4)
+    told = {result.metric_name: result.metric_value for result in card.data.eval_results}
+    assert told["F1"] == round(results["test_f1"], 4)
+    assert told["F1, text only (language fr)"] == round(results["test_text_only_f1_fr"], 4)
+    assert len(card.data.to_dict()["widget"]) == 4
     assert "**Synthetic data.**" in card.text and str(folder.parent) not in card.content
 
 
@@ -204,6 +208,8 @@ def test_a_saved_model_is_scored_without_training(finished, recipe, tmp_path):
     assert not (tmp_path / "again" / "model.safetensors").exists()
     with pytest.raises(ValueError, match="nothing is trained yet: name a saved model by --model_name_or_path"):
         run_mmner.main([recipe, "--do_train", "false", "--output_dir", str(tmp_path)])
+    with pytest.raises(ValueError, match="do_train is false, so there is nothing new to push.*mmner.publish"):
+        run_mmner.main([*argv, "--push_to_hub"])
 
 
 def test_a_text_only_baseline_builds_no_image_tower_and_says_how_many_images_are_missing(

@@ -159,22 +159,6 @@ def test_perfect_predictions_score_one_and_none_zero(processor):
     assert sentences.compute_metrics(type("Prediction", (), {"predictions": (nothing, None)}))["f1"] == 0.0
 
 
-def test_at_a_seam_an_entity_without_its_beginning_begins_there(processor):
-    rows = datasets.Dataset.from_dict(
-        {"tokens": [["Paris"] * 60], "ner_tags": [[0] * 60]}, features=make_rows([1]).features
-    )
-    sentences = WindowedSentences(rows, processor, LABEL2ID, stride=6, max_length=40)
-    inside = LABEL2ID["I-LOC"]
-    predictions = np.full((len(sentences), 60), inside)
-    tags = sentences.predicted_tags(predictions)[0]
-    assert tags[0] == "I-LOC"  # what the model says within a window is not changed
-    order = sorted(range(len(sentences)), key=lambda index: sentences.windows[index].start)
-    predictions[order[0]] = 0
-    seam = sentences.windows[order[1]].keep_start
-    tags = sentences.predicted_tags(predictions)[0]
-    assert tags[seam - 1 : seam + 2] == ["O", "B-LOC", "I-LOC"]
-
-
 def test_evaluation_goes_from_long_to_short_and_training_keeps_the_order(processor):
     rows = make_rows([3, 9, 1, 7])
     lengths = WindowedSentences(rows, processor, LABEL2ID).lengths

@@ -3,38 +3,46 @@
 import re
 
 import pytest
+import torch
 import yaml
 from huggingface_hub import ModelCard
+from tiny_models import tiny_config
 
-from mmner.arguments import DataArguments, ModelArguments, TrainingArguments
-from mmner.model_card import write_model_card
+from configuration_2mner import TwoMNERConfig
+from mmner.arguments import DataArguments, ModelArguments, TrainingArguments, parse_arguments
+from mmner.model_card import hardware, write_model_card
 
 LABELS = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
 RESULTS = {
     "train_samples": 100,
     "train_samples_with_image": 60,
     "train_missing_images": 3,
+    "train_runtime": 125.4,
+    "total_runtime": 3725.0,
     "test_samples": 20,
     "test_f1": 0.91234567,
     "test_precision": 0.9,
     "test_recall": 0.92,
     "test_text_only_f1": 0.5,
+    "test_f1_de": 1.0,
+    "test_text_only_f1_de": 0.25,
+    "test_shuffled_image_f1_de": 0.2,
 }
 TABLES = {"test": [("", "all", [0.91234567, 0.5, None]), ("language", "de", [1.0, 0.25, 0.2])]}
 ENTITY = {"entity_group": "LOC", "score": 0.9, "word": "Paris", "start": 0, "end": 5}
-PREDICTIONS = [
-    {"lang": "de", "text": "nichts", "tokens": ["nichts"], "entities": []},
-    {"lang": "de", "text": 'Paris "gewinnt"', "tokens": ["Paris", '"', "gewinnt", '"'], "entities": [ENTITY]},
-    {"lang": "de", "text": "Paris auch", "tokens": ["Paris", "auch"], "entities": [ENTITY]},
-    {"lang": "en", "text": "Paris " * 30, "tokens": ["Paris"] * 30, "entities": [ENTITY]},
-]
+EXAMPLES = [{"text": 'Paris "gewinnt"', "output": [ENTITY]}, {"text": "nichts", "output": []}]
 
 
-def write(tmp_path, model=None, data=None, **training):
+def make_config(**options) -> TwoMNERConfig:
+    return tiny_config(labels=LABELS, **options)
+
+
+def write(tmp_path, model=None, data=None, config=None, examples=EXAMPLES, location=None, **training):
     model = ModelArguments(**(model or {"text_model": "tiny", "vision_model": "tiny"}))
     data = DataArguments(**(data or {"dataset": "probe"}))
     training = TrainingArguments(output_dir=str(tmp_path / "my-run"), use_cpu=True, **training)
-    path = write_model_card(tmp_path, (model, data, training), LABELS, RESULTS, TABLES, PREDICTIONS)
+    arguments = (model, data, training)
+    path = write_model_card(tmp_path, arguments, config or make_config(), RESULTS, TABLES, examples, location)
     return ModelCard.load(path)
 
 
@@ -47,9 +55,12 @@ def test_the_metadata_is_read_back(tmp_path):
         "apache-2.0",
     )
     assert data["language"] == ["de"] and "synthetic" in data["tags"]
-    assert data["widget"] == [{"text": 'Paris "gewinnt"', "output": [ENTITY]}]
+    assert data["widget"] == EXAMPLES
     results = {result.metric_name: result for result in card.data.eval_results}
-    assert set(results) == {"F1", "Precision", "Recall", "F1, text only"}
+    over_all = {"F1", "Precision", "Recall", "F1, text only"}
+    german = {"F1 (language de)", "F1, text only (language de)", "F1, shuffled (language de)"}
+    assert set(results) == over_all | german
+    assert results["F1, shuffled (language de)"].metric_value == 0.2
     assert (results["F1"].metric_value, results["F1"].dataset_split) == (0.9123, "test")
     assert results["F1, text only"].metric_value == 0.5
     assert card.data.model_name == "my-run"
@@ -71,12 +82,50 @@ def test_scores_data_and_recipe_are_told(tmp_path):
     assert recipe["learning_rate"] == 3e-4 and recipe["dataset"] == "probe" and "output_dir" not in recipe
 
 
-def test_the_usage_is_code_that_compiles(tmp_path):
+def test_the_usage_is_code_that_compiles_and_names_where_the_model_is(tmp_path):
     text = write(tmp_path).text
-    code = re.search(r"```python\n(.*?)```", text, re.DOTALL).group(1)
-    compile(code, "card", "exec")
-    assert 'ner("Paris \\"gewinnt\\"")' in code and 'model="my-run"' in code
-    assert 'model="me/model"' in write(tmp_path, hub_model_id="me/model").text
+    snippets = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(snippets) == 3
+    for code in snippets:
+        compile(code, "card", "exec")
+        assert '"my-run", trust_remote_code=True)' in code
+    assert 'ner("Paris \\"gewinnt\\"")' in snippets[0]
+    assert '"me/model", trust' in write(tmp_path, hub_model_id="me/model").text
+    assert '"you/model", trust' in write(tmp_path, hub_model_id="model", location="you/model").text
+
+
+def test_a_text_only_model_is_not_shown_a_picture(tmp_path):
+    card = write(tmp_path, config=make_config(collaboration="none", alignment="none"))
+    assert "photo.jpg" not in card.text and "images=None" in card.text
+    assert "alone, without pictures" in card.text and "multimodal" not in card.data.tags
+    assert "photo.jpg" in write(tmp_path).text
+
+
+def test_seeds_duration_hardware_and_versions_are_told(tmp_path):
+    text = write(tmp_path, seed=7, data_seed=8).text
+    assert "- seed: 7\n" in text and "order of the data: 8\n" in text
+    assert "- duration of the training: 2 min 5 s\n" in text and ": 1 h 2 min 5 s\n" in text
+    assert f"- hardware: {hardware()}; 1 process\n" in text
+    assert f"torch {torch.__version__}" in text
+
+
+def test_plots_are_shown_where_there_are_any(tmp_path):
+    assert "![" not in write(tmp_path).text
+    for name in ("training_curve.png", "f1_test.png", "f1_validation.png"):
+        (tmp_path / name).write_bytes(b"")
+    assert re.findall(r"!\[.*?\]\((.*?)\)", write(tmp_path).text) == ["f1_test.png", "training_curve.png"]
+
+
+def test_the_recipe_file_has_every_option_and_repeats_the_run(tmp_path):
+    write(tmp_path, learning_rate=3e-4, push_to_hub=False, hub_token="hf_secret", hub_model_id="me/model")
+    text = (tmp_path / "recipe.yaml").read_text()
+    values = yaml.safe_load(text)
+    assert values["learning_rate"] == 3e-4 and values["weight_decay"] == 0.0
+    assert values["collaboration_heads"] == 2  # not given, so as the model has it
+    assert "hf_secret" not in text and not {"output_dir", "hub_model_id", "push_to_hub"} & set(values)
+    again = parse_arguments([str(tmp_path / "recipe.yaml"), "--output_dir", str(tmp_path / "my-run")])
+    write_model_card(tmp_path, again, make_config(), RESULTS, TABLES, location="me/model")
+    assert yaml.safe_load((tmp_path / "recipe.yaml").read_text()) == values
 
 
 def test_folders_of_the_machine_are_named_by_their_last_part(tmp_path):
@@ -96,7 +145,7 @@ def test_a_run_without_test_scores_has_a_card_too(tmp_path, tables):
         DataArguments(dataset="org/set"),
         TrainingArguments(output_dir=str(tmp_path), use_cpu=True),
     )
-    card = ModelCard.load(write_model_card(tmp_path, arguments, LABELS, {}, tables))
+    card = ModelCard.load(write_model_card(tmp_path, arguments, make_config(), {}, tables))
     assert card.data.eval_results is None
     assert ("Not scored." in card.text) == (not tables)
     assert "trained further from: `saved/model`" in card.text

@@ -1,10 +1,8 @@
 """Where the plain Trainer is not enough: parameter groups, the order of sentences, scores of entities."""
 
 import io
-import itertools
 import json
 import logging
-import math
 import random
 from collections import Counter
 
@@ -17,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers import TrainerCallback, TrainerState, set_seed
 
-from crf_2mner import LinearChainCRF, iob2_constraints
+from mmner import trainer as trainer_module
 from mmner.arguments import ModelArguments, TrainingArguments
 from mmner.collator import MultimodalCollator
 from mmner.data import WindowedSentences
@@ -26,7 +24,6 @@ from mmner.trainer import (
     LengthGroupedSampler,
     TwoMNERTrainer,
     checkpoint_to_resume,
-    entity_posteriors,
     parameter_groups,
 )
 
@@ -240,40 +237,6 @@ def test_a_shuffle_that_cannot_be_made_is_left_out_and_said(towers, tmp_path, ca
     assert "The control shuffled_image is left out: Cannot shuffle 7 images of 1 contents" in caplog.text
 
 
-def test_entity_posteriors_are_those_of_all_tag_sequences():
-    """Against the sum over every sequence of tags of a short sentence."""
-    torch.manual_seed(0)
-    labels = ["O", "B-LOC", "I-LOC", "B-PER"]  # PER has no I-
-    crf = LinearChainCRF(4, iob2_constraints(labels))
-    for parameter in crf.parameters():
-        torch.nn.init.normal_(parameter)
-    emissions = torch.randn(2, 6, 4)
-    emissions[1, 4:] = -100.0  # as the Trainer pads
-    predictions = torch.tensor([[1, 2, 2, 0, 3, 1], [0, 1, 1, 2, -100, -100]])
-    scores = entity_posteriors(crf, dict(enumerate(labels)), predictions, emissions)
-    entities = {(0, 0, 3, 1, 2), (0, 4, 5, 3, -1), (0, 5, 6, 1, 2), (1, 1, 2, 1, 2), (1, 2, 4, 1, 2)}
-    assert {(row, start) for row, start in scores.nonzero().tolist()} == {entity[:2] for entity in entities}
-
-    for row, length in ((0, 6), (1, 4)):
-        weights = {}
-        for tags in itertools.product(range(4), repeat=length):
-            if any(tag == 2 and before not in (1, 2) for before, tag in zip((0, *tags), tags, strict=False)):
-                continue  # an I-LOC that continues nothing: not IOB2, of no probability
-            mask = torch.ones(1, length, dtype=torch.bool)
-            log_prob = crf.log_likelihood(emissions[row : row + 1, :length], torch.tensor([tags]), mask).item()
-            weights[tags] = math.exp(log_prob)
-        assert sum(weights.values()) == pytest.approx(1, abs=1e-4)
-        for _, start, end, begin, inside in (entity for entity in entities if entity[0] == row):
-            expected = sum(
-                weight
-                for tags, weight in weights.items()
-                if tags[start] == begin
-                and all(tag == inside for tag in tags[start + 1 : end])
-                and (end == length or tags[end] != inside)
-            )
-            assert scores[row, start].item() == pytest.approx(expected, abs=1e-5)
-
-
 def test_predictions_come_with_a_score_at_each_entity(towers, tmp_path):
     trainer = make_trainer(towers, tmp_path)
     tags, scores = trainer.predict_with_scores(trainer.eval_dataset).predictions
@@ -352,3 +315,21 @@ def test_a_push_does_not_replace_the_card(towers, tmp_path):
     (tmp_path / "README.md").write_text("ours")
     trainer.create_model_card(model_name="x")
     assert (tmp_path / "README.md").read_text() == "ours"
+
+
+def test_a_push_publishes_the_output_folder_with_the_options_of_the_run(towers, tmp_path, monkeypatch):
+    pushes = []
+    monkeypatch.setattr(trainer_module, "publish", lambda *place, **options: pushes.append((place, options)))
+    trainer = make_trainer(towers, tmp_path, hub_model_id="org/name", hub_token="hf_x", hub_private_repo=True)
+    trainer.push_to_hub()
+    trainer.push_to_hub("again", token="hf_y", revision="dev", private=False)
+    place = (str(tmp_path), "org/name")
+    assert pushes == [
+        (place, {"token": "hf_x", "private": True, "revision": None, "message": "2M-NER model"}),
+        (place, {"token": "hf_y", "private": False, "revision": "dev", "message": "again"}),
+    ]
+
+
+def test_a_push_during_the_training_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="`hub_strategy` is every_save; it must stay end: .* in one commit"):
+        TrainingArguments(output_dir=str(tmp_path), hub_strategy="every_save")

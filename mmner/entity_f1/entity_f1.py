@@ -1,10 +1,17 @@
-"""Entity-level precision, recall and F1: micro-averaged, strict IOB2 as seqeval reads it."""
+"""
+Entity-level precision, recall and F1: micro-averaged, strict IOB2 as seqeval reads it; by language, type and image.
+
+An `evaluate` module, complete in this file: `evaluate.load("mmner/entity_f1")` from the root of the repository. The
+training code calls `entity_scores`, which is all that the module does.
+"""
 
 import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import datasets
+import evaluate
 from seqeval.scheme import IOB2, Entities
 
 logger = logging.getLogger(__name__)
@@ -65,13 +72,16 @@ def entity_scores(
         gold entity has no score: it is left out.
 
     Raises:
-        ValueError: the sentences, or the words of one, are not equally many in gold and predicted.
+        ValueError: the sentences, the words of one, or the languages or relations, are not as many as in gold.
     """
     if len(gold) != len(predicted):
         raise ValueError(f"{len(predicted)} predicted sentences for {len(gold)} gold ones; expected one for each.")
     for row, (tags, others) in enumerate(zip(gold, predicted, strict=True)):
         if len(tags) != len(others):
             raise ValueError(f"{len(others)} predicted tags for the {len(tags)} words of sentence {row}.")
+    for name, groups in (("languages", languages), ("relations", relations)):
+        if len(groups) not in (0, len(gold)):
+            raise ValueError(f"{len(groups)} {name} for {len(gold)} sentences; expected one (or None) for each.")
     gold_spans = [(row, *span) for row, spans in enumerate(find_entities(gold)) for span in spans]
     predicted_spans = [(row, *span) for row, spans in enumerate(find_entities(predicted)) for span in spans]
     correct_spans = set(gold_spans) & set(predicted_spans)
@@ -114,4 +124,45 @@ def groups_of(
     }
 
 
-__all__ = ["Counts", "Span", "entity_scores", "find_entities", "groups_of"]
+_INPUTS = """
+Args:
+    predictions (`list[list[str]]`): predicted IOB2 tags of the words, sentence by sentence.
+    references (`list[list[str]]`): gold IOB2 tags, as many.
+    languages (`list[str | None]`, *optional*): of each sentence, its language.
+    relations (`list[str | None]`, *optional*): of each sentence, how its image relates to it.
+
+Returns:
+    `f1`, `precision`, `recall` over all entities; `f1_{language}`, `f1_{TYPE}`, `f1_{relation}`; all in [0, 1]. What
+    has no gold entity has no score: it is left out.
+
+Example:
+    >>> metric = evaluate.load("mmner/entity_f1")
+    >>> metric.compute(predictions=[["B-PER", "O"]], references=[["B-PER", "B-LOC"]], languages=["de"])["recall"]
+    0.5
+"""
+
+
+class EntityF1(evaluate.Metric):
+    """The scores of `entity_scores`, as an `evaluate` metric: batches may be added one by one."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        tags = datasets.List(datasets.Value("string"))
+        return evaluate.MetricInfo(
+            description="Entity-level precision, recall and F1, micro-averaged, strict IOB2; by language and type.",
+            citation="",
+            inputs_description=_INPUTS,
+            features=datasets.Features({"predictions": tags, "references": tags}),
+            reference_urls=["https://github.com/chakki-works/seqeval"],
+        )
+
+    def _compute(
+        self,
+        predictions: Sequence[Sequence[str]],
+        references: Sequence[Sequence[str]],
+        languages: Sequence[str | None] = (),
+        relations: Sequence[str | None] = (),
+    ) -> dict[str, float]:
+        return entity_scores(references, predictions, languages, relations)
+
+
+__all__ = ["Counts", "EntityF1", "Span", "entity_scores", "find_entities", "groups_of"]

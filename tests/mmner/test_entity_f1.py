@@ -1,13 +1,19 @@
-"""The scores, against seqeval's own and cases worked out by hand."""
+"""The scores, against seqeval's own, a brute-force count, and cases worked out by hand; and the `evaluate` module."""
 
+import ast
 import logging
 import random
+import re
+import sys
+from pathlib import Path
 
+import evaluate
 import pytest
 from seqeval.metrics import f1_score, precision_score, recall_score
 from seqeval.scheme import IOB2
 
-from mmner.metrics import entity_scores, find_entities, groups_of
+from mmner import entity_f1
+from mmner.entity_f1 import entity_scores, find_entities, groups_of
 
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 STRICT = {"mode": "strict", "scheme": IOB2}
@@ -110,3 +116,84 @@ def test_lengths_that_differ_are_errors():
 def test_groups_of_a_set():
     groups = groups_of([["B-PER", "I-PER"], ["O", "B-LOC"]], ["fr", "en"], [None, "depicts"])
     assert groups == {"language": ["en", "fr"], "type": ["LOC", "PER"], "image": ["depicts"]}
+
+
+def counted(sentences) -> set[tuple[int, int, int, str]]:
+    """Every stretch of words of every sentence, asked one by one whether it is an entity."""
+    found = set()
+    for row, tags in enumerate(sentences):
+        for start in range(len(tags)):
+            for end in range(start + 1, len(tags) + 1):
+                kind = tags[start][2:]
+                begins = tags[start] == f"B-{kind}"
+                goes_on = all(tag == f"I-{kind}" for tag in tags[start + 1 : end])
+                if begins and goes_on and (end == len(tags) or tags[end] != f"I-{kind}"):
+                    found.add((row, start, end, kind))
+    return found
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_score_is_that_of_a_brute_force_count(seed):
+    gold, predicted = random_sentences(seed + 50)
+    languages = [random.Random(row).choice(["en", "de", None]) for row in range(len(gold))]
+    scores = entity_scores(gold, predicted, languages)
+    right, said = counted(gold), counted(predicted)
+
+    def f1(keep):
+        in_gold, in_said = {span for span in right if keep(span)}, {span for span in said if keep(span)}
+        return 2 * len(in_gold & in_said) / (len(in_gold) + len(in_said))
+
+    assert scores["f1"] == pytest.approx(f1(lambda span: True))
+    assert scores["precision"] == pytest.approx(len(right & said) / len(said))
+    assert scores["recall"] == pytest.approx(len(right & said) / len(right))
+    for lang in ("en", "de"):
+        assert scores[f"f1_{lang}"] == pytest.approx(f1(lambda span, lang=lang: languages[span[0]] == lang))
+    for kind in ("PER", "LOC"):
+        assert scores[f"f1_{kind}"] == pytest.approx(f1(lambda span, kind=kind: span[3] == kind))
+
+
+@pytest.fixture
+def metric(tmp_path, monkeypatch):
+    """As a stranger loads it: from its folder, offline."""
+    monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(evaluate.config, "HF_EVALUATE_OFFLINE", True)
+    return evaluate.load(str(Path(entity_f1.__file__).parent), cache_dir=str(tmp_path / "cache"))
+
+
+def test_the_evaluate_module_gives_the_same_scores_whole_or_in_batches(metric):
+    gold, predicted = random_sentences(7)
+    groups = {"languages": ["en", "de", None] * 20, "relations": ["depicts", None] * 30}
+    expected = entity_scores(gold, predicted, *groups.values())
+    assert {"f1_en", "f1_de", "f1_depicts", "f1_PER"} <= set(expected)
+    assert metric.compute(predictions=predicted, references=gold, **groups) == expected
+    for start in range(0, 60, 20):
+        metric.add_batch(predictions=predicted[start : start + 20], references=gold[start : start + 20])
+    assert metric.compute(**groups) == expected
+
+
+def test_the_evaluate_module_is_one_file_that_imports_nothing_of_ours():
+    source = (Path(entity_f1.__file__).parent / "entity_f1.py").read_text(encoding="utf-8")
+    imported = {
+        alias.name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Import) for alias in node.names
+    }
+    imported |= {node.module for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)}
+    assert {name.partition(".")[0] for name in imported} <= {
+        "datasets",
+        "evaluate",
+        "seqeval",
+    } | sys.stdlib_module_names
+
+
+def test_groups_that_are_not_as_many_as_the_sentences_are_errors():
+    with pytest.raises(ValueError, match="1 languages for 2 sentences"):
+        entity_scores([["O"], ["O"]], [["O"], ["O"]], ["en"])
+
+
+def test_the_snippet_of_its_readme_gives_what_it_says(metric, monkeypatch):
+    folder = Path(entity_f1.__file__).parent
+    monkeypatch.chdir(folder.parent.parent)
+    (snippet,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    names: dict = {}
+    exec(snippet.replace("metric.compute(", "scores = metric.compute("), names)
+    half = {"f1": 0.5, "precision": 0.5, "recall": 0.5}
+    assert names["scores"] == {**half, "f1_en": 1.0, "f1_de": 0.0, "f1_PER": 1.0, "f1_ORG": 0.0}

@@ -1,0 +1,271 @@
+"""Handler for Inference Endpoints: JSON with texts and pictures in, JSON with entities, or with an error, out.
+
+```json
+{"inputs": [{"text": "Jordan was seen in Paris.", "image": "https://example.org/photo.jpg"}, "Orange gewinnt."],
+ "parameters": {"min_score": 0.5}}
+```
+"""
+
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from transformers import pipeline
+from transformers.utils import logging
+
+try:
+    from .images_2mner import STRICT, load_image
+except ImportError:
+    from images_2mner import STRICT, load_image
+
+logger = logging.get_logger(__name__)
+
+ENVIRONMENT_PREFIX = "TWOMNER_"
+DEFAULT_BATCH_SIZE = 8  # windows
+INPUT_FORM = 'a text, or {"text": ..., "image": base64, data: URI or http(s) URL}, or a list of these'
+
+
+@dataclass(frozen=True)
+class Limits:
+    """
+    What one request may ask for. Each can be set by an environment variable: `TWOMNER_MAX_TEXTS=16`.
+
+    `max_body_bytes` counts what the request's strings and numbers hold, as the JSON itself never comes this far: a
+    server in front should refuse a longer `Content-Length` before it reads it.
+    """
+
+    max_body_bytes: int = 16 * 2**20
+    max_texts: int = 64
+    max_text_characters: int = 20_000
+    max_total_characters: int = 100_000
+    max_pixels: int = 16_000_000
+    max_total_pixels: int = 64_000_000
+    max_image_bytes: int = 8 * 2**20
+    max_urls: int = 8
+    max_download_s: int = 5
+    max_batch_size: int = 32
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Limits":
+        """
+        The limits, with those that the environment sets.
+
+        Raises:
+            ValueError: one is not a positive whole number.
+        """
+        values = {}
+        for field in fields(cls):
+            name = ENVIRONMENT_PREFIX + field.name.upper()
+            if name in environment:
+                if not environment[name].isdecimal() or int(environment[name]) < 1:
+                    raise ValueError(f"{name} is {environment[name]!r}; expected a whole number, 1 or more.")
+                values[field.name] = int(environment[name])
+        return cls(**values)
+
+
+class RequestError(ValueError):
+    """What is wrong with a request: told to whoever sent it."""
+
+    def __init__(self, kind: str, message: str, status: int = 400):
+        super().__init__(message)
+        self.kind, self.status = kind, status
+
+
+class EndpointHandler:
+    """
+    Answers requests by a model's pipeline; may be called from several threads.
+
+    Args:
+        path: the model's folder; by default the one this file lies in.
+        ner: a pipeline to use instead of loading the folder's.
+        limits: what a request may ask for; by default `Limits.from_environment()`.
+    """
+
+    def __init__(self, path: str = "", *, ner: Callable | None = None, limits: Limits | None = None):
+        self.limits = limits or Limits.from_environment()
+        folder = path or str(Path(__file__).resolve().parent)
+        self.ner = ner or pipeline("token-classification", model=folder, trust_remote_code=True)
+        # No use in two at once (each takes all cores), and tokenizers cannot be shared while they work.
+        self._lock = threading.Lock()
+        self._policy = replace(
+            STRICT,
+            max_bytes=self.limits.max_image_bytes,
+            max_pixels=self.limits.max_pixels,
+            timeout_s=float(self.limits.max_download_s),
+        )
+
+    def __call__(self, data: Any) -> list[dict] | list[list[dict]] | dict[str, dict]:
+        """
+        Args:
+            data: `{"inputs": ..., "parameters": {...}}`. `inputs` is a text, or `{"text", "image"}` with the image as
+                base64, a `data:` URI or an http(s) URL (or `None`), or a list of these; `parameters` are options of
+                the pipeline's call.
+
+        Returns:
+            The entities of the text, or a list of them for a list of texts, as the pipeline has them; or
+            `{"error": {"type", "message", "status"}}` with an HTTP status of 4xx, 500 where it is our own fault.
+            Nothing is ever raised.
+        """
+        try:
+            return self._answer(data)
+        except RequestError as error:
+            return error_response(error.kind, str(error), error.status)
+        except Exception:  # a stranger must neither end the server nor read its stack
+            logger.exception("A request could not be answered.")
+            return error_response("internal_error", "The request could not be answered; it has been logged.", 500)
+
+    def _answer(self, data: Any) -> list:
+        if not isinstance(data, dict) or "inputs" not in data:
+            raise RequestError("invalid_request", f'Got {_kind(data)}; expected {{"inputs": {INPUT_FORM}}}.')
+        _only_known("The request", data, ("inputs", "parameters"))
+        self._check_size(data)
+        single = not isinstance(data["inputs"], list)
+        items = [data["inputs"]] if single else data["inputs"]
+        self._check_number("texts", len(items), self.limits.max_texts)
+        names = ["inputs"] if single else [f"inputs[{index}]" for index in range(len(items))]
+        texts = [_text_of(item, name) for item, name in zip(items, names, strict=True)]
+        for text, name in zip(texts, names, strict=True):
+            self._check_number(f"characters in {name}", len(text), self.limits.max_text_characters)
+        self._check_number("characters in all", sum(map(len, texts)), self.limits.max_total_characters)
+        parameters = self._parameters(data.get("parameters"))
+        if not items:
+            return []
+        images = self._images([item.get("image") if isinstance(item, dict) else None for item in items], names)
+        try:
+            with self._lock:
+                found = self.ner(texts, images=images, **{"batch_size": DEFAULT_BATCH_SIZE, **parameters})
+        except (ValueError, TypeError) as error:
+            # Texts and pictures have been read by now: what is left to be refused are the values of parameters.
+            logger.info("A request's parameters were refused.", exc_info=True)
+            raise RequestError("invalid_parameter", str(error)) from error
+        return found[0] if single else found
+
+    def _check_size(self, data: dict) -> None:
+        size, stack = 0, [data]
+        while stack:
+            value = stack.pop()
+            if isinstance(value, dict):
+                stack += [*value.keys(), *value.values()]
+            elif isinstance(value, list):
+                stack += value
+            elif isinstance(value, str):
+                size += len(value) if value.isascii() else len(value.encode("utf-8", "surrogatepass"))
+            size += 1
+            self._check_number("bytes in the request", size, self.limits.max_body_bytes, "more than ")
+
+    def _check_number(self, what: str, number: int, limit: int, prefix: str = "") -> None:
+        if number > limit:
+            got = prefix + str(limit if prefix else number)
+            raise RequestError("too_large", f"Got {got} {what}; the limit is {limit}. Send less at once.", 413)
+
+    def _images(self, sources: list[str | None], names: list[str]) -> list[Image.Image | None]:
+        for source, name in zip(sources, names, strict=True):
+            if source is not None and not isinstance(source, str):
+                expected = "a string: base64, a data: URI or an http(s) URL"
+                raise RequestError("invalid_request", f"{name}.image is {_kind(source)}; expected {expected}.")
+        urls = {source for source in sources if source and source[:4].lower() == "http"}
+        self._check_number("different URLs", len(urls), self.limits.max_urls)
+        opened: dict[str, Image.Image] = {}
+        num_pixels = 0
+        for source, name in zip(sources, names, strict=True):
+            if source is None or source in opened:
+                continue
+            try:
+                opened[source] = load_image(source, self._policy)
+            except ValueError as error:
+                raise RequestError("invalid_image", f"{name}.image: {error}", 422) from error
+            num_pixels += opened[source].width * opened[source].height
+            self._check_number("pixels in all", num_pixels, self.limits.max_total_pixels)
+        return [None if source is None else opened[source] for source in sources]
+
+    def _parameters(self, parameters: Any) -> dict[str, Any]:
+        if parameters is None:
+            return {}
+        if not isinstance(parameters, dict):
+            raise RequestError("invalid_request", f"`parameters` is {_kind(parameters)}; expected an object.")
+        _only_known("`parameters`", parameters, PARAMETERS, kind="unknown_parameter")
+        given = {name: value for name, value in parameters.items() if value is not None}
+        for name, value in given.items():
+            is_right, expected = PARAMETERS[name]
+            if not is_right(value):
+                raise RequestError("invalid_parameter", f"`{name}` is {_shown(value)}; expected {expected}.")
+        # The more neighbouring windows share, the more of them there are: with all but one word, one for each word.
+        half = self.ner.processor.max_pieces // 2
+        for name, limit in (("stride", half), ("batch_size", self.limits.max_batch_size)):
+            if given.get(name, 0) > limit:
+                raise RequestError("invalid_parameter", f"`{name}` is {given[name]}; expected at most {limit}.")
+        return given
+
+
+def error_response(kind: str, message: str, status: int) -> dict[str, dict]:
+    """An error as the handler returns it: the type for programs, the message for people, the HTTP status."""
+    return {"error": {"type": kind, "message": message, "status": status}}
+
+
+def _is_whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_strings(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+# Each of the pipeline's options that a request may set: whether a value is right, and what would be.
+PARAMETERS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "aggregation_strategy": (lambda value: isinstance(value, str), "one of none, simple, first, average, max"),
+    "min_score": (
+        lambda value: isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1,
+        "a number from 0 to 1",
+    ),
+    "entity_types": (_is_strings, "a list of strings"),
+    "ignore_labels": (_is_strings, "a list of strings"),
+    "top_k": (lambda value: _is_whole(value, 1), "a whole number, 1 or more"),
+    "stride": (lambda value: _is_whole(value, 0), "a whole number, 0 or more"),
+    "long_text": (lambda value: isinstance(value, str), "one of stride, error, warn"),
+    "batch_size": (lambda value: _is_whole(value, 1), "a whole number, 1 or more"),
+}
+
+
+def _only_known(what: str, given: dict, known, kind: str = "invalid_request") -> None:
+    unknown = [key for key in given if key not in known]
+    if unknown:
+        names = ", ".join(_shown(key) for key in unknown[:5])
+        raise RequestError(kind, f"{what} has the unknown {names}; known are {', '.join(known)}.")
+
+
+def _text_of(item: Any, name: str) -> str:
+    if isinstance(item, dict):
+        _only_known(name, item, ("text", "image"))
+        text, name = item.get("text"), f"{name}.text"
+    else:
+        text = item
+    if not isinstance(text, str):
+        raise RequestError("invalid_request", f"{name} is {_kind(text)}; `inputs` is {INPUT_FORM}.")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # JSON can write half a character, which no tokenizer reads
+            message = f"{name} has half of a surrogate pair at character {error.start}; expected Unicode text."
+            raise RequestError("invalid_request", message) from error
+    return text
+
+
+def _kind(value: Any) -> str:
+    """A JSON value in words."""
+    if isinstance(value, dict):
+        return f"an object with the keys {_shown(list(value))}" if value else "an empty object"
+    names = {list: "a list", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
+    return "null" if value is None else names.get(type(value), f"of type {type(value).__name__}")
+
+
+def _shown(value: Any) -> str:
+    """A value as it came, cut to what fits a message."""
+    text = ascii(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+__all__ = ["EndpointHandler", "Limits", "RequestError", "error_response"]

@@ -1,0 +1,358 @@
+"""Pictures of 2M-NER: whatever a caller holds in, upright RGB out, and rules for what strangers may ask for."""
+
+import base64
+import binascii
+import hashlib
+import http.client
+import io
+import ipaddress
+import os
+import socket
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+import warnings
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+# PIL image, path, http(s) URL, `data:` URI, base64, bytes, array, tensor, or {"bytes", "path"} as `datasets` stores it
+ImageLike = Any
+
+# What Pillow may decode for a stranger: its other readers are rarer, some start programs (EPS runs Ghostscript).
+STRANGERS_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+SHORTEST_BASE64 = 32  # characters; no image file is shorter, and a mistyped path seldom is as long
+DESCRIBED_CHARACTERS = 100
+NAT64 = ipaddress.ip_network("64:ff9b::/96")  # IPv6 addresses that stand for IPv4 ones (RFC 6052)
+
+
+@dataclass(frozen=True)
+class UrlPolicy:
+    """
+    What `load_image` may open and fetch.
+
+    Args:
+        allow_private: trust whoever names the picture: paths are opened, URLs may lead to any address, the system's
+            proxies are used. `False` is for strangers' pictures: no path, common formats only, a URL only to public
+            addresses. Every address its name resolves to is checked, the connection is made to a checked one, and
+            redirects go through the same; no proxy, which would resolve the name anew.
+        max_bytes: of an encoded picture that comes by URL, `data:` URI or base64.
+        timeout_s: for the whole download, redirects included (looking up a name takes as long as the system lets it).
+        max_pixels: width times height of a picture, where that is less than `PIL.Image.MAX_IMAGE_PIXELS`.
+    """
+
+    allow_private: bool = True
+    max_bytes: int = 32 * 2**20
+    timeout_s: float = 10.0
+    max_pixels: int | None = None
+
+
+STRICT = UrlPolicy(allow_private=False, max_bytes=8 * 2**20, timeout_s=5.0, max_pixels=16_000_000)
+
+
+def load_image(image: ImageLike, policy: UrlPolicy = UrlPolicy()) -> Image.Image:  # noqa: B008 (it is frozen)
+    """
+    Opens an image of any kind as 8-bit RGB, upright; transparency on white; the first frame of an animation.
+
+    Args:
+        image: a PIL image, a path, an http(s) URL, a `data:` URI, base64, encoded bytes, an array or tensor `(height,
+            width[, channels])` or `(channels, height, width)` (integers 0..255, or floats 0..1), or `{"bytes",
+            "path"}`.
+        policy: what may be opened and fetched; `STRICT` for pictures that strangers name.
+
+    Raises:
+        ValueError: it is not an image, is broken, is refused by the policy, or has more pixels than the policy or
+            `PIL.Image.MAX_IMAGE_PIXELS` admits.
+        TypeError: it is of none of these types.
+    """
+    name = _describe(image)
+    if isinstance(image, dict):
+        image = image["bytes"] if image.get("bytes") is not None else image.get("path")
+    if isinstance(image, (np.ndarray, torch.Tensor)):
+        image = _from_array(np.asarray(image))
+    elif not isinstance(image, Image.Image):
+        image = _encoded(image, name, policy)
+    try:
+        with warnings.catch_warnings():
+            # Pillow only warns up to twice its limit: decoding such an image already takes gigabytes.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            if not isinstance(image, Image.Image):
+                image = Image.open(image, formats=None if policy.allow_private else STRANGERS_FORMATS)
+            limits = [limit for limit in (policy.max_pixels, Image.MAX_IMAGE_PIXELS) if limit is not None]
+            if limits and image.width * image.height > min(limits):
+                raise Image.DecompressionBombError(
+                    f"{image.width} x {image.height} pixels, the limit is {min(limits)}"
+                )
+            return _to_rgb(image)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        advice = ", or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it" if policy.allow_private else ""
+        raise ValueError(
+            f"{name} is refused as a decompression bomb: {str(error).rstrip('.')}. Give a smaller image{advice}."
+        ) from error
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{name} does not exist; expected the path of an image file, a URL, a data: URI or base64."
+        ) from error
+    except UnidentifiedImageError as error:
+        formats = "that Pillow knows" if policy.allow_private else f"of {', '.join(STRANGERS_FORMATS)}"
+        raise ValueError(f"{name} cannot be read as an image: it is of no format {formats}, or empty.") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # on broken files Pillow's readers raise whatever goes wrong first
+        raise ValueError(
+            f"{name} cannot be read as an image ({error}); expected a whole JPEG, PNG, ... file."
+        ) from error
+
+
+def image_id(image: Image.Image) -> int:
+    """A positive 63-bit hash of what an RGB image shows: equal for equal pixels, however the image was given."""
+    digest = hashlib.blake2b(f"{image.width}x{image.height}:".encode(), digest_size=8)
+    digest.update(image.tobytes())
+    return (int.from_bytes(digest.digest(), "little") >> 1) or 1
+
+
+def _describe(image: ImageLike) -> str:
+    if isinstance(image, dict):
+        return _describe(image.get("path")) if image.get("path") else _describe(image.get("bytes"))
+    if isinstance(image, (str, os.PathLike)):
+        text = str(os.fspath(image))
+        if len(text) > DESCRIBED_CHARACTERS:
+            return f"Image {text[:DESCRIBED_CHARACTERS]}... ({len(text)} characters)"
+        return f"Image {text}"
+    if isinstance(image, (bytes, bytearray)):
+        return f"Image of {len(image)} bytes"
+    return f"Image of type {type(image).__name__}"
+
+
+def _encoded(image: ImageLike, name: str, policy: UrlPolicy) -> io.BytesIO | Path:
+    """The file in which an image lies: its content, or where it is on this machine."""
+    if isinstance(image, (bytes, bytearray)):
+        return io.BytesIO(image)
+    if isinstance(image, str):
+        scheme = image[:8].lower()
+        if scheme.startswith(("http://", "https://")):
+            return io.BytesIO(_download(image, name, policy))
+        content = _from_data_uri(image, name) if scheme.startswith("data:") else _from_base64(image)
+        if content is not None and not (policy.allow_private and _is_file(image)):
+            if len(content) > policy.max_bytes:
+                raise ValueError(f"{name} has {len(content)} bytes; the limit is {policy.max_bytes}. {_SMALLER}")
+            return io.BytesIO(content)
+        if not policy.allow_private:
+            raise ValueError(f"{name} is refused; expected an http(s) URL, a data: URI or base64 of an image file.")
+    if isinstance(image, (str, os.PathLike)) and policy.allow_private:
+        return Path(image)
+    expected = "a PIL image, path, URL, data: URI, base64, bytes, array or None"
+    raise TypeError(f"An image of type {type(image).__name__}; expected {expected}.")
+
+
+_SMALLER = "Give a smaller one."
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):  # too long for a name, or with a null character
+        return False
+
+
+def _from_base64(text: str) -> bytes | None:
+    """The bytes behind base64 (line breaks, a missing end and the URL-safe alphabet included), or `None`."""
+    text = "".join(text.split()).rstrip("=")
+    if len(text) < SHORTEST_BASE64:
+        return None
+    try:
+        # bytes of ASCII: a string of other letters raises ValueError, as wrong characters do
+        encoded = text.encode("ascii").replace(b"-", b"+").replace(b"_", b"/")
+        return base64.b64decode(encoded + b"=" * (-len(encoded) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        return None
+
+
+def _from_data_uri(uri: str, name: str) -> bytes:
+    """The bytes in `data:[type][;base64],...` (RFC 2397)."""
+    head, comma, data = uri.partition(",")
+    content = None
+    if comma and head.lower().endswith(";base64"):
+        content = _from_base64(urllib.parse.unquote(data))
+    elif comma:
+        content = urllib.parse.unquote_to_bytes(data)
+    if content is None:
+        raise ValueError(f"{name} is no data: URI of an image; expected data:image/png;base64,... with valid base64.")
+    return content
+
+
+class _RefusedError(ValueError):
+    """The policy says no; told to the caller as it is."""
+
+
+class _Meter:
+    """What is left of a download's time and bytes, over all its redirects."""
+
+    def __init__(self, name: str, policy: UrlPolicy):
+        self.name, self.policy = name, policy
+        self.deadline_s = time.monotonic() + policy.timeout_s
+        self.bytes_left = policy.max_bytes + 2**16  # for the headers
+
+    def seconds_left(self) -> float:
+        left = self.deadline_s - time.monotonic()
+        if left <= 0:
+            raise TimeoutError(f"it took more than {self.policy.timeout_s:g} s")
+        return left
+
+    def count(self, num_bytes: int) -> None:
+        self.bytes_left -= num_bytes
+        if self.bytes_left < 0:
+            raise _RefusedError(f"{self.name} has more than {self.policy.max_bytes} bytes. {_SMALLER}")
+
+
+def _download(url: str, name: str, policy: UrlPolicy) -> bytes:
+    meter = _Meter(name, policy)
+    opener = urllib.request.OpenerDirector()  # not build_opener: that one also reads files and FTP
+    for handler in (
+        urllib.request.ProxyHandler(None if policy.allow_private else {}),
+        urllib.request.UnknownHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        urllib.request.HTTPRedirectHandler(),
+        _MeteredHandler(meter),
+    ):
+        opener.add_handler(handler)
+    try:
+        with opener.open(url, timeout=policy.timeout_s) as response:
+            content = response.read(policy.max_bytes + 1)
+    except _RefusedError:
+        raise
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise ValueError(f"{name} could not be downloaded: {error}.") from error
+    except urllib.error.URLError as error:
+        raise ValueError(f"{name} could not be downloaded: {error.reason}.") from error
+    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: a URL or name that cannot be
+        raise ValueError(f"{name} could not be downloaded: {error}.") from error
+    if len(content) > policy.max_bytes:
+        raise ValueError(f"{name} has more than {policy.max_bytes} bytes. {_SMALLER}")
+    return content
+
+
+class _MeteredHandler(urllib.request.AbstractHTTPHandler):
+    """Opens http and https over connections that check the address and count time and bytes."""
+
+    def __init__(self, meter: _Meter):
+        super().__init__()
+        self.meter = meter
+
+    def http_open(self, request):
+        return self.do_open(partial(_connection, http.client.HTTPConnection, self.meter), request)
+
+    def https_open(self, request):
+        return self.do_open(partial(_connection, http.client.HTTPSConnection, self.meter), request)
+
+    http_request = https_request = urllib.request.AbstractHTTPHandler.do_request_
+
+
+def _connection(kind: type, meter: _Meter, host: str, **options) -> http.client.HTTPConnection:
+    connection = kind(host, **options)
+    # Only where the socket comes from is ours: TLS goes on to ask for the certificate of the name, not the address.
+    connection._create_connection = partial(_connect, meter)
+    connection.response_class = partial(_MeteredResponse, meter)
+    return connection
+
+
+def _connect(meter: _Meter, address: tuple[str, int], *_) -> socket.socket:
+    """A socket to a host: under a strict policy one to an address that was checked, and not looked up again."""
+    host, port = address
+    addresses = [host]
+    if not meter.policy.allow_private:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
+        if not addresses or not all(map(_is_public, addresses)):
+            # Which address it is, is none of a stranger's business.
+            raise _RefusedError(f"{meter.name} is refused: {host} is not a public address. Send the image itself.")
+    failure: OSError | None = None
+    for candidate in addresses:
+        try:
+            return socket.create_connection((candidate, port), meter.seconds_left())
+        except OSError as error:
+            failure = error
+    raise failure or OSError(f"{host} has no address")
+
+
+def _is_public(address: str) -> bool:
+    """Whether an address is on the open internet, and so is the IPv4 address inside an IPv6 one that stands for it."""
+    ip = ipaddress.ip_address(address)
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour
+        if ip in NAT64:
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if inner is not None:
+            return _is_public(str(inner))
+        if ip.is_site_local:
+            return False
+    closed = (ip.is_private, ip.is_loopback, ip.is_link_local, ip.is_multicast, ip.is_reserved, ip.is_unspecified)
+    return ip.is_global and not any(closed)
+
+
+class _MeteredResponse(http.client.HTTPResponse):
+    """A response that stops when the meter does, in its headers too: a socket's own time-out begins anew each read."""
+
+    def __init__(self, meter: _Meter, sock: socket.socket, *args, **options):
+        super().__init__(sock, *args, **options)
+        self.fp = io.BufferedReader(_MeteredReader(meter, sock, self.fp.detach()))
+
+
+class _MeteredReader(io.RawIOBase):
+    def __init__(self, meter: _Meter, sock: socket.socket, raw: io.RawIOBase):
+        self.meter, self.sock, self.raw = meter, sock, raw
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int | None:
+        self.sock.settimeout(self.meter.seconds_left())
+        count = self.raw.readinto(buffer)
+        self.meter.count(count or 0)
+        return count
+
+    def close(self) -> None:
+        self.raw.close()
+        super().close()
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    shape = array.shape
+    if array.ndim == 3 and shape[0] in (1, 3, 4) and shape[2] not in (1, 3, 4):
+        array = array.transpose(1, 2, 0)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)) or 0 in shape:
+        raise ValueError(
+            f"An image array of shape {shape}; expected (height, width), (height, width, 3 or 4) or (3, ...)."
+        )
+    if np.issubdtype(array.dtype, np.floating):
+        if not (np.isfinite(array).all() and 0 <= array.min() and array.max() <= 1):
+            raise ValueError("An image array of floats outside 0..1; expected 0..1, or integers 0..255.")
+        array = np.round(array * 255)
+    elif array.min() < 0 or array.max() > 255:
+        raise ValueError(f"An image array with values {array.min()}..{array.max()}; expected 0..255.")
+    return Image.fromarray(array.astype(np.uint8))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":  # 16 bits and more: Pillow's own conversion clips to white
+        values = np.asarray(image, dtype=np.float64)
+        top = 255 if values.max() <= 255 else 65535 if values.max() <= 65535 else values.max()
+        return Image.fromarray(np.round(values.clip(min=0) * (255 / top)).astype(np.uint8)).convert("RGB")
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+__all__ = ["STRICT", "ImageLike", "UrlPolicy", "image_id", "load_image"]

@@ -1,0 +1,77 @@
+"""What the page shows for a text and its picture, made from the pipeline's explanation; knows nothing of Gradio."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from PIL import Image
+
+MAX_CHARACTERS = 5_000
+MAX_HEAT_MAPS = 12
+MAX_PICTURE_SIDE_PX = 1_024
+COLUMNS = ["entity", "type", "score", "score without the picture", "gate"]
+# Of types that most data has, and of any others in turn. Light: the words are written on them.
+TYPE_COLOURS = {"PER": "#9ec5fe", "LOC": "#a3e4b5", "ORG": "#ffd08a", "MISC": "#d8b4fe", "OTHER": "#d8b4fe"}
+MORE_COLOURS = ["#fda4af", "#99e2e8", "#e3e38c", "#f0abfc", "#c4c9d4", "#b8e986"]
+
+
+@dataclass
+class Answer:
+    """
+    What one text and its picture come to.
+
+    Args:
+        highlighted: the text and its entities, as `gr.HighlightedText` takes them.
+        highlighted_without: the same where the model is not shown the picture; `None` where there is none anyway.
+        heat_maps: for each entity the picture with what its words looked at, and a caption.
+        rows: for each entity the values of `COLUMNS`.
+    """
+
+    highlighted: dict[str, Any]
+    highlighted_without: dict[str, Any] | None = None
+    heat_maps: list[tuple[Image.Image, str]] = field(default_factory=list)
+    rows: list[list[Any]] = field(default_factory=list)
+
+
+def answer(ner, text: str, image: Image.Image | None) -> Answer:
+    """
+    Reads a text with its picture and without.
+
+    Args:
+        ner: a pipeline of 2M-NER.
+        text: the text.
+        image: its picture, or `None`.
+
+    Raises:
+        ValueError: the text is too long.
+    """
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(f"The text has {len(text)} characters; this page reads {MAX_CHARACTERS} at most.")
+    if image is not None:
+        image = image.convert("RGB")
+        image.thumbnail((MAX_PICTURE_SIDE_PX, MAX_PICTURE_SIDE_PX))  # every heat-map is as large as the picture
+    explanation = ner.explain(text, image)
+    shown = Answer(highlight(text, (explained.entity for explained in explanation.entities)))
+    if explanation.entities_without_image is not None:
+        shown.highlighted_without = highlight(text, explanation.entities_without_image)
+    for index, explained in enumerate(explanation.entities):
+        entity = explained.entity
+        values = (entity["score"], explained.score_without_image, explained.gate)
+        numbers = ["" if value is None else f"{value:.3f}" for value in values]
+        shown.rows.append([entity["word"], entity["entity_group"], *numbers])
+        if explained.attention is not None and len(shown.heat_maps) < MAX_HEAT_MAPS:
+            caption = f"{entity['word']} ({entity['entity_group']})"
+            shown.heat_maps.append((explanation.heat_map(index), caption))
+    return shown
+
+
+def highlight(text: str, entities: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """A text and its entities, as `gr.HighlightedText` takes them."""
+    spans = [{"entity": entity["entity_group"], "start": entity["start"], "end": entity["end"]} for entity in entities]
+    return {"text": text, "entities": spans}
+
+
+def colours(entity_types: Iterable[str]) -> dict[str, str]:
+    """A colour for each type, the same on every visit."""
+    more = iter(MORE_COLOURS * 10)
+    return {kind: TYPE_COLOURS.get(kind) or next(more, MORE_COLOURS[0]) for kind in entity_types}

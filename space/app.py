@@ -1,0 +1,102 @@
+"""Gradio app of 2M-NER: a text and a picture in; entities with the picture and without, and where the model looked.
+
+`MODEL=org/2m-ner python app.py`: the environment variable names a model on the Hub, or a folder; `REVISION` pins it.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+import gradio as gr
+from answers import COLUMNS, MAX_CHARACTERS, answer, colours
+from examples import EXAMPLES
+from PIL import Image
+from transformers import pipeline
+
+MAX_PIXELS = 16_000_000  # Pillow refuses a picture of more than twice as many
+MAX_FILE_SIZE = "8mb"
+MAX_WAITING = 32
+ABOUT = """# 2M-NER
+Named entities in English, German, French and Spanish, from a text and, where there is one, its picture. With a picture
+the text is read twice, with it and without: what differs is what the picture did."""
+
+
+def build(ner) -> gr.Blocks:
+    """
+    The page.
+
+    Args:
+        ner: a pipeline of 2M-NER.
+    """
+
+    def run(text: str, image: Image.Image | None):
+        if not text or not text.strip():
+            raise gr.Error("There is no text to read.", print_exception=False)
+        try:
+            shown = answer(ner, text, image)
+        except ValueError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        return shown.highlighted, shown.highlighted_without, shown.rows, shown.heat_maps
+
+    def compare(is_on: bool):
+        return gr.update(visible=is_on)
+
+    colour_of = colours(ner.entity_types)
+    with gr.Blocks(title="2M-NER") as page:
+        gr.Markdown(ABOUT)
+        with gr.Row():
+            with gr.Column(scale=2):
+                text = gr.Textbox(label="Text", lines=5, max_length=MAX_CHARACTERS, elem_id="text")
+                button = gr.Button("Find entities", variant="primary", elem_id="run")
+                both = gr.Checkbox(True, label="Compare with the answer without the picture", elem_id="compare")
+            image = gr.Image(
+                label="Picture (optional)", type="pil", sources=["upload", "clipboard"], height=260, elem_id="picture"
+            )
+        with gr.Row():
+            options = {"color_map": colour_of, "combine_adjacent": False, "show_legend": True}
+            found = gr.HighlightedText(label="Entities", elem_id="found", **options)
+            without = gr.HighlightedText(label="Without the picture", elem_id="without", **options)
+        rows = gr.Dataframe(headers=COLUMNS, label="Scores", interactive=False, wrap=True, elem_id="scores")
+        maps = gr.Gallery(
+            label="Where each entity's words looked",
+            columns=4,
+            fit_columns=False,
+            height="auto",
+            object_fit="contain",
+            elem_id="maps",
+            interactive=False,
+        )
+        gr.Examples(_example_rows(), inputs=[text, image], label="Examples")
+        outputs = [found, without, rows, maps]
+        gr.on([button.click, text.submit], run, [text, image], outputs, api_name="entities")
+        both.change(compare, both, without, api_name=False)
+    return page.queue(max_size=MAX_WAITING)
+
+
+def _example_rows() -> list[list[str | None]]:
+    """Texts and files of pictures: Gradio takes an example's picture from a file."""
+    folder = Path(tempfile.mkdtemp(prefix="examples-"))
+    rows: list[list[str | None]] = []
+    for example in EXAMPLES:
+        path = None
+        if example.draw is not None:
+            path = str(folder / f"{example.draw.__name__}.png")
+            example.draw().save(path)
+        rows.append([example.text, path])
+    return rows
+
+
+def main() -> None:
+    """Loads the model that the environment names, and serves the page."""
+    model = os.environ.get("MODEL")
+    if not model:
+        raise SystemExit("Set the variable MODEL to the model's name on the Hub, or its folder: MODEL=org/2m-ner")
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+    ner = pipeline(
+        "token-classification", model=model, revision=os.environ.get("REVISION") or None, trust_remote_code=True
+    )
+    build(ner).launch(max_file_size=MAX_FILE_SIZE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,255 @@
+"""Explanations: scores and attention against the model itself, heat-maps where they belong, pages that are whole."""
+
+import json
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_pipeline_2mner import LABELS, TEXTS, limited, make_pipeline, make_towers, picture, same
+from transformers import CLIPImageProcessorPil, ViTConfig
+
+import explain_2mner
+from explain_2mner import highlight
+
+TEXT = TEXTS[0]
+
+
+@pytest.fixture(scope="module")
+def towers(tmp_path_factory):
+    return make_towers(tmp_path_factory.mktemp("towers"))
+
+
+@pytest.fixture(scope="module")
+def ner(towers):
+    return make_pipeline(towers, alignment="token")
+
+
+def halves() -> Image.Image:
+    """Black on the left, white on the right."""
+    image = Image.new("RGB", (80, 40), "black")
+    image.paste("white", (40, 0, 80, 40))
+    return image
+
+
+def word_range(pipe, text, entity) -> slice:
+    offsets = pipe.processor.split_words(text)[1]
+    return slice(
+        [start for start, _ in offsets].index(entity["start"]), [end for _, end in offsets].index(entity["end"]) + 1
+    )
+
+
+class TestData:
+    @pytest.mark.parametrize("collaboration", ["cross_attention", "gated", "umt"])
+    @pytest.mark.parametrize("text", [TEXT, TEXTS[3]])
+    def test_entities_are_the_pipelines(self, towers, collaboration, text):
+        pipe = make_pipeline(towers, collaboration=collaboration)
+        explanation = pipe.explain(text, picture("red"))
+        same([entity.entity for entity in explanation.entities], pipe(text, images=picture("red")))
+        same(explanation.entities_without_image, pipe(text))
+        assert all((entity.gate is None) == (collaboration != "gated") for entity in explanation.entities)
+        assert all(entity.attention.shape == (2, 2) for entity in explanation.entities)
+        assert all(entity.similarity is None for entity in explanation.entities)
+
+    def test_score_without_the_image_is_that_of_the_same_span(self, ner):
+        changed = 0
+        for text in TEXTS:
+            with torch.no_grad():
+                logits = ner.model(**ner.processor(text)).logits
+            for entity in ner.explain(text, halves()).entities:
+                span, kind = word_range(ner, text, entity.entity), entity.entity["entity_group"]
+                query = [[0, span.start, span.stop, LABELS.index(f"B-{kind}"), LABELS.index(f"I-{kind}")]]
+                mask = torch.ones(logits.shape[:2], dtype=torch.bool)
+                expected = ner.model.crf.span_log_prob(logits, mask, torch.tensor(query)).exp().item()
+                assert entity.score_without_image == pytest.approx(expected, abs=1e-5)
+                changed += abs(entity.score_without_image - entity.entity["score"]) > 1e-3
+        assert changed  # else the picture would not have counted, or not have been hidden
+
+    def test_gates_attention_and_similarity_are_the_models(self, ner):
+        batch = ner.processor(TEXT, images=halves())
+        with torch.no_grad():
+            outputs = ner.model.model(**batch, output_attentions=True)
+            alignment = ner.model.model.alignment
+            words = torch.nn.functional.normalize(alignment.text_projection(outputs.text_word_states), dim=-1)[0]
+            patches = torch.nn.functional.normalize(alignment.image_projection(outputs.image_states), dim=-1)[0]
+        explanation = ner.explain(TEXT, halves())
+        assert explanation.entities
+        for entity in explanation.entities:
+            span = word_range(ner, TEXT, entity.entity)
+            assert entity.gate == pytest.approx(outputs.gates[0, span].mean().item(), abs=1e-5)
+            weights = outputs.image_attentions[0][0].mean(0)[span].mean(0).numpy()  # the [CLS] of ViT, then patches
+            np.testing.assert_allclose(entity.attention.flatten(), weights[1:], atol=1e-5)
+            assert entity.attention_elsewhere == pytest.approx(weights[0], abs=1e-5)
+            assert entity.attention.sum() + entity.attention_elsewhere == pytest.approx(1, abs=1e-5)
+            expected = (words @ patches.T)[span].mean(0)[1:]
+            np.testing.assert_allclose(entity.similarity.flatten(), expected.numpy(), atol=1e-5)
+
+    def test_without_an_image_there_is_only_the_text(self, ner):
+        explanation = ner.explain(TEXT)
+        same([entity.entity for entity in explanation.entities], ner(TEXT))
+        assert explanation.entities_without_image is None and explanation.image is None
+        for entity in explanation.entities:
+            assert entity == explain_2mner.EntityExplanation(entity.entity)
+        assert ner.explain("", picture("red")).entities == [] and ner.explain(" ").entities == []
+
+    def test_a_model_of_text_alone(self, towers):
+        pipe = make_pipeline(towers, collaboration="none")
+        explanation = pipe.explain(TEXT, picture("red"))
+        same([entity.entity for entity in explanation.entities], pipe(TEXT))
+        assert explanation.image is None and explanation.entities_without_image is None
+
+    def test_long_text(self, ner):
+        windowed = limited(ner, 32)
+        text = " ".join(TEXTS)
+        explanation = windowed.explain(text, halves(), stride=5)
+        same([entity.entity for entity in explanation.entities], windowed(text, images=halves(), stride=5))
+        assert len(explanation.entities) > 2
+        assert all(entity.attention.shape == (2, 2) for entity in explanation.entities)
+        with pytest.raises(ValueError, match="does not fit"):
+            windowed.explain(text, long_text="error")
+
+    def test_second_tower(self, towers):
+        text, vision = towers
+        pipe = make_pipeline((text, vision))
+        torch.manual_seed(0)
+        pipe.model = type(pipe.model).from_towers(
+            text, vision, global_vision=vision, labels=pipe.model.config.labels, collaboration="cross_attention"
+        )
+        with torch.no_grad():
+            pipe.model.classifier.weight.normal_(std=3)
+        for entity in pipe.explain(TEXT, halves()).entities:
+            assert entity.attention.shape == (2, 2)
+
+    def test_options_and_other_inputs(self, ner):
+        everything = ner.explain(TEXT, halves(), top_k=1)
+        assert all(len(entity.entity["alternatives"]) == 1 for entity in everything.entities)
+        kinds = [entity.entity["entity_group"] for entity in everything.entities]
+        only = ner.explain({"text": TEXT, "image": halves()}, entity_types=[kinds[0]])
+        assert len(only.entities) == kinds.count(kinds[0])
+        words = ner.explain({"tokens": TEXT.split(), "image": halves()})
+        same([e.entity for e in words.entities], ner({"tokens": TEXT.split(), "image": halves()}))
+        with pytest.raises(TypeError, match="takes no aggregation_strategy"):
+            ner.explain(TEXT, aggregation_strategy="none")
+        with pytest.raises(ValueError, match="another as `image`"):
+            ner.explain({"text": TEXT, "image": halves()}, halves())
+
+    def test_json(self, ner):
+        explanation = ner.explain(TEXT, halves(), top_k=2)
+        data = json.loads(json.dumps(explanation.to_dict(), allow_nan=False))
+        assert data["text"] == TEXT and len(data["entities"]) == len(explanation.entities)
+        for item, entity in zip(data["entities"], explanation.entities, strict=True):
+            assert item["word"] == entity.entity["word"] and np.allclose(item["attention"], entity.attention)
+
+
+class TestHeatMap:
+    @pytest.mark.parametrize("corner", [(0, 0), (0, 1), (1, 0), (1, 1)])
+    def test_warm_where_the_attention_is(self, corner):
+        attention = np.zeros((2, 2), np.float32)
+        attention[corner] = 0.5
+        image = Image.new("RGB", (120, 60), "black")
+        explanation = explain_2mner.Explanation(
+            "a", [explain_2mner.EntityExplanation({}, attention=attention)], None, image
+        )
+        shown = explanation.heat_map(0)
+        assert shown.size == image.size
+        brightness = np.asarray(shown, dtype=float).sum(-1)
+        quarters = brightness.reshape(2, 30, 2, 60).mean((1, 3))
+        assert np.unravel_index(quarters.argmax(), (2, 2)) == corner
+
+    def test_of_similarity_and_of_nothing(self, ner):
+        explanation = ner.explain(TEXT, halves())
+        assert explanation.heat_map(0, "similarity").size == (80, 40)
+        with pytest.raises(ValueError, match="'gate'; expected 'attention' or"):
+            explanation.heat_map(0, "gate")
+        with pytest.raises(IndexError):
+            explanation.heat_map(99)
+        with pytest.raises(ValueError, match="no picture was given"):
+            ner.explain(TEXT).heat_map(0)
+
+    @pytest.mark.parametrize(
+        ("config", "patches", "size", "expected"),
+        [
+            (ViTConfig(patch_size=16), 197, (224, 224), (14, 14, 1)),
+            (ViTConfig(patch_size=16), 196, (224, 224), (14, 14, 0)),
+            (ViTConfig(patch_size=14), 261, (224, 224), (16, 16, 5)),  # four registers
+            (ViTConfig(patch_size=16), 128, (128, 256), (8, 16, 0)),
+            (ViTConfig(patch_size=4), 49, (224, 224), (7, 7, 0)),  # patches merged on the way, as in Swin
+            (object(), 49, (224, 224), (7, 7, 0)),  # a convolutional map
+            (object(), 32, (128, 256), (4, 8, 0)),
+            (object(), 47, (224, 224), None),
+        ],
+    )
+    def test_how_a_sequence_lies_over_the_picture(self, config, patches, size, expected):
+        assert explain_2mner._grid(config, patches, size) == expected
+
+    def test_a_cropped_picture_is_shown_as_it_was_seen(self):
+        processor = CLIPImageProcessorPil(size={"shortest_edge": 48}, crop_size={"height": 32, "width": 32})
+        picture = Image.new("RGB", (200, 100), "black")
+        box = explain_2mner._seen_box(processor, picture.size)
+        assert box == (67, 17, 133, 83)  # two thirds of the height, as wide, from the middle
+        # What lies outside the box changes nothing in what the model sees; what lies inside does.
+        for inside, left in ((False, 20), (True, 90)):
+            marked = picture.copy()
+            marked.paste("white", (left, 40, left + 20, 60))
+            pixels = [processor(image, return_tensors="np")["pixel_values"] for image in (picture, marked)]
+            assert (pixels[0] != pixels[1]).any() == inside
+        whole = CLIPImageProcessorPil(size={"height": 32, "width": 32}, do_center_crop=False)
+        assert explain_2mner._seen_box(whole, (200, 100)) == (0, 0, 200, 100)
+
+
+class _Page(HTMLParser):
+    """Collects what a page shows, and checks that its tags match."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.marks, self.images, self.links, self.text = [], [], [], [], ""
+        self.feed(page)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        attributes = dict(attributes)
+        if tag == "img":
+            self.images.append(attributes["src"])
+        elif tag != "meta":
+            self.open.append(tag)
+        if tag == "mark":
+            self.marks.append(attributes)
+        self.links += [value for name, value in attributes.items() if name in ("href", "src")]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data if not self.open or self.open[-1] != "style" else ""
+
+
+class TestPage:
+    def test_text_and_entities(self):
+        text = "<b>Jordan</b> & Paris\n\u202eשלום"
+        entities = [
+            {"entity_group": "PER", "score": 0.5, "word": "Jordan", "start": 3, "end": 9},
+            {"entity_group": 'a"<', "score": 0.25, "word": "Paris", "start": 16, "end": 21},
+        ]
+        page = _Page(highlight(text, entities))
+        assert page.text == '<b>JordanPER</b> & Parisa"<\n\u202eשלום'
+        assert [mark["title"] for mark in page.marks] == ["PER, 0.500", 'a"<, 0.250']
+        assert page.marks[0]["style"] != page.marks[1]["style"]
+        assert _Page(highlight(text, [])).text == text
+
+    def test_the_page_needs_nothing_else(self, ner):
+        explanation = ner.explain(TEXTS[3], halves(), top_k=1)
+        page = _Page(explanation.to_html())
+        number = len(explanation.entities)
+        assert number and len(page.marks) == 2 * number + len(explanation.entities_without_image)
+        assert len(page.images) == 1 + 2 * number
+        assert all(link.startswith("data:image/jpeg;base64,") for link in page.links)
+        assert f"{explanation.entities[0].score_without_image:.3f}" in page.text
+
+    def test_without_a_picture(self, ner):
+        page = _Page(ner.explain(TEXT).to_html())
+        assert page.images == [] and "Without the picture" not in page.text and page.marks
+
+    def test_hostile_text(self, ner):
+        hostile = "<script>alert(1)</script> Jordan \" ' & </p>"
+        assert "<script" not in ner.explain(hostile, halves()).to_html()

@@ -1,0 +1,389 @@
+"""The handler: answers as the pipeline does, and each kind of bad request to its own error, never an exception."""
+
+import base64
+import io
+import json
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_images_2mner import encoded_size
+
+import handler as handler_module
+import images_2mner
+from handler import EndpointHandler, Limits
+from mmner.tiny_towers import make_tiny_towers
+from modeling_2mner import TwoMNERForTokenClassification
+from pipeline_2mner import TwoMNERPipeline
+from processing_2mner import TwoMNERProcessor
+
+PUBLIC = "93.184.216.34"
+TEXTS = ["Jordan was seen in Paris.", "Orange gewinnt gegen München!", "", "L'Amazone coule 🙂", "¿Vive en Santiago?"]
+
+
+@pytest.fixture(scope="module")
+def ner(tmp_path_factory):
+    """A pipeline over random weights, large enough for many and confident entities."""
+    towers = make_tiny_towers(
+        tmp_path_factory.mktemp("towers"),
+        [text.split() for text in TEXTS],
+        vocab_size=320,
+        text_width=16,
+        max_length_tokens=64,
+        image_size_px=32,
+        image_widths=(8, 16),
+    )
+    torch.manual_seed(0)
+    labels = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+    model = TwoMNERForTokenClassification.from_towers(*towers, labels=labels)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(std=0.5)
+    return TwoMNERPipeline(model=model, processor=TwoMNERProcessor.from_towers(*towers), device="cpu")
+
+
+@pytest.fixture
+def handler(ner):
+    return EndpointHandler(ner=ner, limits=Limits())
+
+
+def picture(seed: int = 0, size: int = 24) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8))
+
+
+def in_base64(content: bytes | Image.Image) -> str:
+    if isinstance(content, Image.Image):
+        buffer = io.BytesIO()
+        content.save(buffer, "PNG")
+        content = buffer.getvalue()
+    return base64.b64encode(content).decode()
+
+
+def with_image(image) -> dict:
+    return {"inputs": {"text": TEXTS[0], "image": image}}
+
+
+def check_error(answer, kind: str, status: int, message: str = "") -> str:
+    assert list(answer) == ["error"] and set(answer["error"]) == {"type", "message", "status"}
+    assert (answer["error"]["type"], answer["error"]["status"]) == (kind, status), answer
+    assert message in answer["error"]["message"], answer
+    assert len(answer["error"]["message"]) < 700
+    assert "Traceback" not in json.dumps(answer)
+    return answer["error"]["message"]
+
+
+def same(left, right) -> None:
+    """Equal lists of entities, but for scores in another batch."""
+    for found, expected in zip(left, right, strict=True):
+        for entity, wanted in zip(found, expected, strict=True):
+            assert entity["score"] == pytest.approx(wanted["score"], abs=1e-5)
+            names = ("entity_group", "word", "start", "end")
+            assert [entity[name] for name in names] == [wanted[name] for name in names]
+
+
+# Good requests
+
+
+def test_answers_are_the_pipelines(handler, ner):
+    expected = ner(TEXTS, images=[picture(), None, None, picture(1), None])
+    assert sum(map(len, expected)) > 4
+    inputs = [
+        {"text": TEXTS[0], "image": in_base64(picture())},
+        TEXTS[1],
+        {"text": TEXTS[2]},
+        {"text": TEXTS[3], "image": f"data:image/png;base64,{in_base64(picture(1))}"},
+        {"text": TEXTS[4], "image": None},
+    ]
+    answer = json.loads(json.dumps(handler({"inputs": inputs})))  # JSON takes it as it is
+    same(answer, expected)
+    assert handler({"inputs": inputs[1]}) == ner(TEXTS[1])
+    assert handler({"inputs": inputs[0], "parameters": None}) == ner(TEXTS[0], images=picture())
+    assert handler({"inputs": []}) == []
+
+
+def test_parameters_reach_the_pipeline(handler, ner):
+    options = {"min_score": 0.3, "entity_types": ["PER"], "top_k": 1, "stride": 4, "long_text": "stride"}
+    found = handler({"inputs": TEXTS[:2], "parameters": options | {"batch_size": 2}})
+    same(found, ner(TEXTS[:2], **options))
+    assert all(len(entity["alternatives"]) == 1 for entity in found[0])
+    labels = handler({"inputs": TEXTS[0], "parameters": {"aggregation_strategy": "none", "ignore_labels": []}})
+    assert [label["word"] for label in labels] == ["Jordan", "was", "seen", "in", "Paris", "."]
+
+
+def test_threads_get_the_answers_to_their_own_questions(handler, ner):
+    expected = [ner(text) for text in TEXTS]
+    wrong = []
+
+    def ask(start):
+        for turn in range(10):
+            number = (start + turn) % len(TEXTS)
+            found = handler({"inputs": TEXTS[number]})
+            if not isinstance(found, list) or [e["word"] for e in found] != [e["word"] for e in expected[number]]:
+                wrong.append((number, found))
+
+    threads = [threading.Thread(target=ask, args=(start,)) for start in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_a_saved_model_is_served_from_its_folder(ner, tmp_path):
+    ner.save_pretrained(tmp_path)
+    served = EndpointHandler(str(tmp_path))
+    assert served(with_image(in_base64(picture()))) == ner(TEXTS[0], images=picture())
+
+
+# Requests of the wrong form
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (None, "Got null; expected"),
+        ([], "Got a list; expected"),
+        ("text", "Got a string; expected"),
+        ({}, "Got an empty object; expected"),
+        ({"text": "a"}, "Got an object with the keys ['text']; expected"),
+        ({"inputs": "a", "options": {}}, "unknown 'options'; known are inputs, parameters"),
+        ({"inputs": None}, "inputs is null"),
+        ({"inputs": 17}, "inputs is a number"),
+        ({"inputs": True}, "inputs is a boolean"),
+        ({"inputs": Image.new("RGB", (1, 1))}, "inputs is of type Image"),
+        ({"inputs": b"abc"}, "inputs is of type bytes"),
+        ({"inputs": ["a", 17]}, "inputs[1] is a number"),
+        ({"inputs": ["a", ["b"]]}, "inputs[1] is a list"),
+        ({"inputs": [{"text": "a"}, {"image": None}]}, "inputs[1].text is null"),
+        ({"inputs": {"text": ["a", "b"]}}, "inputs.text is a list"),
+        ({"inputs": {"text": "a", "picture": "b"}}, "inputs has the unknown 'picture'; known are text, image"),
+        ({"inputs": {"text": "a", "image": 17}}, "inputs.image is a number; expected a string: base64"),
+        ({"inputs": {"text": "a", "image": {"path": "/etc/passwd"}}}, "inputs.image is an object"),
+        ({"inputs": "half \ud83d of one"}, "half of a surrogate pair at character 5"),
+        ({"inputs": "a", "parameters": []}, "`parameters` is a list; expected an object"),
+        ({"inputs": {"x" * 10**5: 1}}, "unknown"),
+    ],
+)
+def test_a_request_of_the_wrong_form(data, message, handler):
+    check_error(handler(data), "invalid_request", 400, message)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("min_score", 1.5, "a number from 0 to 1"),
+        ("min_score", float("nan"), "a number from 0 to 1"),
+        ("min_score", "0.5", "a number from 0 to 1"),
+        ("min_score", True, "a number from 0 to 1"),
+        ("entity_types", "PER", "a list of strings"),
+        ("entity_types", [1], "a list of strings"),
+        ("entity_types", ["ANIMAL"], "['PER', 'LOC']"),
+        ("ignore_labels", {"O": 1}, "a list of strings"),
+        ("top_k", 0, "1 or more"),
+        ("top_k", 1.5, "1 or more"),
+        ("top_k", 10**400, None),
+        ("stride", -1, "0 or more"),
+        ("stride", 32, "at most 31"),  # of 62 pieces: more would make a window for every few words
+        ("batch_size", 10**9, "at most 32"),
+        ("aggregation_strategy", ["first"], "one of none, simple"),
+        ("aggregation_strategy", "median", "none, simple, first, average, max"),
+        ("long_text", "truncate", "stride, error, warn"),
+        ("long_text", False, "one of stride, error, warn"),
+    ],
+)
+def test_a_parameter_of_the_wrong_value(name, value, expected, handler):
+    answer = handler({"inputs": TEXTS[0], "parameters": {name: value}})
+    if expected is not None:
+        check_error(answer, "invalid_parameter", 400, expected)
+    else:
+        assert isinstance(answer, list)  # more alternatives than there are is no error
+
+
+def test_an_unknown_parameter_names_the_known(handler):
+    message = check_error(handler({"inputs": "a", "parameters": {"threshold": 1}}), "unknown_parameter", 400)
+    assert "'threshold'" in message and "min_score, entity_types" in message
+
+
+def test_a_long_text_may_be_an_error(handler):
+    answer = handler({"inputs": "Paris " * 100, "parameters": {"long_text": "error"}})
+    check_error(answer, "invalid_parameter", 400, "does not fit the encoder")
+
+
+def test_our_own_faults_are_logged_and_not_told(handler, caplog):
+    class Broken:
+        processor = handler.ner.processor
+
+        def __call__(self, *args, **kwargs):
+            raise RuntimeError("secret of the house")
+
+    answer = EndpointHandler(ner=Broken(), limits=Limits())({"inputs": "a"})
+    assert "secret" not in check_error(answer, "internal_error", 500, "has been logged")
+
+
+# Limits
+
+
+@pytest.mark.parametrize(
+    ("limits", "inputs", "message"),
+    [
+        ({"max_texts": 2}, ["a"] * 3, "Got 3 texts; the limit is 2"),
+        ({"max_text_characters": 9}, ["a", "x" * 10], "10 characters in inputs[1]; the limit is 9"),
+        ({"max_total_characters": 9}, ["xxxxx", "xxxxx"], "10 characters in all"),
+        ({"max_body_bytes": 100}, "x" * 100, "more than 100 bytes in the request"),
+        ({"max_body_bytes": 100}, "ü" * 50, "more than 100 bytes in the request"),
+        ({"max_body_bytes": 100}, [{"text": "a", "image": "A" * 100}], "more than 100 bytes in the request"),
+        ({"max_body_bytes": 100}, [1] * 100, "more than 100 bytes in the request"),
+        ({"max_urls": 1}, [{"text": "a", "image": f"http://x.test/{n}"} for n in (1, 2)], "2 different URLs"),
+    ],
+)
+def test_too_much_at_once(limits, inputs, message, ner):
+    check_error(EndpointHandler(ner=ner, limits=Limits(**limits))({"inputs": inputs}), "too_large", 413, message)
+
+
+def test_deep_nesting_is_an_error(handler):
+    data: list = []
+    for _ in range(100_000):
+        data = [data]
+    check_error(handler({"inputs": data}), "invalid_request", 400, "inputs[0] is a list")
+
+
+def test_pixels_are_counted_over_all_pictures(ner):
+    limits = Limits(max_pixels=1000, max_total_pixels=1500)
+    inputs = [{"text": "a", "image": in_base64(picture(seed, 30))} for seed in (0, 0, 1)]
+    served = EndpointHandler(ner=ner, limits=limits)
+    assert isinstance(served({"inputs": inputs[:2]}), list)  # the same picture counts once
+    check_error(served({"inputs": inputs}), "too_large", 413, "1800 pixels in all")
+    check_error(served(with_image(in_base64(picture(0, 32)))), "invalid_image", 422, "the limit is 1000")
+
+
+def test_limits_come_from_the_environment():
+    assert Limits.from_environment({}) == Limits()
+    assert Limits.from_environment({"TWOMNER_MAX_TEXTS": "3", "MAX_TEXTS": "9"}) == Limits(max_texts=3)
+    for wrong in ("", "-1", "0", "many", "1e3"):
+        with pytest.raises(ValueError, match="TWOMNER_MAX_URLS.*expected a whole number"):
+            Limits.from_environment({"TWOMNER_MAX_URLS": wrong})
+
+
+# Images that are none, and addresses that are not to be asked
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ("%%% not base64 %%%" * 3, "inputs.image: Image"),
+        ("", "expected an http(s) URL"),
+        ("data:image/png;base64,AAA", "no data: URI"),
+        (in_base64(b"\x89PNG, or so it says, but no more than that"), "cannot be read as an image"),
+        (in_base64(encoded_size(20_000, 20_000)), "refused as a decompression bomb"),
+        (in_base64(encoded_size(4001, 4000)), "the limit is 16000000"),
+        (in_base64(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "cannot be read as an image"),
+        ("/etc/passwd", "expected an http(s) URL"),
+        ("file:///etc/passwd", "expected an http(s) URL"),
+        ("ftp://127.0.0.1/a.png", "expected an http(s) URL"),
+        ("http://127.0.0.1/a.png", "is not a public address"),
+        ("http://[::1]/a.png", "is not a public address"),
+        ("http://169.254.169.254/latest/meta-data/", "is not a public address"),
+        ("https://localhost/a.png", "is not a public address"),
+        ("http://", "could not be downloaded"),
+    ],
+)
+def test_a_bad_image(image, message, handler):
+    check_error(handler(with_image(image)), "invalid_image", 422, message)
+
+
+def test_an_image_in_a_list_is_named(handler):
+    answer = handler({"inputs": ["a", {"text": "b", "image": "nothing"}]})
+    check_error(answer, "invalid_image", 422, "inputs[1].image: ")
+
+
+@pytest.fixture
+def network(monkeypatch):
+    """A site on the loopback, reached by the one public address that there is; names resolve in the order given."""
+    reached, answers = [], {}
+
+    class Site(BaseHTTPRequestHandler):
+        def do_GET(self):
+            reached.append(self.path)
+            self.send_response(302 if self.path.startswith("/to/") else 200)
+            if self.path.startswith("/to/"):
+                self.send_header("Location", self.path.removeprefix("/to/"))
+            self.end_headers()
+            self.wfile.write(base64.b64decode(in_base64(picture())))
+
+        def log_message(self, *args):
+            """Quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Site)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    resolve, connect = socket.getaddrinfo, socket.create_connection
+
+    def fake_getaddrinfo(host, port, *args, **options):
+        if host not in answers:
+            return resolve(host, port, *args, **options)
+        address = answers[host].pop(0) if len(answers[host]) > 1 else answers[host][0]
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
+
+    def fake_create_connection(address, *args, **options):
+        return connect(("127.0.0.1" if address[0] == PUBLIC else address[0], address[1]), *args, **options)
+
+    monkeypatch.setattr(images_2mner.socket, "getaddrinfo", fake_getaddrinfo)
+    monkeypatch.setattr(images_2mner.socket, "create_connection", fake_create_connection)
+    yield answers, reached, server.server_port
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_public_url_is_fetched_once_for_all_texts(handler, ner, network):
+    answers, reached, port = network
+    answers["photos.test"] = [PUBLIC]
+    item = {"text": TEXTS[0], "image": f"http://photos.test:{port}/a.png"}
+    expected = [entity["word"] for entity in ner(TEXTS[0], images=picture())]
+    for found in handler({"inputs": [item] * 3}):
+        assert [entity["word"] for entity in found] == expected
+    assert reached == ["/a.png"]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "10.1.2.3", "192.168.0.1", "169.254.169.254"])
+def test_a_name_of_a_private_address(address, handler, network):
+    answers, reached, port = network
+    answers["photos.test"] = [address]
+    message = check_error(
+        handler(with_image(f"http://photos.test:{port}/a.png")), "invalid_image", 422, "is not a public address"
+    )
+    assert address not in message and not reached
+
+
+def test_a_name_that_turns_private_after_the_check(handler, network):
+    answers, reached, port = network
+    answers["photos.test"] = [PUBLIC, "127.0.0.1"]
+    assert isinstance(handler(with_image(f"http://photos.test:{port}/a.png")), list)  # by the address checked
+    check_error(handler(with_image(f"http://photos.test:{port}/b.png")), "invalid_image", 422)
+    assert reached == ["/a.png"]
+
+
+@pytest.mark.parametrize("inside", ["127.0.0.1", "inside.test", "[::1]"])
+def test_a_redirect_to_a_private_address(inside, handler, network):
+    answers, reached, port = network
+    answers |= {"photos.test": [PUBLIC], "inside.test": ["127.0.0.1"]}
+    url = f"http://photos.test:{port}/to/http://{inside}:{port}/secret"
+    check_error(handler(with_image(url)), "invalid_image", 422, "is not a public address")
+    assert len(reached) == 1 and reached[0].startswith("/to/")
+
+
+def test_nothing_is_ever_raised(handler):
+    """Every JSON value in every place."""
+    values = [None, True, 0, -1, 1e308, float("nan"), "", "a", "\0", "\udcff", [], [None], {}, {"text": "a"}]
+    for value in values:
+        requests = [value, {"inputs": value}, {"inputs": [value]}, {"inputs": {"text": value}}, with_image(value)]
+        requests += [{"inputs": "a", "parameters": value}]
+        requests += [{"inputs": "a", "parameters": {name: value}} for name in handler_module.PARAMETERS]
+        for request in requests:
+            answer = handler(request)
+            json.dumps(answer)
+            assert isinstance(answer, list) or 400 <= answer["error"]["status"] < 500, (request, answer)

@@ -1,0 +1,417 @@
+"""Images of every kind, broken ones, and what strangers may not have: addresses, redirects, sizes, time."""
+
+import base64
+import io
+import math
+import socket
+import ssl
+import struct
+import threading
+import time
+import zlib
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import images_2mner
+from images_2mner import STRICT, UrlPolicy, image_id, load_image
+
+PUBLIC = "93.184.216.34"
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def noise(size=(40, 24), seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+
+
+def encoded_size(width: int, height: int) -> bytes:
+    """A PNG whose header says so many pixels."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+
+
+# What an image shows
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "CMYK", "RGBA", "LA", "1", "I;16", "I", "F", "YCbCr"])
+def test_every_mode_shows_what_it_holds(mode):
+    grey = np.tile(np.linspace(0, 255, 40, dtype=np.uint8), (24, 1))
+    base = Image.fromarray(grey)
+    if mode == "I;16":
+        image = Image.fromarray(grey.astype(np.uint16) * 257)
+    elif mode == "P":
+        image = base.convert("RGB").quantize(64)
+    elif mode in ("CMYK", "YCbCr"):
+        image = base.convert("RGB").convert(mode)
+    else:
+        image = base.convert(mode)
+    shown = load_image(image)
+    assert shown.mode == "RGB" and shown.size == (40, 24)
+    tolerance = 260 if mode == "1" else 8
+    assert np.abs(np.asarray(shown, dtype=int)[..., 0] - grey).max() <= tolerance
+
+
+def test_sixteen_bit_files_are_not_washed_out():
+    grey = np.tile(np.linspace(0, 65535, 40).astype(np.uint16), (24, 1))
+    shown = np.asarray(load_image(encoded(Image.fromarray(grey))))
+    assert abs(int(shown[..., 0].mean()) - 127) < 3
+
+
+def test_transparency_lies_on_white_and_turned_photographs_stand_upright():
+    assert load_image(Image.new("RGBA", (4, 4), (255, 0, 0, 0))).getpixel((0, 0)) == (255, 255, 255)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    assert load_image(encoded(noise(), "JPEG", exif=exif)).size == (24, 40)
+
+
+def test_first_frame_of_an_animation():
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert load_image(content).getpixel((0, 0)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "Image of 0 bytes cannot be read"),
+        (b"no image at all", "cannot be read as an image"),
+        (encoded(noise())[:300], "cannot be read as an image"),
+        (encoded(noise(size=(400, 300)), "JPEG")[:2000], "cannot be read as an image"),
+        (encoded(noise())[:40] + b"\0" * 500, "cannot be read as an image"),
+    ],
+    ids=["empty", "text", "truncated-png", "truncated-jpeg", "corrupt"],
+)
+def test_broken_images_are_errors_that_say_so(content, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        load_image(content)
+    (tmp_path / "broken.png").write_bytes(content)
+    with pytest.raises(ValueError, match="broken.png"):
+        load_image(tmp_path / "broken.png")
+
+
+def test_decompression_bombs_are_refused_before_they_are_decoded(monkeypatch):
+    decoded = []
+    monkeypatch.setattr(Image.Image, "load", lambda self: decoded.append(self))
+    header = encoded_size(20_000, 20_000)
+    with pytest.raises(ValueError, match="decompression bomb.*MAX_IMAGE_PIXELS"):
+        load_image(header)
+    between = math.isqrt(Image.MAX_IMAGE_PIXELS) + 100  # where Pillow itself only warns
+    with pytest.raises(ValueError, match="decompression bomb"):
+        load_image(encoded_size(between, between))
+    assert not decoded
+
+
+@pytest.mark.parametrize(
+    ("image", "error", "message"),
+    [
+        (np.zeros((3, 4, 5, 6), np.uint8), ValueError, r"shape \(3, 4, 5, 6\)"),
+        (np.zeros((0, 4, 3), np.uint8), ValueError, "shape"),
+        (np.full((4, 4, 3), 300), ValueError, "values 300..300; expected 0..255"),
+        (np.full((4, 4, 3), 2.0), ValueError, "floats outside 0..1"),
+        (np.full((4, 4, 3), np.nan), ValueError, "floats outside 0..1"),
+        (17, TypeError, "type int; expected a PIL image, path, URL, data: URI, base64, bytes, array or None"),
+        ("nowhere.jpg", ValueError, "Image nowhere.jpg does not exist"),
+    ],
+)
+def test_what_is_no_image_is_an_error(image, error, message):
+    with pytest.raises(error, match=message):
+        load_image(image)
+
+
+def test_the_policy_limits_pixels_below_pillows_own_limit():
+    assert load_image(noise((40, 25)), UrlPolicy(max_pixels=1000)).size == (40, 25)
+    with pytest.raises(ValueError, match="40 x 26 pixels, the limit is 1000"):
+        load_image(encoded(noise((40, 26))), UrlPolicy(max_pixels=1000))
+
+
+# Base64 and data: URIs
+
+
+@pytest.mark.parametrize("policy", [UrlPolicy(), STRICT], ids=["trusting", "strict"])
+def test_base64_in_every_dress_is_the_image_itself(policy):
+    content = encoded(noise())
+    plain = base64.b64encode(content).decode()
+    dresses = [
+        plain,
+        plain.rstrip("="),
+        base64.encodebytes(content).decode(),
+        base64.urlsafe_b64encode(content).decode(),
+        f"data:image/png;base64,{plain}",
+        f"DATA:image/png;charset=x;BASE64,{plain.replace('+', '%2B').replace('/', '%2F')}",
+        "data:image/png," + "".join(f"%{byte:02x}" for byte in content),
+    ]
+    assert {image_id(load_image(dress, policy)) for dress in dresses} == {image_id(noise())}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("A" * 41, "is refused; expected an http"),  # no multiple of four letters has this many
+        ("A" * 40, "cannot be read as an image: it is of no format of JPEG, PNG"),
+        ("not base64 at all!" * 3, "is refused; expected an http"),
+        ("Ünicode" * 9, "is refused; expected an http"),
+        ("", "is refused"),
+        ("data:image/png;base64,%%%", "no data: URI of an image"),
+        ("data:image/png;base64", "no data: URI of an image"),
+        ("data:,hello", "cannot be read as an image"),
+    ],
+)
+def test_malformed_base64_is_an_error_that_says_so(text, message):
+    with pytest.raises(ValueError, match=message):
+        load_image(text, STRICT)
+
+
+def test_a_long_text_is_not_repeated_in_the_error():
+    with pytest.raises(ValueError, match=r"\(100000 characters\)") as caught:
+        load_image("A" * 100_000, STRICT)
+    assert len(str(caught.value)) < 400
+
+
+def test_base64_counts_towards_the_byte_limit():
+    text = base64.b64encode(encoded(noise())).decode()
+    with pytest.raises(ValueError, match="the limit is 500"):
+        load_image(text, UrlPolicy(max_bytes=500))
+
+
+def test_a_file_whose_name_could_be_base64_is_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    noise().save(tmp_path / ("a" * 40), "PNG")
+    assert load_image("a" * 40).size == (40, 24)
+
+
+@pytest.mark.parametrize("kind", ["path", "dict", "pathlib", "file-url"])
+def test_strangers_name_no_file_of_this_machine(kind, tmp_path):
+    path = tmp_path / "a.png"
+    noise().save(path)
+    image = {"path": str(path), "dict": {"path": str(path)}, "pathlib": path, "file-url": f"file://{path}"}[kind]
+    with pytest.raises((ValueError, TypeError), match="expected"):
+        load_image(image, STRICT)
+
+
+def test_strangers_formats_are_few():
+    content = encoded(noise(), "EPS")
+    with pytest.raises(ValueError, match="of no format of JPEG, PNG"):
+        load_image(content, STRICT)
+    for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP"):
+        assert load_image(encoded(noise(), kind), STRICT).size == (40, 24)
+
+
+# URLs
+
+
+class Site(BaseHTTPRequestHandler):
+    """Pictures, and what a hostile site would send in their place."""
+
+    def do_GET(self):
+        self.server.seen.append((self.headers["Host"], self.path))
+        if self.path.startswith("/to/") or self.path == "/circle":
+            self.send_response(302)
+            self.send_header("Location", self.path.removeprefix("/to/"))
+            self.end_headers()
+            return
+        if self.path == "/gone":
+            self.send_error(404)
+            return
+        self.send_response(200)
+        try:
+            if self.path == "/drip-headers":
+                self.flush_headers()
+                for _ in range(100):
+                    self.wfile.write(b"X: y\r\n")
+                    time.sleep(0.05)
+            self.end_headers()
+            if self.path == "/drip-body":
+                for _ in range(100):
+                    self.wfile.write(b"x")
+                    time.sleep(0.05)
+            elif self.path == "/endless":
+                while True:
+                    self.wfile.write(b"x" * 65536)
+            else:
+                self.wfile.write(encoded(noise()))
+        except OSError:  # the other side hung up, as it should
+            pass
+
+    def log_message(self, *args):
+        """Quiet."""
+
+
+@pytest.fixture
+def site():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Site)
+    server.daemon_threads, server.seen = True, []
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    server.url = f"http://127.0.0.1:{server.server_port}"
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def internet(site, monkeypatch):
+    """Names resolve to what `names` says, one answer a look-up; what is sent to public addresses reaches the site."""
+
+    class Internet:
+        names: dict[str, list[list[str]]] = {}
+        looked_up: list[str] = []
+        connected: list[str] = []
+        url = f"http://photos.test:{site.server_port}"
+
+    resolve, connect = socket.getaddrinfo, socket.create_connection
+    Internet.names = {"photos.test": [[PUBLIC]]}
+
+    def fake_getaddrinfo(host, port, *args, **options):
+        if host not in Internet.names:
+            return resolve(host, port, *args, **options)
+        Internet.looked_up.append(host)
+        answers = Internet.names[host]
+        addresses = answers.pop(0) if len(answers) > 1 else answers[0]
+        return [
+            (socket.AF_INET6 if ":" in ip else socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port))
+            for ip in addresses
+        ]
+
+    def fake_create_connection(address, *args, **options):
+        Internet.connected.append(address[0])
+        host = "127.0.0.1" if address[0] == PUBLIC else address[0]
+        return connect((host, address[1]), *args, **options)
+
+    Internet.looked_up, Internet.connected = [], []
+    monkeypatch.setattr(images_2mner.socket, "getaddrinfo", fake_getaddrinfo)
+    monkeypatch.setattr(images_2mner.socket, "create_connection", fake_create_connection)
+    return Internet
+
+
+def test_images_by_url(site):
+    assert image_id(load_image(f"{site.url}/a.png")) == image_id(load_image(noise()))
+    with pytest.raises(ValueError, match="could not be downloaded.*404"):
+        load_image(f"{site.url}/gone")
+    with pytest.raises(ValueError, match="more than 100 bytes"):
+        load_image(f"{site.url}/a.png", UrlPolicy(max_bytes=100))
+
+
+def test_a_public_picture_is_fetched_from_the_address_that_was_checked(internet, site):
+    assert image_id(load_image(f"{internet.url}/a.png", STRICT)) == image_id(noise())
+    assert internet.looked_up == ["photos.test"] and internet.connected == [PUBLIC]
+    assert site.seen == [(f"photos.test:{site.server_port}", "/a.png")]  # the name still goes along
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "localhost", "0.0.0.0", "10.0.0.8", "172.16.3.4", "192.168.1.1", "169.254.169.254", "100.64.0.1"]
+    + ["224.0.0.1", "240.0.0.1", "255.255.255.255", "2130706433", "0x7f.1", "127.1", "[::1]", "[::]", "[fe80::1]"]
+    + ["[fd00:ec2::254]", "[fec0::1]", "[ff02::1]", "[::ffff:127.0.0.1]", "[::ffff:a00:1]", "[::127.0.0.1]"]
+    + ["[64:ff9b::7f00:1]", "[2002:7f00:1::]", "[2001::1]"],
+)
+def test_addresses_that_are_not_public_are_refused_before_a_connection(host, internet, site):
+    with pytest.raises(ValueError, match="is refused|could not be downloaded"):
+        load_image(f"http://{host}:{site.server_port}/a.png", STRICT)
+    assert not internet.connected and not site.seen
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
+def test_public_addresses_are_known_as_such(address):
+    assert images_2mner._is_public(address)
+
+
+@pytest.mark.parametrize("answer", [["127.0.0.1"], [PUBLIC, "10.0.0.1"], ["10.0.0.1", PUBLIC], ["::1"]])
+def test_a_name_with_one_private_address_is_refused(answer, internet, site):
+    internet.names["photos.test"] = [answer]
+    with pytest.raises(ValueError, match="photos.test is not a public address") as caught:
+        load_image(f"{internet.url}/a.png", STRICT)
+    assert not internet.connected and not site.seen
+    assert "10.0.0.1" not in str(caught.value)  # what names mean in here is not told
+
+
+def test_a_name_that_changes_its_mind_is_looked_up_once(internet, site):
+    internet.names["photos.test"] = [[PUBLIC], ["127.0.0.1"]]
+    load_image(f"{internet.url}/a.png", STRICT)
+    assert internet.looked_up == ["photos.test"] and internet.connected == [PUBLIC]
+    with pytest.raises(ValueError, match="is not a public address"):
+        load_image(f"{internet.url}/a.png", STRICT)
+
+
+def test_redirects_are_followed_and_checked(internet, site):
+    internet.names |= {"other.test": [[PUBLIC]], "inside.test": [["127.0.0.1"]]}
+    port = site.server_port
+    assert load_image(f"{internet.url}/to/http://other.test:{port}/a.png", STRICT).size == (40, 24)
+    for target in (f"http://127.0.0.1:{port}/a.png", f"http://inside.test:{port}/a.png", f"http://[::1]:{port}/a.png"):
+        site.seen.clear()
+        with pytest.raises(ValueError, match="is refused"):
+            load_image(f"{internet.url}/to/{target}", STRICT)
+        assert len(site.seen) == 1  # the redirect itself, and nothing after it
+
+
+def test_a_redirect_to_the_name_itself_is_checked_again(internet, site):
+    internet.names["photos.test"] = [[PUBLIC], ["127.0.0.1"]]
+    with pytest.raises(ValueError, match="is not a public address"):
+        load_image(f"{internet.url}/to/{internet.url}/a.png", STRICT)
+    assert len(site.seen) == 1
+
+
+@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://photos.test/a", "gopher://x/", "data:,x", "//"])
+def test_a_redirect_out_of_http_is_an_error(target, internet):
+    with pytest.raises(ValueError, match="could not be downloaded"):
+        load_image(f"{internet.url}/to/{target}", STRICT)
+
+
+def test_a_circle_of_redirects_ends(site):
+    with pytest.raises(ValueError, match="could not be downloaded.*infinite loop"):
+        load_image(f"{site.url}/circle")
+    assert len(site.seen) < 12
+
+
+@pytest.mark.parametrize("path", ["/drip-headers", "/drip-body"])
+def test_a_site_that_drips_is_left_when_the_time_is_over(path, site):
+    start = time.monotonic()
+    with pytest.raises(ValueError, match="more than 0.4 s|timed out"):
+        load_image(site.url + path, UrlPolicy(timeout_s=0.4))
+    assert time.monotonic() - start < 2
+
+
+def test_an_endless_body_is_read_to_the_limit_only(site):
+    with pytest.raises(ValueError, match="more than 1000000 bytes"):
+        load_image(f"{site.url}/endless", UrlPolicy(max_bytes=1_000_000))
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://", "http:///a.png", "http://[::1", "http://x:port/", "http://a b/", "http://" + "a" * 70 + ".test/"]
+    + ["http://user@photos.test/", "https://\x00/", "http://.../", "http://ü.\udc80/"],
+)
+def test_a_url_that_cannot_be_is_an_error(url, internet):
+    with pytest.raises(ValueError, match="could not be downloaded|is refused"):
+        load_image(url, STRICT)
+    assert not internet.connected
+
+
+def test_the_systems_proxy_is_not_asked_for_strangers(internet, site, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    assert load_image(f"{internet.url}/a.png", STRICT).size == (40, 24)
+    with pytest.raises(ValueError, match="could not be downloaded"):
+        load_image("http://photos.test/a.png")
+
+
+def test_tls_asks_for_the_certificate_of_the_name(internet, monkeypatch):
+    asked = []
+
+    def wrap_socket(self, sock, server_hostname=None, **options):
+        asked.append((server_hostname, self.check_hostname, self.verify_mode))
+        sock.close()
+        raise OSError("stop here")
+
+    monkeypatch.setattr(ssl.SSLContext, "wrap_socket", wrap_socket)
+    with pytest.raises(ValueError, match="stop here"):
+        load_image(internet.url.replace("http:", "https:") + "/a.png", STRICT)
+    assert asked == [("photos.test", True, ssl.CERT_REQUIRED)] and internet.connected == [PUBLIC]

@@ -1,0 +1,479 @@
+"""Tests of the ONNX export against the PyTorch model, and of the numpy decoder against the CRF."""
+
+import copy
+import itertools
+import json
+import math
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_pipeline_2mner import TEXTS, make_pipeline, make_towers, picture, same
+from tiny_models import IMAGE_SIZE, tiny_batch, tiny_model
+from transformers.dynamic_module_utils import get_imports
+
+import onnx_2mner
+from crf_2mner import LinearChainCRF, iob2_constraints
+from onnx_2mner import FUSION_GRAPH, IMAGE_GRAPH, TEXT_GRAPH, NumpyCRF, OnnxEmissions, export_onnx
+from pipeline_2mner import TwoMNERPipeline
+
+ROOT = Path(__file__).resolve().parent.parent
+WEIGHTS = ROOT.parent / "shared" / "weights"
+LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+TYPES = [(1, 2), (3, 4)]  # begin and inside tag of each type
+TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
+
+
+class PixelsOnly:
+    """As much of a processor as an export asks for: images of one size."""
+
+    def __init__(self, size=IMAGE_SIZE):
+        self.size = size
+
+    def __call__(self, text, images=None):
+        return {"pixel_values": torch.zeros(1, 3, self.size, self.size)}
+
+
+def varied_model(**options):
+    """A tiny model whose image counts and whose tags vary."""
+    model = tiny_model(**options)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+@pytest.fixture(scope="module")
+def torch_pipeline(tmp_path_factory):
+    return make_pipeline(make_towers(tmp_path_factory.mktemp("towers")))
+
+
+@pytest.fixture(scope="module")
+def gated(torch_pipeline, tmp_path_factory):
+    """The recommended collaboration."""
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model, folder = torch_pipeline.model, tmp_path_factory.mktemp("gated")
+    return model, OnnxEmissions(export_onnx(model, torch_pipeline.processor, folder), threads=1)
+
+
+@pytest.fixture(scope="module")
+def paper(tmp_path_factory):
+    """The paper's two image towers and its collaboration."""
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model = varied_model(
+        text="xlm-roberta", vision="clip-vision", global_vision="resnet", collaboration="cross_attention"
+    )
+    return model, OnnxEmissions(export_onnx(model, PixelsOnly(), tmp_path_factory.mktemp("paper")), threads=1)
+
+
+def batch_of(image_ids, words, seed=0):
+    batch = tiny_batch(len(words), image_ids, seed=seed, words=words)
+    del batch["labels"]
+    return batch
+
+
+@torch.no_grad()
+def expected_logits(model, batch):
+    return model(**batch).logits.numpy()
+
+
+# The graphs
+
+
+@pytest.mark.parametrize("kind", ["gated", "paper"])
+@pytest.mark.parametrize(
+    ("image_ids", "words"),
+    [
+        ((1, 0, 2, 1), (5, 3, 1, 4)),
+        ((0, 0, 0), (2, 6, 1)),
+        ((3,), (1,)),
+        ((0,), (7,)),
+        ((4, 4), (0, 3)),
+        (tuple(range(1, 10)), (9, 1, 2, 3, 4, 5, 6, 7, 8)),
+    ],
+)
+def test_logits_equal_the_models(kind, image_ids, words, request):
+    model, emissions = request.getfixturevalue(kind)
+    batch = batch_of(image_ids, words)
+    want = expected_logits(model, batch)
+    got = emissions(**batch)
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, want, **TOLERANCE)
+    mask = batch["word_starts"] >= 0
+    tags = model.crf.decode(torch.from_numpy(want), mask).numpy()
+    np.testing.assert_array_equal(emissions.crf.decode(got, mask.numpy()), tags)
+
+
+@pytest.mark.parametrize("kind", ["gated", "paper"])
+def test_an_image_changes_its_row_and_no_other(kind, request):
+    _, emissions = request.getfixturevalue(kind)
+    batch = batch_of((1, 0, 2, 1), (5, 3, 1, 4))
+    got = emissions(**batch)
+    text = emissions(**{name: value for name, value in batch.items() if name not in ("pixel_values", "image_ids")})
+    np.testing.assert_array_equal(got[1], text[1])  # the very same numbers, not only close ones
+    for row in (0, 2, 3):
+        assert np.abs(got[row, :1] - text[row, :1]).max() > 1e-3
+
+
+def test_each_distinct_image_is_encoded_once_and_none_for_a_row_without(gated, monkeypatch):
+    _, emissions = gated
+    ran = []
+
+    class Counting:
+        def __init__(self, name, session):
+            self.name, self.session = name, session
+
+        def run(self, names, inputs):
+            ran.append((self.name, len(next(iter(inputs.values())))))
+            return self.session.run(names, inputs)
+
+        def get_inputs(self):
+            return self.session.get_inputs()
+
+    for name in ("_text", "_image", "_fusion"):
+        monkeypatch.setattr(emissions, name, Counting(name, getattr(emissions, name)))
+    emissions(**batch_of((1, 0, 2, 1), (5, 3, 1, 4)))
+    assert ran == [("_text", 4), ("_image", 2), ("_fusion", 3)]
+    ran.clear()
+    emissions(**batch_of((0, 0), (5, 3)))
+    assert ran == [("_text", 2)]
+
+
+def test_without_ids_every_row_has_its_own_image(gated):
+    model, emissions = gated
+    batch = batch_of((1, 2, 3), (4, 2, 1))
+    del batch["image_ids"], batch["attention_mask"]
+    np.testing.assert_allclose(emissions(**batch), expected_logits(model, batch), **TOLERANCE)
+
+
+def test_numpy_and_torch_inputs_and_the_models_own_call(gated):
+    model, emissions = gated
+    batch = batch_of((1, 0), (4, 2))
+    arrays = {name: value.numpy() for name, value in batch.items()}
+    np.testing.assert_array_equal(emissions(**arrays), emissions(**batch))
+    logits = emissions.forward(batch)["logits"]
+    torch.testing.assert_close(logits, torch.from_numpy(expected_logits(model, batch)), **TOLERANCE)
+
+
+def test_sentences_without_words(gated):
+    _, emissions = gated
+    empty = torch.ones(2, 2, dtype=torch.int64)
+    assert emissions(input_ids=empty, word_starts=torch.empty(2, 0)).shape == (2, 0, 5)
+    assert emissions(input_ids=empty[:0], word_starts=torch.empty(0, 3)).shape == (0, 3, 5)
+
+
+@pytest.mark.parametrize("change", ["size", "rows", "ids"])
+def test_images_that_do_not_fit_are_refused(gated, change):
+    _, emissions = gated
+    batch = batch_of((1, 2), (3, 3))
+    if change == "size":
+        batch["pixel_values"] = batch["pixel_values"][..., :16]
+    elif change == "rows":
+        batch["pixel_values"] = batch["pixel_values"][:1]
+    else:
+        batch["image_ids"] = batch["image_ids"][:1]
+    with pytest.raises(ValueError, match=r"pixel_values have shape .* one image a row"):
+        emissions(**batch)
+
+
+def test_a_text_tagger_is_one_graph_and_int8_is_near(tmp_path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model = varied_model(collaboration="none", tagging_head="softmax")
+    model.train()
+    exact = OnnxEmissions(export_onnx(model, PixelsOnly(), tmp_path / "float32"), threads=1)
+    assert model.training  # as it was
+    model.eval()
+    small = OnnxEmissions(export_onnx(model, PixelsOnly(), tmp_path / "int8", quantize=True), threads=1)
+    assert (exact.precision, small.precision) == ("float32", "int8")
+    assert not (tmp_path / "int8" / IMAGE_GRAPH).exists() and not (tmp_path / "int8" / FUSION_GRAPH).exists()
+    batch = batch_of((1, 0, 2, 1), (5, 3, 1, 4))
+    want = expected_logits(model, batch)
+    np.testing.assert_allclose(exact(**batch), want, **TOLERANCE)
+    error = np.abs(small(**batch) - want).max()
+    assert 1e-4 < error < 0.1 * want.std()  # rounded, but not wrong
+    import onnx
+
+    weights = onnx.load(tmp_path / "int8" / TEXT_GRAPH).graph.initializer
+    floats = [list(weight.dims) for weight in weights if weight.data_type == onnx.TensorProto.FLOAT]
+    assert all(math.prod(dims) < 100 for dims in floats), "a matrix is left in float32"
+
+
+def test_an_export_replaces_the_one_before(gated, tmp_path, monkeypatch):
+    """What the new model has no use for must not lie about and be read."""
+    for name in (TEXT_GRAPH, IMAGE_GRAPH, FUSION_GRAPH):
+        (tmp_path / name).write_text("of another model")
+    monkeypatch.setattr(onnx_2mner, "_export", lambda graph, inputs, outputs, path: path.write_text("new"))
+    export_onnx(varied_model(collaboration="none"), PixelsOnly(), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["crf.npz", "export.json", "text.onnx"]
+    assert (tmp_path / TEXT_GRAPH).read_text() == "new"
+
+
+def test_an_export_that_fails_is_not_taken_for_a_whole_one(tmp_path, monkeypatch):
+    def fail(*args):
+        raise RuntimeError("no such operation")
+
+    monkeypatch.setattr(onnx_2mner, "_export", fail)
+    (tmp_path / "export.json").write_text("{}")
+    with pytest.raises(RuntimeError):
+        export_onnx(varied_model(), PixelsOnly(), tmp_path)
+    with pytest.raises(ValueError, match="lacks export.json, crf.npz, text.onnx"):
+        OnnxEmissions(tmp_path)
+
+
+def test_only_float32_is_exported(tmp_path):
+    with pytest.raises(ValueError, match="in torch.bfloat16; load it with dtype=torch.float32"):
+        export_onnx(tiny_model().to(torch.bfloat16), PixelsOnly(), tmp_path)
+
+
+# The export of a given model
+
+
+def test_for_model_finds_the_export_beside_the_weights(gated, monkeypatch, tmp_path):
+    model, emissions = gated
+    (tmp_path / "onnx").symlink_to(emissions.folder)
+    monkeypatch.setattr(model.config, "_name_or_path", str(tmp_path))
+    monkeypatch.setattr(onnx_2mner, "export_onnx", None)  # not needed
+    found = OnnxEmissions.for_model(model, PixelsOnly(), threads=1)
+    assert found.folder == tmp_path / "onnx"
+    assert OnnxEmissions.for_model(model, None, emissions.folder).folder == emissions.folder
+
+
+def test_for_model_exports_where_there_is_none(monkeypatch, tmp_path):
+    model = varied_model(collaboration="none")
+    monkeypatch.setattr(model.config, "_name_or_path", str(tmp_path))
+    emissions = OnnxEmissions.for_model(model, PixelsOnly(), True, threads=1)
+    batch = batch_of((0, 0), (4, 2))
+    np.testing.assert_allclose(emissions(**batch), expected_logits(model, batch), **TOLERANCE)
+    folder = emissions.folder
+    assert folder.is_dir() and not list(tmp_path.iterdir())
+    del emissions
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("what", ["weights", "labels"])
+def test_the_export_of_another_model_is_refused(gated, what):
+    model, emissions = gated
+    other = copy.deepcopy(model)
+    if what == "weights":
+        other.crf.end_transitions.data[1] += 1e-3
+    else:
+        other.config.id2label = dict(enumerate(["O", "B-PER", "I-PER", "B-ORG", "I-ORG"]))
+    with pytest.raises(ValueError, match="export of another model .* write it anew"):
+        OnnxEmissions.for_model(other, PixelsOnly(), emissions.folder)
+
+
+# The pipeline's use of it
+
+
+def test_the_pipeline_gives_the_same_entities(torch_pipeline, gated):
+    """With the logits of `forward` in the place of the model's: the seam between pipeline and ONNX."""
+
+    class OnnxPipeline(TwoMNERPipeline):
+        def _forward(self, model_inputs):
+            return gated[1].forward(model_inputs)
+
+    pipe = OnnxPipeline(model=torch_pipeline.model, processor=torch_pipeline.processor, device="cpu")
+    texts = [*TEXTS, " ".join(["Paris"] * 300)]
+    images = [picture("red"), None, None, picture("blue"), picture("red"), None, picture("green")]
+    want = torch_pipeline(texts, images=images, batch_size=3)
+    got = pipe(texts, images=images, batch_size=3)
+    assert sum(map(len, want)) > 10
+    for left, right in zip(got, want, strict=True):
+        same(left, right)
+
+
+# As remote code, and without the extra
+
+
+def test_remote_code_does_not_ask_for_the_extra():
+    assert not {"onnx", "onnxruntime", "onnxscript"} & set(get_imports(ROOT / "onnx_2mner.py"))
+
+
+@pytest.mark.parametrize(
+    ("missing", "call"),
+    [
+        ("onnx", lambda: export_onnx(None, None, ".")),
+        ("onnxscript", lambda: export_onnx(None, None, ".")),
+        ("onnxruntime", lambda: export_onnx(None, None, ".", quantize=True)),
+        ("onnxruntime", lambda: OnnxEmissions(".")),
+    ],
+)
+def test_without_the_extra_the_error_says_what_to_install(missing, call, monkeypatch):
+    others = {"onnx", "onnxscript", "onnxruntime"} - {missing}
+    for name in others:
+        monkeypatch.setitem(sys.modules, name, sys)  # there, whatever it is
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(ImportError, match=f"`{missing}` is not installed.* pip install onnx onnxruntime onnxscript"):
+        call()
+
+
+# The decoder
+
+
+def make_crfs(constrained=True, seed=0, labels=LABELS):
+    """The same random CRF in PyTorch and in numpy, in float32."""
+    crf = LinearChainCRF(len(labels), iob2_constraints(labels) if constrained else None)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in crf.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    model = torch.nn.Module()
+    model.crf = crf
+    return crf, NumpyCRF.from_model(model)
+
+
+def make_scores(lengths, num_tags=5, seed=1, scale=1.0):
+    random = np.random.default_rng(seed)
+    emissions = (scale * random.normal(size=(len(lengths), max(lengths), num_tags))).astype(np.float32)
+    return emissions, np.arange(max(lengths)) < np.array(lengths)[:, None]
+
+
+def spans_of(lengths):
+    return np.array(
+        [
+            (row, start, end, begin, inside)
+            for row, length in enumerate(lengths)
+            for start in range(length)
+            for end in range(start + 1, length + 1)
+            for begin, inside in [*TYPES, (1, 4), *([(0, -1)] if end == start + 1 else [])]
+        ]
+    )
+
+
+@pytest.mark.parametrize("constrained", [True, False])
+def test_decoder_against_enumeration(constrained):
+    crf, decoder = make_crfs(constrained)
+    lengths = [4, 1, 3]
+    emissions, mask = make_scores(lengths)
+    tags = decoder.decode(emissions, mask)
+    log_probs = decoder.span_log_prob(emissions, mask, spans_of(lengths))
+    start, transitions, end = (
+        p.detach().double().numpy() for p in (crf.start_transitions, crf.transitions, crf.end_transitions)
+    )
+    for row, length in enumerate(lengths):
+        weights = {}
+        for path in itertools.product(range(5), repeat=length):
+            labels = ["O", *(LABELS[tag] for tag in path)]
+            forbidden = any(b[0] == "I" and a[1:] != b[1:] for a, b in zip(labels, labels[1:], strict=False))
+            if not (constrained and forbidden):
+                score = start[path[0]] + end[path[-1]]
+                score += sum(float(emissions[row, t, tag]) for t, tag in enumerate(path))
+                weights[path] = math.exp(score + sum(transitions[a, b] for a, b in zip(path, path[1:], strict=False)))
+        assert tuple(tags[row, :length]) == max(weights, key=weights.get)
+        assert (tags[row, length:] == -100).all()
+        total = sum(weights.values())
+        for (at, first, stop, begin, inside), log_prob in zip(spans_of(lengths), log_probs, strict=True):
+            if at == row:
+                wanted = (begin, *[inside] * (stop - first - 1))
+                hit = sum(
+                    weight
+                    for path, weight in weights.items()
+                    if path[first:stop] == wanted and (stop == length or path[stop] != inside)
+                )
+                assert math.exp(log_prob) == pytest.approx(hit / total, abs=1e-6)
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 20.0])
+def test_decoder_against_the_crf(scale):
+    crf, decoder = make_crfs(seed=3)
+    lengths = [40, 1, 0, 17, 39]
+    emissions, mask = make_scores(lengths, scale=scale)
+    emissions[~mask] = np.nan  # what is masked is not read
+    crf_inputs = torch.from_numpy(emissions), torch.from_numpy(mask)
+    np.testing.assert_array_equal(decoder.decode(emissions, mask), crf.decode(*crf_inputs).numpy())
+    spans = spans_of(lengths)[::7]
+    want = crf.span_log_prob(*crf_inputs, torch.from_numpy(spans)).detach().numpy()
+    got = decoder.span_log_prob(emissions, mask, spans)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=2e-5 * max(1, scale))
+    np.testing.assert_allclose(np.exp(got), np.exp(want), atol=1e-5)
+
+
+def test_equal_scores_take_the_first_tag():
+    _, decoder = make_crfs()
+    decoder.start[:], decoder.transitions[:], decoder.end[:] = 0, 0, 0
+    assert decoder.decode(np.zeros((1, 3, 5), np.float32), np.ones((1, 3), bool)).tolist() == [[0, 0, 0]]
+
+
+def test_a_long_sentence_keeps_its_digits():
+    _, decoder = make_crfs()
+    lengths = [20_000]
+    emissions, mask = make_scores(lengths, scale=5.0)
+    spans = np.array([(0, 0, 2, 1, 2), (0, 10_000, 10_001, 3, 4), (0, 19_990, 20_000, 1, 2)])
+    got = decoder.span_log_prob(emissions, mask, spans)
+    want = decoder.span_log_prob(emissions.astype(np.float64), mask, spans)
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
+def test_save_and_load(tmp_path):
+    _, decoder = make_crfs()
+    decoder.save(tmp_path / "crf.npz")
+    again = NumpyCRF.load(tmp_path / "crf.npz")
+    for name in ("start", "transitions", "end"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(decoder, name))
+
+
+def test_no_spans_and_no_words():
+    _, decoder = make_crfs()
+    emissions, mask = np.zeros((2, 0, 5), np.float32), np.zeros((2, 0), bool)
+    assert decoder.decode(emissions, mask).shape == (2, 0)
+    assert decoder.span_log_prob(emissions, mask, np.zeros((0, 5), int)).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda d: d.decode(np.zeros((1, 2, 4)), np.ones((1, 2), bool)), r"\(batch, words, 5\)"),
+        (lambda d: d.decode(np.zeros((1, 2, 5)), np.ones((1, 3), bool)), r"a mask of shape \(1, 3\)"),
+        (lambda d: d.decode(np.zeros((1, 2, 5)), np.ones((1, 2))), "must be bool and right-padded"),
+        (lambda d: d.decode(np.zeros((1, 2, 5)), np.array([[False, True]])), "must be bool and right-padded"),
+        (lambda d: d.span_log_prob(np.zeros((1, 2, 5)), np.ones((1, 2), bool), np.zeros((1, 4), int)), r"\(N, 5\)"),
+    ]
+    + [
+        (
+            lambda d, span=span: d.span_log_prob(np.zeros((1, 2, 5)), np.ones((1, 2), bool), np.array([span])),
+            "Span 0",
+        )
+        for span in [(1, 0, 1, 1, 2), (0, 1, 1, 1, 2), (0, 0, 3, 1, 2), (0, 0, 1, 5, 2), (0, 0, 2, 1, -1)]
+    ],
+)
+def test_decoder_refuses_what_does_not_fit(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(make_crfs()[1])
+
+
+def test_scores_of_different_sizes_are_refused():
+    with pytest.raises(ValueError, match=r"expected \(K,\), \(K, K\) and \(K,\)"):
+        NumpyCRF(np.zeros(3), np.zeros((2, 3)), np.zeros(3))
+
+
+# The real encoders
+
+
+@pytest.mark.skipif(not WEIGHTS.is_dir(), reason="the pretrained encoders are not there")
+@pytest.mark.skipif(not os.environ.get("SLOW_TESTS"), reason="takes a minute; SLOW_TESTS=1 runs it")
+def test_real_encoders(tmp_path):
+    """The e5 text tower and the EfficientNet image tower, with a fresh head."""
+    from modeling_2mner import TwoMNERForTokenClassification
+    from processing_2mner import TwoMNERProcessor
+
+    towers = (WEIGHTS / "multilingual-e5-small-latin", WEIGHTS / "efficientnet-lite0")
+    model = TwoMNERForTokenClassification.from_towers(*towers, labels=LABELS)
+    processor = TwoMNERProcessor.from_towers(*towers)
+    emissions = OnnxEmissions(export_onnx(model, processor, tmp_path), threads=1)
+    pixels = np.random.default_rng(0).integers(0, 255, (2, 60, 90, 3), dtype=np.uint8)
+    batch = processor(
+        ["Jordan was seen in Paris.", "Der FC Bayern", "L'Amazone coule", "¿Vive Florencia en Chile?"],
+        images=[Image.fromarray(pixels[0]), None, Image.fromarray(pixels[1]), Image.fromarray(pixels[0])],
+    )
+    np.testing.assert_allclose(emissions(**batch), expected_logits(model, dict(batch)), **TOLERANCE)
+    facts = json.loads((tmp_path / "export.json").read_text())
+    assert facts["precision"] == "float32"

@@ -1,0 +1,119 @@
+"""Every Python snippet of the README and of a model card runs as it stands, with stand-ins for model and data."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from mmner.arguments import DataArguments, ModelArguments, TrainingArguments, parse_arguments
+from mmner.examples import own_sentences, widget_examples
+from mmner.model_card import write_model_card
+from mmner.tiny_towers import make_tiny_towers
+from modeling_2mner import TwoMNERForTokenClassification
+from pipeline_2mner import TwoMNERPipeline
+from processing_2mner import TwoMNERProcessor
+
+ROOT = Path(__file__).resolve().parent.parent
+LABELS = ["O", "B-LOC", "I-LOC", "B-MISC", "I-MISC", "B-ORG", "I-ORG", "B-PER", "I-PER"]
+ROW = {"tokens": ["Jordan", "gewinnt", "."], "ner_tags": ["B-PER", "O", "O"], "image": "1.jpg"}
+
+
+def blocks(markdown: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", markdown, re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """A folder in which `outputs/probe` is a model, `org/model` one with its card, `photo.jpg` a picture ..."""
+    folder = tmp_path_factory.mktemp("world")
+    torch.manual_seed(0)
+    towers = make_tiny_towers(folder / "towers", [ROW["tokens"]], vocab_size=300, image_size_px=32)
+    Image.new("RGB", (40, 24), "red").save(folder / "photo.jpg")
+    for lang in ("en", "de"):
+        (folder / "path" / "to" / "folder" / lang).mkdir(parents=True)
+        for split in ("train", "validation", "test"):
+            line = json.dumps({"id": f"{lang}-{split}", "lang": lang, **ROW})
+            (folder / "path" / "to" / "folder" / lang / f"{split}.jsonl").write_text(line + "\n")
+    (folder / "path" / "to" / "folder" / "images").mkdir()
+    Image.new("RGB", (8, 8), "blue").save(folder / "path" / "to" / "folder" / "images" / "1.jpg")
+
+    for place, options in (
+        ("outputs/probe", {}),
+        ("org/model", {}),
+        ("org/text", {"collaboration": "none", "alignment": "none"}),
+    ):
+        model = TwoMNERForTokenClassification.from_towers(*towers, labels=LABELS, **options)
+        ner = TwoMNERPipeline(model=model, processor=TwoMNERProcessor.from_towers(*towers), device="cpu")
+        ner.save_pretrained(folder / place)
+        arguments = (
+            ModelArguments(text_model="tiny", vision_model="tiny"),
+            DataArguments(dataset="probe"),
+            TrainingArguments(output_dir=str(folder / place), use_cpu=True, hub_model_id=place),
+        )
+        examples = widget_examples(ner, own_sentences(["en", "de"]))
+        write_model_card(folder / place, arguments, model.config, {}, {}, examples)
+    return folder
+
+
+@pytest.fixture
+def here(world, monkeypatch):
+    monkeypatch.chdir(world)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", world / "cache")
+    return world
+
+
+@pytest.mark.parametrize("place", ["org/model", "org/text"])
+def test_the_snippets_of_a_model_card_run_each_by_itself(here, place):
+    card = (here / place / "README.md").read_text(encoding="utf-8")
+    snippets = blocks(card, "python")
+    assert len(snippets) == 3 and card.count("```python") == 3
+    results = []
+    for number, snippet in enumerate(snippets):
+        names: dict = {}
+        exec(compile(snippet, f"card {place}, snippet {number}", "exec"), names)
+        results.append(names)
+    assert type(results[0]["ner"]).__name__ == "TwoMNERPipeline"
+    assert len(results[1]["tags"]) == len(results[1]["words"]) and set(results[1]["tags"]) <= set(LABELS)
+    trained = TwoMNERForTokenClassification.from_pretrained(here / "mine")
+    before = TwoMNERForTokenClassification.from_pretrained(here / place)
+    assert not torch.equal(trained.classifier.weight, before.classifier.weight)
+
+
+def test_what_the_card_says_the_model_answers_it_answers(here):
+    card = (here / "org" / "model" / "README.md").read_text(encoding="utf-8")
+    (answer,) = blocks(card, "text")
+    ner = TwoMNERPipeline(
+        model=TwoMNERForTokenClassification.from_pretrained(here / "org" / "model"),
+        processor=TwoMNERProcessor.from_pretrained(here / "org" / "model"),
+        device="cpu",
+    )
+    (example,) = widget_examples(ner, own_sentences(["en"]))
+    assert eval(answer) == example["output"]
+
+
+def test_the_commands_of_a_card_and_the_readme_are_options_that_exist(here):
+    found = 0
+    for path in (here / "org" / "model" / "README.md", ROOT / "README.md"):
+        for block in blocks(path.read_text(encoding="utf-8"), "bash"):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                if "run_mmner.py" in words:
+                    argv = words[words.index("run_mmner.py") + 1 :]
+                    place = path.parent / argv[0]
+                    parse_arguments([str(place), *argv[1:]])
+                    found += 1
+    assert found >= 2
+
+
+def test_the_snippets_of_the_readme_run_one_after_the_other(here):
+    model = TwoMNERForTokenClassification.from_pretrained(here / "outputs" / "probe")
+    names: dict = {"model": model, "processor": TwoMNERProcessor.from_pretrained(here / "outputs" / "probe")}
+    snippets = blocks((ROOT / "README.md").read_text(encoding="utf-8"), "python")
+    assert len(snippets) >= 4
+    for number, snippet in enumerate(snippets):
+        exec(compile(snippet, f"README.md, snippet {number}", "exec"), names)

@@ -1,0 +1,173 @@
+"""The Space: what it shows, its examples and card; the page itself, served, and in a browser where there is one."""
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from mmner.tiny_towers import make_tiny_towers
+from modeling_2mner import TwoMNERForTokenClassification
+from pipeline_2mner import TwoMNERPipeline
+from processing_2mner import TwoMNERProcessor
+
+SPACE = Path(__file__).resolve().parent.parent / "space"
+TEXT = "Jordan was seen in Paris."
+
+
+@pytest.fixture(scope="module", autouse=True)
+def space_modules():
+    """The Space's files are run from their own folder, and their names are too common to be left behind."""
+    sys.path.insert(0, str(SPACE))
+    yield
+    sys.path.remove(str(SPACE))
+    for name in ("answers", "examples", "app"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="module")
+def ner(tmp_path_factory):
+    """A pipeline over random weights, large enough for many entities, which a picture changes."""
+    folder = tmp_path_factory.mktemp("towers")
+    towers = make_tiny_towers(
+        folder, [TEXT.split()], vocab_size=320, text_width=16, image_size_px=32, image_widths=(8, 16)
+    )
+    torch.manual_seed(0)
+    labels = ["O", "B-PER", "B-BIRD"]  # one word each
+    model = TwoMNERForTokenClassification.from_towers(*towers, labels=labels)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(std=0.5)
+    return TwoMNERPipeline(model=model, processor=TwoMNERProcessor.from_towers(*towers), device="cpu")
+
+
+def spans(entities) -> list[dict]:
+    return [{"entity": entity["entity_group"], "start": entity["start"], "end": entity["end"]} for entity in entities]
+
+
+def test_an_answer_is_the_pipelines_with_the_picture_and_without(ner):
+    from answers import COLUMNS, answer
+    from examples import person
+
+    shown = answer(ner, TEXT, person())
+    expected, expected_without = ner(TEXT, images=person()), ner(TEXT)
+    assert shown.highlighted == {"text": TEXT, "entities": spans(expected)} and expected
+    assert shown.highlighted_without == {"text": TEXT, "entities": spans(expected_without)}
+    assert len(shown.rows) == len(shown.heat_maps) == len(expected)
+    for row, (heat_map, caption), entity in zip(shown.rows, shown.heat_maps, expected, strict=True):
+        assert len(row) == len(COLUMNS) and row[:2] == [entity["word"], entity["entity_group"]]
+        assert float(row[2]) == pytest.approx(entity["score"], abs=1e-3)
+        assert caption == f"{entity['word']} ({entity['entity_group']})" and heat_map.size == person().size
+
+
+def test_an_answer_without_a_picture(ner):
+    from answers import answer
+
+    shown = answer(ner, TEXT, None)
+    assert shown.highlighted == {"text": TEXT, "entities": spans(ner(TEXT))}
+    assert shown.highlighted_without is None and not shown.heat_maps
+    assert all(row[3:] == ["", ""] for row in shown.rows)
+
+
+def test_heat_maps_are_few_and_small(ner):
+    from answers import MAX_HEAT_MAPS, MAX_PICTURE_SIDE_PX, answer
+
+    shown = answer(ner, "Jordan was seen. " * 20, Image.new("RGBA", (3000, 20), "red"))
+    assert 0 < len(shown.heat_maps) <= MAX_HEAT_MAPS < len(shown.rows)
+    assert max(shown.heat_maps[0][0].size) <= MAX_PICTURE_SIDE_PX
+
+
+def test_a_text_that_is_too_long_is_an_error(ner):
+    from answers import MAX_CHARACTERS, answer
+
+    with pytest.raises(ValueError, match=f"has {MAX_CHARACTERS + 1} characters; this page reads {MAX_CHARACTERS}"):
+        answer(ner, "x" * (MAX_CHARACTERS + 1), None)
+
+
+def test_every_type_has_a_colour():
+    from answers import colours
+
+    given = colours(["PER", "LOC", *(f"T{number}" for number in range(100))])
+    assert len(given) == 102 and all(re.fullmatch("#[0-9a-f]{6}", colour) for colour in given.values())
+    assert len(set(colours(["PER", "LOC", "ORG", "MISC", "BIRD", "FISH"]).values())) == 6
+
+
+def test_examples_are_in_four_languages_and_each_picture_is_another():
+    from examples import EXAMPLES
+
+    assert {example.lang for example in EXAMPLES} == {"en", "de", "fr", "es"}
+    drawn = [example.draw() for example in EXAMPLES if example.draw]
+    assert len({image.tobytes() for image in drawn}) == 4 and all(image.mode == "RGB" for image in drawn)
+    assert any(example.draw is None for example in EXAMPLES)
+
+
+def test_the_card_is_one_that_spaces_read():
+    head = (SPACE / "README.md").read_text(encoding="utf-8").split("---\n")[1]
+    card = yaml.safe_load(head)
+    assert card["sdk"] == "gradio" and (SPACE / card["app_file"]).is_file()
+    assert re.fullmatch(r"\d+\.\d+\.\d+", card["sdk_version"]) and isinstance(card["python_version"], str)
+    colours = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
+    assert {card["colorFrom"], card["colorTo"]} <= colours
+    assert len(card["short_description"]) <= 60 and card["license"] == "apache-2.0"
+
+
+@pytest.fixture(scope="module")
+def url(ner):
+    """The page, served on the loopback."""
+    pytest.importorskip("gradio", reason="the page needs Gradio")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+        from app import build
+
+        page = build(ner)
+        _, local_url, _ = page.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", inbrowser=False)
+        yield local_url
+        page.close()
+
+
+def test_the_page_answers_through_its_api(url, ner, tmp_path):
+    from examples import badge
+    from gradio_client import Client, exceptions, handle_file
+
+    badge().save(tmp_path / "a.png")
+    client = Client(url, verbose=False)
+    found, without, rows, maps = client.predict(TEXT, handle_file(tmp_path / "a.png"), api_name="/entities")
+    assert "".join(part["token"] for part in found) == TEXT == "".join(part["token"] for part in without)
+    marked = [(part["token"], part["class_or_confidence"]) for part in found if part["class_or_confidence"]]
+    assert marked == [(entity["word"], entity["entity_group"]) for entity in ner(TEXT, images=badge())]
+    assert len(rows["data"]) == len(maps) == len(marked)
+    _, without, _, maps = client.predict(TEXT, None, api_name="/entities")
+    assert not without and not maps
+    with pytest.raises(exceptions.AppError, match="There is no text"):
+        client.predict(" ", None, api_name="/entities")
+
+
+def test_the_page_in_a_browser(url):
+    """An example chosen, the button pressed: entities, heat-maps, and a column that can be hidden."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="the browser is driven by Playwright")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("no Chromium on the path")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page()
+        faults: list[str] = []
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.goto(url, wait_until="domcontentloaded")
+        page.get_by_text("Bayern gewinnt").first.click()
+        page.wait_for_selector("#picture img")
+        page.click("#run")
+        page.wait_for_selector("#maps img")
+        assert "PER" in page.inner_text("#found") and "Hamburg" in page.inner_text("#without")
+        page.locator("#compare input").uncheck()
+        page.wait_for_selector("#without", state="hidden")
+        page.fill("#text textarea", "")
+        page.click("#run")
+        page.get_by_text("There is no text to read.").first.wait_for()
+        browser.close()
+    assert not faults
