@@ -21,6 +21,10 @@ FORBIDDEN = -1e30
 _CHUNK_ELEMENTS = 1 << 18
 
 
+# Steps of Viterbi after which the best score of a row is set to zero again.
+_LEVELLED_EVERY = 8
+
+
 class TagConstraints(NamedTuple):
     """Which tags may start a sentence and which may follow each other; True is allowed."""
 
@@ -162,26 +166,23 @@ class LinearChainCRF(nn.Module):
         num_words = mask.shape[1]
         with _full_precision(emissions):
             scores, mask = self._time_first(emissions, mask)
-            start, transitions, end = self._step_scores(torch.float64)
+            start, transitions, end = self._step_scores(scores.dtype)
             # From the last word to the first, so that the paths are then read off from the first word on, where all
-            # rows begin together. In float64 no score is lost, however long the sentence.
-            best = _reverse(scores.double(), mask)
+            # rows begin together. What all tags have in common is taken off: float32 keeps its digits for the rest.
+            best = _reverse(scores - scores.amax(dim=1, keepdim=True), mask)
             best[0] += end[:, None]
-            backward = transitions.T[:, :, None].contiguous()  # [to, from]
-            # NumPy is to torch on the CPU what it is here: the same calls, at a third of the cost of a small one.
-            on_cpu = best.device.type == "cpu"
-            steps = [*(best.numpy() if on_cpu else best)]
-            backward = backward.numpy() if on_cpu else backward
-            highest = (lambda x: x.max(axis=0)) if on_cpu else (lambda x: x.amax(dim=0))
-            for later, here in pairwise(steps):
-                here += highest(later[:, None] + backward)
+            if best.device.type == "cpu":
+                _add_continuations_on_cpu(best.numpy(), transitions.numpy())
+            else:
+                _add_continuations(best, transitions)
             best = _reverse(best, mask).transpose(1, 2).contiguous()  # (T, B, K): best continuation from each tag
-            steps = [*(best.numpy() if on_cpu else best)]
-            start, transitions = (start.numpy(), transitions.numpy()) if on_cpu else (start, transitions)
-            path = [(steps[0] + start).argmax(1)]
-            for here in steps[1:]:
-                path.append((here + transitions[path[-1]]).argmax(1))
-            tags = torch.from_numpy(np.stack(path)) if on_cpu else torch.stack(path)
+            if best.device.type == "cpu":
+                tags = torch.from_numpy(_paths_on_cpu(best.numpy(), start.numpy(), transitions.numpy()))
+            else:
+                path = [(best[0] + start).argmax(dim=1)]
+                for here in best[1:]:
+                    path.append((here + transitions[path[-1]]).argmax(dim=1))
+                tags = torch.stack(path)
             return tags.masked_fill(~mask, -100).T[:, :num_words].contiguous()
 
     @torch.compiler.disable
@@ -539,6 +540,43 @@ def _sweep_by_autograd(emissions: Tensor, start: Tensor, transitions: Tensor) ->
         outgoing = outgoing - outgoing.amax(dim=0).detach()
         incoming.append((outgoing.unsqueeze(1) + transitions.unsqueeze(-1)).logsumexp(dim=0))
     return torch.stack(incoming)
+
+
+def _add_continuations(best: Tensor, transitions: Tensor) -> None:
+    """Viterbi from the last word on: to each score in `best` (T, K, B), in place, the best of what may follow it."""
+    backward = transitions.T[:, :, None].contiguous()  # [to, from]
+    for step, (later, here) in enumerate(pairwise(best)):
+        if step % _LEVELLED_EVERY == 0:
+            later -= later.amax(dim=0)
+        here += (later[:, None] + backward).amax(dim=0)
+
+
+def _add_continuations_on_cpu(best: np.ndarray, transitions: np.ndarray) -> None:
+    """The same in NumPy, where a small step costs a third of what it costs in torch."""
+    _, tags, rows = best.shape
+    # The longer of the two stands last: long vectors, not many.
+    wide = rows >= tags
+    backward = transitions.T[:, :, None] if wide else transitions.T[:, None, :]
+    steps = np.empty((tags, tags, rows) if wide else (tags, rows, tags), best.dtype)  # to, then from and row
+    highest = np.empty(steps.shape[1:], best.dtype)
+    more = highest if wide else highest.T
+    add, reduce = np.add, np.maximum.reduce
+    for step, (later, here) in enumerate(pairwise([*best])):
+        if step % _LEVELLED_EVERY == 0:
+            later -= reduce(later, axis=0)
+        add(later[:, None] if wide else later[:, :, None], backward, out=steps)
+        reduce(steps, axis=0, out=highest)
+        add(here, more, out=here)
+
+
+def _paths_on_cpu(best: np.ndarray, start: np.ndarray, transitions: np.ndarray) -> np.ndarray:
+    """The best path (T, B) through `best` (T, B, K), which has all that follows in it."""
+    path = np.empty(best.shape[:2], np.int64)
+    before = start
+    for here, tags in zip([*best], [*path], strict=True):
+        (here + before).argmax(1, out=tags)
+        before = transitions.take(tags, 0)
+    return path
 
 
 def _reverse(x: Tensor, mask: Tensor, rows: int = 2) -> Tensor:

@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 PUBLISHED = (
     "*.safetensors",
     "*_2mner.py",
+    "handler.py",
     "*.json",
     "*.jinja",
     "*.model",
@@ -31,7 +32,7 @@ PUBLISHED = (
     "*.png",
 )
 # Of an earlier push, what would be loaded by mistake: shards of weights and code that this model has no more.
-REPLACED = ("*.safetensors", "*.safetensors.index.json", "*_2mner.py")
+REPLACED = ("*.safetensors", "*.safetensors.index.json", "*_2mner.py", "handler.py")
 
 
 def files_to_publish(folder: str | Path) -> list[str]:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from test_pipeline_2mner import TEXTS, make_pipeline, make_towers, picture, same
-from tiny_models import IMAGE_SIZE, tiny_batch, tiny_model
+from tiny_models import tiny_batch, tiny_model
 from transformers.dynamic_module_utils import get_imports
 
 import onnx_2mner
@@ -28,14 +28,11 @@ TYPES = [(1, 2), (3, 4)]  # begin and inside tag of each type
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
 
 
-class PixelsOnly:
-    """As much of a processor as an export asks for: images of one size."""
+class FixedInputs:
+    """As much of a processor as an export asks for: images of one size, some sentences."""
 
-    def __init__(self, size=IMAGE_SIZE):
-        self.size = size
-
-    def __call__(self, text, images=None):
-        return {"pixel_values": torch.zeros(1, 3, self.size, self.size)}
+    def __call__(self, text, images=None, truncation=False):
+        return batch_of((1, 2, 3), (5, 7, 2)) if images is None else batch_of((1,), (1,))
 
 
 def varied_model(**options):
@@ -71,7 +68,7 @@ def paper(tmp_path_factory):
     model = varied_model(
         text="xlm-roberta", vision="clip-vision", global_vision="resnet", collaboration="cross_attention"
     )
-    return model, OnnxEmissions(export_onnx(model, PixelsOnly(), tmp_path_factory.mktemp("paper")), threads=1)
+    return model, OnnxEmissions(export_onnx(model, FixedInputs(), tmp_path_factory.mktemp("paper")), threads=1)
 
 
 def batch_of(image_ids, words, seed=0):
@@ -189,10 +186,10 @@ def test_a_text_tagger_is_one_graph_and_int8_is_near(tmp_path):
     pytest.importorskip("onnxscript")
     model = varied_model(collaboration="none", tagging_head="softmax")
     model.train()
-    exact = OnnxEmissions(export_onnx(model, PixelsOnly(), tmp_path / "float32"), threads=1)
+    exact = OnnxEmissions(export_onnx(model, FixedInputs(), tmp_path / "float32"), threads=1)
     assert model.training  # as it was
     model.eval()
-    small = OnnxEmissions(export_onnx(model, PixelsOnly(), tmp_path / "int8", quantize=True), threads=1)
+    small = OnnxEmissions(export_onnx(model, FixedInputs(), tmp_path / "int8", quantize=True), threads=1)
     assert (exact.precision, small.precision) == ("float32", "int8")
     assert not (tmp_path / "int8" / IMAGE_GRAPH).exists() and not (tmp_path / "int8" / FUSION_GRAPH).exists()
     batch = batch_of((1, 0, 2, 1), (5, 3, 1, 4))
@@ -207,12 +204,39 @@ def test_a_text_tagger_is_one_graph_and_int8_is_near(tmp_path):
     assert all(math.prod(dims) < 100 for dims in floats), "a matrix is left in float32"
 
 
+def test_products_whose_input_has_outliers_stay_exact(tmp_path):
+    """A feature that is blown up in one layer's inner activations, as pretrained encoders have them."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model = varied_model(collaboration="none")
+    layer = model.model.text_model.encoder.layer[1]
+    with torch.no_grad():
+        layer.intermediate.dense.bias[7] = 400.0
+        layer.output.dense.weight[:, 7] = 0.01
+        # The range in root mean squares of n values, one of them large, is about sqrt(n): here that of the 48 features.
+        assert onnx_2mner.WIDEST_RANGE > 48**0.5
+    ranges = {}
+    for width in (onnx_2mner.WIDEST_RANGE, 6.0):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(onnx_2mner, "WIDEST_RANGE", width)
+            folder = export_onnx(model, FixedInputs(), tmp_path / str(width), quantize=True)
+        weights = onnx.load(folder / TEXT_GRAPH).graph.initializer
+        left = [list(w.dims) for w in weights if w.data_type == onnx.TensorProto.FLOAT and len(w.dims) == 2]
+        batch = batch_of((0, 0, 0, 0), (5, 3, 1, 4))
+        error = np.abs(OnnxEmissions(folder, threads=1)(**batch) - expected_logits(model, batch)).mean()
+        ranges[width] = (left, error)
+    (all_rounded, error), (spared, spared_error) = ranges.values()
+    assert [48, 32] not in all_rounded and [48, 32] in spared
+    assert spared_error < error / 2
+
+
 def test_an_export_replaces_the_one_before(gated, tmp_path, monkeypatch):
     """What the new model has no use for must not lie about and be read."""
     for name in (TEXT_GRAPH, IMAGE_GRAPH, FUSION_GRAPH):
         (tmp_path / name).write_text("of another model")
     monkeypatch.setattr(onnx_2mner, "_export", lambda graph, inputs, outputs, path: path.write_text("new"))
-    export_onnx(varied_model(collaboration="none"), PixelsOnly(), tmp_path)
+    export_onnx(varied_model(collaboration="none"), FixedInputs(), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["crf.npz", "export.json", "text.onnx"]
     assert (tmp_path / TEXT_GRAPH).read_text() == "new"
 
@@ -224,14 +248,14 @@ def test_an_export_that_fails_is_not_taken_for_a_whole_one(tmp_path, monkeypatch
     monkeypatch.setattr(onnx_2mner, "_export", fail)
     (tmp_path / "export.json").write_text("{}")
     with pytest.raises(RuntimeError):
-        export_onnx(varied_model(), PixelsOnly(), tmp_path)
+        export_onnx(varied_model(), FixedInputs(), tmp_path)
     with pytest.raises(ValueError, match="lacks export.json, crf.npz, text.onnx"):
         OnnxEmissions(tmp_path)
 
 
 def test_only_float32_is_exported(tmp_path):
     with pytest.raises(ValueError, match="in torch.bfloat16; load it with dtype=torch.float32"):
-        export_onnx(tiny_model().to(torch.bfloat16), PixelsOnly(), tmp_path)
+        export_onnx(tiny_model().to(torch.bfloat16), FixedInputs(), tmp_path)
 
 
 # The export of a given model
@@ -242,7 +266,7 @@ def test_for_model_finds_the_export_beside_the_weights(gated, monkeypatch, tmp_p
     (tmp_path / "onnx").symlink_to(emissions.folder)
     monkeypatch.setattr(model.config, "_name_or_path", str(tmp_path))
     monkeypatch.setattr(onnx_2mner, "export_onnx", None)  # not needed
-    found = OnnxEmissions.for_model(model, PixelsOnly(), threads=1)
+    found = OnnxEmissions.for_model(model, FixedInputs(), threads=1)
     assert found.folder == tmp_path / "onnx"
     assert OnnxEmissions.for_model(model, None, emissions.folder).folder == emissions.folder
 
@@ -250,7 +274,7 @@ def test_for_model_finds_the_export_beside_the_weights(gated, monkeypatch, tmp_p
 def test_for_model_exports_where_there_is_none(monkeypatch, tmp_path):
     model = varied_model(collaboration="none")
     monkeypatch.setattr(model.config, "_name_or_path", str(tmp_path))
-    emissions = OnnxEmissions.for_model(model, PixelsOnly(), True, threads=1)
+    emissions = OnnxEmissions.for_model(model, FixedInputs(), True, threads=1)
     batch = batch_of((0, 0), (4, 2))
     np.testing.assert_allclose(emissions(**batch), expected_logits(model, batch), **TOLERANCE)
     folder = emissions.folder
@@ -268,7 +292,7 @@ def test_the_export_of_another_model_is_refused(gated, what):
     else:
         other.config.id2label = dict(enumerate(["O", "B-PER", "I-PER", "B-ORG", "I-ORG"]))
     with pytest.raises(ValueError, match="export of another model .* write it anew"):
-        OnnxEmissions.for_model(other, PixelsOnly(), emissions.folder)
+        OnnxEmissions.for_model(other, FixedInputs(), emissions.folder)
 
 
 # The pipeline's use of it
