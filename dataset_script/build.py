@@ -36,6 +36,7 @@ from .providers import fetching
 from .providers.base import ImageProvider
 from .providers.folder import name_key
 from .providers.own import Own
+from .push import push
 from .readers import read_source
 from .report import LoadReport
 from .rows import LANGUAGES
@@ -550,8 +551,6 @@ def run(arguments: argparse.Namespace) -> int:
     )
     print((folder / "README.md").as_posix())
     if arguments.push_to_hub:
-        from .push import push
-
         print(push(folder, arguments.push_to_hub, private=arguments.private))
     return 0
 

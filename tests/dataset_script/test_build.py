@@ -267,3 +267,14 @@ def test_command_line_builds_and_says_what_is_wrong(source, tmp_path, capsys):
         assert main(wrong) == 2
         assert message in capsys.readouterr().err
     assert (tmp_path / "full" / "letter.txt").read_text() == "mine"
+
+
+def test_command_line_pushes_what_it_built(source, tmp_path, monkeypatch, capsys):
+    pushed = []
+    monkeypatch.setattr("dataset_script.build.push", lambda *args, **options: pushed.append((args, options)) or "URL")
+    command = ["build", str(source), "--provider", "none", "--output_dir", str(tmp_path / "out"), "--private"]
+    assert main([*command, "--push_to_hub", "org/mmner"]) == 0
+    assert pushed == [((tmp_path / "out", "org/mmner"), {"private": True})]
+    assert capsys.readouterr().out.splitlines()[-1] == "URL"
+    words = json.loads((tmp_path / "out" / "build.json").read_text())["command"]
+    assert "org/mmner" not in words and not any("/" in word for word in words), "no place of this machine"
