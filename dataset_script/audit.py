@@ -2,110 +2,29 @@
 two; tags that break IOB2; pictures that do not open; pictures whose look alone gives the labels away."""
 
 import argparse
-import json
 import logging
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from . import similarity
-from .audit_overlap import Occurrences, Overlap, overlaps
-from .audit_pictures import NO_PICTURE, AuditedPictures
-from .audit_rows import AuditedFolder, AuditRow
-from .audit_tables import markdown
-from .picture_kinds import Predictability, told_by_look, told_by_memory
-from .rows import LANGUAGES, SPLIT_FILES
+from .auditing.overlap import Occurrences, Overlap, overlaps
+from .auditing.picture_kinds import Predictability, told_by_look, told_by_memory
+from .auditing.pictures import NO_PICTURE, AuditedPictures
+from .auditing.report import FINE, LEAK, NOTE, WARNING, AuditReport, PartCounts, Verdict
+from .auditing.rows import AuditedFolder, AuditRow
+from .auditing.tables import markdown
+from .sources.rows import LANGUAGES, SPLIT_FILES
 from .spans import iob2_spans
 
 logger = logging.getLogger(__name__)
 
-LEAK, WARNING, NOTE, FINE = "LEAK", "WARNING", "NOTE", "FINE"
 MAX_QUOTED_WORDS = 12
 MAX_QUOTED_NAMES = 5
 RELATIONS = ("depicts", "unrelated")
-
-
-@dataclass
-class PartCounts:
-    """What the rows of one language in one part (a split of a dataset) hold.
-
-    Attributes:
-        part: as ``A/test``.
-        rows: well-formed ones.
-        entities: type -> number.
-        named, opened: rows that name a picture, and rows whose picture opens.
-        slips: tags I-X that begin an entity, which IOB2 does not allow.
-        slip_rows: rows that have such.
-        malformed: reason -> rows that cannot be used.
-    """
-
-    part: str
-    lang: str
-    rows: int = 0
-    tokens: int = 0
-    without_entity: int = 0
-    entities: Counter[str] = field(default_factory=Counter)
-    named: int = 0
-    opened: int = 0
-    relations: Counter[str] = field(default_factory=Counter)
-    slips: int = 0
-    slip_rows: int = 0
-    malformed: Counter[str] = field(default_factory=Counter)
-
-
-@dataclass
-class Verdict:
-    """A finding in words. ``level`` is ``LEAK``, ``WARNING``, ``NOTE`` or ``FINE``."""
-
-    level: str
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.level}: {self.text}"
-
-
-@dataclass
-class AuditReport:
-    """What an audit found.
-
-    Attributes:
-        datasets: the names of the folders.
-        parts: their splits, as ``A/test``, in the order of the overlaps.
-        counts: by part and language.
-        overlaps: of sentences, and of pictures.
-        missing: dataset -> rows whose picture's file is absent.
-        unreadable: dataset -> picture -> why it does not open.
-        predictability: of entity types and of relations, from pictures alone.
-        options: how it was audited.
-    """
-
-    datasets: list[str]
-    parts: list[str]
-    counts: list[PartCounts]
-    overlaps: list[Overlap]
-    missing: dict[str, int]
-    unreadable: dict[str, dict[str, str]]
-    predictability: list[Predictability]
-    options: dict[str, Any]
-    verdicts: list[Verdict] = field(default_factory=list)
-
-    @property
-    def leaks(self) -> bool:
-        """Whether something of a training set, or of validation, is in what is tested."""
-        return any(verdict.level == LEAK for verdict in self.verdicts)
-
-    def to_json(self) -> str:
-        """Everything, as one JSON object."""
-        return json.dumps(self, default=vars, ensure_ascii=False, indent=1)
-
-    def to_markdown(self) -> str:
-        """The verdicts, then the tables behind them."""
-        return markdown(self)
 
 
 def audit(
@@ -417,9 +336,9 @@ def run(arguments: argparse.Namespace) -> int:
         max_images=arguments.max_images,
         seed=arguments.seed,
     )
-    text = report.to_markdown()
+    text = markdown(report)
     if arguments.output_dir is not None:
-        from .audit_plots import plot  # matplotlib takes a second to load, and most runs do not need it
+        from .auditing.plots import plot  # matplotlib takes a second to load, and most runs do not need it
 
         arguments.output_dir.mkdir(parents=True, exist_ok=True)
         names = plot(report, arguments.output_dir)

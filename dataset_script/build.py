@@ -27,7 +27,6 @@ import numpy as np
 import pyarrow as pa
 
 from . import card, pairing, similarity, splits
-from .hub_sources import stated_facts
 from .images import find_image_root, image_problem
 from .mmner import features
 from .pairing import NONE, UNKNOWN, Pairs, Shares
@@ -37,9 +36,10 @@ from .providers.base import ImageProvider
 from .providers.folder import name_key
 from .providers.own import Own
 from .push import push
-from .readers import read_source
 from .report import LoadReport
-from .rows import LANGUAGES
+from .sources.hub_sources import stated_facts
+from .sources.readers import read_source
+from .sources.rows import LANGUAGES
 from .splits import SPLITS, Assignment
 from .stage import Stage, StagedRow
 

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from .providers.folder import name_key
 from .report import LoadReport
-from .rows import LANGUAGES
+from .sources.rows import LANGUAGES
 from .spans import iob2_spans
 
 SPLITS = ("train", "validation", "test")

@@ -11,10 +11,10 @@ from typing import Any
 import datasets
 from datasets.builder import Key
 
-from .corpus import Corpus, Inventory
-from .formats import Source
 from .report import load_report
-from .rows import LANGUAGES
+from .sources.corpus import Corpus, Inventory
+from .sources.formats import Source
+from .sources.rows import LANGUAGES
 
 
 @dataclass(eq=False)

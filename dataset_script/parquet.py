@@ -13,7 +13,7 @@ from datasets.table import embed_table_storage, table_cast
 
 from .card import write_card
 from .report import LoadReport, load_report
-from .rows import LANGUAGES
+from .sources.rows import LANGUAGES
 
 logger = logging.getLogger(__name__)
 

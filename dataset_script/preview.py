@@ -17,11 +17,11 @@ from typing import Any
 
 from PIL import Image
 
-from .audit_rows import AuditedFolder, AuditRow
+from .auditing.picture_kinds import decode
+from .auditing.rows import AuditedFolder, AuditRow
 from .draws import uniform
 from .highlight import STYLE, colours, entity_html, legend_html
-from .picture_kinds import decode
-from .rows import LANGUAGES, SPLIT_FILES
+from .sources.rows import LANGUAGES, SPLIT_FILES
 from .spans import iob2_spans
 
 THUMBNAIL_PX = 320

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from .providers.base import Mention
-from .rows import Row
+from .sources.rows import Row
 from .spans import iob2_spans
 
 _SCHEMA = """

@@ -12,8 +12,9 @@ from PIL import Image
 
 import dataset_script
 from dataset_script.audit import add_arguments, audit, run
-from dataset_script.audit_overlap import Occurrences, overlaps
-from dataset_script.picture_kinds import Sample, features, told_by_look, told_by_memory
+from dataset_script.auditing.overlap import Occurrences, overlaps
+from dataset_script.auditing.picture_kinds import Sample, features, told_by_look, told_by_memory
+from dataset_script.auditing.tables import markdown
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 WORDS = [first + second for first in ("ba", "do", "ke", "li", "mu", "pa", "ro") for second in ("n", "rt", "lis", "vo")]
@@ -126,7 +127,7 @@ def test_labels_slips_and_malformed_rows_are_counted_before_repair(tmp_path):
     assert (french.rows, french.without_entity, french.entities) == (2, 1, {"PER": 1, "LOC": 1})
     assert french.malformed == {"length mismatch": 1, "not IOB2": 1}
     assert "3 tags of d break IOB2: an I-X begins an entity (2 rows, 50.0%)." in lines(report, "WARNING")
-    text = report.to_markdown()
+    text = markdown(report)
     assert "| d/train | de | 2 | 6 | 4 | 0 | 0 | 0 | 2 | 0 |" in text
     assert "| d/train | fr | 1 (50%) | 1 (50%) |" in text
 

@@ -15,9 +15,9 @@ import yaml
 from datasets import ClassLabel, Dataset, Features, List, Value
 from hub_server import HubServer
 
-from dataset_script.hub_sources import KNOWN, open_hub_source
-from dataset_script.readers import read_source
 from dataset_script.report import LoadReport
+from dataset_script.sources.hub_sources import KNOWN, open_hub_source
+from dataset_script.sources.readers import read_source
 
 ROOT = Path(__file__).resolve().parents[2]
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
@@ -53,7 +53,7 @@ def shown(pairs) -> list[tuple]:
 
 READ = """
 import json, logging, sys
-from dataset_script.readers import read_source
+from dataset_script.sources.readers import read_source
 from dataset_script.report import LoadReport
 found = {}
 for name, languages, label_map in json.loads(sys.argv[1]):

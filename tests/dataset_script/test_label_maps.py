@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from dataset_script import load
-from dataset_script.label_maps import BUILT_IN, LabelMap, load_label_map
 from dataset_script.parquet import write_parquet
-from dataset_script.readers import read_source
 from dataset_script.report import LoadReport
+from dataset_script.sources.label_maps import BUILT_IN, LabelMap, load_label_map
+from dataset_script.sources.readers import read_source
 
 SAMPLES = Path(__file__).with_name("samples")
 FOUR = {"PER", "LOC", "ORG", "MISC"}

@@ -8,7 +8,7 @@ import pytest
 
 from dataset_script.pairing import DEPICTS, NONE, UNRELATED, Shares, draw_depicting, draw_unrelated, keep_to_own
 from dataset_script.providers.base import Candidate, Mention, Picture
-from dataset_script.rows import Row
+from dataset_script.sources.rows import Row
 from dataset_script.stage import Stage
 
 ENTITIES = [f"E{number}" for number in range(30)]

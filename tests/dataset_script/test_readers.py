@@ -13,16 +13,16 @@ from seqeval.metrics.sequence_labeling import get_entities
 from seqeval.scheme import IOB1, IOB2, Entities
 
 from dataset_script import load
-from dataset_script.columns import read_captions, read_imgid, read_numbered
-from dataset_script.corpus import Corpus
-from dataset_script.formats import FileName, discover, find_format
-from dataset_script.jsonl import read_jsonl
 from dataset_script.parquet import write_parquet
-from dataset_script.policy import repair_tags
-from dataset_script.readers import read_source
 from dataset_script.report import LoadReport
-from dataset_script.rows import LANGUAGES, MalformedRow, Row, iob2_problems
-from dataset_script.wikidiverse import Span, read_wikidiverse, tag_words
+from dataset_script.sources.columns import read_captions, read_imgid, read_numbered
+from dataset_script.sources.corpus import Corpus
+from dataset_script.sources.formats import FileName, discover, find_format
+from dataset_script.sources.jsonl import read_jsonl
+from dataset_script.sources.policy import repair_tags
+from dataset_script.sources.readers import read_source
+from dataset_script.sources.rows import LANGUAGES, MalformedRow, Row, iob2_problems
+from dataset_script.sources.wikidiverse import Span, read_wikidiverse, tag_words
 
 SAMPLES = Path(__file__).with_name("samples")
 GOOD = {"id": "a", "lang": "en", "tokens": ["In", "Paris"], "ner_tags": ["O", "B-LOC"], "image": None}

@@ -4,10 +4,10 @@ import hashlib
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
-from .audit_rows import AuditRow
-from .images import IMAGE_SUFFIXES
+from ..images import IMAGE_SUFFIXES
+from ..similarity import image_hash
 from .picture_kinds import Sample, decode
-from .similarity import image_hash
+from .rows import AuditRow
 
 NO_PICTURE = -1
 

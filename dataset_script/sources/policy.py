@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
+from ..report import LoadReport
 from .label_maps import LabelMap
-from .report import LoadReport
 from .rows import LANGUAGES, MalformedRow, Row, check, iob2_problems, is_iob1
 
 logger = logging.getLogger(__name__)

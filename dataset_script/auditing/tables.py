@@ -2,15 +2,12 @@
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
-from .rows import LANGUAGES
-
-if TYPE_CHECKING:
-    from .audit import AuditReport
+from ..sources.rows import LANGUAGES
+from .report import AuditReport
 
 
-def markdown(report: "AuditReport") -> str:
+def markdown(report: AuditReport) -> str:
     """The whole report."""
     sections = [
         f"# Audit of {' and '.join(map(_code, report.datasets))}",
@@ -35,7 +32,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _rows(report: "AuditReport") -> str:
+def _rows(report: AuditReport) -> str:
     header = ["part", "language", "rows", "tokens", "entities", "without entity", "name a picture", "it opens"]
     header += ["I-X that begin an entity", "malformed"]
     rows = [
@@ -46,7 +43,7 @@ def _rows(report: "AuditReport") -> str:
     return "## Rows\n\n" + table(header, rows)
 
 
-def _types(report: "AuditReport") -> str:
+def _types(report: AuditReport) -> str:
     types = sorted(sum((part.entities for part in report.counts), Counter()))
     if not types:
         return ""
@@ -58,7 +55,7 @@ def _types(report: "AuditReport") -> str:
     return "## Entities by type\n\n" + table(["part", "language", *types], rows)
 
 
-def _overlaps(report: "AuditReport") -> str:
+def _overlaps(report: AuditReport) -> str:
     """What each part has of the parts before it, and what sentences it repeats; ``audit.json`` has all directions."""
     shown = [
         found
@@ -77,7 +74,7 @@ def _overlaps(report: "AuditReport") -> str:
     return "## Shared sentences and pictures\n\n" + table(header, rows)
 
 
-def _predictability(report: "AuditReport") -> str:
+def _predictability(report: AuditReport) -> str:
     if not report.predictability:
         return ""
     header = ["what is told", "by", "in", "labels", "pictures", "accuracy", "majority", "spread of the difference"]
@@ -97,7 +94,7 @@ def _predictability(report: "AuditReport") -> str:
     return text + table(header, rows)
 
 
-def _kinds(report: "AuditReport") -> str:
+def _kinds(report: AuditReport) -> str:
     sections = []
     for told in report.predictability:
         if told.contingency:
@@ -107,12 +104,12 @@ def _kinds(report: "AuditReport") -> str:
     return "\n\n".join(sections)
 
 
-def _unreadable(report: "AuditReport") -> str:
+def _unreadable(report: AuditReport) -> str:
     rows = [[name, picture, why] for name, problems in report.unreadable.items() for picture, why in problems.items()]
     return "## Pictures that do not open\n\n" + table(["dataset", "picture", "why"], rows) if rows else ""
 
 
-def _sorted(report: "AuditReport"):
+def _sorted(report: AuditReport):
     languages = {lang: number for number, lang in enumerate(LANGUAGES)}
     return sorted(report.counts, key=lambda part: (report.parts.index(part.part), languages.get(part.lang, 9)))
 

@@ -5,12 +5,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
+from ..parquet import is_parquet
+from ..report import LoadReport
 from .corpus import Corpus
 from .hub_sources import open_hub_source
 from .label_maps import LabelMap
-from .parquet import is_parquet
 from .policy import MAX_REPAIRED_SHARE, Policy
-from .report import LoadReport
 from .rows import LANGUAGES, MalformedRow, Row, iob2_problems
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from .images import IMAGE_SUFFIXES
+from ..images import IMAGE_SUFFIXES
 from .lines import column_encoding, head, numbered_lines
 from .rows import MalformedRow, Row, is_tag
 

@@ -9,11 +9,11 @@ from typing import Any
 import datasets
 import pyarrow.parquet as pq
 
-from .formats import discover
-from .images import candidates, find_image_root
-from .parquet import ROWS_PER_GROUP, is_parquet
-from .policy import repair_tags
-from .rows import LANGUAGES, SPLIT_FILES, MalformedRow, Row, check, iob2_problems
+from ..images import candidates, find_image_root
+from ..parquet import ROWS_PER_GROUP, is_parquet
+from ..sources.formats import discover
+from ..sources.policy import repair_tags
+from ..sources.rows import LANGUAGES, SPLIT_FILES, MalformedRow, Row, check, iob2_problems
 
 UNKNOWN_LANGUAGE = "?"
 _NAME_COLUMN = "image_name"

@@ -11,18 +11,16 @@ from typing import Any
 import PIL
 from PIL import Image, ImageFile
 
+from ..images import IMAGE_SUFFIXES, ImageFolder, candidates, find_image_root
+from ..report import LoadReport
 from .columns import read_captions
 from .formats import Source, discover
-from .images import IMAGE_SUFFIXES, ImageFolder, candidates, find_image_root
 from .label_maps import LabelMap
 from .policy import Policy
-from .report import LoadReport
 from .rows import LANGUAGES, SPLIT_FILES, MalformedRow, Row
 
-_CODE = (
-    ("columns", "corpus", "formats", "images", "jsonl", "label_maps", "lines", "mmner")
-    + ("policy", "report", "rows", "wikidiverse")
-)  # fmt: skip
+_HERE = Path(__file__).parent
+_CODE = (*sorted(_HERE.glob("*.py")), *(_HERE.parent / f"{name}.py" for name in ("images", "mmner", "report")))
 """The modules that decide what a row becomes."""
 
 
@@ -112,9 +110,8 @@ class Corpus:
             self.images.signature(),
         ]
         facts += [PIL.__version__, Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES]
-        code = [Path(__file__).with_name(f"{name}.py") for name in _CODE]
         data = [source.path for source in self.sources] + ([self.captions_file] if self.captions_file else [])
-        for path in (*code, *data):
+        for path in (*_CODE, *data):
             facts.append([str(path), hashlib.sha256(path.read_bytes()).hexdigest()])
         digest.update(json.dumps(facts).encode())
         return digest.hexdigest()[:16]

@@ -1,20 +1,19 @@
 """Plots of an audit report: labels by part, what parts share, kinds of picture against labels."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-if TYPE_CHECKING:
-    from .audit import AuditReport
+from .report import AuditReport
 
 DPI = 120
 # Okabe and Ito: distinct to colour-blind readers too.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#777777")
 
 
-def plot(report: "AuditReport", folder: Path) -> list[str]:
+def plot(report: AuditReport, folder: Path) -> list[str]:
     """Write the plots that the report has numbers for.
 
     Returns:
@@ -28,7 +27,7 @@ def plot(report: "AuditReport", folder: Path) -> list[str]:
     return [name for name, figure in figures.items() if figure is not None]
 
 
-def _labels(report: "AuditReport") -> Figure | None:
+def _labels(report: AuditReport) -> Figure | None:
     """The share of each entity type, a bar for each part and language."""
     counts = [part for part in report.counts if part.entities.total()]
     if not counts:
@@ -52,7 +51,7 @@ def _labels(report: "AuditReport") -> Figure | None:
     return figure
 
 
-def _overlap(report: "AuditReport") -> Figure:
+def _overlap(report: AuditReport) -> Figure:
     """Of the rows of each part, the share whose sentence or picture another part has."""
     size = len(report.parts)
     figure = Figure(figsize=(3 + 1.1 * size, 1.8 + 0.45 * size), layout="constrained")
@@ -67,7 +66,7 @@ def _overlap(report: "AuditReport") -> Figure:
     return figure
 
 
-def _kinds(report: "AuditReport") -> Figure | None:
+def _kinds(report: AuditReport) -> Figure | None:
     """Of the labels beside each kind of picture, the share of each."""
     told = [one for one in report.predictability if one.contingency]
     if not told:

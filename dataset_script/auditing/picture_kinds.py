@@ -21,7 +21,7 @@ from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from .draws import uniform
+from ..draws import uniform
 
 FOLDS = 5
 KINDS = 8
