@@ -676,3 +676,12 @@ def all_path_scores_of_two_ways(emissions):
     """Entity from the first word up to any other, then nothing; or nothing at all. A B-X later costs 4000 nats."""
     inside = torch.cat([emissions[:1, 1], emissions[1:, 2]]).cumsum(0)
     return torch.cat([inside, torch.zeros(1, dtype=torch.float64)])
+
+
+@pytest.mark.parametrize("lengths", [[5, 9, 1, 0, 7], [40, 33, 2, 20, 1, 1, 8]])
+def test_viterbi_in_torch_equals_viterbi_in_numpy(lengths, monkeypatch):
+    crf = make_crf()
+    emissions, mask = make_batch(lengths, dtype=torch.float32)
+    in_numpy = crf.decode(emissions, mask)
+    monkeypatch.setattr("crf_2mner._SMALL_STEP", 0)
+    assert torch.equal(crf.decode(emissions, mask), in_numpy)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import stranger
 import torch
 from hub_server import HubServer
 from huggingface_hub import ModelCard
@@ -89,7 +90,7 @@ def ask_stranger(hub: HubServer, folder: Path, repo: str, revision: str = "main"
     home.mkdir(exist_ok=True)
     picture = folder / "photo.jpg"
     done = run_python(
-        hub, home, "-I", "-c", STRANGER, repo, revision, str(picture), cwd=home, input=json.dumps(texts_of(folder))
+        hub, home, *stranger.OPTIONS, stranger.script(STRANGER), repo, revision, str(picture), cwd=home, input=json.dumps(texts_of(folder))
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -256,7 +257,7 @@ def test_what_a_stranger_pushes_on_loads_again(hub, pushed):
     folder, *_ = pushed
     for home, code in (("home-main", PUSH_ON), ("home-again", LOAD_AGAIN)):
         (folder / home).mkdir(exist_ok=True)
-        done = run_python(hub, folder / home, "-I", "-c", code, cwd=folder / home)
+        done = run_python(hub, folder / home, *stranger.OPTIONS, stranger.script(code), cwd=folder / home)
         assert done.returncode == 0, done.stderr
     assert set(CODE_FILES) <= set(hub.files("model", "org/both"))
 

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import stranger
 from finished_dataset import make
 from hub_server import HubServer
 from huggingface_hub import constants
@@ -107,7 +108,7 @@ show("stream", list(stream))
 print(stream.features["ner_tags"].feature.names)
 """
     done = subprocess.run(
-        [sys.executable, "-I", "-c", code],
+        [sys.executable, *stranger.OPTIONS, stranger.script(code)],
         cwd=tmp_path / "empty",
         env=hub.environment(tmp_path / "home2") | {"HF_TOKEN": ""},
         capture_output=True,
