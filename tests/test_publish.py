@@ -90,7 +90,15 @@ def ask_stranger(hub: HubServer, folder: Path, repo: str, revision: str = "main"
     home.mkdir(exist_ok=True)
     picture = folder / "photo.jpg"
     done = run_python(
-        hub, home, *stranger.OPTIONS, stranger.script(STRANGER), repo, revision, str(picture), cwd=home, input=json.dumps(texts_of(folder))
+        hub,
+        home,
+        *stranger.OPTIONS,
+        stranger.script(STRANGER),
+        repo,
+        revision,
+        str(picture),
+        cwd=home,
+        input=json.dumps(texts_of(folder)),
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
