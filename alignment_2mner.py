@@ -5,6 +5,7 @@ Sources: the paper (arXiv 2404.17122, its contrastive losses), SimCLR, CLIP, Sig
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from abc import ABC, abstractmethod
@@ -16,6 +17,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -128,45 +130,153 @@ def _gather_group() -> object:
 
 
 class Candidates(NamedTuple):
-    """For each local row, what it is compared with among the G rows of all processes."""
+    """With which of the G rows of all processes each of the B local rows is compared.
 
-    own: Tensor
-    """(B,) int64: where this row itself is among the G."""
-    negatives: Tensor
-    """(B, G) bool: usable rows other than itself that do not show the same image."""
+    A usable row is a negative of another unless their keys are equal: one (B, G) comparison that is made a block at a
+    time, and never held as a whole.
+    """
+
+    own_keys: Tensor
+    """(B,) int32: the keys of the local rows."""
+    keys: Tensor
+    """(G,) int32: equal for rows that show the same image, unlike for all others."""
+    bias: Tensor
+    """(G,): what is added to a logit: 0, or minus infinity for a row that takes no part."""
     count: Tensor
     """Scalar int64: usable rows on all processes, at least 1."""
 
 
-def find_candidates(rows: Tensor, image_ids: Tensor, rank: int) -> Candidates:
-    """Own position, allowed negatives and number of usable rows.
+def find_candidates(rows: Tensor, image_ids: Tensor, rank: int, dtype: torch.dtype) -> Candidates:
+    """Keys that tell each local row's negatives, and the number of usable rows; without waiting for the device.
 
     Args:
         rows (`torch.Tensor` int64 of shape `(G, 3)`): of every row of every process: usable, image id, rank.
         image_ids (`torch.Tensor` int64 of shape `(B,)`): of the local rows; 0 is an image that no other row shares.
         rank: this process.
+        dtype: of the logits.
     """
     usable, ids, ranks = rows.unbind(dim=1)
-    positions = torch.arange(len(rows), device=rows.device)
-    own = (ranks < rank).sum() + positions[: len(image_ids)]
-    same_image = (image_ids[:, None] == ids) & (image_ids != 0)[:, None]  # (B, G)
-    negatives = usable.bool() & ~same_image & (positions != own[:, None])
-    return Candidates(own, negatives, usable.sum().clamp(min=1))
+    ids, order = ids.sort()
+    begins = torch.ones_like(ids, dtype=torch.bool)
+    begins[1:] = (ids[1:] != ids[:-1]) | (ids[1:] == 0)
+    keys = torch.empty_like(order).scatter_(0, order, begins.cumsum(0)).int()
+    own = (ranks < rank).sum() + torch.arange(len(image_ids), device=rows.device)
+    bias = torch.zeros(keys.shape, dtype=dtype, device=keys.device).masked_fill_(usable == 0, -math.inf)
+    return Candidates(keys[own], keys, bias, usable.sum().clamp(min=1))
 
 
-def info_nce(logits: Tensor, positive: Tensor, negatives: Tensor) -> Tensor:
+class _OverNegatives(torch.autograd.Function):
+    """`over_negatives`, a block of candidates at a time: forward, and again backward."""
+
+    @staticmethod
+    def forward(
+        ctx,
+        anchors: Tensor,
+        candidates: Tensor,
+        bias: Tensor,
+        anchor_keys: Tensor,
+        candidate_keys: Tensor,
+        reduction: str,
+        block_size: int,
+    ) -> Tensor:
+        ctx.reduction = reduction
+        ctx.rows = max(1, block_size // max(1, len(anchors)))
+        total = logits = None
+        for start in range(0, max(1, len(candidates)), ctx.rows):
+            block = slice(start, start + ctx.rows)
+            logits = _block_logits(anchors, candidates, bias, anchor_keys, candidate_keys, block)
+            if reduction == "softplus":
+                part = F.softplus(logits).sum(dim=1)
+                total = part if total is None else total + part
+            else:
+                part = logits.logsumexp(dim=1)
+                total = part if total is None else torch.logaddexp(total, part)
+        # What is a single block is small enough to be kept: as fast as if blocks did not exist.
+        logits = logits if len(candidates) <= ctx.rows else None
+        ctx.save_for_backward(anchors, candidates, bias, anchor_keys, candidate_keys, total, logits)
+        return total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        anchors, candidates, bias, anchor_keys, candidate_keys, total, kept = ctx.saved_tensors
+        # An anchor without negatives: minus infinity less itself is not a number; less 0 its weights are 0, as due.
+        shift = total.masked_fill(total == -math.inf, 0)[:, None]
+        anchors_gradient = torch.zeros_like(anchors)
+        candidates_gradient, bias_gradient = torch.empty_like(candidates), torch.empty_like(bias)
+        for start in range(0, len(candidates), ctx.rows):
+            block = slice(start, start + ctx.rows)
+            logits = kept
+            if logits is None:
+                logits = _block_logits(anchors, candidates, bias, anchor_keys, candidate_keys, block)
+            weights = logits.sigmoid() if ctx.reduction == "softplus" else (logits - shift).exp_()
+            weights.mul_(gradient[:, None])  # (A, block): of the gradient of the logits
+            anchors_gradient.addmm_(weights, candidates[block])
+            torch.mm(weights.T, anchors, out=candidates_gradient[block])
+            if ctx.needs_input_grad[2]:
+                torch.sum(weights, dim=0, out=bias_gradient[block])
+        return (
+            anchors_gradient,
+            candidates_gradient,
+            bias_gradient if ctx.needs_input_grad[2] else None,
+            None,
+            None,
+            None,
+            None,
+        )
+
+
+def _block_logits(
+    anchors: Tensor, candidates: Tensor, bias: Tensor, anchor_keys: Tensor, candidate_keys: Tensor, block: slice
+) -> Tensor:
+    """(A, block): products plus the candidates' bias, minus infinity where the keys are equal."""
+    logits = torch.addmm(bias[block], anchors, candidates[block].T)
+    return logits.masked_fill_(anchor_keys[:, None] == candidate_keys[block], -math.inf)
+
+
+def over_negatives(
+    anchors: Tensor,
+    candidates: Tensor,
+    bias: Tensor,
+    anchor_keys: Tensor,
+    candidate_keys: Tensor,
+    reduction: str,
+    block_size: int,
+) -> Tensor:
+    """
+    Sum over each anchor's negatives, the candidates of another key, of a function of the logit
+    `anchor @ candidate + bias`, in memory linear in anchors and candidates.
+
+    The logits are computed by blocks of candidates, and, where there are several, once more in the backward pass
+    (after memory-efficient attention, arXiv 2112.05682, and for this loss arXiv 2410.17243). Exact, up to rounding.
+
+    Args:
+        anchors (`torch.Tensor` of shape `(A, D)`).
+        candidates (`torch.Tensor` of shape `(C, D)`).
+        bias (`torch.Tensor` of shape `(C,)`): minus infinity for a candidate that takes no part.
+        anchor_keys (`(A,)`) and candidate_keys (`(C,)`): a candidate of the anchor's own key is no negative.
+        reduction: `"logsumexp"`, or `"softplus"`: sum of log(1 + exp(logit)).
+        block_size: logits computed at a time: bounds the memory, not the result.
+
+    Returns:
+        `torch.Tensor` of shape `(A,)`; minus infinity (`logsumexp`) or 0 for an anchor without negatives, with zero
+        gradients.
+    """
+    return _OverNegatives.apply(anchors, candidates, bias, anchor_keys, candidate_keys, reduction, block_size)
+
+
+def info_nce(positive: Tensor, negatives: Tensor) -> Tensor:
     """-log of the positive's share among itself and the negatives.
 
     Args:
-        logits (`torch.Tensor` of shape `(A, C)`): similarity of each anchor to each candidate.
-        positive (`torch.Tensor` int64 of shape `(A,)`): the column of each anchor's positive.
-        negatives (`torch.Tensor` bool of shape `(A, C)`).
+        positive (`torch.Tensor` of shape `(B,)`): logit of each row's own pair.
+        negatives (`torch.Tensor` of shape `(B,)`): log of the summed exponentials of its negatives.
 
     Returns:
-        `torch.Tensor` of shape `(A,)`; finite also for an anchor without negatives (0).
+        `torch.Tensor` of shape `(B,)`; finite also for a row without negatives (0).
     """
-    kept = negatives.scatter(1, positive[:, None], True)
-    return F.cross_entropy(logits.masked_fill(~kept, -math.inf), positive, reduction="none")
+    # The threshold, beyond which softplus returns its argument, is where float64 can no longer tell the two apart.
+    return F.softplus(negatives - positive, threshold=40)
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -203,6 +313,8 @@ class Alignment(nn.Module, ABC):
     """
 
     default_temperature: float
+    block_size = 2**22
+    """Similarities computed at a time: bounds the memory, not the result."""
 
     def __init__(
         self,
@@ -273,7 +385,7 @@ class Alignment(nn.Module, ABC):
             rank = dist.get_rank() if world_size() > 1 else 0
             rows = torch.stack([usable.long(), image_ids, torch.full_like(image_ids, rank)], dim=1)
             *everywhere, rows = gather_all([*local, rows])
-            candidates = find_candidates(rows, image_ids, rank)
+            candidates = find_candidates(rows, image_ids, rank, local[0].dtype)
             losses = torch.where(usable, self.row_losses(local, everywhere, candidates), 0)
             return losses.sum() * world_size() / candidates.count
 
@@ -357,11 +469,14 @@ class NTXentAlignment(Alignment):
         return self.pool(words, word_mask, patches)
 
     def row_losses(self, local: Sequence[Tensor], everywhere: Sequence[Tensor], candidates: Candidates) -> Tensor:
-        own, negatives, _ = candidates
-        logits = torch.cat(tuple(local)) @ torch.cat(tuple(everywhere)).T / self.temperature  # (2B, 2G)
-        positive = torch.cat([own + negatives.shape[1], own])  # a text's is among the images, and the other way round
-        text_losses, image_losses = info_nce(logits, positive, negatives.repeat(2, 2)).chunk(2)
-        return (text_losses + image_losses) / 2
+        texts, images = local
+        anchors = torch.cat([texts, images]) / self.temperature
+        own_keys, keys, bias = (torch.cat([x, x]) for x in candidates[:3])
+        shares = over_negatives(
+            anchors, torch.cat(tuple(everywhere)), bias, own_keys, keys, "logsumexp", self.block_size
+        )  # (2B,)
+        positive = (anchors[: len(texts)] * images).sum(dim=1)
+        return sum(info_nce(positive, share) for share in shares.chunk(2)) / 2
 
 
 class CLIPAlignment(_LearnedTemperature):
@@ -373,12 +488,16 @@ class CLIPAlignment(_LearnedTemperature):
         return self.pool(words, word_mask, patches)
 
     def row_losses(self, local: Sequence[Tensor], everywhere: Sequence[Tensor], candidates: Candidates) -> Tensor:
-        own, negatives, _ = candidates
         (texts, images), (all_texts, all_images) = local, everywhere
+        own_keys, keys, bias, _ = candidates
         scale = self.scale()
-        text_losses = info_nce(scale * (texts @ all_images.T), own, negatives)  # (B, G) logits
-        image_losses = info_nce(scale * (images @ all_texts.T), own, negatives)
-        return (text_losses + image_losses) / 2
+        anchors = scale * texts
+        positive = (anchors * images).sum(dim=1)
+        shares = (
+            over_negatives(anchors, all_images, bias, own_keys, keys, "logsumexp", self.block_size),
+            over_negatives(scale * images, all_texts, bias, own_keys, keys, "logsumexp", self.block_size),
+        )
+        return sum(info_nce(positive, share) for share in shares) / 2
 
 
 class SigLIPAlignment(_LearnedTemperature):
@@ -400,11 +519,16 @@ class SigLIPAlignment(_LearnedTemperature):
         return self.pool(words, word_mask, patches)
 
     def row_losses(self, local: Sequence[Tensor], everywhere: Sequence[Tensor], candidates: Candidates) -> Tensor:
-        own, negatives, _ = candidates
-        logits = self.scale() * (local[0] @ everywhere[1].T) + _wide(self.logit_bias)  # (B, G), texts x images
-        positive_losses = F.softplus(-logits.gather(1, own[:, None])[:, 0])
-        negative_losses = torch.where(negatives, F.softplus(logits), 0).sum(dim=1)
-        return positive_losses + negative_losses
+        (texts, images), (_, all_images) = local, everywhere
+        own_keys, keys, bias, _ = candidates
+        anchors, logit_bias = self.scale() * texts, _wide(self.logit_bias)
+        negative_losses = over_negatives(
+            anchors, all_images, bias + logit_bias, own_keys, keys, "softplus", self.block_size
+        )
+        return F.softplus(-(anchors * images).sum(dim=1) - logit_bias) + negative_losses
+
+
+_BELOW_ANY_COSINE = -2.0
 
 
 class _NearestKey(torch.autograd.Function):
@@ -416,7 +540,6 @@ class _NearestKey(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, queries: Tensor, keys: Tensor, key_mask: Tensor, block_size: int) -> Tensor:
-        below_any_cosine = -2.0
         flat_queries = queries.reshape(-1, queries.shape[-1])
         rows = max(1, block_size // max(1, len(flat_queries) * keys.shape[1]))
         values, places = [], []
@@ -424,7 +547,7 @@ class _NearestKey(torch.autograd.Function):
             products = (flat_queries @ some_keys.flatten(0, 1).T).view(
                 len(flat_queries), *some_mask.shape
             )  # (BQ, some G, K)
-            value, place = products.masked_fill_(~some_mask, below_any_cosine).max(dim=-1)
+            value, place = products.masked_fill_(~some_mask, _BELOW_ANY_COSINE).max(dim=-1)
             values.append(value)
             places.append(place)
         ctx.save_for_backward(queries, keys, key_mask, torch.cat(places, dim=1))
@@ -470,15 +593,51 @@ class TokenAlignment(_LearnedTemperature):
         )
 
     def row_losses(self, local: Sequence[Tensor], everywhere: Sequence[Tensor], candidates: Candidates) -> Tensor:
-        own, negatives, _ = candidates
         words, word_mask, patches, patch_mask = local
         all_words, all_word_mask, all_patches, all_patch_mask = everywhere
         scale = self.scale()
-        text_to_image = self.late_interaction(words, word_mask, all_patches, all_patch_mask)
-        image_to_text = self.late_interaction(patches, patch_mask, all_words, all_word_mask)
-        text_losses = info_nce(scale * text_to_image, own, negatives)
-        image_losses = info_nce(scale * image_to_text, own, negatives)
-        return (text_losses + image_losses) / 2
+        directions = (
+            (words, word_mask, patches, patch_mask, all_patches, all_patch_mask),
+            (patches, patch_mask, words, word_mask, all_words, all_word_mask),
+        )
+        losses = (
+            info_nce(
+                scale * self.own_interaction(queries, query_mask, own, own_mask),
+                self.negatives_share(queries, query_mask, keys, key_mask, scale, candidates),
+            )
+            for queries, query_mask, own, own_mask, keys, key_mask in directions
+        )
+        return sum(losses) / 2
+
+    def negatives_share(
+        self, queries: Tensor, query_mask: Tensor, keys: Tensor, key_mask: Tensor, scale: Tensor, among: Candidates
+    ) -> Tensor:
+        """Log of the summed exponentials of each row's negatives, (B,).
+
+        Where there are several blocks of rows, the places of the nearest keys of each are forgotten, and found again
+        in the backward pass.
+        """
+        lowest = torch.finfo(queries.dtype).min / 2  # at minus infinity the gradient of a log-sum-exp is NaN
+
+        def share(queries: Tensor, keys: Tensor, key_mask: Tensor, row_keys: Tensor, bias: Tensor, scale: Tensor):
+            logits = scale * self.late_interaction(queries, query_mask, keys, key_mask)  # (B, some G)
+            barred = (bias < 0) | (among.own_keys[:, None] == row_keys)
+            return logits.masked_fill(barred, lowest).logsumexp(dim=1)
+
+        rows = max(1, self.block_size // max(1, query_mask.numel()))
+        parts = (x.split(rows) for x in (keys, key_mask, among.keys, among.bias))
+        blocks = [(*block, scale) for block in zip(*parts, strict=True)]
+        if len(blocks) == 1:
+            return share(queries, *blocks[0])
+        again = functools.partial(checkpoint, share, use_reentrant=False, preserve_rng_state=False)
+        return torch.stack([again(queries, *block) for block in blocks]).logsumexp(dim=0)
+
+    @staticmethod
+    def own_interaction(queries: Tensor, query_mask: Tensor, keys: Tensor, key_mask: Tensor) -> Tensor:
+        """`late_interaction` of each row with its own pair alone: (B, Q, D), (B, Q), (B, K, D), (B, K) to (B,)."""
+        products = (queries @ keys.transpose(1, 2)).masked_fill(~key_mask.bool()[:, None], _BELOW_ANY_COSINE)
+        total = (products.max(dim=2).values * query_mask).sum(dim=1)
+        return total / query_mask.sum(dim=1).clamp(min=1)
 
     def late_interaction(self, queries: Tensor, query_mask: Tensor, keys: Tensor, key_mask: Tensor) -> Tensor:
         """Mean over a row's queries of the largest cosine with any key of the other row.

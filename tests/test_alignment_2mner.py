@@ -14,8 +14,12 @@ from torch import Tensor, nn
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import alignment_2mner  # noqa: E402
-from alignment_2mner import build_alignment, gather_all, gather_with_gradient, world_size  # noqa: E402
+from alignment_2mner import (  # noqa: E402
+    build_alignment,
+    gather_all,
+    gather_with_gradient,
+    world_size,
+)
 
 KINDS = ["nt_xent", "clip", "siglip", "token"]
 KINDS_AND_POOLINGS = [(kind, "mean") for kind in KINDS] + [(kind, "first") for kind in KINDS if kind != "token"]
@@ -312,7 +316,7 @@ def test_order_of_rows_does_not_matter(kind):
     module, batch = build(kind), mixed_batch()
     order = torch.randperm(len(batch.has_image), generator=torch.Generator().manual_seed(1))
     got = loss_and_gradients(module, module(*take(batch, order)))
-    torch.testing.assert_close(got, loss_and_gradients(module, module(*batch)), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(got, loss_and_gradients(module, module(*batch)), atol=3e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("kind", "text_pooling"), KINDS_AND_POOLINGS)
@@ -361,13 +365,6 @@ def test_late_interaction_passes_the_gradient_check():
     mask = torch.tensor([[1, 1, 1], [1, 0, 0], [0, 0, 0], [1, 1, 0]])
     module = build("token")
     assert torch.autograd.gradcheck(lambda q, k: module.late_interaction(q, mask[[0, 3]], k, mask), (queries, keys))
-
-
-def test_token_blocks_bound_memory_and_not_the_result(monkeypatch):
-    module, batch = build("token"), mixed_batch()
-    expected = loss_and_gradients(module, module(*batch))
-    monkeypatch.setattr(alignment_2mner.TokenAlignment, "block_size", 1)
-    torch.testing.assert_close(loss_and_gradients(module, module(*batch)), expected, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip", "token"])
@@ -568,6 +565,9 @@ def run_process(folder: str) -> None:
     for kind in KINDS:
         for case, batches in two_process_batches().items():
             got[kind, case] = run(build(kind), batches[rank])
+            blocks = build(kind)
+            blocks.block_size = 2 + 5 * rank  # unlike numbers of blocks, too
+            got[kind, case, "blocks"] = run(blocks, batches[rank])
         got[kind, "unlike patches"] = run(build(kind), unlike_patches()[rank])
     got["first"] = run(build("nt_xent", "first"), two_process_batches()["shared across"][rank])
     with torch.no_grad():
@@ -632,13 +632,14 @@ def assert_two_equal_one(processes, key, module, loss_of, batches):
     return expected
 
 
+@pytest.mark.parametrize("blocks", [(), ("blocks",)], ids=["one block", "blocks"])
 @pytest.mark.parametrize("case", list(two_process_batches()))
 @pytest.mark.parametrize("kind", KINDS)
-def test_two_processes_equal_one(processes, kind, case):
+def test_two_processes_equal_one(processes, kind, case, blocks):
     assert [p["world_size"] for p in processes] == [2, 2]
     module = build(kind)
     expected = assert_two_equal_one(
-        processes, (kind, case), module, lambda b: module(*joined(b)), two_process_batches()[case]
+        processes, (kind, case, *blocks), module, lambda b: module(*joined(b)), two_process_batches()[case]
     )
     assert (expected["loss"] == 0) == (case == "none at all")
 
