@@ -32,6 +32,15 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def is_sharded(module: nn.Module) -> bool:
+    """Whether a part of `module` is spread over several processes (FSDP), so that all must run it together."""
+    if world_size() == 1:
+        return False
+    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel  # here, as it is slow to import
+
+    return any(isinstance(part, FSDPModule | FullyShardedDataParallel) for part in module.modules())
+
+
 def gather_with_gradient(x: Tensor) -> Tensor:
     """Concatenate `x` over all processes, in rank order, so that gradients flow back to every process's rows.
 

@@ -22,7 +22,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import cached_file, can_return_tuple, logging
 
 try:
-    from .alignment_2mner import build_alignment
+    from .alignment_2mner import build_alignment, is_sharded, world_size
     from .collaboration_2mner import (
         COLLABORATION_MODULES,
         Collaboration,
@@ -32,7 +32,7 @@ try:
     from .configuration_2mner import TwoMNERConfig, tower_width
     from .crf_2mner import LinearChainCRF, iob2_constraints
 except ImportError:
-    from alignment_2mner import build_alignment
+    from alignment_2mner import build_alignment, is_sharded, world_size
     from collaboration_2mner import (
         COLLABORATION_MODULES,
         Collaboration,
@@ -385,7 +385,7 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
         image_states = global_states = None
         if pixel_values is not None and (self.collaboration is not None or needs_alignment):
             image_states, global_states = self.encode_images(pixel_values, image_ids)
-        if image_states is None and self.training and self.config.uses_images:
+        if image_states is None and self.config.uses_images and (self.training or is_sharded(self.vision_model)):
             image_states, global_states = self._absent_images(batch, piece_states)
 
         alignment_loss = None
@@ -518,7 +518,11 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
         """
         touched = like.new_zeros(())
         for tower in (self.vision_model, self.global_vision_model):
-            if tower is not None and torch.distributed.is_available() and torch.distributed.is_initialized():
+            if tower is None or world_size() == 1:
+                continue
+            if is_sharded(tower):  # whoever does run it waits for this process's share of the weights
+                touched = touched + 0 * _sequence_of(tower, _blank_image(tower.config, like)).sum()
+            else:
                 touched = touched + sum(p.flatten()[0] * 0 for p in tower.parameters() if p.requires_grad)
         states = like.new_zeros(batch, 1, tower_width(self.config.vision_config)) + touched
         pooled = None
@@ -734,6 +738,12 @@ def _sequence_of(tower: PreTrainedModel, pixel_values: torch.Tensor) -> torch.Te
     if states.dim() == 4:
         states = states.flatten(2).transpose(1, 2)  # (N, D, h, w) -> (N, h * w, D)
     return states
+
+
+def _blank_image(config, like: torch.Tensor) -> torch.Tensor:
+    size = getattr(config, "image_size", 64)  # a convolutional tower takes any
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    return like.new_zeros(1, getattr(config, "num_channels", 3), *size)
 
 
 def _fresh_tower(config) -> PreTrainedModel:
