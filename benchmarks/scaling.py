@@ -1,8 +1,10 @@
-"""What a large contrastive batch costs one process: ``python benchmarks/scaling.py``.
+"""What a large contrastive batch and one training step cost one process: ``python benchmarks/scaling.py``.
 
 One process with ``--local_rows`` rows stands for one of many: the columns are the rows of all of them, as the gather
 would have brought them. By blocks (ours) against whole matrices and the library's cross entropy, each in a process of
-its own, whose highest resident memory is read before and after. Writes ``benchmarks/results/scaling.json``.
+its own, whose highest resident memory is read before and after. ``--step_rows`` rows go through forward and backward
+of a model with the towers, frozen and trained parts of ``recipes/base.yaml``, at random weights, in float32. Writes
+``benchmarks/results/scaling.json``.
 """
 
 import argparse
@@ -19,11 +21,14 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from transformers import SiglipVisionConfig, XLMRobertaConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from alignment_2mner import build_alignment, find_candidates  # noqa: E402
+from configuration_2mner import TwoMNERConfig  # noqa: E402
+from modeling_2mner import TwoMNERForTokenClassification  # noqa: E402
 
 WIDTH = 256
 
@@ -86,13 +91,56 @@ def cell(kind: str, way: str, local_rows: int, global_rows: int, rounds: int) ->
     }
 
 
+def step(rows: int, rounds: int) -> dict[str, float]:
+    """Seconds of forward and backward of the recommended model: 32 pieces, 20 words, one 224 x 224 image a row."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    labels = ["O"] + [f"{side}-{name}" for name in ("PER", "LOC", "ORG", "MISC") for side in "BI"]
+    text = XLMRobertaConfig(vocab_size=250002, max_position_embeddings=514, type_vocab_size=1)
+    model = TwoMNERForTokenClassification(
+        TwoMNERConfig(
+            text_config=text.to_dict(),
+            vision_config=SiglipVisionConfig().to_dict(),
+            alignment="token",
+            collaboration="gated",
+            projection_dim=WIDTH,
+            id2label=dict(enumerate(labels)),
+            label2id={label: index for index, label in enumerate(labels)},
+        )
+    ).train()
+    model.model.vision_model.requires_grad_(False)
+    texts = {
+        "input_ids": torch.randint(5, 1000, (rows, 32)),
+        "attention_mask": torch.ones(rows, 32, dtype=torch.long),
+        "word_starts": torch.arange(1, 21).expand(rows, 20),
+        "labels": torch.zeros(rows, 20, dtype=torch.long),
+    }
+    images = {"pixel_values": torch.randn(rows, 3, 224, 224), "image_ids": torch.arange(1, rows + 1)}
+    result: dict[str, float] = {
+        "rows": rows,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+    }
+    for name, batch in (("with_images", texts | images), ("text_only", texts)):
+        seconds = []
+        for _ in range(rounds + 1):
+            start = time.perf_counter()
+            model.zero_grad(set_to_none=True)
+            model(**batch).loss.backward()
+            seconds.append(time.perf_counter() - start)
+        result[f"{name}_seconds"] = statistics.median(seconds[1:])
+        result[f"{name}_slowest_seconds"] = max(seconds[1:])
+    return result
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kinds", nargs="+", default=["clip", "siglip", "nt_xent"])
     parser.add_argument("--ways", nargs="+", default=["blocks", "dense"])
-    parser.add_argument("--local_rows", type=int, nargs="+", default=[64, 512])
+    parser.add_argument("--local_rows", type=int, nargs="+", default=[512])
     parser.add_argument("--global_rows", type=int, nargs="+", default=[32768])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--step_rows", type=int, default=8, help="0: no training step")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "scaling.json")
     parser.add_argument("--cell", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -117,6 +165,8 @@ def main() -> None:
                         f"{found['added_mib']:11.0f}   {found['loss']:.5f}",
                         flush=True,
                     )
+    measured_step = step(args.step_rows, args.rounds) if args.step_rows else None
+    print(measured_step)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     about = {
         "command": " ".join(["python", "benchmarks/scaling.py", *sys.argv[1:]]),
@@ -125,7 +175,7 @@ def main() -> None:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread a process",
         "projection_dim": WIDTH,
     }
-    args.output.write_text(json.dumps(about | {"cells": results}, indent=1) + "\n")
+    args.output.write_text(json.dumps(about | {"cells": results, "step": measured_step}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
