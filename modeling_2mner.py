@@ -326,6 +326,8 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
         token_type_ids: torch.LongTensor | None = None,
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
+        image_features: torch.FloatTensor | None = None,
+        global_image_features: torch.FloatTensor | None = None,
         return_loss: bool | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
@@ -346,6 +348,8 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
                 own image.
             token_type_ids, position_ids, inputs_embeds (*optional*):
                 Handed to the text tower.
+            image_features, global_image_features (`torch.FloatTensor`, *optional*):
+                What `encode_images` gave for the rows' images, instead of `pixel_values`; no image tower is run.
             return_loss (`bool`, *optional*):
                 Whether to compute the alignment loss. Default: in training.
             output_attentions, output_hidden_states (`bool`, *optional*):
@@ -358,7 +362,8 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         return_loss = self.training if return_loss is None else return_loss
-        batch = self._check_inputs(input_ids, inputs_embeds, word_starts, pixel_values, image_ids)
+        features = (image_features, global_image_features)
+        batch = self._check_inputs(input_ids, inputs_embeds, word_starts, pixel_values, image_ids, features)
 
         text_inputs = {"token_type_ids": token_type_ids, "position_ids": position_ids, "inputs_embeds": inputs_embeds}
         text_outputs = self.text_model(
@@ -380,11 +385,15 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
         word_mask = word_starts >= 0  # (B, W)
         text_word_states = gather_words(piece_states, word_starts)  # (B, W, H)
 
-        image_ids, has_image = self._visible_images(batch, pixel_values, image_ids, piece_states.device)
+        images = pixel_values if image_features is None else image_features
+        image_ids, has_image = self._visible_images(batch, images, image_ids, piece_states.device)
         needs_alignment = self.alignment is not None and return_loss
         image_states = global_states = None
-        if pixel_values is not None and (self.collaboration is not None or needs_alignment):
-            image_states, global_states = self.encode_images(pixel_values, image_ids)
+        if images is not None and (self.collaboration is not None or needs_alignment):
+            if image_features is None:
+                image_states, global_states = self.encode_images(pixel_values, image_ids)
+            elif torch.compiler.is_compiling() or bool(has_image.any()):  # as `encode_images`, which returns None
+                image_states, global_states = (only_where(has_image, states) for states in features)
         if image_states is None and self.training and self.config.uses_images:
             image_states, global_states = self._absent_images(batch, piece_states)
 
@@ -482,7 +491,7 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
                 pixel_values = F.interpolate(pixel_values, size=size, mode="bicubic", antialias=True)
         return pixel_values
 
-    def _check_inputs(self, input_ids, inputs_embeds, word_starts, pixel_values, image_ids) -> int:
+    def _check_inputs(self, input_ids, inputs_embeds, word_starts, pixel_values, image_ids, features) -> int:
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError(
                 "Give either `input_ids` or `inputs_embeds`: got " + ("none." if input_ids is None else "both.")
@@ -492,17 +501,23 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
             ("word_starts", word_starts, 2),
             ("pixel_values", pixel_values, 4),
             ("image_ids", image_ids, 1),
+            ("image_features", features[0], 3),
+            ("global_image_features", features[1], 3),
         ):
             if value is not None and (value.dim() != dims or len(value) != batch):
                 raise ValueError(
                     f"`{name}` has shape {tuple(value.shape)}; expected {dims} dimensions, the first {batch} as in "
                     "the text."
                 )
+        if features[0] is not None and (pixel_values is not None or image_ids is None):
+            raise ValueError("`image_features` came with `pixel_values` or without `image_ids`; give them and ids.")
+        if (features[0] is not None and self.global_vision_model is not None) != (features[1] is not None):
+            raise ValueError("`global_image_features` go with `image_features` where there is a second image tower.")
         return batch
 
-    def _visible_images(self, batch, pixel_values, image_ids, device) -> tuple[torch.Tensor, torch.Tensor]:
+    def _visible_images(self, batch, images, image_ids, device) -> tuple[torch.Tensor, torch.Tensor]:
         """Image id a row, 0 where it has none or modality dropout hides it, and whether it has one: both (B,)."""
-        if pixel_values is None:
+        if images is None:
             image_ids = torch.zeros(batch, dtype=torch.long, device=device)
         elif image_ids is None:
             image_ids = torch.arange(1, batch + 1, device=device)
@@ -634,6 +649,8 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
         token_type_ids: torch.LongTensor | None = None,
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
+        image_features: torch.FloatTensor | None = None,
+        global_image_features: torch.FloatTensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
     ) -> TwoMNERTokenClassifierOutput:
@@ -656,6 +673,8 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
             token_type_ids=token_type_ids,
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
+            image_features=image_features,
+            global_image_features=global_image_features,
             return_loss=labels is not None,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
