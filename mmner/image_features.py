@@ -63,7 +63,7 @@ def store_image_features(
     check_frozen(model, trainer.args)
     started = time.monotonic()
     model.to(trainer.args.device).eval()
-    with trainer.compute_loss_context_manager(), torch.no_grad():
+    with trainer.accelerator.autocast(), torch.no_grad():
         fingerprint = tower_fingerprint(model, collator.processor, trainer.args.device.type)
         limit = int(args.image_feature_store_gb * 2**30)
         store = FeatureStore(args.image_feature_store, fingerprint, limit)

@@ -88,6 +88,20 @@ def assert_the_same_run(world: Path, name: str, results: dict, expected: dict) -
         assert (world / name / file).read_bytes() == (world / "pixels" / file).read_bytes()
 
 
+def test_a_stored_run_in_bfloat16_is_the_same_to_the_last_bit(world):
+    options = ("--bf16", "true", "--num_train_epochs", "1", "--max_train_samples", "40", "--do_predict", "false")
+    run(world, "half_pixels", *options)
+    run(world, "half_store", *options, "--image_feature_store", str(world / "half"))
+    assert losses(world / "half_store") == losses(world / "half_pixels") != []
+    (fingerprint,) = [path.name for path in (world / "half").iterdir() if path.is_dir()]
+    store = FeatureStore(world / "half", fingerprint, 2**30)
+    exact = Parts(world)
+    exact.store(world / "exact")
+    pictures = [exact.sentences[0][row]["image"] for row in range(84)]
+    differs = [not torch.equal(store[p][0], exact.collator.features[p][0]) for p in pictures if p and p in store]
+    assert len(differs) > 20 and all(differs)  # the tower did compute in bfloat16
+
+
 def test_a_stored_run_is_the_same_to_the_last_bit_and_a_second_one_opens_no_picture(
     world, from_pixels, monkeypatch, caplog
 ):
