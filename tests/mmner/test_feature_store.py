@@ -15,7 +15,7 @@ import torch
 from mmner import feature_store
 from mmner.feature_store import FeatureStore, Layout
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 ROOM = 2**30
 
 
@@ -47,7 +47,7 @@ def assert_holds(store: FeatureStore, *numbers: int, rows: int = 3) -> None:
 
 def in_a_process(folder: Path, body: str) -> subprocess.Popen:
     """Runs `body`, which has a `store` of this folder, `add` and `vectors`, elsewhere."""
-    code = f"import sys; sys.path[:0] = {[str(ROOT), str(ROOT / 'tests')]!r}\n"
+    code = f"import sys; sys.path[:0] = {[str(ROOT), str(Path(__file__).parent)]!r}\n"
     code += "import os, signal, test_feature_store as t\nfrom mmner import feature_store\n"
     code += f"store = feature_store.FeatureStore({str(folder)!r}, 'print', {ROOM})\n{body}"
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
