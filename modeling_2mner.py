@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForTokenClassification
+from transformers import AutoModel, AutoModelForTokenClassification
 from transformers import initialization as init
 from transformers.modeling_outputs import ModelOutput
 from transformers.modeling_utils import PreTrainedModel
@@ -31,6 +31,7 @@ try:
     )
     from .configuration_2mner import TwoMNERConfig, tower_width
     from .crf_2mner import LinearChainCRF, iob2_constraints
+    from .towers_2mner import blank_image, fresh_tower, normalization, pretrained_tower, sequence_of
 except ImportError:
     from alignment_2mner import build_alignment, is_sharded, world_size
     from collaboration_2mner import (
@@ -41,6 +42,7 @@ except ImportError:
     )
     from configuration_2mner import TwoMNERConfig, tower_width
     from crf_2mner import LinearChainCRF, iob2_constraints
+    from towers_2mner import blank_image, fresh_tower, normalization, pretrained_tower, sequence_of
 
 logger = logging.get_logger(__name__)
 
@@ -52,6 +54,7 @@ CODE_FILES = (
     "alignment_2mner.py",
     "collaboration_2mner.py",
     "crf_2mner.py",
+    "towers_2mner.py",
     "modeling_2mner.py",
     "onnx_2mner.py",
     "explain_2mner.py",
@@ -269,15 +272,15 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
         global_vision_model: PreTrainedModel | None = None,
     ):
         super().__init__(config)
-        self.text_model = text_model if text_model is not None else _fresh_tower(config.text_config)
+        self.text_model = text_model if text_model is not None else fresh_tower(config.text_config)
         self.vision_model = self.global_vision_model = None
         self.alignment = self.global_alignment = self.collaboration = None
         if config.uses_images:
-            self.vision_model = vision_model if vision_model is not None else _fresh_tower(config.vision_config)
+            self.vision_model = vision_model if vision_model is not None else fresh_tower(config.vision_config)
             self.alignment = self._build_alignment(config, config.vision_config)
             if config.global_vision_config is not None:
                 if global_vision_model is None:
-                    global_vision_model = _fresh_tower(config.global_vision_config)
+                    global_vision_model = fresh_tower(config.global_vision_config)
                 self.global_vision_model = global_vision_model
                 self.global_alignment = self._build_alignment(config, config.global_vision_config)
         if config.collaboration != "none":
@@ -326,6 +329,8 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
         token_type_ids: torch.LongTensor | None = None,
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
+        image_features: torch.FloatTensor | None = None,
+        global_image_features: torch.FloatTensor | None = None,
         return_loss: bool | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
@@ -346,6 +351,8 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
                 own image.
             token_type_ids, position_ids, inputs_embeds (*optional*):
                 Handed to the text tower.
+            image_features, global_image_features (`torch.FloatTensor`, *optional*):
+                What `encode_images` gave for the rows' images, instead of `pixel_values`; no image tower is run.
             return_loss (`bool`, *optional*):
                 Whether to compute the alignment loss. Default: in training.
             output_attentions, output_hidden_states (`bool`, *optional*):
@@ -358,7 +365,8 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         return_loss = self.training if return_loss is None else return_loss
-        batch = self._check_inputs(input_ids, inputs_embeds, word_starts, pixel_values, image_ids)
+        features = (image_features, global_image_features)
+        batch = self._check_inputs(input_ids, inputs_embeds, word_starts, pixel_values, image_ids, features)
 
         text_inputs = {"token_type_ids": token_type_ids, "position_ids": position_ids, "inputs_embeds": inputs_embeds}
         text_outputs = self.text_model(
@@ -380,11 +388,15 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
         word_mask = word_starts >= 0  # (B, W)
         text_word_states = gather_words(piece_states, word_starts)  # (B, W, H)
 
-        image_ids, has_image = self._visible_images(batch, pixel_values, image_ids, piece_states.device)
+        images = pixel_values if image_features is None else image_features
+        image_ids, has_image = self._visible_images(batch, images, image_ids, piece_states.device)
         needs_alignment = self.alignment is not None and return_loss
         image_states = global_states = None
-        if pixel_values is not None and (self.collaboration is not None or needs_alignment):
-            image_states, global_states = self.encode_images(pixel_values, image_ids)
+        if images is not None and (self.collaboration is not None or needs_alignment):
+            if image_features is None:
+                image_states, global_states = self.encode_images(pixel_values, image_ids)
+            elif torch.compiler.is_compiling() or bool(has_image.any()):  # as `encode_images`, which returns None
+                image_states, global_states = (only_where(has_image, states) for states in features)
         if image_states is None and self.config.uses_images and (self.training or is_sharded(self.vision_model)):
             image_states, global_states = self._absent_images(batch, piece_states)
 
@@ -455,10 +467,10 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
             distinct = pixel_values[first[ids != 0]]
             row_of = ((ids != 0).cumsum(0) - 1).clamp(min=0)[slots]  # rows without an image: any, zeroed below
 
-        states = _sequence_of(self.vision_model, distinct)
+        states = sequence_of(self.vision_model, distinct)
         pooled = None
         if self.global_vision_model is not None:
-            pooled = _sequence_of(self.global_vision_model, self._global_pixels(distinct)).mean(dim=1, keepdim=True)
+            pooled = sequence_of(self.global_vision_model, self._global_pixels(distinct)).mean(dim=1, keepdim=True)
         if row_of is not None:
             states = states[row_of]
             pooled = pooled[row_of] if pooled is not None else None
@@ -482,7 +494,7 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
                 pixel_values = F.interpolate(pixel_values, size=size, mode="bicubic", antialias=True)
         return pixel_values
 
-    def _check_inputs(self, input_ids, inputs_embeds, word_starts, pixel_values, image_ids) -> int:
+    def _check_inputs(self, input_ids, inputs_embeds, word_starts, pixel_values, image_ids, features) -> int:
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError(
                 "Give either `input_ids` or `inputs_embeds`: got " + ("none." if input_ids is None else "both.")
@@ -492,17 +504,23 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
             ("word_starts", word_starts, 2),
             ("pixel_values", pixel_values, 4),
             ("image_ids", image_ids, 1),
+            ("image_features", features[0], 3),
+            ("global_image_features", features[1], 3),
         ):
             if value is not None and (value.dim() != dims or len(value) != batch):
                 raise ValueError(
                     f"`{name}` has shape {tuple(value.shape)}; expected {dims} dimensions, the first {batch} as in "
                     "the text."
                 )
+        if features[0] is not None and (pixel_values is not None or image_ids is None):
+            raise ValueError("`image_features` came with `pixel_values` or without `image_ids`; give them and ids.")
+        if (features[0] is not None and self.global_vision_model is not None) != (features[1] is not None):
+            raise ValueError("`global_image_features` go with `image_features` where there is a second image tower.")
         return batch
 
-    def _visible_images(self, batch, pixel_values, image_ids, device) -> tuple[torch.Tensor, torch.Tensor]:
+    def _visible_images(self, batch, images, image_ids, device) -> tuple[torch.Tensor, torch.Tensor]:
         """Image id a row, 0 where it has none or modality dropout hides it, and whether it has one: both (B,)."""
-        if pixel_values is None:
+        if images is None:
             image_ids = torch.zeros(batch, dtype=torch.long, device=device)
         elif image_ids is None:
             image_ids = torch.arange(1, batch + 1, device=device)
@@ -521,7 +539,7 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
             if tower is None or world_size() == 1:
                 continue
             if is_sharded(tower):  # whoever does run it waits for this process's share of the weights
-                touched = touched + 0 * _sequence_of(tower, _blank_image(tower.config, like)).sum()
+                touched = touched + 0 * sequence_of(tower, blank_image(tower.config, like)).sum()
             else:
                 touched = touched + sum(p.flatten()[0] * 0 for p in tower.parameters() if p.requires_grad)
         states = like.new_zeros(batch, 1, tower_width(self.config.vision_config)) + touched
@@ -595,14 +613,14 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
         if not labels:
             raise ValueError('`labels` is empty; expected the IOB2 tags in id order, e.g. ["O", "B-PER", "I-PER"].')
         iob2_constraints(labels)
-        text_model = _pretrained_tower(text, "text", dtype)
-        vision_model = _pretrained_tower(vision, "vision", dtype)
-        global_model = _pretrained_tower(global_vision, "vision", dtype) if global_vision is not None else None
+        text_model = pretrained_tower(text, "text", dtype)
+        vision_model = pretrained_tower(vision, "vision", dtype)
+        global_model = pretrained_tower(global_vision, "vision", dtype) if global_vision is not None else None
         if global_model is not None:
             if config.get("image_normalization") is None:
-                config["image_normalization"] = _normalization(vision)
+                config["image_normalization"] = normalization(vision)
             if config.get("global_image_normalization") is None:
-                config["global_image_normalization"] = _normalization(global_vision)
+                config["global_image_normalization"] = normalization(global_vision)
         towers = [tower for tower in (text_model, vision_model, global_model) if tower is not None]
         attention = [tower.config._attn_implementation for tower in towers]
         composite = TwoMNERConfig(
@@ -638,6 +656,8 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
         token_type_ids: torch.LongTensor | None = None,
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
+        image_features: torch.FloatTensor | None = None,
+        global_image_features: torch.FloatTensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
     ) -> TwoMNERTokenClassifierOutput:
@@ -660,6 +680,8 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
             token_type_ids=token_type_ids,
             position_ids=position_ids,
             inputs_embeds=inputs_embeds,
+            image_features=image_features,
+            global_image_features=global_image_features,
             return_loss=labels is not None,
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
@@ -728,57 +750,6 @@ def _constraints(config: TwoMNERConfig):
     if config.tagging_head != "crf" or any(label.startswith("LABEL_") for label in config.labels):
         return None
     return iob2_constraints(config.labels)
-
-
-def _sequence_of(tower: PreTrainedModel, pixel_values: torch.Tensor) -> torch.Tensor:
-    """Last hidden state of an image tower as a sequence (N, P, D); a convolutional map is read cell by cell."""
-    # Convolutions are several times faster on channels_last input on CPU, and never slower; patches do not care.
-    pixel_values = pixel_values.to(tower.dtype).contiguous(memory_format=torch.channels_last)
-    states = tower(pixel_values=pixel_values, return_dict=True).last_hidden_state
-    if states.dim() == 4:
-        states = states.flatten(2).transpose(1, 2)  # (N, D, h, w) -> (N, h * w, D)
-    return states
-
-
-def _blank_image(config, like: torch.Tensor) -> torch.Tensor:
-    size = getattr(config, "image_size", 64)  # a convolutional tower takes any
-    size = (size, size) if isinstance(size, int) else tuple(size)
-    return like.new_zeros(1, getattr(config, "num_channels", 3), *size)
-
-
-def _fresh_tower(config) -> PreTrainedModel:
-    """A tower of this configuration, without a pooling layer if its class lets us choose."""
-    try:
-        return AutoModel.from_config(config, add_pooling_layer=False)
-    except TypeError:
-        return AutoModel.from_config(config)
-
-
-def _pretrained_tower(name: str | os.PathLike, side: str, dtype: torch.dtype) -> PreTrainedModel:
-    """Loads a tower; of a text-image model, the side ("text" or "vision") asked for."""
-    config = AutoConfig.from_pretrained(name)
-    config = getattr(config, f"{side}_config", config)
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # heads and poolers left behind are what is wanted, not worth a report
-    try:
-        try:
-            return AutoModel.from_pretrained(name, config=config, dtype=dtype, add_pooling_layer=False)
-        except TypeError:
-            return AutoModel.from_pretrained(name, config=config, dtype=dtype)
-    finally:
-        logging.set_verbosity(verbosity)
-
-
-def _normalization(name: str | os.PathLike) -> dict[str, list[float]]:
-    """Mean and standard deviation that the image processor in this folder applies."""
-    try:
-        processor = AutoImageProcessor.from_pretrained(name, backend="pil")
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"The image tower {name} has no image processor to read its normalisation from ({error}). Save one beside "
-            "it, or give `image_normalization` and `global_image_normalization`."
-        ) from error
-    return {"mean": list(processor.image_mean), "std": list(processor.image_std)}
 
 
 if "." not in __name__:  # imported by its own name, not as remote code: that is mapped by `auto_map`

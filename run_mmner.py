@@ -107,6 +107,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         processing_class=processor,
         callbacks=[EarlyStoppingCallback(patience)] if patience is not None else None,
     )
+    if data_args.image_feature_store != "none":
+        # Here, not above: it needs file locks of a kind that not every system has.
+        from mmner.image_features import store_image_features
+
+        store_image_features(trainer, list(sentences.values()), data_args)
     if args.do_train:
         results |= trainer.train(resume_from_checkpoint=checkpoint).metrics
         trainer.save_model(_internal_call=True)  # pushed at the end, with its card and scores

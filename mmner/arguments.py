@@ -103,6 +103,12 @@ class DataArguments:
     captions: str | None = _option(None, "Of a folder: its file of captions, if not found by itself.")
     image_folder: str | None = _option(None, "Of a folder: where its images are, if not in images/.")
     use_images: bool = _option(True, "False: train and evaluate as if no row had an image.")
+    image_feature_store: str = _option(
+        "none",
+        "A folder in which a frozen image tower's vectors of every picture are kept, computed once for this and all "
+        "later runs; none: each batch is computed from its pictures.",
+    )
+    image_feature_store_gb: float = _option(50.0, "GiB that the folder may take; the least recently used go first.")
     max_length: int | None = _option(
         None, "Pieces of a window in training, special tokens included. Default: all there can be."
     )

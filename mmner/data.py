@@ -223,6 +223,7 @@ class WindowedSentences(torch.utils.data.Dataset):
         self._cells, self.rows_with_image = _image_cells(rows)
         self._seed = seed
         self._image_row: dict[int, int] = {}
+        self._image_ids: dict[int, int] | None = None
         self._show(images)
 
     def _cut(self, processor: TwoMNERProcessor, training: bool, stride: int | None, max_length: int | None) -> None:
@@ -268,11 +269,23 @@ class WindowedSentences(torch.utils.data.Dataset):
         other._show(images)
         return other
 
+    def shown_images(self) -> dict[int, bytes]:
+        """The rows whose image is shown with a sentence, and a 16-byte hash of its file, equal for equal files."""
+        return {row: _content(self.image_file(row)) for row in sorted(set(self._image_row.values()))}
+
+    def image_file(self, row: int) -> dict[str, Any]:
+        """The image of a row that has one, as `datasets` stores it, not decoded."""
+        return self._cells[row]["image"]
+
+    def use_image_ids(self, image_ids: dict[int, int]) -> None:
+        """From now on a window's `image` is the id of its row's picture (0: it does not open), not its file."""
+        self._image_ids = image_ids
+
     def __len__(self) -> int:
         return len(self.windows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """`tokens` and `labels` of a window, and its row's `image`, not decoded, or `None`."""
+        """`tokens` and `labels` of a window, and its row's `image`, not decoded (or its id), or `None`."""
         row, window = self.row_of[index], self.windows[index]
         tags = self.tags[row][window.start : window.stop]
         if tags and tags[0].startswith("I-"):
@@ -281,11 +294,10 @@ class WindowedSentences(torch.utils.data.Dataset):
         tokens = self.tokens[row][window.start : window.stop]
         if self.mention_dropout and source is not None:
             tokens = self._drop_mentions(tokens, tags)
-        return {
-            "tokens": tokens,
-            "labels": [self.label2id[tag] for tag in tags],
-            "image": self._cells[source]["image"] if source is not None else None,
-        }
+        image = None
+        if source is not None:
+            image = self.image_file(source) if self._image_ids is None else self._image_ids[source]
+        return {"tokens": tokens, "labels": [self.label2id[tag] for tag in tags], "image": image}
 
     def _drop_mentions(self, tokens: list[str], tags: list[str]) -> list[str]:
         """A copy in which each entity's words are, with probability `mention_dropout`, the mask token."""
@@ -431,5 +443,8 @@ def _image_cells(rows: datasets.Dataset) -> tuple[datasets.Dataset | list[dict],
 
 def _content(cell: dict[str, Any]) -> bytes:
     """A hash of an image's file, which is equal for copies of one under different names."""
-    content = cell["bytes"] if cell.get("bytes") is not None else Path(cell["path"]).read_bytes()
+    try:
+        content = cell["bytes"] if cell.get("bytes") is not None else Path(cell["path"]).read_bytes()
+    except OSError:  # told by whoever opens it
+        content = str(cell["path"]).encode()
     return hashlib.blake2b(content, digest_size=16).digest()

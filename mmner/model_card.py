@@ -237,7 +237,8 @@ def _recipe(arguments: Arguments, full: bool = False) -> str:
     """The recipe, without what says something of the machine alone."""
     text = recipe_text(*arguments, full=full)
     model_args, data_args, _ = arguments
-    for value in (*_towers(model_args).values(), data_args.dataset, data_args.image_folder, data_args.captions):
+    folders = (data_args.dataset, data_args.image_folder, data_args.captions, data_args.image_feature_store)
+    for value in (*_towers(model_args).values(), *folders):
         if value is not None:
             text = text.replace(f": {value}\n", f": {_short(value)}\n")
     return "\n".join(line for line in text.splitlines() if not line.startswith(("output_dir:", "logging_dir:")))

@@ -1,0 +1,60 @@
+"""The encoders of 2M-NER: any text tower and any image tower of Transformers, made, loaded and read in one way."""
+
+import os
+
+import torch
+from transformers import AutoConfig, AutoImageProcessor, AutoModel
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import logging
+
+
+def sequence_of(tower: PreTrainedModel, pixel_values: torch.Tensor) -> torch.Tensor:
+    """Last hidden state of an image tower as a sequence (N, P, D); a convolutional map is read cell by cell."""
+    # Convolutions are several times faster on channels_last input on CPU, and never slower; patches do not care.
+    pixel_values = pixel_values.to(tower.dtype).contiguous(memory_format=torch.channels_last)
+    states = tower(pixel_values=pixel_values, return_dict=True).last_hidden_state
+    if states.dim() == 4:
+        states = states.flatten(2).transpose(1, 2)  # (N, D, h, w) -> (N, h * w, D)
+    return states
+
+
+def blank_image(config, like: torch.Tensor) -> torch.Tensor:
+    """Pixels (1, C, H, W) of a size that a tower of this configuration takes, all zero, on the device of `like`."""
+    size = getattr(config, "image_size", 64)  # a convolutional tower takes any
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    return like.new_zeros(1, getattr(config, "num_channels", 3), *size)
+
+
+def fresh_tower(config) -> PreTrainedModel:
+    """A tower of this configuration, without a pooling layer if its class lets us choose."""
+    try:
+        return AutoModel.from_config(config, add_pooling_layer=False)
+    except TypeError:
+        return AutoModel.from_config(config)
+
+
+def pretrained_tower(name: str | os.PathLike, side: str, dtype: torch.dtype) -> PreTrainedModel:
+    """Loads a tower; of a text-image model, the side ("text" or "vision") asked for."""
+    config = AutoConfig.from_pretrained(name)
+    config = getattr(config, f"{side}_config", config)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # heads and poolers left behind are what is wanted, not worth a report
+    try:
+        try:
+            return AutoModel.from_pretrained(name, config=config, dtype=dtype, add_pooling_layer=False)
+        except TypeError:
+            return AutoModel.from_pretrained(name, config=config, dtype=dtype)
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def normalization(name: str | os.PathLike) -> dict[str, list[float]]:
+    """Mean and standard deviation that the image processor in this folder applies."""
+    try:
+        processor = AutoImageProcessor.from_pretrained(name, backend="pil")
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"The image tower {name} has no image processor to read its normalisation from ({error}). Save one beside "
+            "it, or give `image_normalization` and `global_image_normalization`."
+        ) from error
+    return {"mean": list(processor.image_mean), "std": list(processor.image_std)}
