@@ -202,6 +202,9 @@ class TwoMNERPreTrainedModel(PreTrainedModel):
         """
         if is_main_process and not Path(save_directory).is_file():
             self._copy_code(Path(save_directory))
+        # The towers' weights under the names that they have in the model, not those of their first releases: Trainer
+        # restores a checkpoint by `load_state_dict`, to which the old names are strangers.
+        kwargs.setdefault("save_original_format", False)
         super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
 
     def _copy_code(self, folder: Path) -> None:

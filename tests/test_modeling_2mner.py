@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from tiny_models import (
     CLIP,
     IMAGE_SIZE,
@@ -470,6 +471,24 @@ def test_saved_config_maps_every_auto_class(tmp_path):
     saved = json.loads((tmp_path / "config.json").read_text())
     assert set(saved["auto_map"]) == {"AutoConfig", "AutoModel", "AutoModelForTokenClassification", "AutoProcessor"}
     assert set(saved["custom_pipelines"]) >= {"token-classification", "ner"}
+
+
+@pytest.mark.parametrize("text", TEXT_CONFIGS)
+@pytest.mark.parametrize("vision", VISION_CONFIGS)
+def test_a_checkpoint_is_restored_by_load_state_dict_and_by_from_pretrained(tmp_path, text, vision):
+    # The first is what Trainer does, for the best checkpoint and to resume; what does not fit it only logs.
+    model = tiny_model(text=text, vision=vision)
+    model.save_pretrained(tmp_path / "now")
+    model.save_pretrained(tmp_path / "original", save_original_format=True)
+    other = tiny_model(seed=1, text=text, vision=vision)
+    result = other.load_state_dict(load_file(tmp_path / "now" / "model.safetensors"), strict=False)
+    assert not result.missing_keys and not result.unexpected_keys
+    restored = [other] + [
+        TwoMNERForTokenClassification.from_pretrained(tmp_path / name) for name in ("now", "original")
+    ]
+    for again in restored:
+        state = again.state_dict()
+        assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
 def test_base_and_tagger_share_their_weights(tmp_path):
