@@ -13,16 +13,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+try:
+    from .crf_numpy_2mner import Likelihood, Packing, viterbi
+except ImportError:
+    from crf_numpy_2mner import Likelihood, Packing, viterbi
+
 # The score of a forbidden step. Finite, so that no infinity minus infinity ever makes a NaN gradient; and far enough
 # from the limit of float32 that a few of them may be added up.
 FORBIDDEN = -1e30
 
 # Elements of the largest temporary of a backward sweep: large steps, bounded memory.
 _CHUNK_ELEMENTS = 1 << 18
-
-
-# Elements of a step of Viterbi (K, K, B) from which torch, which shares it among threads, is the faster.
-_SMALL_STEP = 1 << 14
 
 # Steps of Viterbi after which the best score of a row is set to zero again.
 _LEVELLED_EVERY = 8
@@ -139,21 +140,8 @@ class LinearChainCRF(nn.Module):
             raise TypeError(f"tags must hold integers, got {tags.dtype}.")
         if tags.shape != mask.shape:
             raise ValueError(f"tags must have the mask's shape {tuple(mask.shape)}, got {tuple(tags.shape)}.")
-        with _full_precision(emissions):
-            scores, mask = self._time_first(emissions, mask)
-            tags = tags.T if len(tags.T) else tags.new_zeros(mask.shape)
-            tags, broken = self._gold_path(tags, mask)
-            # Over a long sentence, gold score and log-partition grow so large that float32 has no digits left for
-            # their difference.
-            dtype, scores = scores.dtype, scores.double()
-            start, transitions, end = self._step_scores(torch.float64)
-            gold = scores.gather(1, tags[:, None]).squeeze(1)
-            gold = gold + torch.cat([start[tags[:1]], transitions[tags[:-1], tags[1:]]])
-            last = (mask.sum(dim=0) - 1).clamp(min=0)
-            gold = gold.masked_fill(~mask, 0).sum(dim=0) + end[tags.gather(0, last[None]).squeeze(0)]
-            log_partition = _LogPartition.apply(scores.transpose(1, 2), start, transitions, end, mask)
-            result = (gold - log_partition).to(dtype)
-            return result.masked_fill(~mask[0], 0).masked_fill(broken, torch.nan)
+        parameters = (self.start_transitions, self.transitions, self.end_transitions)
+        return _LogLikelihood.apply(emissions, *parameters, tags, mask, self)
 
     @torch.compiler.disable
     @torch.no_grad()
@@ -166,6 +154,14 @@ class LinearChainCRF(nn.Module):
             TypeError, ValueError: as in `log_likelihood`.
         """
         self._check(emissions, mask)
+        if emissions.device.type == "cpu":
+            dtype = self._dtype(emissions)
+            packing = Packing(mask.numpy())
+            packed = _packed(emissions, packing, dtype)
+            tags = mask.new_full(mask.shape, -100, dtype=torch.int64)
+            scores = (score.numpy() for score in self._step_scores(dtype))
+            tags.numpy().reshape(-1)[packing.source] = viterbi(packed, packing, *scores)
+            return tags
         num_words = mask.shape[1]
         with _full_precision(emissions):
             scores, mask = self._time_first(emissions, mask)
@@ -174,20 +170,12 @@ class LinearChainCRF(nn.Module):
             # rows begin together. What all tags have in common is taken off: float32 keeps its digits for the rest.
             best = _reverse(scores - scores.amax(dim=1, keepdim=True), mask)
             best[0] += end[:, None]
-            # NumPy takes a third of the time of torch for a small step on the CPU, and longer for a large one.
-            if best.device.type == "cpu" and best[0].numel() * self.num_tags < _SMALL_STEP:
-                _add_continuations_in_numpy(best.numpy(), transitions.numpy())
-            else:
-                _add_continuations(best, transitions)
-            best = _reverse(best, mask).transpose(1, 2).contiguous()  # (T, B, K): best continuation from each tag
-            if best.device.type == "cpu":
-                tags = torch.from_numpy(_paths_on_cpu(best.numpy(), start.numpy(), transitions.numpy()))
-            else:
-                path = [(best[0] + start).argmax(dim=1)]
-                for here in best[1:]:
-                    path.append((here + transitions[path[-1]]).argmax(dim=1))
-                tags = torch.stack(path)
-            return tags.masked_fill(~mask, -100).T[:, :num_words].contiguous()
+            _add_continuations(best, transitions)
+            best = _reverse(best, mask).transpose(1, 2)  # (T, B, K): best continuation from each tag
+            path = [(best[0] + start).argmax(dim=1)]
+            for here in best[1:]:
+                path.append((here + transitions[path[-1]]).argmax(dim=1))
+            return torch.stack(path).masked_fill(~mask, -100).T[:, :num_words].contiguous()
 
     @torch.compiler.disable
     def marginals(self, emissions: Tensor, mask: Tensor) -> Tensor:
@@ -274,7 +262,7 @@ class LinearChainCRF(nn.Module):
             raise ValueError(
                 f"mask must have shape {tuple(emissions.shape[:2])} as the emissions have, got {tuple(mask.shape)}."
             )
-        if mask.device.type == "cpu" and bool((mask[:, 1:] & ~mask[:, :-1]).any()):
+        if mask.device.type == "cpu" and (mask.numpy()[:, 1:] > mask.numpy()[:, :-1]).any():
             raise ValueError("mask must be right-padded: each row True at its words, False after the last of them.")
 
     def _check_spans(self, spans: Tensor, lengths: Tensor) -> None:
@@ -293,12 +281,16 @@ class LinearChainCRF(nn.Module):
                 f"{self.num_tags}; inside tag -1 only for one word."
             )
 
+    def _dtype(self, emissions: Tensor) -> torch.dtype:
+        """What is computed with: float32, or float64 where something is."""
+        return torch.promote_types(torch.promote_types(emissions.dtype, self.transitions.dtype), torch.float32)
+
     def _time_first(self, emissions: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Emissions (T, K, B) in full precision with zeros where masked, and the mask (T, B); T at least 1.
 
         With the batch innermost, a step over a handful of tags is a few long vectors instead of many short ones.
         """
-        dtype = torch.promote_types(torch.promote_types(emissions.dtype, self.transitions.dtype), torch.float32)
+        dtype = self._dtype(emissions)
         if not mask.shape[1]:
             emissions, mask = pad(emissions, (0, 0, 0, 1)), pad(mask, (0, 1))
         scores = emissions.to(dtype).masked_fill(~mask.unsqueeze(-1), 0)
@@ -306,29 +298,51 @@ class LinearChainCRF(nn.Module):
 
     def _step_scores(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         """Start (K,), transition (K, K) and end (K,) scores with the constraints in them."""
-        start, transitions = self.start_transitions.to(dtype), self.transitions.to(dtype)
+        parameters = (self.start_transitions, self.transitions, self.end_transitions)
+        return self._constrained(*(parameter.to(dtype) for parameter in parameters))
+
+    def _constrained(self, start: Tensor, transitions: Tensor, end: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         if self.allowed_start is not None:
             start = start.masked_fill(~self.allowed_start, FORBIDDEN)
             transitions = transitions.masked_fill(~self.allowed_transitions, FORBIDDEN)
-        return start, transitions, self.end_transitions.to(dtype)
+        return start, transitions, end
 
-    def _gold_path(self, tags: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Tags (T, B) that are safe to index with, and the rows (B,) whose gold tags are unknown or forbidden."""
-        known = (tags >= 0) & (tags < self.num_tags)
-        given, tags = tags, tags.long().masked_fill(~(known & mask), 0)
-        good = known
-        if self.allowed_start is not None:
-            steps = torch.cat([self.allowed_start[tags[:1]], self.allowed_transitions[tags[:-1], tags[1:]]])
-            good = known & steps
-        broken = (~good & mask).any(dim=0)
-        if broken.device.type == "cpu" and bool(broken.any()):
-            row = int(broken.nonzero()[0])
+    def _log_likelihood_in_log_space(
+        self, emissions: Tensor, tags: Tensor, mask: Tensor, start: Tensor, transitions: Tensor, end: Tensor
+    ) -> Tensor:
+        """`log_likelihood` on any device and of any range, with parameters to differentiate by."""
+        with _full_precision(emissions):
+            scores, mask = self._time_first(emissions, mask)
+            tags = tags.T if len(tags.T) else tags.new_zeros(mask.shape)
+            known = (tags >= 0) & (tags < self.num_tags)
+            good, tags = known, tags.long().masked_fill(~(known & mask), 0)
+            if self.allowed_start is not None:
+                steps = torch.cat([self.allowed_start[tags[:1]], self.allowed_transitions[tags[:-1], tags[1:]]])
+                good = known & steps
+            # Over a long sentence, gold score and log-partition grow so large that float32 has no digits left for
+            # their difference.
+            dtype, scores = scores.dtype, scores.double()
+            start, transitions, end = self._constrained(start.double(), transitions.double(), end.double())
+            gold = scores.gather(1, tags[:, None]).squeeze(1)
+            gold = gold + torch.cat([start[tags[:1]], transitions[tags[:-1], tags[1:]]])
+            last = (mask.sum(dim=0) - 1).clamp(min=0)
+            gold = gold.masked_fill(~mask, 0).sum(dim=0) + end[tags.gather(0, last[None]).squeeze(0)]
+            result = (gold - _log_partition(scores, start, transitions, end, mask)).to(dtype)
+            return result.masked_fill(~mask[0], 0).masked_fill((~good & mask).any(dim=0), torch.nan)
+
+    def _check_gold(self, gold: np.ndarray, packing: Packing, tags: Tensor) -> None:
+        good = (gold >= 0) & (gold < self.num_tags)
+        if self.allowed_start is not None and good.all():
+            rows = len(packing.last)
+            good[:rows] = self.allowed_start.numpy()[gold[:rows]]
+            good[rows:] = self.allowed_transitions.numpy()[gold[packing.before], gold[rows:]]
+        if not good.all():
+            row = int(packing.row[~good].min())
             raise ValueError(
-                f"The gold tags of row {row}, {given[mask[:, row], row].tolist()}, must all be in "
+                f"The gold tags of row {row}, {tags[row, : int((packing.row == row).sum())].tolist()}, must all be in "
                 f"0..{self.num_tags - 1} and keep to the constraints: mask out words without a tag, and mend tag "
                 f"sequences where the data is read."
             )
-        return tags, broken
 
     def _messages(self, scores: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """What the words left and right of each word say about its tag: two log-messages of shape (T, K, B).
@@ -345,135 +359,69 @@ class LinearChainCRF(nn.Module):
         return left, _reverse(right, mask)
 
 
-class _LogPartition(torch.autograd.Function):
-    """log of the sum over all tag sequences, (B,), of `scores` (T, B, K), all in float64.
+class _LogLikelihood(torch.autograd.Function):
+    """The log-likelihood as one node: (B,), in the precision of `LinearChainCRF._dtype`.
 
-    Its gradient is the expected number of times that each tag and each step occurs: posteriors, which the messages
-    from both sides give at once, without a graph of small steps. On the CPU the messages are computed in probability
-    space, where a step is one matrix product; where that would lose a path that counts, and on accelerators, where
-    looking would mean waiting, in log space (`_Sweep`).
+    Its gradient is what the gold tags have less what is to be expected of them, which forward and backward messages
+    give at once, without a graph of small steps. On the CPU the messages are computed in probability space
+    (`crf_numpy_2mner`); where that would lose a path that may count, and on accelerators, where looking would mean
+    waiting, in log space (`_Sweep`).
     """
 
     @staticmethod
-    def forward(ctx: Any, scores: Tensor, start: Tensor, transitions: Tensor, end: Tensor, mask: Tensor) -> Tensor:
-        ctx.save_for_backward(scores, start, transitions, end, mask)
-        needed = any(ctx.needs_input_grad)
-        ctx.messages = _scaled_messages(scores, start, transitions, end, mask, both=needed)
-        if ctx.messages is not None:
-            return ctx.messages.log_partition
-        return _log_partition_in_log_space(scores, start, transitions, end, mask)
+    def forward(
+        ctx: Any,
+        emissions: Tensor,
+        start: Tensor,
+        transitions: Tensor,
+        end: Tensor,
+        tags: Tensor,
+        mask: Tensor,
+        crf: LinearChainCRF,
+    ) -> Tensor:
+        ctx.save_for_backward(emissions, start, transitions, end, tags, mask)
+        ctx.crf, ctx.likelihood = crf, None
+        if emissions.device.type == "cpu":
+            packing = Packing(mask.numpy())
+            gold = tags.reshape(-1).numpy()[packing.source].astype(np.int64, copy=False)
+            crf._check_gold(gold, packing, tags)
+            scores = (score.numpy() for score in crf._step_scores(torch.float64))
+            packed = _packed(emissions, packing, crf._dtype(emissions)).astype(np.float64, copy=False)
+            both = any(ctx.needs_input_grad)
+            likelihood = Likelihood(packed, gold, packing, len(mask), *scores, both)
+            if likelihood.value is not None:
+                ctx.likelihood = likelihood
+                return torch.from_numpy(likelihood.value).to(crf._dtype(emissions))
+        return crf._log_likelihood_in_log_space(emissions, tags, mask, start, transitions, end)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        *inputs, mask = ctx.saved_tensors
-        if ctx.messages is None or torch.is_grad_enabled():  # or a graph of the gradient is wanted
+        *inputs, tags, mask = ctx.saved_tensors
+        emissions, likelihood = inputs[0], ctx.likelihood
+        if likelihood is None or torch.is_grad_enabled():  # or a graph of the gradient is wanted
             create_graph = torch.is_grad_enabled()
             with torch.enable_grad():
                 tracked = [x if create_graph and x.requires_grad else x.detach().requires_grad_() for x in inputs]
-                result = _log_partition_in_log_space(*tracked, mask)
+                result = ctx.crf._log_likelihood_in_log_space(tracked[0], tags, mask, *tracked[1:])
                 # In sentences of one word there is no step.
                 gradients = torch.autograd.grad(
                     result, tracked, gradient, create_graph=create_graph, allow_unused=True, materialize_grads=True
                 )
-            return *gradients, None
-        posterior, steps = ctx.messages.posteriors(gradient, inputs[2], mask)
-        last = (mask.sum(dim=0) - 1).clamp(min=0)
-        at_end = posterior[last, torch.arange(len(last))]
-        return posterior, posterior[0].sum(dim=0), steps, at_end.sum(dim=0), None
+            return *gradients, None, None, None
+        packed, *others = map(torch.from_numpy, likelihood.gradients(gradient.double().numpy()))
+        by_emission = torch.zeros_like(emissions, memory_format=torch.contiguous_format)
+        by_emission.view(-1, emissions.shape[2])[torch.from_numpy(likelihood.packing.source)] = packed.to(emissions)
+        others = [found.to(x) for found, x in zip(others, inputs[1:], strict=True)]
+        return by_emission, *others, None, None, None
 
 
-class _ScaledMessages(NamedTuple):
-    """Forward and backward messages in probability space; each is known up to a factor for each word and row."""
-
-    log_partition: Tensor  # (B,)
-    probabilities: Tensor  # (T, B, K), of the emissions, the highest of each word 1
-    left: Tensor  # (T, B, K), what the words before say
-    right: Tensor | None  # (T, B, K), what the words after say
-    scale: Tensor  # (T, B), what `left` was divided by at each word
-
-    def posteriors(self, gradient: Tensor, transitions: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Of each tag (T, B, K) and of each step (K, K), summed over rows with the weights `gradient` (B,)."""
-        here = self.probabilities * self.right
-        joint = self.left * here
-        total = joint.sum(dim=2, keepdim=True)
-        weight = gradient[:, None].masked_fill(~mask[:, :, None], 0) / total  # (T, B, 1)
-        before = self.left[:-1] * self.probabilities[:-1] * (weight[1:] / self.scale[1:, :, None])
-        tags = transitions.shape[0]
-        steps = before.reshape(-1, tags).T @ here[1:].reshape(-1, tags) * _step_probabilities(transitions)[0]
-        return joint * weight, steps
+def _packed(emissions: Tensor, packing: Packing, dtype: torch.dtype) -> np.ndarray:
+    """The emissions (N, K) of the words of a batch on the CPU."""
+    return emissions.detach().to(dtype).reshape(-1, emissions.shape[2]).numpy().take(packing.source, 0)
 
 
-_RENORMALISED_EVERY = 4  # steps: float64 holds the product of many more, but not of the rarest paths
-_SMALLEST = 1e-280
-
-
-def _scaled_messages(
-    scores: Tensor, start: Tensor, transitions: Tensor, end: Tensor, mask: Tensor, both: bool
-) -> _ScaledMessages | None:
-    """The messages of a batch, from the left or from `both` sides; None where log space is needed."""
-    if scores.device.type != "cpu":
-        return None
-    length = len(scores)
-    peak = scores.amax(dim=2)  # (T, B)
-    probabilities = (scores - peak[:, :, None]).exp_()
-    step, step_peak = _step_probabilities(transitions)
-    start_peak, end_peak = start.amax(), end.amax()
-    first, final = (start - start_peak).exp(), (end - end_peak).exp()
-    if both:
-        emitted = torch.stack([probabilities, _reverse(probabilities, mask, rows=1)], dim=1)  # (T, 2, B, K)
-        begin, step_both = torch.stack([first, final])[:, None], torch.stack([step, step.T])
-    else:
-        emitted, begin, step_both = probabilities[:, None], first[None, None], step[None]
-    outgoing = torch.empty_like(emitted)  # less than `incoming` by the emission
-    incoming = torch.empty_like(emitted)
-    incoming[0] = begin
-    scale = torch.ones(length, *emitted.shape[1:3], 1, dtype=scores.dtype)
-    into, out, weights = incoming.unbind(0), outgoing.unbind(0), emitted.unbind(0)
-    for t in range(1, length):
-        torch.mul(into[t - 1], weights[t - 1], out=out[t - 1])
-        torch.bmm(out[t - 1], step_both, out=into[t])
-        if t % _RENORMALISED_EVERY == 0:
-            torch.sum(into[t], dim=2, keepdim=True, out=scale[t])
-            into[t].div_(scale[t])
-    torch.mul(into[-1], weights[-1], out=out[-1])
-    if not _is_exact(outgoing, first > 0, step > 0, both):
-        return None
-    last = (mask.sum(dim=0) - 1).clamp(min=0)[None]  # (1, B)
-    rows = torch.arange(scores.shape[1])
-    at_end = (outgoing[last[0], 0, rows] * final).sum(dim=1).log()
-    words = (peak + scale[:, 0, :, 0].log()).masked_fill(~mask, 0).sum(dim=0)
-    log_partition = at_end + words + start_peak + end_peak + last[0] * step_peak
-    right = _reverse(incoming[:, 1], mask, rows=1) if both else None
-    return _ScaledMessages(log_partition, probabilities, incoming[:, 0], right, scale[:, 0, :, 0])
-
-
-def _step_probabilities(transitions: Tensor) -> tuple[Tensor, Tensor]:
-    """`exp` of the transitions with the highest 1, and the logarithm of what they were divided by."""
-    peak = transitions.amax()
-    return (transitions - peak).exp(), peak
-
-
-def _is_exact(outgoing: Tensor, first: Tensor, step: Tensor, both: bool) -> bool:
-    """Whether no tag that can be reached (T, D, B, K) came near the smallest float64: then nothing was lost."""
-    forward = [(first, step)] + ([(torch.ones_like(first), step.T)] if both else [])
-    for side, (reached, allowed) in enumerate(forward):
-        for t in range(len(outgoing)):
-            after = (reached[:, None] & allowed).any(dim=0)
-            same = bool((after == reached).all())
-            messages = outgoing[t:, side] if same else outgoing[t, side]
-            if not bool((messages >= _SMALLEST).logical_or_(~reached).all()):
-                return False
-            if same:
-                break
-            reached = after
-    return True
-
-
-def _log_partition_in_log_space(
-    scores: Tensor, start: Tensor, transitions: Tensor, end: Tensor, mask: Tensor
-) -> Tensor:
-    """What `_LogPartition` computes, whatever the range of the scores."""
-    scores = scores.transpose(1, 2)
+def _log_partition(scores: Tensor, start: Tensor, transitions: Tensor, end: Tensor, mask: Tensor) -> Tensor:
+    """The logarithm of the sum over all tag sequences, (B,), of `scores` (T, K, B), whatever their range."""
     incoming = _Sweep.apply(scores[:, :, None], start[:, None], transitions[:, :, None])[:, :, 0]
     forward = incoming + scores  # (T, K, B)
     # `_Sweep` takes the highest entry off each word: it is added again here, for all words but the last.
@@ -559,39 +507,11 @@ def _add_continuations(best: Tensor, transitions: Tensor) -> None:
         here += highest
 
 
-def _add_continuations_in_numpy(best: np.ndarray, transitions: np.ndarray) -> None:
-    """The same in NumPy."""
-    _, tags, rows = best.shape
-    # The longer of the two stands last: long vectors, not many.
-    wide = rows >= tags
-    backward = transitions.T[:, :, None] if wide else transitions.T[:, None, :]
-    steps = np.empty((tags, tags, rows) if wide else (tags, rows, tags), best.dtype)  # to, then from and row
-    highest = np.empty(steps.shape[1:], best.dtype)
-    more = highest if wide else highest.T
-    add, reduce = np.add, np.maximum.reduce
-    for step, (later, here) in enumerate(pairwise([*best])):
-        if step % _LEVELLED_EVERY == 0:
-            later -= reduce(later, axis=0)
-        add(later[:, None] if wide else later[:, :, None], backward, out=steps)
-        reduce(steps, axis=0, out=highest)
-        add(here, more, out=here)
-
-
-def _paths_on_cpu(best: np.ndarray, start: np.ndarray, transitions: np.ndarray) -> np.ndarray:
-    """The best path (T, B) through `best` (T, B, K), which has all that follows in it."""
-    path = np.empty(best.shape[:2], np.int64)
-    before = start
-    for here, tags in zip([*best], [*path], strict=True):
-        (here + before).argmax(1, out=tags)
-        before = transitions.take(tags, 0)
-    return path
-
-
-def _reverse(x: Tensor, mask: Tensor, rows: int = 2) -> Tensor:
-    """Each row of `x` (T, K, B), or (T, B, K) with `rows=1`, with its words in reverse order, padding where it was."""
+def _reverse(x: Tensor, mask: Tensor) -> Tensor:
+    """Each row of `x` (T, K, B) with its words in reverse order, padding where it was."""
     word = torch.arange(len(x), device=x.device)[:, None]
     source = torch.where(mask, mask.sum(dim=0) - 1 - word, word)  # (T, B)
-    return x.gather(0, source.unsqueeze(3 - rows).expand_as(x))
+    return x.gather(0, source.unsqueeze(1).expand_as(x))
 
 
 def _full_precision(x: Tensor) -> contextlib.AbstractContextManager:

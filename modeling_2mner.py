@@ -53,6 +53,7 @@ CODE_FILES = (
     "processing_2mner.py",
     "alignment_2mner.py",
     "collaboration_2mner.py",
+    "crf_numpy_2mner.py",
     "crf_2mner.py",
     "towers_2mner.py",
     "modeling_2mner.py",

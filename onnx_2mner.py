@@ -22,8 +22,10 @@ from PIL import Image
 from torch import nn
 
 try:
+    from .crf_numpy_2mner import Packing, viterbi
     from .modeling_2mner import gather_words
 except ImportError:
+    from crf_numpy_2mner import Packing, viterbi
     from modeling_2mner import gather_words
 
 TEXT_GRAPH, IMAGE_GRAPH, FUSION_GRAPH = "text.onnx", "image.onnx", "fusion.onnx"
@@ -346,17 +348,13 @@ class NumpyCRF:
         Raises:
             ValueError: shapes that do not fit, or a mask that is not bool and right-padded.
         """
-        scores, lengths = self._scores(emissions, mask)
-        best = scores + self.end  # (B, T, K): the best continuation from each tag; right at the last words already
-        for word in range(scores.shape[1] - 2, -1, -1):
-            later = best[:, word + 1] - best[:, word + 1].max(axis=1, keepdims=True)
-            onward = scores[:, word] + (later[:, None] + self.transitions).max(axis=2)
-            best[:, word] = np.where((word + 1 < lengths)[:, None], onward, best[:, word])
+        scores, _ = self._scores(emissions, mask)
+        packing = Packing(mask)
+        packed = scores.reshape(-1, scores.shape[2])[packing.source]
         tags = np.full(mask.shape, -100)
-        for word in range(scores.shape[1]):
-            arriving = self.start if word == 0 else self.transitions[tags[:, word - 1]]
-            tags[:, word] = (best[:, word] + arriving).argmax(axis=1)
-        return np.where(mask, tags, -100)
+        parameters = (score.astype(scores.dtype) for score in (self.start, self.transitions, self.end))
+        tags.reshape(-1)[packing.source] = viterbi(packed, packing, *parameters)
+        return tags
 
     def span_log_prob(self, emissions: np.ndarray, mask: np.ndarray, spans: np.ndarray) -> np.ndarray:
         """

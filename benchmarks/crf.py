@@ -1,8 +1,11 @@
 """Speed, error and memory of the CRF against pytorch-crf: ``python benchmarks/crf.py``.
 
-Both libraries take the same ragged batches with the same parameters, turn and turn about, in one process. Times are
-medians over ``--rounds`` turns, in milliseconds; a ratio above 1 says that ours is faster. Errors are the largest
-difference from ours in float64, as a share of the likelihood. Writes ``benchmarks/results/crf.json``.
+Both libraries take the same ragged batches with the same parameters, turn and turn about, in one process. A turn is
+``CALLS`` calls in a row, of which the first does not count: it pays for what the other library left in the caches.
+Times are medians over all calls of ``--rounds`` turns, in milliseconds; a ratio above 1 says that ours is faster.
+Errors are the largest difference from pytorch-crf in float64, as a share of the likelihood. Memory is what a process
+of its own needs at most, beyond what it had before, for one forward and backward pass of the largest size. Writes
+``benchmarks/results/crf.json``.
 """
 
 import argparse
@@ -10,7 +13,9 @@ import importlib.metadata
 import json
 import os
 import platform
+import resource
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -25,6 +30,8 @@ sys.path.insert(0, str(ROOT))
 from crf_2mner import LinearChainCRF  # noqa: E402
 
 SHARED_RANGE = 0.1
+CALLS = 4
+LIBRARIES = ("ours", "other")
 
 
 def pair(num_tags: int) -> tuple[LinearChainCRF, CRF]:
@@ -40,27 +47,32 @@ def pair(num_tags: int) -> tuple[LinearChainCRF, CRF]:
 
 
 def medians(turns: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, float]:
-    """The median time of each function in ms; each is called once a round, after two calls that do not count."""
+    """The median time of each function in ms; two turns before the others do not count."""
     times: dict[str, list[float]] = {name: [] for name in turns}
     for turn in range(rounds + 2):
         for name, function in turns.items():
-            start = time.perf_counter()
-            function()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            if turn >= 2:
-                times[name].append(1e3 * (time.perf_counter() - start))
+            for call in range(CALLS):
+                start = time.perf_counter()
+                function()
+                if device == "cuda":
+                    torch.cuda.synchronize()
+                if turn >= 2 and call:
+                    times[name].append(1e3 * (time.perf_counter() - start))
     return {name: statistics.median(found) for name, found in times.items()}
 
 
-def cell(num_tags: int, length: int, batch: int, rounds: int, device: str) -> dict[str, float]:
-    """One size: lengths are drawn from a quarter of the longest up."""
-    ours, other = (crf.to(device) for crf in pair(num_tags))
+def batch_of(num_tags: int, length: int, batch: int, device: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Emissions (that want a gradient), tags and mask; lengths are drawn from a quarter of the longest up."""
     lengths = torch.randint(max(1, length // 4), length + 1, (batch,))
     lengths[0] = length
     mask = (torch.arange(length)[None] < lengths[:, None]).to(device)
     tags = torch.randint(num_tags, (batch, length)).to(device)
-    emissions = torch.randn(batch, length, num_tags).to(device).requires_grad_()
+    return torch.randn(batch, length, num_tags).to(device).requires_grad_(), tags, mask
+
+
+def trainers(crfs: tuple[LinearChainCRF, CRF], emissions, tags, mask) -> dict[str, Callable[[], None]]:
+    """Forward and backward of each library."""
+    ours, other = crfs
 
     def train_ours() -> None:
         emissions.grad = None
@@ -72,17 +84,39 @@ def cell(num_tags: int, length: int, batch: int, rounds: int, device: str) -> di
         other.zero_grad()
         (-other(emissions, tags, mask, reduction="sum")).backward()
 
+    return dict(zip(LIBRARIES, (train_ours, train_other), strict=True))
+
+
+def peak_memory(size: tuple[int, int, int], library: str) -> float:
+    """MiB that a process of its own needs for one pass of this size; the smallest pass comes before, for the code."""
+    command = [sys.executable, __file__, "--memory_of", library, *map(str, size)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def own_peak_memory(size: tuple[int, int, int], library: str) -> float:
+    """What `peak_memory` has a process do."""
+    crfs = pair(size[0])
+    trainers(crfs, *batch_of(size[0], 2, 2, "cpu"))[library]()
+    train = trainers(crfs, *batch_of(*size, "cpu"))[library]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    train()
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def cell(num_tags: int, length: int, batch: int, rounds: int, device: str) -> dict[str, float]:
+    """One size."""
+    ours, other = crfs = tuple(crf.to(device) for crf in pair(num_tags))
+    emissions, tags, mask = batch_of(num_tags, length, batch, device)
     fixed = emissions.detach()
     turns = {
-        "ours_train": train_ours,
-        "other_train": train_other,
+        **{f"{name}_train": train for name, train in trainers(crfs, emissions, tags, mask).items()},
         "ours_decode": lambda: ours.decode(fixed, mask),
         "other_decode": lambda: other.decode(fixed, mask),
     }
     found = medians(turns, rounds, device)
     with torch.no_grad():
-        exact = ours.double().log_likelihood(fixed.double(), tags, mask)
-        ours.float()
+        exact = other.double()(fixed.double(), tags, mask, reduction="none")
+        other.float()
         errors = {
             "ours_error": ours.log_likelihood(fixed, tags, mask).double() - exact,
             "other_error": other(fixed, tags, mask, reduction="none").double() - exact,
@@ -106,20 +140,28 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[8, 32, 256])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--memory_of", nargs=4, help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, default=None, help="benchmarks/results/crf[_cuda].json")
     arguments = parser.parse_args()
     torch.manual_seed(0)
+    if arguments.memory_of:
+        print(own_peak_memory(tuple(map(int, arguments.memory_of[1:])), arguments.memory_of[0]))
+        return
     results = []
     for num_tags in arguments.tags:
         for length in arguments.lengths:
             for batch in arguments.batches:
                 results.append(cell(num_tags, length, batch, arguments.rounds, arguments.device))
                 print(" ".join(f"{key}={value:.3g}" for key, value in results[-1].items()), flush=True)
+    largest = (max(arguments.tags), max(arguments.lengths), max(arguments.batches))
+    memory = {name: round(peak_memory(largest, name)) for name in LIBRARIES} if arguments.device == "cpu" else {}
+    print("MiB at most, beyond what was there:", memory)
     facts = {
         "command": "python benchmarks/crf.py" + (" --device cuda" if arguments.device == "cuda" else ""),
         "rounds": arguments.rounds,
         "machine": {"cpus": os.cpu_count(), "threads": torch.get_num_threads(), "processor": platform.machine()},
         "versions": {name: importlib.metadata.version(name) for name in ("torch", "pytorch-crf", "numpy")},
+        "peak_memory_mib": memory,
         "results": results,
     }
     suffix = "_cuda" if arguments.device == "cuda" else ""

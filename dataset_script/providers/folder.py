@@ -143,7 +143,6 @@ def from_arguments(arguments: Any, workspace: Path) -> Folder:
     return Folder(arguments.image_index, arguments.image_folder)
 
 
-
 def _texts(value: Any) -> list[str] | None:
     if value is None:
         return []
