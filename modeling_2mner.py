@@ -31,7 +31,7 @@ try:
     )
     from .configuration_2mner import TwoMNERConfig, tower_width
     from .crf_2mner import LinearChainCRF, iob2_constraints
-    from .towers_2mner import blank_image, fresh_tower, normalization, pretrained_tower, sequence_of
+    from .towers_2mner import blank_image, fresh_tower, in_chunks, normalization, pretrained_tower, sequence_of
 except ImportError:
     from alignment_2mner import build_alignment, is_sharded, world_size
     from collaboration_2mner import (
@@ -42,7 +42,7 @@ except ImportError:
     )
     from configuration_2mner import TwoMNERConfig, tower_width
     from crf_2mner import LinearChainCRF, iob2_constraints
-    from towers_2mner import blank_image, fresh_tower, normalization, pretrained_tower, sequence_of
+    from towers_2mner import blank_image, fresh_tower, in_chunks, normalization, pretrained_tower, sequence_of
 
 logger = logging.get_logger(__name__)
 
@@ -267,6 +267,9 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
     """
 
     base_model_prefix = "model"
+    encoder_chunk_size: int | None = None
+    """In training, rows that a tower encodes at a time; the activations of the others are computed again when the
+    backward pass comes to them. A contrastive batch may then be larger than memory; None: all rows at once."""
 
     def __init__(
         self,
@@ -372,16 +375,31 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
         features = (image_features, global_image_features)
         batch = self._check_inputs(input_ids, inputs_embeds, word_starts, pixel_values, image_ids, features)
 
-        text_inputs = {"token_type_ids": token_type_ids, "position_ids": position_ids, "inputs_embeds": inputs_embeds}
-        text_outputs = self.text_model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            return_dict=True,
-            **{name: value for name, value in text_inputs.items() if value is not None},
-        )
-        piece_states = text_outputs.last_hidden_state  # (B, S, H)
+        text_inputs = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds,
+        }
+        text_inputs = {name: value for name, value in text_inputs.items() if value is not None}
+        hidden_states = attentions = None
+        if self.training and self.encoder_chunk_size is not None:
+            self._check_chunks(output_attentions, output_hidden_states)
+            piece_states = in_chunks(
+                lambda **rows: self.text_model(**rows, return_dict=True).last_hidden_state,
+                self.encoder_chunk_size,
+                **text_inputs,
+            )  # (B, S, H)
+        else:
+            text_outputs = self.text_model(
+                **text_inputs,
+                output_attentions=output_attentions,
+                output_hidden_states=output_hidden_states,
+                return_dict=True,
+            )
+            piece_states = text_outputs.last_hidden_state  # (B, S, H)
+            hidden_states, attentions = text_outputs.hidden_states, text_outputs.attentions
         if attention_mask is None:
             attention_mask = torch.ones(piece_states.shape[:2], dtype=torch.bool, device=piece_states.device)
         if word_starts is None:
@@ -439,8 +457,8 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
             image_states=image_states,
             has_image=has_image.long(),
             gates=fused.gates,
-            hidden_states=text_outputs.hidden_states,
-            attentions=text_outputs.attentions,
+            hidden_states=hidden_states,
+            attentions=attentions,
             image_attentions=fused.image_attentions or None,
         )
 
@@ -471,10 +489,17 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
             distinct = pixel_values[first[ids != 0]]
             row_of = ((ids != 0).cumsum(0) - 1).clamp(min=0)[slots]  # rows without an image: any, zeroed below
 
-        states = sequence_of(self.vision_model, distinct)
+        def encode(pixels: torch.Tensor) -> torch.Tensor:
+            return sequence_of(self.vision_model, pixels)
+
+        def encode_pooled(pixels: torch.Tensor) -> torch.Tensor:
+            return sequence_of(self.global_vision_model, self._global_pixels(pixels)).mean(dim=1, keepdim=True)
+
+        size = self.encoder_chunk_size if self.training else None
+        states = in_chunks(encode, size, pixels=distinct)
         pooled = None
         if self.global_vision_model is not None:
-            pooled = sequence_of(self.global_vision_model, self._global_pixels(distinct)).mean(dim=1, keepdim=True)
+            pooled = in_chunks(encode_pooled, size, pixels=distinct)
         if row_of is not None:
             states = states[row_of]
             pooled = pooled[row_of] if pooled is not None else None
@@ -497,6 +522,12 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
             if pixel_values.shape[-2:] != size:
                 pixel_values = F.interpolate(pixel_values, size=size, mode="bicubic", antialias=True)
         return pixel_values
+
+    def _check_chunks(self, output_attentions: bool, output_hidden_states: bool) -> None:
+        if output_attentions or output_hidden_states:
+            raise ValueError("`encoder_chunk_size` keeps no attentions or hidden states: ask for them in evaluation.")
+        if is_sharded(self.text_model):  # the number of chunks would have to be the same everywhere
+            raise ValueError("`encoder_chunk_size` does not go with FSDP; use --gradient_checkpointing there.")
 
     def _check_inputs(self, input_ids, inputs_embeds, word_starts, pixel_values, image_ids, features) -> int:
         if (input_ids is None) == (inputs_embeds is None):

@@ -96,6 +96,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             seed=seed,
         )
 
+    model.model.encoder_chunk_size = args.encoder_chunk_size
     collator = MultimodalCollator(processor, model.config.uses_images, 8 if args.bf16 or args.fp16 else None)
     patience = args.early_stopping_patience
     trainer = TwoMNERTrainer(

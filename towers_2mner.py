@@ -1,8 +1,10 @@
 """The encoders of 2M-NER: any text tower and any image tower of Transformers, made, loaded and read in one way."""
 
 import os
+from collections.abc import Callable
 
 import torch
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging
@@ -16,6 +18,22 @@ def sequence_of(tower: PreTrainedModel, pixel_values: torch.Tensor) -> torch.Ten
     if states.dim() == 4:
         states = states.flatten(2).transpose(1, 2)  # (N, D, h, w) -> (N, h * w, D)
     return states
+
+
+def in_chunks(encode: Callable[..., torch.Tensor], size: int | None, **inputs: torch.Tensor) -> torch.Tensor:
+    """
+    `encode(**inputs)`, `size` rows at a time where a gradient is wanted. A chunk's activations are not kept: they are
+    computed again in the backward pass, with the same random numbers (Gao et al. 2021, "Scaling Deep Contrastive
+    Learning Batch Size under Memory Limited Setup": memory of a chunk, gradient of the batch).
+    """
+    rows = len(next(iter(inputs.values())))
+    if size is None or rows <= size or not torch.is_grad_enabled():
+        return encode(**inputs)
+    parts = []
+    for start in range(0, rows, size):
+        chunk = {name: value[start : start + size] for name, value in inputs.items()}
+        parts.append(checkpoint(encode, use_reentrant=False, **chunk))
+    return torch.cat(parts)
 
 
 def blank_image(config, like: torch.Tensor) -> torch.Tensor:

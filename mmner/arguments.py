@@ -134,6 +134,11 @@ class TrainingArguments(transformers.TrainingArguments):
     vision_learning_rate: float | None = _option(None, "Of the image towers. Default: learning_rate.")
     head_learning_rate: float | None = _option(None, "Of the new layers but the CRF. Default: learning_rate.")
     crf_learning_rate: float | None = _option(None, "Of the CRF's transitions. Default: learning_rate.")
+    encoder_chunk_size: int | None = _option(
+        None,
+        "Rows that the towers encode at a time: a large contrastive batch in the memory of a small one, for a second "
+        "forward pass. Default: the whole batch.",
+    )
     early_stopping_patience: int | None = _option(None, "Stop after so many evaluations without a better dev F1.")
 
     do_train: bool = _option(True, "Train.")
@@ -171,6 +176,8 @@ class TrainingArguments(transformers.TrainingArguments):
             self.use_cpu = True  # else the plain class takes bf16 for a GPU's, and processes for one GPU each
         super().__post_init__()
         self.do_eval = do_eval  # the plain class switches it on when dev is scored during training
+        if self.encoder_chunk_size is not None and self.encoder_chunk_size < 1:
+            raise ValueError(f"`encoder_chunk_size` is {self.encoder_chunk_size}; expected 1 or more, or none.")
         if self.early_stopping_patience is not None and not self.load_best_model_at_end:
             raise ValueError("`early_stopping_patience` needs `load_best_model_at_end`: pass both, or neither.")
 

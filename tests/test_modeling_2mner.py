@@ -361,6 +361,63 @@ def test_gradient_checkpointing_changes_no_gradient():
         torch.testing.assert_close(gradients[1][name], gradient, msg=name)
 
 
+@pytest.mark.parametrize("alignment", ["clip", "token"])
+def test_towers_in_chunks_give_the_gradient_of_the_whole_batch(alignment):
+    batch = tiny_batch(num_rows=6, image_ids=(1, 0, 2, 1, 3, 4), words=(2, 5, 3, 4, 2, 3))
+    outcomes, seen = [], {}
+    for size in (None, 2):
+        model = tiny_model(alignment=alignment, global_vision="resnet").train()
+        model.model.encoder_chunk_size = size
+        towers = {name: getattr(model.model, name) for name in ("text_model", "vision_model", "global_vision_model")}
+        seen = {name: [] for name in towers}
+        for name, tower in towers.items():
+            given = "input_ids" if name == "text_model" else "pixel_values"
+            tower.register_forward_pre_hook(
+                lambda _, args, inputs, rows=seen[name], given=given: rows.append(len(inputs[given])), with_kwargs=True
+            )
+        loss = model(**batch).loss
+        loss.backward()
+        outcomes.append((loss, {name: p.grad for name, p in model.named_parameters()}))
+    torch.testing.assert_close(outcomes[1], outcomes[0], rtol=1e-4, atol=1e-6)
+    # Each chunk twice: once for its vectors, once for their gradient. Of six rows, and of four distinct images.
+    assert {name: sorted(rows) for name, rows in seen.items()} == {
+        "text_model": [2] * 6,
+        "vision_model": [2] * 4,
+        "global_vision_model": [2] * 4,
+    }
+
+
+def test_towers_in_chunks_repeat_their_dropout():
+    """The gradient that comes back is that of the loss that was computed: finite differences along it agree."""
+    model = tiny_model(alignment="clip", dropout=0.0).double().train()
+    model.model.text_model.embeddings.dropout.p = 0.3
+    model.model.encoder_chunk_size = 2
+    batch = tiny_batch(num_rows=4, image_ids=(1, 2, 3, 4), words=(2, 5, 3, 4))
+    batch["pixel_values"] = batch["pixel_values"].double()
+
+    def loss() -> torch.Tensor:
+        torch.manual_seed(0)
+        return model(**batch).loss
+
+    loss().backward()
+    weight = model.model.text_model.encoder.layer[0].output.dense.weight
+    gradient, step = weight.grad.clone(), 1e-6
+    with torch.no_grad():
+        values = []
+        for sign in (1, -1):
+            weight += sign * step * gradient
+            values.append(loss().item())
+            weight -= sign * step * gradient
+    assert (values[0] - values[1]) / (2 * step) == pytest.approx(float(gradient.square().sum()), rel=1e-4)
+
+
+def test_towers_in_chunks_keep_no_attentions():
+    model = tiny_model().train()
+    model.model.encoder_chunk_size = 2
+    with pytest.raises(ValueError, match="keeps no attentions"):
+        model(**tiny_batch(), output_attentions=True)
+
+
 # Processes
 
 
@@ -375,7 +432,9 @@ def _two_processes(folder: str):
     half = {name: value[3 * rank : 3 * rank + 3] for name, value in batch.items()}
     results = {}
     for alignment in ALIGNMENTS:
-        model = DistributedDataParallel(tiny_model(alignment=alignment, collaboration="gated").train())
+        model = tiny_model(alignment=alignment, collaboration="gated").train()
+        model.model.encoder_chunk_size = 2 if alignment == "siglip" else None
+        model = DistributedDataParallel(model)
         loss = model(**half).loss
         loss.backward()
         total = loss.detach().clone()
