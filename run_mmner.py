@@ -14,6 +14,9 @@ Train, evaluate and predict with 2M-NER: one recipe in, one folder out.
     # go on where a run was broken off
     python run_mmner.py recipes/base.yaml --dataset path/to/folder --output_dir outputs/base \
         --resume_from_checkpoint last
+    # where jobs are ended and started again by the same command: go on, or start if there is nothing yet
+    python run_mmner.py recipes/base.yaml --dataset path/to/folder --output_dir outputs/base \
+        --resume_from_checkpoint auto
     # score a saved model
     python run_mmner.py recipes/base.yaml --model_name_or_path outputs/base --dataset path/to/other \
         --output_dir outputs/other --do_train false

@@ -72,12 +72,14 @@ def build(folder: str | Path, num_sentences: int = 2000, seed: int = 0) -> Path:
         raise FileExistsError(f"{folder} holds something other than a probe: name a new or an empty folder.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Built beside its place and moved at the end, so that a broken build is never taken for a probe.
+    for remnant in folder.parent.glob(f".{folder.name}-*"):  # of a build that was killed
+        shutil.rmtree(remnant, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         built = Path(scratch) / "probe"
         _Builder(built, seed).write(num_sentences)
         (built / _NOTICE_FILE).write_text(NOTICE.format(num_sentences=num_sentences, seed=seed), encoding="utf-8")
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(Path(scratch) / "replaced")  # at once: half a probe would be taken for something else
         built.rename(folder)
     return folder
 

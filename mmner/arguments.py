@@ -154,6 +154,12 @@ class TrainingArguments(transformers.TrainingArguments):
         default="group_by_length",
         metadata={"help": "Order of the sentences.", "choices": ["group_by_length", "random", "sequential"]},
     )
+    resume_from_checkpoint: str | None = _option(
+        None,
+        "A checkpoint to go on from; last: the newest whole one in output_dir; auto: the same, or from the beginning "
+        "where there is none.",
+    )
+    logging_nan_inf_filter: bool = _option(False, "Must stay false: a loss that is not finite ends the run.")
     hub_strategy: str = _option("end", "Must stay 'end': model, card and scores are pushed in one commit.")
     remove_unused_columns: bool = _option(False, "Must stay false: rows are made into tensors batch by batch.")
 
@@ -161,6 +167,7 @@ class TrainingArguments(transformers.TrainingArguments):
     _fixed: ClassVar[dict[str, tuple[Any, str]]] = {
         "remove_unused_columns": (False, "words and images become tensors only in the collator"),
         "hub_strategy": ("end", "weights, card and scores are pushed together, in one commit"),
+        "logging_nan_inf_filter": (False, "it hides a loss that is not finite, which must end the run"),
         "label_smoothing_factor": (0.0, "it smooths a softmax; the tags' loss is a CRF's"),
         "prediction_loss_only": (False, "without predictions there is no F1"),
         "batch_eval_metrics": (False, "entity F1 needs whole sentences, not batches"),

@@ -169,7 +169,7 @@ class WindowedSentences(torch.utils.data.Dataset):
         mention_dropout: in training, the probability that the words of an entity are hidden behind the tokenizer's
             mask in a row with an image: the sentence around it and the image are left to tell its type. The rows are
             the same for a model that reads no image, so that it remains a fair baseline.
-        seed: of the shuffled images.
+        seed: of the shuffled images and the hidden mentions.
 
     Raises:
         ValueError: tags that the model does not know or that are not IOB2, or no two different images to shuffle.
@@ -222,6 +222,8 @@ class WindowedSentences(torch.utils.data.Dataset):
 
         self._cells, self.rows_with_image = _image_cells(rows)
         self._seed = seed
+        # Shared, because a data loader's workers have copies of the rest.
+        self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
         self._image_row: dict[int, int] = {}
         self._image_ids: dict[int, int] | None = None
         self._show(images)
@@ -277,6 +279,10 @@ class WindowedSentences(torch.utils.data.Dataset):
         """The image of a row that has one, as `datasets` stores it, not decoded."""
         return self._cells[row]["image"]
 
+    def set_epoch(self, epoch: int) -> None:
+        """Another epoch: other mentions are hidden, in worker processes too."""
+        self._epoch.fill_(epoch)
+
     def use_image_ids(self, image_ids: dict[int, int]) -> None:
         """From now on a window's `image` is the id of its row's picture (0: it does not open), not its file."""
         self._image_ids = image_ids
@@ -293,18 +299,22 @@ class WindowedSentences(torch.utils.data.Dataset):
         source = self._image_row.get(row)
         tokens = self.tokens[row][window.start : window.stop]
         if self.mention_dropout and source is not None:
-            tokens = self._drop_mentions(tokens, tags)
+            tokens = self._drop_mentions(index, tokens, tags)
         image = None
         if source is not None:
             image = self.image_file(source) if self._image_ids is None else self._image_ids[source]
         return {"tokens": tokens, "labels": [self.label2id[tag] for tag in tags], "image": image}
 
-    def _drop_mentions(self, tokens: list[str], tags: list[str]) -> list[str]:
-        """A copy in which each entity's words are, with probability `mention_dropout`, the mask token."""
+    def _drop_mentions(self, index: int, tokens: list[str], tags: list[str]) -> list[str]:
+        """
+        A copy in which each entity's words are, with probability `mention_dropout`, the mask token. Which, depends on
+        seed, epoch and window alone: whoever reads it, in whatever order, before or after a resume.
+        """
+        rng = random.Random(f"mentions {self._seed} {int(self._epoch)} {index}")
         tokens, hidden = list(tokens), False
         for position, tag in enumerate(tags):
             if tag.startswith("B-"):
-                hidden = torch.rand(()).item() < self.mention_dropout
+                hidden = rng.random() < self.mention_dropout
             if tag != "O" and hidden:
                 tokens[position] = self._mask
         return tokens

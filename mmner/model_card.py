@@ -27,6 +27,7 @@ from mmner.card_template import (
     TEMPLATE,
     TRAIN_SNIPPET,
 )
+from mmner.checkpoints import replacing
 from mmner.data import SPLITS
 from mmner.report import CONTROLS
 
@@ -116,15 +117,16 @@ def write_model_card(
         model_name=name,
         eval_results=_eval_results(data_args, results, tables.get("test", ())) or None,
     )
-    recipe = folder / "recipe.yaml"
-    recipe.write_text(
-        f"# Every option of the run that made {location}. Folders are named by their last part.\n"
-        + _recipe((_with_defaults(model_args, config), data_args, training_args), full=True)
-        + "\n",
-        encoding="utf-8",
-    )
+    with replacing(folder / "recipe.yaml") as recipe:
+        recipe.write_text(
+            f"# Every option of the run that made {location}. Folders are named by their last part.\n"
+            + _recipe((_with_defaults(model_args, config), data_args, training_args), full=True)
+            + "\n",
+            encoding="utf-8",
+        )
     path = folder / "README.md"
-    ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{text}").save(path)
+    with replacing(path) as card:
+        ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{text}").save(card)
     return path
 
 

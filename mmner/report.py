@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mmner.checkpoints import replacing
 from mmner.data import WindowedSentences
 from mmner.entity_f1 import find_entities
 
@@ -32,7 +33,8 @@ def write_results(folder: str | Path, results: Mapping[str, Any], update: bool =
     path = Path(folder) / RESULTS_FILE
     if update and path.is_file():
         results = {**json.loads(path.read_text(encoding="utf-8")), **results}
-    path.write_text(json.dumps(dict(sorted(results.items())), indent=2) + "\n", encoding="utf-8")
+    with replacing(path) as file:
+        file.write_text(json.dumps(dict(sorted(results.items())), indent=2) + "\n", encoding="utf-8")
     return path
 
 
@@ -81,7 +83,7 @@ def prediction_rows(sentences: WindowedSentences, predictions: np.ndarray, score
 def write_predictions(folder: str | Path, split: str, rows: Sequence[Mapping[str, Any]]) -> Path:
     """Writes `predictions_{split}.jsonl`, a line of JSON a sentence."""
     path = Path(folder) / f"predictions_{split}.jsonl"
-    with path.open("w", encoding="utf-8", newline="\n") as file:
+    with replacing(path) as aside, aside.open("w", encoding="utf-8", newline="\n") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     return path
@@ -169,5 +171,6 @@ def _axes(width_in: float):
 
 
 def _save(figure, path: Path) -> Path:
-    figure.savefig(path, dpi=150)
+    with replacing(path) as file:
+        figure.savefig(file, dpi=150)
     return path

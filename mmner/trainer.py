@@ -10,13 +10,15 @@ import torch
 from huggingface_hub import CommitInfo
 from torch import nn
 from torch.utils.data import Sampler, SequentialSampler
-from transformers import EvalPrediction, Trainer, TrainerCallback
-from transformers.trainer_utils import EvalLoopOutput, PredictionOutput, get_last_checkpoint
+from transformers import EvalPrediction, TrainerCallback
+from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
 
 from mmner.arguments import TrainingArguments
+from mmner.checkpoints import is_complete, newest_checkpoint, tidy
 from mmner.data import WindowedSentences
 from mmner.decoding import decode_sentences, entity_posteriors
 from mmner.publish import publish
+from mmner.resumable_trainer import ResumableTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -106,42 +108,56 @@ class LengthGroupedSampler(Sampler[int]):
 
 
 class _EpochSetter(TrainerCallback):
-    """Tells the sampler its epoch: the data loader's call does not reach it after a resume of several processes."""
+    """Tells sampler or set their epoch: the data loader's call does not reach them after a resume of several
+    processes, nor the copy of a set that a worker process has."""
 
-    def __init__(self, sampler: LengthGroupedSampler):
-        self.sampler = sampler
+    def __init__(self, told: LengthGroupedSampler | WindowedSentences):
+        self.told = told
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        self.sampler.set_epoch(int(state.epoch or 0))
+        self.told.set_epoch(int(state.epoch or 0))
 
 
 def checkpoint_to_resume(args: TrainingArguments) -> str | None:
     """
-    The folder to go on from: the one given, the `last` of the output folder, or none.
+    The folder to go on from: the one given, the checkpoint saved `last` in the output folder, or none. With `auto` it
+    is the last, or none where there is none yet. What a killed process left half written is removed first.
 
     Raises:
-        ValueError: there is no such checkpoint.
+        ValueError: there is no such checkpoint, or it is not whole.
     """
     folder, asked = Path(args.output_dir), args.resume_from_checkpoint
-    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    with args.main_process_first(desc="tidying the output folder"):
+        if args.local_process_index == 0:
+            tidy(folder)
+    last = newest_checkpoint(folder)
     if asked is None:
         if last is not None:
             logger.warning(
                 f"Training starts anew beside {last}; --resume_from_checkpoint last would go on from there."
             )
         return None
-    found = last if asked == "last" else asked
-    if found is None or not Path(found).is_dir():
+    if asked == "auto" and last is None:
+        logger.info(f"There is no checkpoint in {folder} to go on from: training starts.")
+        return None
+    found = last if asked in ("last", "auto") else Path(asked)
+    if found is None or not found.is_dir():
         raise ValueError(
             f"resume_from_checkpoint is {asked}, but there is no such checkpoint"
             f"{f' in {folder}' if asked == 'last' else ''}; leave it out to start anew."
         )
-    return found
+    if not is_complete(found):
+        raise ValueError(
+            f"{found} is not whole (no readable trainer_state.json): its save or copy was broken off. Go on from the "
+            "last whole one: --resume_from_checkpoint last."
+        )
+    logger.info(f"Training goes on from {found}.")
+    return str(found)
 
 
-class TwoMNERTrainer(Trainer):
+class TwoMNERTrainer(ResumableTrainer):
     """
-    A `Trainer` whose datasets are `WindowedSentences`: they know their lengths, and score what was predicted for them.
+    A trainer whose datasets are `WindowedSentences`: they know their lengths, and score what was predicted for them.
 
     Raises:
         ValueError: the checkpoint is to be chosen, or training to be followed, on dev sentences, and there are none.
@@ -160,6 +176,8 @@ class TwoMNERTrainer(Trainer):
         if training_args is not None and not training_args.do_train:
             training_args.eval_strategy = "no"
         super().__init__(*args, **kwargs)
+        if hasattr(self.train_dataset, "set_epoch"):
+            self.add_callback(_EpochSetter(self.train_dataset))
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
