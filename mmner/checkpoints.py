@@ -99,7 +99,8 @@ def commit(staged: Path, place: Path) -> None:
         place.rename(replaced)
     staged.rename(place)
     _sync(place.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
+    if replaced.exists():
+        shutil.rmtree(replaced)
     _remove_if_empty(staged.parent)
 
 
@@ -139,8 +140,12 @@ def rotate(folder: str | Path, limit: int | None, kept: Path | None) -> None:
         aside = Path(folder) / SAVING / f"deleted-{path.name}"
         aside.parent.mkdir(exist_ok=True)
         path.rename(aside)  # at once: half a checkpoint is never seen under its name
-        shutil.rmtree(aside)
+        _delete(aside)
     _remove_if_empty(Path(folder) / SAVING)
+
+
+def _delete(folder: Path) -> None:
+    shutil.rmtree(folder)
 
 
 @contextlib.contextmanager

@@ -300,7 +300,7 @@ class ResumableTrainer(Trainer):
             "checkpoint is made of it. Lower the learning rate (--learning_rate, --crf_learning_rate, ...), warm up "
             f"(--warmup_steps), clip (--max_grad_norm, now {self.args.max_grad_norm:g}), train in float32 or --bf16 "
             "instead of --fp16, or fix alignment_temperature. Last good checkpoint: "
-            f"{newest_or_none(self.args.output_dir)}; --resume_from_checkpoint last goes on from it, with such options."
+            f"{newest_or_none(self.args.output_dir)}; with such options, --resume_from_checkpoint last goes on."
         )
 
     def _check_weights(self) -> None:

@@ -1,0 +1,251 @@
+"""A run killed at every point at which it writes, one after another, against the same run left alone: bit for bit."""
+
+import json
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
+
+import run_mmner
+from dataset_script import probe
+from mmner import checkpoints, model_card, report
+from mmner.feature_store import _Segment
+from mmner.tiny_towers import make_tiny_towers
+from mmner.trainer import TwoMNERTrainer
+
+RECIPE = """
+dataset: {folder}/probe
+text_model: {folder}/towers/text
+vision_model: {folder}/towers/vision
+alignment: clip
+modality_dropout: 0.3
+mention_dropout: 0.3
+max_train_samples: 20
+max_eval_samples: 4
+max_predict_samples: 4
+per_device_train_batch_size: 2
+logging_steps: 3
+use_cpu: true
+disable_tqdm: true
+seed: 3
+"""
+# Ten batches an epoch, five updates: every second one is saved, so that an epoch is gone on with in its middle.
+STEPS = """
+num_train_epochs: 2
+learning_rate: 2e-3
+gradient_accumulation_steps: 2
+eval_strategy: steps
+eval_steps: 2
+save_strategy: steps
+save_steps: 2
+dataloader_num_workers: 2
+dataloader_persistent_workers: true
+train_sampling_strategy: random
+freeze_vision_model: all
+image_feature_store: {store}
+do_eval: false
+"""
+# No learning: the first epoch stays the best, and patience ends the training after the second of six.
+PATIENCE = """
+num_train_epochs: 6
+learning_rate: 1e-9
+early_stopping_patience: 1
+"""
+
+KEPT = ("model.safetensors", "predictions_validation.jsonl", "predictions_test.jsonl")  # the last two where there are
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Data and towers. The tokenizer has a mask token, for mentions to be hidden."""
+    folder = tmp_path_factory.mktemp("inputs")
+    probe.build(folder / "probe", num_sentences=80)
+    sizes = {"text_width": 32, "text_layers": 1, "vocab_size": 300, "image_size_px": 32, "image_widths": (8, 16)}
+    make_tiny_towers(folder / "towers", [["Paris", "is", "here"]] * 9, **sizes)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "towers" / "text")
+    tokenizer.mask_token = tokenizer.unk_token or tokenizer.pad_token
+    tokenizer.save_pretrained(folder / "towers" / "text")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
+        yield folder
+
+
+def recipe(folder: Path, name: str, text: str) -> str:
+    path = folder / f"{name}.yaml"
+    path.write_text(RECIPE.format(folder=folder) + text.format(store=folder / f"store-{name}"))
+    return str(path)
+
+
+def die(*args, **kwargs) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_at(monkeypatch, owner: object, name: str, call: int = 1, instead: Callable = die) -> None:
+    """The process kills itself, or does something else, in the given call of a function."""
+    real, calls = getattr(owner, name), []
+
+    def counted(*args, **kwargs):
+        calls.append(name)
+        return (instead if len(calls) == call else real)(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, counted)
+
+
+def in_a_process(work: Callable[[], None], log: Path) -> int:
+    """Runs in a fork, whose death is not ours; returns its exit code, -9 if it was killed."""
+
+    def child() -> None:
+        with log.open("a") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+            sys.stdout = sys.stderr = file
+            logging.getLogger().addHandler(logging.StreamHandler(file))
+            try:
+                work()
+            except BaseException:
+                traceback.print_exc(file=file)
+                raise
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join(60)
+    if process.is_alive():
+        process.kill()
+        pytest.fail(f"hangs: {log.read_text()[-3000:]}")
+    return process.exitcode
+
+
+def trained_and_counted(recipe: str, output: Path, *options: str) -> None:
+    """A run that leaves, besides, a byte for each batch that it trained on."""
+    step = TwoMNERTrainer.training_step
+
+    def counted(*args, **kwargs):
+        result = step(*args, **kwargs)
+        with output.with_suffix(".steps").open("a") as file:
+            file.write(".")
+        return result
+
+    TwoMNERTrainer.training_step = counted
+    run_mmner.main([recipe, "--output_dir", str(output), *options])
+
+
+def steps_of(output: Path) -> int:
+    return output.with_suffix(".steps").stat().st_size
+
+
+def run(recipe: str, output: Path, *options: str) -> None:
+    log = output.with_suffix(".log")
+    assert in_a_process(lambda: trained_and_counted(recipe, output, *options), log) == 0, log.read_text()[-5000:]
+
+
+def killed_run(recipe: str, output: Path, *point, **options) -> None:
+    """Starts or goes on, and dies at the point; whatever has a checkpoint's name is whole thereafter."""
+
+    def work() -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            kill_at(patch, *point, **options)
+            trained_and_counted(recipe, output, "--resume_from_checkpoint", "auto")
+
+    log = output.with_suffix(".log")
+    before = checkpoints.newest_checkpoint(output)
+    assert in_a_process(work, log) == -signal.SIGKILL, (point, log.read_text()[-5000:])
+    for path in output.glob("checkpoint-*"):
+        assert {"model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json", "progress.json"} <= {
+            file.name for file in path.iterdir()
+        }
+        load_file(path / "model.safetensors")
+        torch.load(path / "optimizer.pt", weights_only=True)
+    after = checkpoints.newest_checkpoint(output)
+    assert before is None or checkpoints.step_of(after) >= checkpoints.step_of(before), point
+
+
+def results_of(output: Path) -> dict:
+    results = json.loads((output / "all_results.json").read_text())
+    return {name: value for name, value in results.items() if "runtime" not in name and "per_second" not in name}
+
+
+def assert_same(whole: Path, killed: Path) -> None:
+    for name in KEPT:
+        if (whole / name).exists() or name == "model.safetensors":
+            assert (whole / name).read_bytes() == (killed / name).read_bytes(), name
+    assert results_of(whole) == pytest.approx(results_of(killed), rel=1e-6)
+    histories = []
+    for output in (whole, killed):
+        state = json.loads((checkpoints.newest_checkpoint(output) / "trainer_state.json").read_text())
+        timeless = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
+        histories.append([{k: v for k, v in entry.items() if k not in timeless} for entry in state["log_history"]])
+    assert histories[0] == histories[1]
+    assert not (killed / checkpoints.SAVING).exists()
+
+
+def half_a_record(segment: _Segment, image_id: int, content: bytes, payload: bytes) -> None:
+    """Of the vectors one half, and nothing of their head."""
+    os.pwrite(segment.file.fileno(), payload[: len(payload) // 2], segment.size + segment.layout.record_bytes // 2)
+    die()
+
+
+def half_a_deletion(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    die()
+
+
+def half_a_file(path: Path) -> None:
+    aside = path.parent / checkpoints.SAVING / path.name
+    aside.parent.mkdir(exist_ok=True)
+    aside.write_text("{")
+    die()
+
+
+def names_in(folder: Path) -> list[str]:
+    return [path.name for path in checkpoints.complete_checkpoints(folder)]
+
+
+def test_a_run_killed_wherever_it_writes_ends_with_the_same_bits(folder, tmp_path):
+    run(recipe(folder, "whole", STEPS), tmp_path / "whole")
+    assert steps_of(tmp_path / "whole") == 20
+    killed, name = tmp_path / "killed", recipe(folder, "killed", STEPS)  # with a store of its own
+    log = killed.with_suffix(".log")
+    killed_run(name, killed, _Segment, "append", call=5, instead=half_a_record)
+    killed_run(name, killed, TwoMNERTrainer, "training_step", call=4)
+    killed_run(name, killed, TwoMNERTrainer, "_save_rng_state")
+    assert (killed / checkpoints.SAVING / "checkpoint-2" / "model.safetensors").is_file()
+    assert names_in(killed) == []
+    killed_run(name, killed, checkpoints, "rotate", call=2)  # the second is in its place, the first not yet deleted
+    assert "removed: checkpoint-2" in log.read_text()
+    assert names_in(killed) == ["checkpoint-2", "checkpoint-4"]
+    killed_run(name, killed, TwoMNERTrainer, "prediction_step")
+    killed_run(name, killed, checkpoints, "_sync_tree")
+    assert names_in(killed) == ["checkpoint-2", "checkpoint-4"]
+    killed_run(name, killed, checkpoints, "_delete", instead=half_a_deletion)
+    assert names_in(killed)[-1] == "checkpoint-6"
+    killed_run(name, killed, checkpoints, "commit_files")
+    trained = steps_of(killed)  # from here on nothing is trained again
+    killed_run(name, killed, report, "replacing", instead=half_a_file)
+    assert not (killed / "predictions_test.jsonl").exists()
+    run(name, killed, "--resume_from_checkpoint", "last")
+    assert steps_of(killed) == trained
+    assert_same(tmp_path / "whole", killed)
+
+
+def test_patience_that_has_run_out_stays_so(folder, tmp_path):
+    name = recipe(folder, "patience", PATIENCE)
+    run(name, tmp_path / "whole")
+    assert steps_of(tmp_path / "whole") == 20
+    killed = tmp_path / "killed"
+    killed_run(name, killed, TwoMNERTrainer, "training_step", call=13)
+    killed_run(name, killed, TwoMNERTrainer, "_load_best_model")
+    killed_run(name, killed, model_card, "replacing", instead=half_a_file)
+    assert steps_of(killed) == 12 + 10
+    run(name, killed, "--resume_from_checkpoint", "last")
+    assert steps_of(killed) == 12 + 10
+    assert_same(tmp_path / "whole", killed)
