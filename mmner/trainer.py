@@ -111,11 +111,12 @@ class _EpochSetter(TrainerCallback):
     """Tells sampler or set their epoch: the data loader's call does not reach them after a resume of several
     processes, nor the copy of a set that a worker process has."""
 
-    def __init__(self, told: LengthGroupedSampler | WindowedSentences):
-        self.told = told
+    def __init__(self):
+        self.told: dict[str, LengthGroupedSampler | WindowedSentences] = {}
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        self.told.set_epoch(int(state.epoch or 0))
+        for listener in self.told.values():
+            listener.set_epoch(int(state.epoch or 0))
 
 
 def checkpoint_to_resume(args: TrainingArguments) -> str | None:
@@ -176,8 +177,10 @@ class TwoMNERTrainer(ResumableTrainer):
         if training_args is not None and not training_args.do_train:
             training_args.eval_strategy = "no"
         super().__init__(*args, **kwargs)
+        self._epoch_setter = _EpochSetter()
+        self.add_callback(self._epoch_setter)
         if hasattr(self.train_dataset, "set_epoch"):
-            self.add_callback(_EpochSetter(self.train_dataset))
+            self._epoch_setter.told["set"] = self.train_dataset
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -201,7 +204,7 @@ class TwoMNERTrainer(ResumableTrainer):
             return super()._get_train_sampler(dataset)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         sampler = LengthGroupedSampler(dataset.lengths, self.args.train_batch_size * self.args.world_size, seed)
-        self.add_callback(_EpochSetter(sampler))
+        self._epoch_setter.told["sampler"] = sampler
         return sampler
 
     def _get_eval_sampler(self, eval_dataset: WindowedSentences) -> Sampler:

@@ -3,8 +3,11 @@
 import json
 import logging
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
+import socket
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable
@@ -16,12 +19,15 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
-import run_mmner
-from dataset_script import probe
-from mmner import checkpoints, model_card, report
-from mmner.feature_store import _Segment
-from mmner.tiny_towers import make_tiny_towers
-from mmner.trainer import TwoMNERTrainer
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT)]
+
+import run_mmner  # noqa: E402
+from dataset_script import probe  # noqa: E402
+from mmner import checkpoints, model_card, report  # noqa: E402
+from mmner.feature_store import _Segment  # noqa: E402
+from mmner.tiny_towers import make_tiny_towers  # noqa: E402
+from mmner.trainer import TwoMNERTrainer  # noqa: E402
 
 RECIPE = """
 dataset: {folder}/probe
@@ -62,22 +68,23 @@ learning_rate: 1e-9
 early_stopping_patience: 1
 """
 
+TWO = """
+num_train_epochs: 2
+learning_rate: 2e-3
+do_eval: false
+"""
 KEPT = ("model.safetensors", "predictions_validation.jsonl", "predictions_test.jsonl")  # the last two where there are
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def make_inputs(folder: Path) -> None:
     """Data and towers. The tokenizer has a mask token, for mentions to be hidden."""
-    folder = tmp_path_factory.mktemp("inputs")
     probe.build(folder / "probe", num_sentences=80)
     sizes = {"text_width": 32, "text_layers": 1, "vocab_size": 300, "image_size_px": 32, "image_widths": (8, 16)}
     make_tiny_towers(folder / "towers", [["Paris", "is", "here"]] * 9, **sizes)
     tokenizer = AutoTokenizer.from_pretrained(folder / "towers" / "text")
     tokenizer.mask_token = tokenizer.unk_token or tokenizer.pad_token
     tokenizer.save_pretrained(folder / "towers" / "text")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
-        yield folder
+    datasets.config.HF_DATASETS_CACHE = folder / "cache"
 
 
 def recipe(folder: Path, name: str, text: str) -> str:
@@ -121,7 +128,7 @@ def in_a_process(work: Callable[[], None], log: Path) -> int:
     process.join(60)
     if process.is_alive():
         process.kill()
-        pytest.fail(f"hangs: {log.read_text()[-3000:]}")
+        raise TimeoutError(log.read_text()[-3000:])
     return process.exitcode
 
 
@@ -210,7 +217,7 @@ def names_in(folder: Path) -> list[str]:
     return [path.name for path in checkpoints.complete_checkpoints(folder)]
 
 
-def test_a_run_killed_wherever_it_writes_ends_with_the_same_bits(folder, tmp_path):
+def killed_wherever_it_writes(folder: Path, tmp_path: Path) -> None:
     run(recipe(folder, "whole", STEPS), tmp_path / "whole")
     assert steps_of(tmp_path / "whole") == 20
     killed, name = tmp_path / "killed", recipe(folder, "killed", STEPS)  # with a store of its own
@@ -237,7 +244,7 @@ def test_a_run_killed_wherever_it_writes_ends_with_the_same_bits(folder, tmp_pat
     assert_same(tmp_path / "whole", killed)
 
 
-def test_patience_that_has_run_out_stays_so(folder, tmp_path):
+def patience_runs_out(folder: Path, tmp_path: Path) -> None:
     name = recipe(folder, "patience", PATIENCE)
     run(name, tmp_path / "whole")
     assert steps_of(tmp_path / "whole") == 20
@@ -249,3 +256,84 @@ def test_patience_that_has_run_out_stays_so(folder, tmp_path):
     run(name, killed, "--resume_from_checkpoint", "last")
     assert steps_of(killed) == 12 + 10
     assert_same(tmp_path / "whole", killed)
+
+
+def in_two_processes(recipe: str, output: Path, kill: tuple | None = None) -> list[int]:
+    """As `torchrun` starts them, and ends them all when one has died."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+
+    def child(rank: int) -> None:
+        with output.with_suffix(f".{rank}.log").open("a") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            if kill is not None and kill[0] == rank:
+                kill_at(pytest.MonkeyPatch(), *kill[1:])
+            run_mmner.main([recipe, "--output_dir", str(output), "--resume_from_checkpoint", "auto"])
+
+    processes = [multiprocessing.get_context("fork").Process(target=child, args=(rank,)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    multiprocessing.connection.wait([process.sentinel for process in processes], 60)
+    for process in processes:
+        process.join(20 if kill is None else 0.5)
+        process.kill()
+        process.join()
+    return [process.exitcode for process in processes]
+
+
+def two_processes_are_killed(folder: Path, tmp_path: Path) -> None:
+    """Each has random numbers of its own; the first alone writes and renames, when the other has written too."""
+    name = recipe(folder, "two", TWO)
+    assert in_two_processes(name, tmp_path / "whole") == [0, 0], (tmp_path / "whole.0.log").read_text()[-3000:]
+    killed = tmp_path / "killed"
+    for rank, *point in [
+        (0, checkpoints, "_sync_tree", 2),
+        (1, TwoMNERTrainer, "_save_rng_state", 1),
+        (1, TwoMNERTrainer, "training_step", 2),
+    ]:
+        codes = in_two_processes(name, killed, (rank, *point))
+        assert codes[rank] == -signal.SIGKILL, (tmp_path / "killed.0.log").read_text()[-3000:]
+        for path in killed.glob("checkpoint-*"):
+            assert {"rng_state_0.pth", "rng_state_1.pth", "progress.json"} <= {file.name for file in path.iterdir()}
+    assert in_two_processes(name, killed) == [0, 0], (tmp_path / "killed.0.log").read_text()[-3000:]
+    assert_same(tmp_path / "whole", killed)
+
+
+CASES = [killed_wherever_it_writes, patience_runs_out, two_processes_are_killed]
+
+
+@pytest.fixture(scope="module")
+def failures(tmp_path_factory) -> dict[str, str]:
+    """One launch for all cases, from a fresh interpreter: autograd cannot be forked once it has run."""
+    folder = tmp_path_factory.mktemp("killed")
+    subprocess.run(
+        [sys.executable, __file__, str(folder)], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=400
+    )
+    return json.loads((folder / "failures.json").read_text())
+
+
+@pytest.mark.parametrize("case", [case.__name__ for case in CASES])
+def test_a_killed_run_ends_with_the_same_bits(failures, case):
+    assert failures[case] is None, failures[case]
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    make_inputs(folder)
+    failures: dict[str, str | None] = {}
+    for case in CASES:
+        (folder / case.__name__).mkdir()
+        try:
+            case(folder, folder / case.__name__)
+            failures[case.__name__] = None
+        except Exception:
+            failures[case.__name__] = traceback.format_exc()
+    (folder / "failures.json").write_text(json.dumps(failures))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from transformers import TrainerCallback, TrainerState, set_seed
+from transformers import TrainerState, set_seed
 
 from mmner import trainer as trainer_module
 from mmner.arguments import ModelArguments, TrainingArguments
@@ -244,43 +244,6 @@ def test_predictions_come_with_a_score_at_each_entity(towers, tmp_path):
     assert begins.any() and tags.shape == scores.shape
     assert ((scores > 0) == begins).all() and (scores <= 1 + 1e-6).all()
     assert trainer.preprocess_logits_for_metrics is None
-
-
-class StopAt(TrainerCallback):
-    def __init__(self, step: int):
-        self.step = step
-
-    def on_step_end(self, args, state, control, **kwargs):
-        control.should_training_stop = state.global_step == self.step
-
-
-def test_a_resumed_training_ends_with_the_same_weights(towers, tmp_path):
-    """20 sentences in batches of 4: five steps an epoch; broken off in the middle of the second."""
-    options = {
-        "num_train_epochs": 3,
-        "eval_strategy": "no",
-        "load_best_model_at_end": False,
-        "save_strategy": "steps",
-        "save_steps": 7,
-        "model_options": {"modality_dropout": 0.5},
-    }
-    whole = make_trainer(towers, tmp_path / "whole", **options)
-    whole.train()
-    broken = make_trainer(towers, tmp_path / "broken", **options)
-    broken.add_callback(StopAt(7))
-    broken.train()
-    args = TrainingArguments(output_dir=str(tmp_path / "broken"), resume_from_checkpoint="last", use_cpu=True)
-    checkpoint = checkpoint_to_resume(args)
-    assert checkpoint == str(tmp_path / "broken" / "checkpoint-7")
-    resumed = make_trainer(towers, tmp_path / "broken", **options)
-    resumed.train(resume_from_checkpoint=checkpoint)
-    losses = [
-        [entry["loss"] for entry in trainer.state.log_history if "loss" in entry and entry["step"] > 7]
-        for trainer in (whole, resumed)
-    ]
-    assert len(losses[0]) == 8 and losses[0] == pytest.approx(losses[1], abs=1e-5)
-    for name, parameter in whole.model.named_parameters():
-        assert torch.allclose(parameter, resumed.model.get_parameter(name), atol=1e-6), name
 
 
 def test_the_best_checkpoint_on_dev_is_the_one_that_ends(towers, tmp_path):
