@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from transformers.trainer import TRAINER_STATE_NAME
@@ -171,27 +171,29 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def explained_disk_errors(place: Path, needed_bytes: int | None = None, consequence: str = "") -> Iterator[None]:
+def explained_disk_errors(
+    place: Path, needed_bytes: Callable[[], int] | None = None, consequence: Callable[[], str] = str
+) -> Iterator[None]:
     """
     Args:
         place: what is written.
-        needed_bytes: about how much that is.
-        consequence: what is left, and what to do.
+        needed_bytes: gives, for a message, about how much that is.
+        consequence: gives, for a message, what is left.
 
     Raises:
         OSError: in place of any error that says the disk, a quota or a limit on files leaves no room.
     """
+    free_bytes = shutil.disk_usage(_existing(place)).free  # before part of it was taken in vain
     try:
         yield
     except Exception as error:
         number = no_room(error)
         if number is None:
             raise
-        needed = "" if needed_bytes is None else f"about {needed_bytes:,} bytes are needed and "
-        free_bytes = shutil.disk_usage(_existing(place)).free
+        needed = "" if needed_bytes is None else f"about {needed_bytes():,} bytes are needed and "
         raise OSError(
             number,
-            f"{os.strerror(number)} while writing {place}: {needed}{free_bytes:,} are free there. {consequence}"
+            f"{os.strerror(number)} while writing {place}: {needed}{free_bytes:,} were free there. {consequence()}"
             "Make room on that disk, or raise its quota.",
         ) from error
 

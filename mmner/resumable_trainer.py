@@ -1,6 +1,7 @@
 """A `Trainer` whose run can be ended at any moment and goes on to the same weights; what ends it for good is told."""
 
 import json
+import random
 import shutil
 import time
 from pathlib import Path
@@ -56,7 +57,13 @@ class ResumableTrainer(Trainer):
         step, micro = self._micro_step
         self._micro_step = (self.state.global_step, micro + 1 if step == self.state.global_step else 0)
         numbers = (self.args.seed, *self._micro_step, self.args.process_index)
-        set_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
+        seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 (the generator that libraries draw from)
+        if self.args.device.type == "cpu":
+            torch.default_generator.manual_seed(seed)  # the other call keeps, for later devices, the whole stack
+        else:
+            torch.manual_seed(seed)
 
     def _init_training_state(
         self, max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
@@ -152,9 +159,12 @@ class ResumableTrainer(Trainer):
             "loss_until_log": self._total_loss_scalar,
             "last_logged_step": self._globalstep_last_logged,
         }
-        last = f"Last good checkpoint: {newest_or_none(folder)}; --resume_from_checkpoint last goes on from it. "
+
+        def left() -> str:
+            return f"Last good checkpoint: {newest_or_none(folder)}; --resume_from_checkpoint last goes on from it. "
+
         try:
-            with checkpoints.explained_disk_errors(place, self._checkpoint_bytes(), last):
+            with checkpoints.explained_disk_errors(place, self._checkpoint_bytes, left):
                 self._staging = staged.parent
                 try:
                     super()._save_checkpoint(model, trial)
@@ -188,9 +198,12 @@ class ResumableTrainer(Trainer):
             return
         self._check_weights()
         staged = folder / checkpoints.SAVING / "model"
-        last = f"Last checkpoint: {newest_or_none(folder)}; --resume_from_checkpoint last finishes the run from it. "
+
+        def left() -> str:
+            return f"Last checkpoint: {newest_or_none(folder)}; --resume_from_checkpoint last finishes from it. "
+
         try:
-            with checkpoints.explained_disk_errors(folder, self._weights_bytes(), last):
+            with checkpoints.explained_disk_errors(folder, self._weights_bytes, left):
                 super().save_model(str(staged), _internal_call=True)
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save and staged.is_dir():
@@ -203,7 +216,8 @@ class ResumableTrainer(Trainer):
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def _weights_bytes(self) -> int:
-        return sum(tensor.numel() * tensor.element_size() for tensor in self.model.state_dict().values())
+        tensors = [*self.model.parameters(), *self.model.buffers()]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def _checkpoint_bytes(self) -> int:
         states = getattr(self.optimizer, "state", {}).values()

@@ -140,7 +140,7 @@ def test_a_disk_without_room_is_told_in_the_words_of_every_writer(tmp_path, file
     path.write_text("old")
     file_limit(10_000)
     with (
-        pytest.raises(OSError, match=r"while writing .*file: [\d,]+ are free there") as caught,
+        pytest.raises(OSError, match=r"while writing .*file: [\d,]+ were free there") as caught,
         replacing(path) as aside,
     ):
         write(aside)

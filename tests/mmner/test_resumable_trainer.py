@@ -353,7 +353,7 @@ def test_a_full_disk_leaves_the_model_that_was_there(towers, tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
     try:
-        with pytest.raises(OSError, match="Last checkpoint: none; .* finishes the run from it"):
+        with pytest.raises(OSError, match="Last checkpoint: none; .* finishes from it"):
             trainer.save_model()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
