@@ -324,10 +324,10 @@ class ResumableTrainer(Trainer):
         """
         checks = {}
         for name, tensor in [*self.model.named_parameters(), *self.model.named_buffers()]:
-            tensor = tensor.detach()
-            tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
-            if tensor.is_floating_point() and tensor.numel():
-                bad = ~tensor.isfinite() if isinstance(tensor, nn.Parameter) else tensor.isnan()
+            values = tensor.detach()
+            values = values.to_local() if hasattr(values, "to_local") else values
+            if values.is_floating_point() and values.numel():
+                bad = ~values.isfinite() if isinstance(tensor, nn.Parameter) else values.isnan()
                 checks[name] = bad.any()
         if not checks:
             return

@@ -258,9 +258,10 @@ def test_the_part_of_the_loss_is_named(towers, tmp_path):
         trainer._see({"gradient norm": nan})
 
 
-def test_weights_that_are_not_finite_are_not_saved(towers, tmp_path):
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_weights_that_are_not_finite_are_not_saved(towers, tmp_path, value):
     def spoil(model):
-        model.model.text_model.embeddings.word_embeddings.weight.data[-1, 0] = float("nan")  # of a piece not in use
+        model.model.text_model.embeddings.word_embeddings.weight.data[-1, 0] = value  # of a piece not in use
 
     trainer = make_trainer(towers, tmp_path, max_steps=8)
     trainer.add_callback(Break(4, spoil))
