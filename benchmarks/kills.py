@@ -215,6 +215,7 @@ def main() -> None:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread a process",
+        "note": "seconds place the kills; the machine had other work, and they measure nothing",
         "trials": trials,
     }
     args.output.parent.mkdir(parents=True, exist_ok=True)
