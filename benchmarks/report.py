@@ -201,7 +201,96 @@ def onnx_runtime(facts: dict[str, Any]) -> list[str]:
     return table(header, rows)
 
 
+CONTROLS = (("", "own"), ("text_only_", "hidden"), ("shuffled_image_", "shuffled"))
+
+
+def accuracy(facts: dict[str, Any]) -> list[str]:
+    """Of `accuracy.json`."""
+    runs = facts["runs"]
+    lines = [
+        "Entity F1 on test in percent, mean and standard deviation over seeds. One row again: the same command with "
+        "`--systems` and `--seeds`; the systems are lines of [`systems.yaml`](../recipes/systems.yaml).",
+    ]
+    for data in dict.fromkeys(run["data"] for run in runs):
+        here = [run for run in runs if run["data"] == data]
+        systems = list(dict.fromkeys(run["system"] for run in here))
+        seeds = sorted({run["seed"] for run in here})
+        lines += ["", f"### {data}: {here[0]['train_samples']:,} sentences of training, seeds {seeds}", ""]
+        found = set().union(*(run["scores"] for run in here))
+        columns = [
+            name
+            for name in sorted(name.removeprefix("test_f1") for name in found if name.startswith("test_f1"))
+            if not name.startswith(("_text_only", "_shuffled"))
+        ]
+        scores = {
+            system: {
+                name: [r["scores"][name] for r in here if r["system"] == system and name in r["scores"]]
+                for name in found
+            }
+            for system in systems
+        }
+        lines += table(
+            ["system", *(name.removeprefix("_") or "all" for name in columns)],
+            ([system, *(spread(scores[system][f"test_f1{name}"]) for name in columns)] for system in systems),
+        )
+        lines += ["", "With own images, images hidden, images of other sentences:", ""]
+        slices = [name for name in ("", "_depicts", "_unrelated") if name in columns]
+        lines += table(
+            ["system", *(f"{name.removeprefix('_') or 'all'}, {way}" for name in slices for _, way in CONTROLS)],
+            (
+                [system]
+                + [spread(scores[system][f"test_{control}f1{name}"]) for name in slices for control, _ in CONTROLS]
+                for system in systems
+            ),
+        )
+        for against in dict.fromkeys(c["against"] for c in facts["comparisons"] if c["data"] == data):
+            pairs = [c for c in facts["comparisons"] if c["data"] == data and c["against"] == against]
+            names = list(pairs[0]["slices"])
+            lines += ["", f"Less {against}, with the 95 % interval and p:", ""]
+            lines += table(
+                ["system", *names],
+                ([pair["system"], *(difference(pair["slices"].get(name)) for name in names)] for pair in pairs),
+            )
+        lines += ["", "Mistakes on depicts rows (mean over seeds) and calibration over all:", ""]
+        part = "depicts" if "depicts" in here[0]["mistakes"] else "all"
+        kinds = list(here[0]["mistakes"][part])
+        lines += table(
+            ["system", *kinds, "expected calibration error"],
+            (
+                [system]
+                + [f"{mean(r['mistakes'][part][kind] for r in here if r['system'] == system):.0f}" for kind in kinds]
+                + [f"{mean(r['calibration']['expected_error'] for r in here if r['system'] == system):.4f}"]
+                for system in systems
+            ),
+        )
+    return lines
+
+
+def mean(values: Iterable[float]) -> float:
+    """Of one or more numbers."""
+    return statistics.fmean(values)
+
+
+def spread(scores: Sequence[float]) -> str:
+    """Mean and standard deviation of scores, in percent."""
+    if not scores:
+        return "-"
+    around = f" ± {100 * statistics.stdev(scores):.2f}" if len(scores) > 1 else ""
+    return f"{100 * mean(scores):.2f}{around}"
+
+
+def difference(found: dict[str, Any] | None) -> str:
+    """A difference of F1 in percent, its interval, and p; bold where p is below 0.05."""
+    if found is None:
+        return "-"
+    low, high = found["interval"]
+    text = f"{100 * found['difference']:+.2f}"
+    text = f"**{text}**" if found["p"] < 0.05 else text
+    return f"{text} ({100 * low:+.2f} to {100 * high:+.2f}), {found['p']:.3f}"
+
+
 SECTIONS: tuple[tuple[str, str, Callable[[Any], list[str]]], ...] = (
+    ("accuracy", "Accuracy", accuracy),
     ("crf", "The CRF against pytorch-crf", crf),
     ("crf_cuda", "The CRF against pytorch-crf, on a GPU", crf),
     ("training", "Training against the bare encoders", training),
