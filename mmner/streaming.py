@@ -316,13 +316,9 @@ class StreamTrainer(TwoMNERTrainer):
     train_dataset: SentenceStream
 
     def get_train_dataloader(self) -> DataLoader:
-        args = self.args
+        args, workers = self.args, self.args.dataloader_num_workers
         self._reader = BatchReader(
-            self.train_dataset,
-            self._train_batch_size,
-            args.process_index,
-            args.world_size,
-            args.dataloader_num_workers,
+            self.train_dataset, self._train_batch_size, args.process_index, args.world_size, workers
         )
         loader = DataLoader(
             self._reader,
