@@ -183,7 +183,7 @@ class SentenceStream:
         self, groups: np.ndarray, place: tuple[int, ...], batch_size: int, begun: int, taken: int
     ) -> Iterator[dict[str, Any]]:
         """The windows of a stretch from the one after those taken; its rows are let go of when it is over."""
-        windows = self._windows(groups)
+        windows = self._windows(groups, place)
         order = self._order(windows.lengths, batch_size, begun, np.random.default_rng([self.seed, *place]))
         for index in order[taken:]:
             yield self._window(windows, index, place)
@@ -202,7 +202,7 @@ class SentenceStream:
                 rows = 0
         return [piece for piece in np.split(own, cuts) if len(piece)]
 
-    def _windows(self, groups: np.ndarray | list[int]) -> WindowedSentences:
+    def _windows(self, groups: np.ndarray | list[int], place: tuple[int, ...] = ()) -> WindowedSentences:
         rows = self.shards.read(groups)
         try:
             return WindowedSentences(
@@ -212,6 +212,7 @@ class SentenceStream:
                 training=True,
                 max_length=self.max_length,
                 mention_dropout=self.mention_dropout,
+                seed=self._seed(*place),
             )
         except ValueError as error:
             files = self.shards.files_of(groups)
@@ -236,10 +237,12 @@ class SentenceStream:
         if not self.mention_dropout:
             return windows[index]
         # The mentions that are hidden must depend on the place alone, not on what was drawn before.
-        seed = np.random.SeedSequence([self.seed, *place, index]).generate_state(1, np.uint64)
         with torch.random.fork_rng(devices=[]):
-            torch.random.default_generator.manual_seed(int(seed[0]))
+            torch.random.default_generator.manual_seed(self._seed(*place, index))
             return windows[index]
+
+    def _seed(self, *place: int) -> int:
+        return int(np.random.SeedSequence([self.seed, *place]).generate_state(1)[0])
 
 
 class BatchReader(IterableDataset):
