@@ -17,6 +17,9 @@ Train, evaluate and predict with 2M-NER: one recipe in, one folder out.
     # where jobs are ended and started again by the same command: go on, or start if there is nothing yet
     python run_mmner.py recipes/base.yaml --dataset path/to/folder --output_dir outputs/base \
         --resume_from_checkpoint auto
+    # a set larger than memory or disk: Parquet files, read as they lie
+    python run_mmner.py recipes/base.yaml --dataset path/to/shards --streaming true --max_steps 100000 \
+        --eval_strategy steps --eval_steps 1000 --save_strategy steps --save_steps 1000 --output_dir outputs/large
     # score a saved model
     python run_mmner.py recipes/base.yaml --model_name_or_path outputs/base --dataset path/to/other \
         --output_dir outputs/other --do_train false
@@ -45,6 +48,8 @@ from mmner.collator import MultimodalCollator
 from mmner.data import SPLITS, WindowedSentences, count_images, label_names, load_splits
 from mmner.model import build_model
 from mmner.model_card import write_model_card
+from mmner.shards import ParquetShards
+from mmner.streaming import SentenceStream, StreamTrainer, check_streaming
 from mmner.trainer import TwoMNERTrainer, checkpoint_to_resume
 from pipeline_2mner import TwoMNERPipeline
 
@@ -65,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             "do_train is false, so there is nothing new to push. To publish a finished run: "
             "python -m mmner.publish outputs/name org/name"
         )
+    if data_args.streaming and args.do_train:
+        check_streaming(data_args, args)
     checkpoint = checkpoint_to_resume(args) if args.do_train else None
     started = time.monotonic()
     output = Path(args.output_dir)
@@ -76,15 +83,31 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         build = args.local_process_index == 0
         splits = load_splits(data_args, [split for split in SPLITS if wanted[split]], output / "_data", seed, build)
         labels = label_names(next(iter(splits.values())))
-        words = splits["train"]["tokens"][:] if args.do_train else []
+        words = []
+        if "train" in splits and "tiny" in (model_args.text_model, model_args.vision_model):
+            rows = splits["train"]
+            words = rows.first_tokens() if isinstance(rows, ParquetShards) else rows["tokens"][:]
         model, processor = build_model(model_args, labels, words, output / "_towers", build)
 
     results: dict[str, Any] = {}
     sentences: dict[str, WindowedSentences] = {}
+    stream: SentenceStream | None = None
     for split, rows in splits.items():
-        counts = count_images(rows)
+        counts = rows.counts if isinstance(rows, ParquetShards) else count_images(rows)
         logger.info(f"{split}: {', '.join(f'{count} {name}' for name, count in counts.items())}")
         results |= {f"{SPLITS[split]}_{name}": count for name, count in counts.items()}
+        if isinstance(rows, ParquetShards):
+            stream = SentenceStream(
+                rows,
+                processor,
+                model.config.label2id,
+                order=args.train_sampling_strategy,
+                shuffle_buffer=data_args.shuffle_buffer,
+                max_length=data_args.max_length,
+                mention_dropout=data_args.mention_dropout,
+                seed=seed,
+            )
+            continue
         sentences[split] = WindowedSentences(
             rows,
             processor,
@@ -102,11 +125,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     model.model.encoder_chunk_size = args.encoder_chunk_size
     collator = MultimodalCollator(processor, model.config.uses_images, 8 if args.bf16 or args.fp16 else None)
     patience = args.early_stopping_patience
-    trainer = TwoMNERTrainer(
+    trainer = (TwoMNERTrainer if stream is None else StreamTrainer)(
         model=model,
         args=args,
         data_collator=collator,
-        train_dataset=sentences.get("train"),
+        train_dataset=sentences.get("train") if stream is None else stream,
         eval_dataset=sentences.get("validation"),
         processing_class=processor,
         callbacks=[EarlyStoppingCallback(patience)] if patience is not None else None,

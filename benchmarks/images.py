@@ -19,9 +19,11 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from accelerate.state import AcceleratorState
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -38,6 +40,7 @@ class Turn:
     """One way to train, with its own model and optimizer."""
 
     def __init__(self, argv: list[str], scratch: Path, images: str = "own", store: bool = False):
+        AcceleratorState._reset_state(True)  # of another turn, which may have another precision
         model_args, data_args, args = parse_arguments([*argv, "--output_dir", str(scratch)])
         rows = load_splits(data_args, ["train"], scratch / "_data")["train"]
         labels, words = label_names(rows), rows["tokens"][:]
@@ -53,9 +56,15 @@ class Turn:
             store_image_features(self.trainer, [self.sentences], data_args)
         self.fill_s = time.perf_counter() - start
         self.optimizer = self.trainer.create_optimizer()
-        self.model = model.train()
+        if args.gradient_checkpointing:
+            model.gradient_checkpointing_enable()
+        self.model = torch.compile(model.train()) if args.torch_compile else model.train()
 
-    def step(self, rows: list[int]) -> tuple[float, float]:
+    def whole(self, rows: Sequence[int]) -> float:
+        """Seconds of a step with all that goes with it."""
+        return self.step(rows)[1]
+
+    def step(self, rows: Sequence[int]) -> tuple[float, float]:
         """Seconds for the batch's tensors, and for all."""
         start = time.perf_counter()
         batch = self.collator([self.sentences[row] for row in rows])
@@ -63,12 +72,23 @@ class Turn:
         batch = self.trainer._prepare_inputs(batch)
         with self.trainer.accelerator.autocast():
             loss = self.model(**batch).loss
-        loss.backward()
+        self.trainer.accelerator.backward(loss)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.trainer.args.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         if loss.is_cuda:
             torch.cuda.synchronize()
         return collated - start, time.perf_counter() - start
+
+
+def recipe_argv(arguments: argparse.Namespace, scratch: Path) -> list[str]:
+    """The options of a run of `recipes/local.yaml` that saves and evaluates nothing."""
+    argv = [str(ROOT / "recipes" / "local.yaml"), "--dataset", arguments.dataset]
+    argv += ["--text_model", arguments.text_model, "--vision_model", arguments.vision_model]
+    argv += ["--max_train_samples", str(arguments.sentences), "--eval_strategy", "no", "--save_strategy", "no"]
+    argv += ["--load_best_model_at_end", "false", "--per_device_train_batch_size", str(arguments.batch)]
+    argv += ["--image_feature_store", str(scratch / "store"), "--disable_tqdm", "true"]
+    return argv + (["--freeze_text_model", "none"] if arguments.text_model == "tiny" else [])
 
 
 def main() -> None:
@@ -87,12 +107,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        argv = [str(ROOT / "recipes" / "local.yaml"), "--bf16", str(arguments.bf16), "--dataset", arguments.dataset]
-        argv += ["--text_model", arguments.text_model, "--vision_model", arguments.vision_model]
-        argv += ["--max_train_samples", str(arguments.sentences), "--eval_strategy", "no", "--save_strategy", "no"]
-        argv += ["--load_best_model_at_end", "false", "--per_device_train_batch_size", str(arguments.batch)]
-        argv += ["--image_feature_store", str(scratch / "store"), "--disable_tqdm", "true"]
-        argv += ["--freeze_text_model", "none"] if arguments.text_model == "tiny" else []
+        argv = [*recipe_argv(arguments, scratch), "--bf16", str(arguments.bf16)]
         turns = {
             "pixels": Turn(argv, scratch),
             "store": Turn(argv, scratch, store=True),

@@ -3,6 +3,7 @@
 import logging
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,12 @@ def read_parquet(folder: Path, config: str = "all", cache_dir: str | Path | None
     cache = str(cache_dir) if cache_dir is not None else None
     dataset = datasets.load_dataset(str(folder), config, cache_dir=cache)
     _check_columns(dataset, f"{folder} ({config})")
+    attach_report(dataset, folder, config)
+    return dataset
+
+
+def attach_report(dataset: Mapping[str, datasets.Dataset], folder: Path, config: str = "all") -> None:
+    """Log the report of the folder that these splits were read from, and let ``load_report`` find it."""
     report_file = folder / REPORT_FILE
     if report_file.is_file():
         report = LoadReport.from_json(report_file.read_text(encoding="utf-8"))
@@ -89,7 +96,6 @@ def read_parquet(folder: Path, config: str = "all", cache_dir: str | Path | None
     for split in dataset.values():
         split.info.description = report.describe()
     report.log()
-    return dataset
 
 
 class ShardWriter:
@@ -165,7 +171,7 @@ def _check_columns(dataset: datasets.DatasetDict, what: str) -> None:
             raise ValueError(f"{what} has an image of {rows.features['image']} in {split}; expected datasets.Image.")
 
 
-def _count(dataset: datasets.DatasetDict) -> LoadReport:
+def _count(dataset: Mapping[str, datasets.Dataset]) -> LoadReport:
     report = LoadReport()
     for split, rows in dataset.items():
         columns = rows.select_columns(["lang", "image"]).with_format("arrow")

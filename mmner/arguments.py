@@ -103,6 +103,14 @@ class DataArguments:
     captions: str | None = _option(None, "Of a folder: its file of captions, if not found by itself.")
     image_folder: str | None = _option(None, "Of a folder: where its images are, if not in images/.")
     use_images: bool = _option(True, "False: train and evaluate as if no row had an image.")
+    streaming: bool = _option(
+        False,
+        "Train from Parquet files (a folder of them, or a set on the Hub) as they lie, for a set larger than memory "
+        "or disk. Needs max_steps; dev and test are loaded as ever.",
+    )
+    shuffle_buffer: int = _option(
+        2048, "Of a stream: rows that each reader (process, or worker of one) holds and shuffles, pictures and all."
+    )
     image_feature_store: str = _option(
         "none",
         "A folder in which a frozen image tower's vectors of every picture are kept, computed once for this and all "

@@ -40,7 +40,9 @@ class MultimodalCollator:
         self.use_images = use_images
         self.pad_to_multiple_of = pad_to_multiple_of
         self._warned: set[str] = set()
-        self._unreadable = multiprocessing.Value("q", 0)  # shared: the data loader's workers have copies of the rest
+        # Shared, because the data loader's workers have copies of the rest; of the one kind that workers can be given
+        # however they are started (fork, forkserver, spawn).
+        self._unreadable = multiprocessing.get_context("spawn").Value("q", 0)
 
     @property
     def unreadable_images(self) -> int:

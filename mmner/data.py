@@ -17,8 +17,10 @@ from transformers import EvalPrediction
 
 import dataset_script
 from dataset_script import probe
+from dataset_script.parquet import attach_report, is_parquet
 from mmner.arguments import DataArguments
 from mmner.entity_f1 import entity_scores, groups_of
+from mmner.shards import ParquetShards, find_shards
 from processing_2mner import TwoMNERProcessor, Window
 
 logger = logging.getLogger(__name__)
@@ -31,7 +33,7 @@ IGNORED = -100
 
 def load_splits(
     args: DataArguments, needed: Collection[str], cache: str | Path, seed: int = 0, build: bool = True
-) -> dict[str, datasets.Dataset]:
+) -> dict[str, datasets.Dataset | ParquetShards]:
     """
     The splits of the set that was asked for, of the probe, a folder, or the Hub, and of each the part asked for.
 
@@ -44,13 +46,14 @@ def load_splits(
 
     Returns:
         The needed splits that the set has; what it lacks is logged. With `use_images=False`, without their images.
+        With `streaming`, `train` is where it lies.
 
     Raises:
         FileNotFoundError: the set is neither a folder nor a name that the Hub could have.
         ValueError: a row is malformed, an option makes no sense for this set, it has none of the splits needed, or no
             `train` where that is needed.
     """
-    loaded = _load(args, Path(cache), build)
+    loaded = _load_streaming(args, needed) if args.streaming else _load(args, Path(cache), build)
     if others := sorted(set(loaded) - set(SPLITS)):
         logger.warning(f"The splits {', '.join(others)} are not read; {', '.join(SPLITS)} are.")
     absent = [split for split in SPLITS if split in needed and split not in loaded]
@@ -104,6 +107,31 @@ def _load(args: DataArguments, cache: Path, build: bool) -> datasets.DatasetDict
         loaded = datasets.load_dataset(name, args.dataset_config)
     else:
         raise FileNotFoundError(f"There is no folder {name}; expected 'probe', a folder, or a name on the Hub.")
+    return loaded
+
+
+def _load_streaming(
+    args: DataArguments, needed: Collection[str]
+) -> dict[str, datasets.Dataset | ParquetShards | None]:
+    """The same of a set in Parquet: `train` where it lies, and `None` for a split that is not needed."""
+    if args.dataset in (None, "probe"):
+        raise ValueError(
+            f"--streaming reads Parquet files, and the dataset is {args.dataset}: give --dataset a folder of them or "
+            "a name on the Hub, or leave --streaming out."
+        )
+    given = ("dataset_lang", "dataset_errors", "dataset_iob2", "image_folder", "captions")
+    if unused := [name for name in given if getattr(args, name) not in (None, "raise", "auto")]:
+        raise ValueError(f"{args.dataset} is read as Parquet, where {', '.join(unused)} mean nothing: leave them out.")
+    folder = Path(args.dataset).expanduser()
+    config = args.dataset_config or ("all" if is_parquet(folder) else None)
+    files, features = find_shards(args.dataset, config)
+    loaded: dict[str, datasets.Dataset | ParquetShards | None] = dict.fromkeys(files)
+    if others := {split: files[split] for split in files if split in needed and split != "train"}:
+        loaded.update(datasets.load_dataset("parquet", data_files=others, features=features))
+        if is_parquet(folder):
+            attach_report({split: loaded[split] for split in others}, folder, config)
+    if "train" in needed and "train" in files:
+        loaded["train"] = ParquetShards(files["train"], features)
     return loaded
 
 

@@ -186,7 +186,11 @@ def _compute(model: TwoMNERModel, store: FeatureStore, pictures: "_Pictures", ar
     """Adds the vectors of the pictures that the store lacks; the id of each picture, 0 where it does not open."""
     # A generator of its own: the seeds of the workers must not be drawn from the one that training draws from.
     loader = DataLoader(
-        pictures, batch_size=None, num_workers=args.dataloader_num_workers, generator=torch.Generator()
+        pictures,
+        batch_size=None,
+        num_workers=args.dataloader_num_workers,
+        multiprocessing_context=args.dataloader_multiprocessing_context,
+        generator=torch.Generator(),
     )
     silent = args.disable_tqdm or args.process_index > 0
     ids: list[int] = []

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from mmner.collator import MultimodalCollator
+from mmner.feature_store import FeatureStore
 from mmner.tiny_towers import make_tiny_towers
 from processing_2mner import TwoMNERProcessor
 
@@ -79,12 +80,34 @@ def test_an_image_that_does_not_open_is_named_once_counted_always_and_left_out(p
     assert all(message.endswith("Its sentences go without an image.") for message in caplog.messages)
 
 
-def test_the_count_includes_what_the_workers_of_a_data_loader_saw(processor):
+@pytest.mark.parametrize(("start", "workers"), [("fork", 2), ("spawn", 1)])
+def test_the_count_includes_what_the_workers_of_a_data_loader_saw(processor, start, workers):
     rows = [feature("Jordan won", {"bytes": b"no image", "path": f"{number}.png"}) for number in range(4)]
     collator = MultimodalCollator(processor)
-    loader = torch.utils.data.DataLoader(rows, batch_size=1, num_workers=2, collate_fn=collator)
+    loader = torch.utils.data.DataLoader(
+        rows, batch_size=1, num_workers=workers, collate_fn=collator, multiprocessing_context=start
+    )
     assert len(list(loader)) == 4
     assert collator.unreadable_images == 4
+
+
+def test_a_worker_that_is_not_forked_reads_the_store_of_features(processor, tmp_path):
+    store = FeatureStore(tmp_path, "tower", 2**20)
+    vectors = {number: torch.randn(4, 8) for number in (7, 9)}
+    for number, states in vectors.items():
+        store.add(number, bytes([number]) * 16, [states])
+    store.refresh()
+    collator = MultimodalCollator(processor)
+    collator.features = store
+    rows = [feature("Jordan won", 7), feature("Paris"), feature("Paris is far", 9)]
+    loader = torch.utils.data.DataLoader(
+        rows, batch_size=3, num_workers=1, collate_fn=collator, multiprocessing_context="forkserver"
+    )
+    (batch,) = loader
+    assert torch.equal(batch["image_ids"], torch.tensor([7, 0, 9]))
+    expected = torch.stack([vectors[7], torch.zeros(4, 8), vectors[9]])
+    assert torch.equal(batch["image_features"], expected)
+    assert len(store) == 2 and torch.equal(store[7][0], vectors[7])  # the worker's end closes nothing here
 
 
 def test_another_error_is_not_swallowed(processor):

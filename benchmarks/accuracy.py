@@ -1,0 +1,174 @@
+"""
+Trains a grid of systems, seeds and data sets with one recipe, and says which differences are more than luck.
+
+    python benchmarks/accuracy.py --text_model FOLDER --vision_model FOLDER --data wiki=FOLDER disjoint=FOLDER \
+        --seeds 1 2 3 --output_dir outputs/accuracy
+
+A system is a line of ``recipes/systems.yaml``. Every run is one of ``run_mmner.py``, in a folder of its own under
+``--output_dir``, with both controls (images hidden, images shuffled); what is finished is not run again, so the same
+command goes on after a break, and with fewer systems, seeds or sets it makes that part of the table alone. The
+checkpoint is chosen on dev; test is scored once a run. Writes ``benchmarks/results/accuracy.json``: the scores of
+every run, the mistakes and calibration of its predictions, and for each system against each of ``--against`` the mean
+difference over seeds, its bootstrap interval and its p-value by approximate randomisation. The predictions stay in the
+folders of the runs.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.measuring import about, write  # noqa: E402
+from mmner.analysis import calibration, judge, mistakes  # noqa: E402
+from mmner.entity_f1 import find_entities  # noqa: E402
+from mmner.significance import bootstrap_interval, randomization_test, sentence_counts  # noqa: E402
+
+SYSTEMS = ROOT / "recipes" / "systems.yaml"
+RESULTS = "all_results.json"
+SLICES = ("all", "depicts", "unrelated", "none")
+
+
+def run(arguments: argparse.Namespace, folder: Path, dataset: str, options: dict[str, Any], seed: int) -> None:
+    """Trains and scores one cell of the grid, or goes on with it; what it prints goes into its `log`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / RESULTS).exists():
+        return
+    command = [sys.executable, str(ROOT / "run_mmner.py"), str(arguments.recipe), "--dataset", dataset]
+    command += ["--text_model", arguments.text_model, "--vision_model", arguments.vision_model]
+    command += ["--output_dir", str(folder), "--seed", str(seed), "--disable_tqdm", "true"]
+    command += arguments.options
+    for name, value in options.items():
+        command += [f"--{name}", str(value)]
+    if any(folder.glob("checkpoint-*")):
+        command += ["--resume_from_checkpoint", "last"]
+    with (folder / "log").open("a") as log:
+        code = subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+    if code:
+        raise RuntimeError(f"{folder.name} ended with code {code}; its last words are in {folder / 'log'}.")
+
+
+def predictions(folder: Path) -> list[dict[str, Any]]:
+    """The test sentences of a run, with gold and predicted tags."""
+    with (folder / "predictions_test.jsonl").open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def facts_of(folder: Path) -> dict[str, Any]:
+    """Scores of a run (dev and test, with controls), and the mistakes and calibration of its test predictions."""
+    results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+    rows = predictions(folder)
+    gold, predicted = [row["ner_tags"] for row in rows], [row["predicted_tags"] for row in rows]
+    scores, right = [], []
+    for row, true, found in zip(rows, find_entities(gold), find_entities(predicted), strict=True):
+        scores += [entity["score"] for entity in row["entities"]]
+        right += [span in true for span in found]
+    judged = judge(gold, predicted)
+    parts = {name: [one for one in judged if in_slice(rows[one.sentence], name)] for name in SLICES}
+    calibrated = calibration(np.clip(scores, 0, 1), right)
+    return {
+        "scores": {
+            name: round(value, 5) for name, value in results.items() if "f1" in name and isinstance(value, float)
+        },
+        "mistakes": {name: mistakes(part) for name, part in parts.items() if part},
+        "calibration": calibrated._asdict() | {"expected_error": round(calibrated.expected_error, 4)},
+        "train_samples": results.get("train_samples"),
+        "runtime_s": round(results.get("total_runtime", 0)),
+    }
+
+
+def in_slice(row: dict[str, Any], name: str) -> bool:
+    """Whether a sentence belongs to one of `SLICES`, or is in a language."""
+    return name in ("all", row["lang"], row.get("image_relation"))
+
+
+def compare(first: Sequence[Path], second: Sequence[Path], names: Sequence[str]) -> dict[str, Any]:
+    """Two systems, seed by seed, over the same test sentences; for each slice and language."""
+    systems = [[predictions(folder) for folder in folders] for folders in (first, second)]
+    rows = systems[0][0]
+    counts = [
+        np.stack(
+            [sentence_counts([r["ner_tags"] for r in run_], [r["predicted_tags"] for r in run_]) for run_ in runs]
+        )
+        for runs in systems
+    ]
+    found = {}
+    for name in names:
+        chosen = np.array([in_slice(row, name) for row in rows])
+        ours, other = (side[:, chosen] for side in counts)
+        if not chosen.any() or not ours[..., 2].any():
+            continue
+        means = [
+            (2 * side.sum(1)[:, 0] / np.maximum(side.sum(1)[:, 1] + side.sum(1)[:, 2], 1)) for side in (ours, other)
+        ]
+        low, high = bootstrap_interval(ours, other)
+        found[name] = {
+            "difference": round(float((means[0] - means[1]).mean()), 5),
+            "by_seed": [round(float(value), 5) for value in means[0] - means[1]],
+            "interval": [round(low, 5), round(high, 5)],
+            "p": round(randomization_test(ours, other), 5),
+        }
+    return found
+
+
+def main() -> None:
+    """Runs what is missing, compares, writes the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.strip().split("\n")[0])
+    parser.add_argument("--text_model", required=True)
+    parser.add_argument("--vision_model", required=True)
+    parser.add_argument("--data", nargs="+", required=True, metavar="NAME=FOLDER")
+    parser.add_argument("--recipe", type=Path, default=ROOT / "recipes" / "local.yaml")
+    parser.add_argument("--systems", nargs="+", help="of recipes/systems.yaml; default: all")
+    parser.add_argument("--against", nargs="+", default=["text_crf", "paper"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--output_dir", type=Path, default=Path("outputs") / "accuracy")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "accuracy.json")
+    parser.add_argument("options", nargs="*", help="after --: options of run_mmner.py for every run")
+    arguments = parser.parse_args()
+    known = yaml.safe_load(SYSTEMS.read_text(encoding="utf-8"))
+    names = arguments.systems or list(known)
+    if unknown := [name for name in names if name not in known]:
+        parser.error(f"{', '.join(unknown)}: not in recipes/systems.yaml, which has {', '.join(known)}")
+
+    runs, comparisons = [], []
+    for entry in arguments.data:
+        data_name, _, dataset = entry.partition("=")
+        if not dataset:
+            parser.error(f"--data {entry}: expected NAME=FOLDER")
+        folders = {
+            name: [(arguments.output_dir / data_name / f"{name}-{seed}").absolute() for seed in arguments.seeds]
+            for name in names
+        }
+        for place, seed in enumerate(arguments.seeds):
+            for name in names:
+                print(data_name, name, seed, flush=True)
+                run(arguments, folders[name][place], dataset, known[name], seed)
+        for name in names:
+            for seed, folder in zip(arguments.seeds, folders[name], strict=True):
+                runs.append({"data": data_name, "system": name, "seed": seed} | facts_of(folder))
+        languages = sorted({row["lang"] for row in predictions(folders[names[0]][0]) if row["lang"]})
+        for other in arguments.against:
+            for name in names:
+                if other in names and name != other:
+                    found = compare(folders[name], folders[other], [*SLICES, *languages])
+                    comparisons.append({"data": data_name, "system": name, "against": other, "slices": found})
+    facts = about(["torch", "transformers"]) | {
+        "recipe": os.path.relpath(arguments.recipe, ROOT),
+        "systems": {name: known[name] for name in names},
+        "runs": runs,
+        "comparisons": comparisons,
+    }
+    write(arguments.output, facts)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,34 @@
+"""What every benchmark says of itself beside its numbers."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def about(libraries: Sequence[str]) -> dict[str, Any]:
+    """The command, the machine and the versions of a run. Of paths given on the command line, the last part."""
+    words = [Path(word).name if os.sep in word else word for word in sys.argv[1:]]
+    return {
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words]),
+        "machine": {
+            "cpus": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "processor": platform.machine(),
+            "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in libraries},
+    }
+
+
+def write(path: Path, facts: dict[str, Any]) -> None:
+    """The facts of a run as JSON, in place of an earlier run's."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

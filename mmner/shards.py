@@ -1,0 +1,230 @@
+"""A split in Parquet files that stays where it is: found, counted by the files' footers, read a few row groups at a
+time."""
+
+import copy
+import hashlib
+import logging
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets.table import InMemoryTable, table_cast
+from datasets.utils.file_utils import xopen
+
+logger = logging.getLogger(__name__)
+
+READ_COLUMNS = ("id", "tokens", "ner_tags", "image")
+"""What training reads of a row."""
+IMAGE_LEAVES = ("image.bytes", "image.path")
+FOOTERS_AT_ONCE = 16
+SAMPLE_ROWS = 20_000
+
+
+def find_shards(dataset: str, config: str | None) -> tuple[dict[str, list[str]], datasets.Features | None]:
+    """
+    The Parquet files of each split of a set, by the rules of `datasets`: its card's, else the names of the files.
+
+    Args:
+        dataset: a folder, or a name on the Hub.
+        config: of the card; `None` for the default.
+
+    Returns:
+        Paths or `hf://` addresses by split, and the columns where the card tells them.
+
+    Raises:
+        ValueError: the set is not in Parquet.
+    """
+    path = Path(dataset).expanduser()
+    where = str(path) if path.is_dir() else dataset
+    if path.is_dir() and next(path.rglob("*.parquet"), None) is None:
+        raise ValueError(
+            f"--streaming reads Parquet files, and {dataset} holds none. Write them once: "
+            'dataset_script.load("folder", parquet_dir="another"), and give that folder; or leave --streaming out.'
+        )
+    builder = datasets.load_dataset_builder(where, config)
+    if builder.name != "parquet":
+        raise ValueError(
+            f"--streaming reads Parquet files, and {dataset} is read as {builder.name}. Write it as Parquet, or leave "
+            "--streaming out."
+        )
+    return {str(split): list(files) for split, files in builder.config.data_files.items()}, builder.info.features
+
+
+class ParquetShards:
+    """
+    The rows of a split in Parquet files, none of them in memory.
+
+    Only the files' footers are read at first, on threads. They tell how many rows each row group has: a row group is
+    what `read` takes, so files may be few and large; `dataset_script.write_parquet` makes groups of 100 rows.
+
+    Args:
+        files: paths or addresses (`hf://...`), in order.
+        features: the columns, where a card tells them. Default: those of the first file.
+
+    Attributes:
+        features: the columns.
+        group_rows: `(G,)` the rows of each row group, files in order; groups without rows are left out.
+
+    Raises:
+        ValueError: a file is not Parquet, or its columns or tags are not those of the first; or there are no rows.
+    """
+
+    def __init__(self, files: Iterable[str], features: datasets.Features | None = None):
+        self.files = [str(file) for file in files]
+        if not self.files:
+            raise ValueError("No Parquet files were given; expected one or more.")
+        self.features = _opened(self.files[0], _features) if features is None else features
+        with ThreadPoolExecutor(FOOTERS_AT_ONCE) as threads:
+            footers = list(threads.map(self._footer, self.files))
+        rows = np.array([count for footer in footers for count in footer.group_rows], dtype=np.int64)
+        sizes = [len(footer.group_rows) for footer in footers]
+        kept = rows > 0
+        self.group_rows = rows[kept]
+        self._group_file = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)[kept]
+        self._group_number = np.array([number for size in sizes for number in range(size)], dtype=np.int32)[kept]
+        if not kept.any():
+            raise ValueError(f"The {len(self.files)} Parquet files ({self.files[0]}, ...) hold no rows.")
+        self.num_bytes = sum(footer.num_bytes for footer in footers)
+        """Of all columns, not compressed."""
+        images = [footer.images for footer in footers]
+        self._images = None if None in images else sum(images)
+
+    def _footer(self, file: str) -> "_Footer":
+        footer = _opened(file, _Footer)
+        if missing := [name for name in READ_COLUMNS if name in self.features and name not in footer.column_names]:
+            raise ValueError(
+                f"{file} has no column {' or '.join(missing)}, which others have; expected the same columns in all "
+                f"files. It has {', '.join(footer.column_names)}."
+            )
+        names = _tag_names(self.features)
+        # Files written without `datasets` hold bare numbers, whose names only a card can tell.
+        if names is not None and footer.tag_names not in (None, names):
+            raise ValueError(
+                f"{file} has the tags {', '.join(footer.tag_names)}, where others have {', '.join(names)}; expected "
+                "the same in the same order, because the files hold their numbers."
+            )
+        return footer
+
+    @property
+    def column_names(self) -> list[str]:
+        return list(self.features)
+
+    def __len__(self) -> int:
+        return int(self.group_rows.sum())
+
+    def select_columns(self, names: Collection[str]) -> "ParquetShards":
+        """The same rows with fewer columns."""
+        other = copy.copy(self)
+        other.features = datasets.Features({name: kind for name, kind in self.features.items() if name in names})
+        return other
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many `samples` there are and, where the footers tell, `samples_with_image`."""
+        counts = {"samples": len(self)}
+        if "image" not in self.features:
+            counts["samples_with_image"] = 0
+        elif self._images is not None:
+            counts["samples_with_image"] = self._images
+        return counts
+
+    @property
+    def fingerprint(self) -> str:
+        """A name of files and row groups: equal for the same files in another place."""
+        digest = hashlib.blake2b(digest_size=16)
+        for file in self.files:
+            digest.update("/".join(file.split("/")[-2:]).encode() + b"\0")
+        for numbers in (self._group_file, self._group_number, self.group_rows):
+            digest.update(numbers.tobytes())
+        return digest.hexdigest()
+
+    def files_of(self, groups: Sequence[int]) -> list[str]:
+        """The files in which these row groups lie."""
+        return [self.files[number] for number in dict.fromkeys(self._group_file[groups].tolist())]
+
+    def read(self, groups: Sequence[int], columns: Collection[str] = READ_COLUMNS) -> datasets.Dataset:
+        """
+        The rows of some row groups, in memory.
+
+        Args:
+            groups: their numbers, in any order; neighbours of one file are read together.
+            columns: those to read, of those there are.
+
+        Raises:
+            ValueError: a file cannot be read.
+        """
+        features = datasets.Features({name: kind for name, kind in self.features.items() if name in columns})
+        by_file: dict[int, list[int]] = {}
+        for group in groups:
+            by_file.setdefault(int(self._group_file[group]), []).append(int(group))
+        tables = [self._table(file, own, features) for file, own in by_file.items()]
+        if "id" in columns and "id" not in features:
+            places = [self._places(file, group) for file, own in by_file.items() for group in own]
+            tables = [pa.concat_tables(tables).append_column("id", pa.array(sum(places, []), pa.string()))]
+            features["id"] = datasets.Value("string")
+        # A fingerprint of its own: `datasets` would hash every picture to find one.
+        return datasets.Dataset(
+            InMemoryTable(pa.concat_tables(tables)),
+            info=datasets.DatasetInfo(features=features),
+            fingerprint="parquet-shards",
+        )
+
+    def _table(self, file: int, groups: list[int], features: datasets.Features) -> pa.Table:
+        numbers = self._group_number[groups].tolist()
+        table = _opened(self.files[file], lambda shard: shard.read_row_groups(numbers, list(features)))
+        return table_cast(table.select(list(features)), features.arrow_schema)
+
+    def _places(self, file: int, group: int) -> list[str]:
+        """Names for rows that have none."""
+        where = f"of row group {self._group_number[group]} of {self.files[file]}"
+        return [f"{row} {where}" for row in range(int(self.group_rows[group]))]
+
+    def first_tokens(self) -> list[list[str]]:
+        """The words of the first `SAMPLE_ROWS` rows or so: what a tokenizer may be made from."""
+        groups = int(np.searchsorted(np.cumsum(self.group_rows), SAMPLE_ROWS)) + 1
+        return self.read(range(min(groups, len(self.group_rows))), ("tokens",))["tokens"][:]
+
+
+class _Footer:
+    """What the end of a file tells of its columns and row groups."""
+
+    def __init__(self, shard: pq.ParquetFile):
+        features, metadata = _features(shard), shard.metadata
+        self.column_names, self.tag_names = list(features), _tag_names(features)
+        groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+        self.group_rows = [group.num_rows for group in groups]
+        self.num_bytes = sum(group.total_byte_size for group in groups)
+        self.images: int | None = None
+        leaves = [metadata.schema.column(place).path for place in range(metadata.num_columns)]
+        if set(IMAGE_LEAVES) <= set(leaves):
+            parts = [[group.column(leaves.index(leaf)).statistics for leaf in IMAGE_LEAVES] for group in groups]
+            if all(part is not None and part.has_null_count for group in parts for part in group):
+                self.images = metadata.num_rows - sum(min(part.null_count for part in group) for group in parts)
+
+
+def _features(shard: pq.ParquetFile) -> datasets.Features:
+    return datasets.Features.from_arrow_schema(shard.schema_arrow)
+
+
+def _tag_names(features: datasets.Features) -> list[str] | None:
+    return getattr(getattr(features.get("ner_tags"), "feature", None), "names", None)
+
+
+def _opened(file: str, read: Callable[[pq.ParquetFile], Any]) -> Any:
+    try:
+        # Of `datasets`, which tries again where a server fails.
+        with xopen(file, "rb") as opened, pq.ParquetFile(opened, pre_buffer=True) as shard:
+            return read(shard)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(
+            f"{file} cannot be read as Parquet ({type(error).__name__}: {error}). Is it whole, and still the file "
+            "that it was when training began?"
+        ) from error
+
+
+__all__ = ["ParquetShards", "find_shards"]
