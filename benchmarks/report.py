@@ -209,7 +209,7 @@ def accuracy(facts: dict[str, Any]) -> list[str]:
     runs = facts["runs"]
     lines = [
         "Entity F1 on test in percent, mean and standard deviation over seeds. One row again: the same command with "
-        "`--systems` and `--seeds`; the systems are lines of [`systems.yaml`](../recipes/systems.yaml).",
+        "`--systems` and `--seeds`; the systems are lines of [`systems.yaml`](systems.yaml).",
     ]
     for data in dict.fromkeys(run["data"] for run in runs):
         here = [run for run in runs if run["data"] == data]
