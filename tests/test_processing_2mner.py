@@ -299,7 +299,7 @@ def test_windows_of_ten_thousand_words_encode_without_loss(processor):
 def test_a_count_does_not_depend_on_where_a_long_text_is_cut_into_blocks(processor, monkeypatch):
     words = [word for sentence in SENTENCES for word in sentence]
     expected = processor.piece_counts(words)
-    monkeypatch.setattr("processing_2mner.COUNT_BLOCK_WORDS", 3)
+    monkeypatch.setattr("processing_2mner.BLOCK_WORDS", 3)
     assert processor.piece_counts(words) == expected
 
 
