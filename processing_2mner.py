@@ -466,12 +466,16 @@ class TwoMNERProcessor(ProcessorMixin):
         return size["width"], size["height"]
 
     def _rescaling(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Factor and summand, (3,) each, by which the image processor goes from levels to values: of its own black
-        and white."""
-        ends = Image.fromarray(np.repeat(np.array([[[0], [255]]], dtype=np.uint8), 3, axis=2))  # one row of two pixels
-        made = self.image_processor(images=[ends], do_resize=False, return_tensors="pt")["pixel_values"]
-        black, white = made[0, :, 0].double().unbind(dim=1)
-        return ((white - black) / 255).float(), black.float()
+        """Factor and summand of each channel, (3,) each, by which the image processor goes from levels to values."""
+        processor = self.image_processor
+        scale = torch.full((3,), processor.rescale_factor if processor.do_rescale else 1.0, dtype=torch.float64)
+        offset = torch.zeros(3, dtype=torch.float64)
+        if processor.do_normalize:
+            mean, std = (
+                torch.as_tensor(values, dtype=torch.float64) for values in (processor.image_mean, processor.image_std)
+            )
+            scale, offset = scale / std, offset - mean / std
+        return scale.float(), offset.float()
 
 
 if "." not in __name__:  # imported by its own name, not as remote code: that is mapped by `auto_map`
