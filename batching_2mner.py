@@ -16,16 +16,18 @@ except ImportError:
 
 # Pieces of a batch, padding included. A CPU gains nothing from more (measured, `benchmarks/inference.py`); an
 # accelerator needs more to be busy.
-CPU_BATCH_PIECES = 1024
+CPU_BATCH_PIECES = 512
 ACCELERATOR_BATCH_PIECES = 4096
 # Pictures that the image tower reads at once. On a CPU what few of them need stays in the cache (measured likewise).
 CPU_BATCH_PICTURES = 4
 ACCELERATOR_BATCH_PICTURES = 64
 
-# Words, in batches' worth: so many are sorted by length together, so many are read ahead to find the texts that share
-# a picture. A word with its offsets and pieces is some 300 bytes.
-STRETCH_BATCHES = 8
-LOOK_AHEAD_BATCHES = 64
+# So many batches' worth of words are sorted by length together: of sentences of all lengths 2 % of the batches are then
+# padding, of a quarter as many 7 %.
+STRETCH_BATCHES = 32
+# Words that are read ahead, at most, to find the texts that share a picture. A word with its offsets and pieces is some
+# 300 bytes.
+LOOK_AHEAD_WORDS = 65_536
 # Of pictures that are read ahead, and of vectors of pictures that a later text shows again.
 LOOK_AHEAD_PICTURE_BYTES = 64 * 2**20
 KEPT_STATES_BYTES = 64 * 2**20
@@ -104,8 +106,7 @@ Row = tuple[PreparedText, Window]
 
 class LookAhead:
     """
-    How many texts are read before the first of them is answered. Of a list as many as `LOOK_AHEAD_BATCHES` say; of a
-    stream first no more than fill a batch, then twice as many each time: a first result comes soon, and a long stream
+    How many texts are read before the first of them is answered. Of a list `LOOK_AHEAD_WORDS`; of a stream first no more than fill a batch, then twice as many each time: a first result comes soon, and a long stream
     is sorted as a list is. With `batch_size=1` a stream is never read ahead.
 
     Args:
@@ -116,8 +117,8 @@ class LookAhead:
 
     def __init__(self, batch_size: int, batch_pieces: int, is_stream: bool):
         self.batch_size = batch_size
-        self.stretch_words = STRETCH_BATCHES * batch_pieces
-        self.most_words = self.num_words = LOOK_AHEAD_BATCHES * batch_pieces
+        self.stretch_words = min(STRETCH_BATCHES * batch_pieces, LOOK_AHEAD_WORDS)
+        self.num_words = LOOK_AHEAD_WORDS
         self.num_texts: float = float("inf")
         if is_stream and batch_size:
             self.num_texts = batch_size
@@ -126,7 +127,7 @@ class LookAhead:
 
     def grow(self) -> None:
         """Look further the next time."""
-        self.num_words = min(2 * self.num_words, self.most_words)
+        self.num_words = min(2 * self.num_words, LOOK_AHEAD_WORDS)
         if self.batch_size != 1:
             self.num_texts *= 2
 

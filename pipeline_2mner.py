@@ -184,7 +184,7 @@ class TwoMNERPipeline(Pipeline):
                 list of words, or a list of such lists (the result is a list of lists in both cases, as the stock
                 pipeline's is); offsets are those in the words joined by the delimiter.
             batch_size (`int`, *optional*): windows the model reads at once (a short text is one). Default: as many as
-                make 1,024 pieces with their padding, 4,096 on an accelerator. With 1, a stream is not read ahead.
+                make 512 pieces with their padding, 4,096 on an accelerator. With 1, a stream is not read ahead.
             num_workers (`int`, *optional*, defaults to 0): threads that open pictures while the model reads. Items of
                 a dataset come from as many processes.
 

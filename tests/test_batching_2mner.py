@@ -41,7 +41,7 @@ def files(tmp_path_factory):
 def small_batches(monkeypatch):
     """Batches of 64 pieces: a few dozen texts fill several stretches and look-aheads."""
     monkeypatch.setattr(pipeline_2mner, "CPU_BATCH_PIECES", 64)
-    monkeypatch.setattr(batching_2mner, "LOOK_AHEAD_BATCHES", 4)
+    monkeypatch.setattr(batching_2mner, "LOOK_AHEAD_WORDS", 256)
     monkeypatch.setattr(batching_2mner, "STRETCH_BATCHES", 2)
 
 
@@ -112,7 +112,7 @@ class TestLookAhead:
         if batch_size == 1:
             assert max(ahead) == 0
         else:
-            # 64 pieces are 32 words or 5 texts, empty ones counted as a word; four batches' worth 43 of them.
+            # 64 pieces are 32 words or 5 texts, empty ones counted as a word; 256 words 43 of them.
             assert ahead[0] <= 5 and 20 < max(ahead) < 43
 
     def test_empty_texts_without_end_are_no_trap(self, ner, small_batches):
