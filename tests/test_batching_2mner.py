@@ -83,7 +83,7 @@ class TestLookAhead:
             PreparedText("", ["a"] * 5, [], picture=pictures[number % 4] if number % 4 < 3 else None)
             for number in range(40)
         ]
-        stretches = list(LookAhead(0, 4, is_stream=False).stretches(texts))
+        stretches = list(LookAhead(0, 1, is_stream=False).stretches(texts))
         order = [text for stretch in stretches for text in stretch]
         assert len(stretches) > 3 and sorted(map(id, order)) == sorted(map(id, texts))
         for shown in pictures:
@@ -93,7 +93,7 @@ class TestLookAhead:
 
     def test_texts_without_pictures_stay_in_order(self):
         texts = [PreparedText("", ["a"] * 5, []) for _ in range(40)]
-        assert [text for stretch in LookAhead(0, 4, False).stretches(texts) for text in stretch] == texts
+        assert [text for stretch in LookAhead(0, 1, False).stretches(texts) for text in stretch] == texts
 
     @pytest.mark.parametrize("batch_size", [None, 1, 4])
     def test_a_stream_is_read_a_batch_ahead_at_first_and_no_further_than_the_bound(
