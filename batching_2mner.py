@@ -22,7 +22,7 @@ ACCELERATOR_BATCH_PIECES = 4096
 CPU_BATCH_PICTURES = 4
 ACCELERATOR_BATCH_PICTURES = 64
 
-# So many batches' worth of words are sorted by length together. On the Wikipedia sentences of four languages 2 % of the
+# So many batches' worth of words are sorted by length together. On Wikipedia sentences of four languages 2 % of the
 # batches are then padding; with a quarter as many it is 7 %, with batches of 16 as they come half.
 STRETCH_BATCHES = 32
 # Words that are read ahead, at most, to find the texts that share a picture. A word with its offsets and pieces takes
