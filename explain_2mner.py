@@ -203,7 +203,7 @@ def explain(
     image = None if image is None else load_image(image)
     prepared = pipeline.preprocess({**inputs, "image": image}, **preprocess_params)
     explanation = Explanation(prepared.text)
-    seen = prepared.pixel_values is not None
+    seen = prepared.picture is not None
     if seen:
         explanation.image = image.crop(_seen_box(pipeline.processor.image_processor, image.size))
     if not prepared.windows:
@@ -216,7 +216,7 @@ def explain(
     scores_without = pipeline.score_spans(without, spans) if seen else [None] * len(spans)
     grid = None
     if seen:
-        grid = _grid(pipeline.model.config.vision_config, evidence["num_patches"], prepared.pixel_values.shape[-2:])
+        grid = _grid(pipeline.model.config.vision_config, evidence["num_patches"], evidence["size"])
     for span, score_without in zip(spans, scores_without, strict=True):
         prepared.found = [span]
         for entity in pipeline.postprocess(prepared, **reading):
@@ -244,14 +244,16 @@ def _read(pipeline, prepared) -> dict[str, Any]:
     Runs the text tower once over each window, the image tower once, and the collaboration with the image and without.
 
     Returns:
-        `logits` and `text_logits` (words, num_labels), equal if there is no image; with one also `num_patches` and,
-        where the model has them, `gates` (words,), `attention` and `similarity` (words, keys).
+        `logits` and `text_logits` (words, num_labels), equal if there is no image; with one also `num_patches`, the
+        `size` of the pixels and, where the model has them, `gates` (words,), `attention` and `similarity` (words,
+        keys).
     """
     model, base = pipeline.model, pipeline.model.model
     states = global_states = None
-    if prepared.pixel_values is not None:
+    if prepared.picture is not None:
+        pixels = pipeline.processor.pixel_values([prepared.picture.pixels])
         states, global_states = base.encode_images(
-            prepared.pixel_values.to(model.device), prepared.image_ids.to(model.device)
+            pixels.to(model.device), torch.tensor([prepared.picture.image_id], device=model.device)
         )
     parts: dict[str, list[torch.Tensor]] = {}
     with pipeline.device_placement():
@@ -267,7 +269,7 @@ def _read(pipeline, prepared) -> dict[str, Any]:
                 parts.setdefault(name, []).append(values[0, kept].float().cpu())
     evidence: dict[str, Any] = {name: torch.cat(values) for name, values in parts.items()}
     if states is not None:
-        evidence["num_patches"] = states.shape[1]
+        evidence |= {"num_patches": states.shape[1], "size": pixels.shape[-2:]}
     return evidence
 
 

@@ -25,7 +25,6 @@ except ImportError:
 logger = logging.get_logger(__name__)
 
 ENVIRONMENT_PREFIX = "TWOMNER_"
-DEFAULT_BATCH_SIZE = 8  # windows
 INPUT_FORM = 'a text, or {"text": ..., "image": base64, data: URI or http(s) URL}, or a list of these'
 
 
@@ -137,7 +136,7 @@ class EndpointHandler:
         images = self._images([item.get("image") if isinstance(item, dict) else None for item in items], names)
         try:
             with self._lock:
-                found = self.ner(texts, images=images, **{"batch_size": DEFAULT_BATCH_SIZE, **parameters})
+                found = self.ner(texts, images=images, **parameters)
         except (ValueError, TypeError) as error:
             # Texts and pictures have been read by now: what is left to be refused are the values of parameters.
             logger.info("A request's parameters were refused.", exc_info=True)

@@ -52,6 +52,7 @@ CODE_FILES = (
     "images_2mner.py",
     "processing_2mner.py",
     "alignment_2mner.py",
+    "batching_2mner.py",
     "collaboration_2mner.py",
     "crf_numpy_2mner.py",
     "crf_2mner.py",

@@ -3,8 +3,10 @@
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,10 +18,36 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import logging
 
 try:
+    from .batching_2mner import (
+        ACCELERATOR_BATCH_PICTURES,
+        ACCELERATOR_BATCH_PIECES,
+        CPU_BATCH_PICTURES,
+        CPU_BATCH_PIECES,
+        LookAhead,
+        Picture,
+        PreparedText,
+        Row,
+        opened,
+        packed,
+        release,
+    )
     from .configuration_2mner import PIPELINE_TASKS
     from .explain_2mner import Explanation, explain
     from .onnx_2mner import OnnxEmissions
 except ImportError:
+    from batching_2mner import (
+        ACCELERATOR_BATCH_PICTURES,
+        ACCELERATOR_BATCH_PIECES,
+        CPU_BATCH_PICTURES,
+        CPU_BATCH_PIECES,
+        LookAhead,
+        Picture,
+        PreparedText,
+        Row,
+        opened,
+        packed,
+        release,
+    )
     from configuration_2mner import PIPELINE_TASKS
     from explain_2mner import Explanation, explain
     from onnx_2mner import OnnxEmissions
@@ -35,6 +63,11 @@ OUTSIDE = "O"
 # What `LinearChainCRF.span_log_prob` is asked for: row, start, end, tag of the first word, tag of the others (-1: one
 # word, whatever follows).
 Query = tuple[int, int, int, int, int]
+
+# In place of a batch size: as many windows as make a budget of pieces.
+BY_PIECES = 0
+# Words, padding included, that are decoded at once.
+DECODED_WORDS = 8192
 
 
 class Span(NamedTuple):
@@ -58,28 +91,6 @@ class Tag(NamedTuple):
     probability: float
 
 
-@dataclass
-class PreparedText:
-    """
-    A text on its way through the pipeline: `preprocess` fills the first block, the windows' emissions follow one by
-    one, what was found when the last of them is there.
-    """
-
-    text: str
-    words: list[str]
-    offsets: list[tuple[int, int]]  # of each word: its (start, end) characters in `text`
-    windows: list[Any]  # of `processor.windows`; none for a text without a word
-    pixel_values: torch.Tensor | None = None  # (1, C, H, W)
-    image_ids: torch.Tensor | None = None  # (1,)
-
-    emissions: list[torch.Tensor] = field(default_factory=list)  # of each window: (its own words, num_labels)
-    found: list[Span] | list[Tag] = field(default_factory=list)
-
-    @property
-    def is_complete(self) -> bool:
-        return len(self.emissions) == len(self.windows)
-
-
 class TwoMNERPipeline(Pipeline):
     """
     Named entities of texts, each with a picture or without.
@@ -97,6 +108,9 @@ class TwoMNERPipeline(Pipeline):
     A text longer than the encoder takes is read in overlapping windows, each with the same picture; their emissions
     are joined and decoded once, so that an entity across a seam is found once, and nothing is cut off.
 
+    Many texts are read some way ahead, put into batches of about one length and answered in their own order, with the
+    results of each alone (to float tolerance). A picture that several of them show is opened and encoded once.
+
     Every option of a call may also be given here, as its default.
 
     Args:
@@ -104,8 +118,7 @@ class TwoMNERPipeline(Pipeline):
         processor ([`TwoMNERProcessor`]): its processor.
         onnx (`bool` or `str`, *optional*): compute the emissions by ONNX Runtime: `True` for the export in the model's
             folder (where there is none it is made), or the folder of one. `explain` stays with PyTorch.
-        **kwargs: as for any pipeline: `device`, `batch_size` (in windows), `num_workers`, ...; and the options of
-            a call.
+        **kwargs: as for any pipeline: `device`, `batch_size`, `num_workers`, ...; and the options of a call.
 
     Raises:
         ValueError: no processor, a model none of whose labels begins an entity, or an export of another model.
@@ -151,9 +164,10 @@ class TwoMNERPipeline(Pipeline):
 
         Args:
             inputs: a string; or `{"text": ..., "image": ...}` (the image may be left out or `None`); or a list of
-                these; or a dataset, generator or other iterable of them, which is then read as the results are. A text
-                that is split already is `{"tokens": [...], "image": ...}`. Of a dataset with columns, `text` (else
-                `tokens`) and `image` are read.
+                these; or a dataset, generator or other iterable of them, which is then read as the results are, at
+                first a batch ahead of them and by and by further, up to some thousand sentences. A text that is split
+                already is `{"tokens": [...], "image": ...}`. Of a dataset with columns, `text` (else `tokens`) and
+                `image` are read.
             images: the picture of one string; or a list of pictures and `None`s, one for each of a list of strings.
                 A picture is anything that the processor takes: PIL image, path, URL, bytes, base64, array.
             aggregation_strategy (`str`, *optional*): `"none"` for the label of each word, as the stock pipeline has it
@@ -169,7 +183,10 @@ class TwoMNERPipeline(Pipeline):
             is_split_into_words (`bool`, *optional*), delimiter (`str`, *optional*, defaults to a space): `inputs` is a
                 list of words, or a list of such lists (the result is a list of lists in both cases, as the stock
                 pipeline's is); offsets are those in the words joined by the delimiter.
-            batch_size (`int`, *optional*, defaults to 1): windows the model reads at once (a short text is one).
+            batch_size (`int`, *optional*): windows the model reads at once (a short text is one). Default: as many as
+                make 512 pieces with their padding, 4,096 on an accelerator. With 1, a stream is not read ahead.
+            num_workers (`int`, *optional*, defaults to 0): threads that open pictures while the model reads. Items of
+                a dataset come from as many processes.
 
         Returns:
             For one text the list of its entities in order; for a list of texts the list of these lists; for another
@@ -188,8 +205,18 @@ class TwoMNERPipeline(Pipeline):
         Raises:
             TypeError: an input of another type, or an option that does not exist.
             ValueError: texts and images that do not match in number, an image that does not open, an option out of its
-                range, a type that the model does not know, a text that is too long where that is an error.
+                range, a type that the model does not know, a text that is too long where that is an error. Of a
+                stream, the results before it are given first.
         """
+        batch_size = kwargs.pop("batch_size", None)
+        if batch_size is None:
+            batch_size = self._batch_size
+        if batch_size is not None and (isinstance(batch_size, bool) or batch_size < 1):
+            raise ValueError(
+                f"`batch_size` is {batch_size!r}; expected a number of windows, 1 or more, or None: as many as the "
+                "device reads well at once."
+            )
+        kwargs["batch_size"] = batch_size or BY_PIECES
         is_split = kwargs.get("is_split_into_words", self._preprocess_params.get("is_split_into_words", False))
         if is_split and inputs and isinstance(inputs, (list, tuple)) and all(isinstance(word, str) for word in inputs):
             inputs, images = [list(inputs)], None if images is None else [images]
@@ -214,7 +241,7 @@ class TwoMNERPipeline(Pipeline):
         if getattr(inputs, "column_names", None):
             inputs = _text_columns(inputs)
         if hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__"):
-            return super().__call__(_Mapped(inputs, _unchanged), **kwargs)
+            return super().__call__(_Items(inputs), **kwargs)
         if isinstance(inputs, Iterable):
             return super().__call__((item for item in inputs), **kwargs)
         raise TypeError(
@@ -304,15 +331,26 @@ class TwoMNERPipeline(Pipeline):
             {name: value for name, value in postprocess_params.items() if value is not None},
         )
 
-    def preprocess(
+    def preprocess(self, inputs: str | dict | Sequence[str], **preprocess_params) -> PreparedText:
+        """Splits a text into words and windows and reads its picture, once for all windows."""
+        text = self._split(inputs, {}, **preprocess_params)
+        self._cut([text], **preprocess_params)
+        if text.error is None and text.picture is not None:
+            text.picture.open(self.processor)
+            text.error = text.picture.error
+        if text.error is not None:
+            raise text.error
+        return text
+
+    def _split(
         self,
         inputs: str | dict | Sequence[str],
-        stride: int | None = None,
-        long_text: str = "stride",
+        pictures: dict[Any, Picture],
         is_split_into_words: bool = False,
         delimiter: str = " ",
+        **_,
     ) -> PreparedText:
-        """Splits a text into words and windows and reads its picture, once for all windows."""
+        """A text in words, and its picture: one of `pictures` where it is there already."""
         if is_split_into_words and isinstance(inputs, (list, tuple)):
             inputs = {"tokens": inputs}
         text, image, words = _parts(inputs)
@@ -320,22 +358,43 @@ class TwoMNERPipeline(Pipeline):
             words, offsets = self.processor.split_words(text)
         else:
             text, offsets = _joined(words, delimiter)
-        windows = self.processor.windows(words, stride=stride) if words else []
-        if len(windows) > 1 and long_text != "stride":
-            message = (
-                f"A text of {len(text)} characters, {len(words)} words, does not fit the encoder, which takes "
-                f"{self.processor.max_pieces} pieces."
-            )
-            if long_text == "error":
-                raise ValueError(f'{message} Cut it, or let it be read in windows: long_text="stride".')
-            logger.warning(f"{message} It is read in {len(windows)} overlapping windows.")
-        prepared = PreparedText(text, words, offsets, windows)
+        picture = None
         if image is not None and self.model.config.collaboration == "none":
             logger.warning_once("This model reads text only (collaboration='none'): images have no effect.")
         elif image is not None:
-            features = self.processor("", images=image)
-            prepared.pixel_values, prepared.image_ids = features["pixel_values"], features["image_ids"]
-        return prepared
+            picture = Picture(image)
+            source = image.get("bytes") or image.get("path") if isinstance(image, dict) else image
+            if isinstance(source, (str, bytes, os.PathLike)):  # a file, opened when it is needed
+                picture = pictures.setdefault(source, picture)
+            else:  # pixels, which may be large, or change
+                picture.open(self.processor)
+                if picture.error is not None:
+                    raise picture.error
+                picture = pictures.setdefault(picture.image_id, picture)
+        return PreparedText(text, words, offsets, picture)
+
+    def _cut(self, texts: Sequence[PreparedText], stride: int | None = None, long_text: str = "stride", **_) -> None:
+        """Cuts texts into windows that fit the encoder."""
+        for text, pieces in zip(texts, self.processor.pieces([text.words for text in texts]), strict=True):
+            if text.error is not None:
+                continue
+            text.pieces = pieces
+            if text.words:
+                text.windows = self.processor.windows_of([len(word) for word in pieces], stride)
+            if len(text.windows) > 1 and long_text != "stride":
+                message = (
+                    f"A text of {len(text.text)} characters, {len(text.words)} words, does not fit the encoder, which "
+                    f"takes {self.processor.max_pieces} pieces."
+                )
+                if long_text == "error":
+                    text.error = ValueError(f'{message} Cut it, or let it be read in windows: long_text="stride".')
+                    continue
+                logger.warning(f"{message} It is read in {len(text.windows)} overlapping windows.")
+            if text.picture is not None:
+                text.picture.num_unread += len(text.windows)
+                if not text.windows:  # to be told, if it does not open
+                    text.picture.open(self.processor)
+                    text.error = text.picture.error
 
     def _forward(self, model_inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if self._onnx is not None:
@@ -374,67 +433,113 @@ class TwoMNERPipeline(Pipeline):
     ) -> Iterator[list[dict[str, Any]]]:
         """
         The entities of each input, in order. A batch is filled with windows, whichever texts they come from: many
-        short texts or one long one cost the same a window, and only the texts that a batch touches are in memory.
+        short texts or one long one cost the same a window, and only the texts of a look-ahead are in memory.
         """
+        on_cpu = self.device.type == "cpu"
+        batch_pieces = CPU_BATCH_PIECES if on_cpu else ACCELERATOR_BATCH_PIECES
+        ahead = LookAhead(batch_size, batch_pieces, is_stream=not isinstance(inputs, list))
+        specials = self.processor.max_length - self.processor.max_pieces
         waiting: deque[PreparedText] = deque()
-        rows: list[tuple[PreparedText, Any]] = []
-        for prepared in self._prepare(inputs, num_workers, preprocess_params):
-            waiting.append(prepared)
-            for window in prepared.windows:
-                rows.append((prepared, window))
-                if len(rows) == batch_size:
-                    self._read(rows, forward_params)
-                    rows = []
-            yield from self._finish(waiting, postprocess_params)
-        if rows:
-            self._read(rows, forward_params)
-        yield from self._finish(waiting, postprocess_params)
+        kept_bytes = 0
+        if num_workers and isinstance(inputs, _Items):
+            inputs = DataLoader(inputs, batch_size=None, num_workers=num_workers, collate_fn=_unchanged)
+        items = iter(inputs)
+        with ThreadPoolExecutor(num_workers) if num_workers else nullcontext() as pool:
+            while texts := self._look_ahead(items, ahead, preprocess_params):
+                waiting += texts
+                for stretch in ahead.stretches(texts):
+                    rows = [(text, window) for text in stretch if text.error is None for window in text.windows]
+                    lengths = [sum(map(len, text.pieces[w.start : w.stop])) + specials for text, w in rows]
+                    batches = [[rows[i] for i in batch] for batch in packed(lengths, batch_pieces, batch_size)]
+                    for batch in opened(batches, self.processor, pool):
+                        self._read(batch, forward_params)
+                        kept_bytes = release(batch, kept_bytes)
+                    self._decode(stretch, postprocess_params)
+                    while waiting and waiting[0].is_done:
+                        yield self._result(waiting.popleft(), postprocess_params)
+
+    def _look_ahead(self, items: Iterator, ahead: LookAhead, preprocess_params: dict) -> list[PreparedText]:
+        """The next texts; what cannot be read is the last of them, with its error."""
+        texts: list[PreparedText] = []
+        pictures: dict[Any, Picture] = {}
+        num_words = num_bytes = 0
+        try:
+            for item in items:
+                num_pictures = len(pictures)
+                texts.append(self._split(item, pictures, **preprocess_params))
+                num_words += len(texts[-1].words)
+                if len(pictures) > num_pictures:
+                    num_bytes += texts[-1].picture.num_bytes
+                if ahead.is_enough(len(texts), num_words, num_bytes):
+                    break
+        except Exception as error:  # raised when the texts before it are answered
+            texts.append(PreparedText("", [], [], error=error))
+        self._cut(texts, **preprocess_params)
+        ahead.grow()
+        return texts
+
+    def _result(self, text: PreparedText, postprocess_params: dict) -> list[dict[str, Any]]:
+        if text.error is not None:
+            raise text.error
+        return self.postprocess(text, **postprocess_params)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs):
         """Saves model, code and processor: all that `pipeline(..., model=save_directory)` needs."""
         super().save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory, **kwargs)
 
-    def _prepare(self, inputs, num_workers: int, preprocess_params: dict) -> Iterable[PreparedText]:
-        if num_workers > 0 and hasattr(inputs, "__getitem__"):
-            dataset = _Mapped(inputs, partial(self.preprocess, **preprocess_params))
-            return DataLoader(dataset, batch_size=None, num_workers=num_workers, collate_fn=_unchanged)
-        if num_workers > 0:
-            logger.warning_once("num_workers has no effect on a stream of texts, only on a list or dataset.")
-        return (self.preprocess(item, **preprocess_params) for item in inputs)
-
-    def _read(self, rows: Sequence[tuple[PreparedText, Any]], forward_params: dict) -> None:
+    def _read(self, rows: Sequence[Row], forward_params: dict) -> None:
         """Runs the model over one batch of windows and hands each text the emissions of the words its windows keep."""
         logits = self.forward(self.batch(rows), **forward_params)["logits"].float()  # (rows, words, num_labels)
         for row, (text, window) in enumerate(rows):
-            text.emissions.append(logits[row, window.keep_start - window.start : window.keep_stop - window.start])
+            kept = slice(window.keep_start - window.start, window.keep_stop - window.start)
+            text.emissions[window] = logits[row, kept]
 
-    def batch(self, rows: Sequence[tuple[PreparedText, Any]]) -> dict[str, torch.Tensor]:
-        """The model's inputs for windows of texts, each with its text's picture."""
-        batch = dict(self.processor([text.words[window.start : window.stop] for text, window in rows]))
-        like = next((text.pixel_values for text, _ in rows if text.pixel_values is not None), None)
-        if like is not None:
-            none = (torch.zeros_like(like), torch.zeros(1, dtype=torch.long))
-            pixels, ids = zip(
-                *(none if text.pixel_values is None else (text.pixel_values, text.image_ids) for text, _ in rows),
-                strict=True,
-            )
-            batch["pixel_values"], batch["image_ids"] = torch.cat(pixels), torch.cat(ids)
+    def batch(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+        """The model's inputs for windows of texts, each with what is known of its text's picture, which is open."""
+        batch = self.processor.encode_pieces([text.pieces[window.start : window.stop] for text, window in rows])
+        ids = [0 if text.picture is None else text.picture.image_id for text, _ in rows]
+        pictures = {text.picture.image_id: text.picture for text, _ in rows if text.picture is not None}
+        if not pictures:
+            return batch
+        batch["image_ids"] = torch.tensor(ids)
+        place = {image_id: number for number, image_id in enumerate(pictures)}
+        has_image = batch["image_ids"] != 0
+        places = torch.tensor([place[image_id] for image_id in ids if image_id])
+        for name, values in self._of_pictures(list(pictures.values())).items():
+            batch[name] = values.new_zeros(len(rows), *values.shape[1:])
+            batch[name][has_image] = values[places]
         return batch
 
-    def _finish(self, waiting: deque[PreparedText], postprocess_params: dict) -> Iterator[list[dict[str, Any]]]:
-        """Decodes and yields the complete texts at the head of the queue."""
-        finished = []
-        while waiting and waiting[0].is_complete:
-            finished.append(waiting.popleft())
-        # Texts of one window are decoded together; a long one alone, or the others would be padded to its length.
-        short = [text for text in finished if len(text.windows) == 1]
-        for group in [short, *([text] for text in finished if len(text.windows) > 1)]:
-            found = self.decode([torch.cat(text.emissions) for text in group], **postprocess_params)
-            for text, items in zip(group, found, strict=True):
-                text.found, text.emissions = items, []
-        for text in finished:
-            yield self.postprocess(text, **postprocess_params)
+    def _of_pictures(self, pictures: Sequence[Picture]) -> dict[str, torch.Tensor]:
+        """What the model is given of each picture, (pictures, ...): what the image tower says of it, or its pixels."""
+        if self._onnx is not None:
+            return {"pixel_values": self.processor.pixel_values([picture.pixels for picture in pictures])}
+        new = [picture for picture in pictures if picture.states is None]
+        size = CPU_BATCH_PICTURES if self.device.type == "cpu" else ACCELERATOR_BATCH_PICTURES
+        for start in range(0, len(new), size):
+            part = new[start : start + size]
+            pixels = self.processor.pixel_values([picture.pixels for picture in part]).to(self.device)
+            ids = torch.arange(1, len(part) + 1, device=self.device)  # each is another
+            with self.device_placement(), torch.no_grad():
+                encoded = self.model.model.encode_images(pixels, ids)
+            for picture, *states in zip(part, *(states for states in encoded if states is not None), strict=True):
+                picture.states = states
+        names = ("image_features", "global_image_features")
+        of_all = zip(*(picture.states for picture in pictures), strict=True)
+        return {name: torch.stack(states) for name, states in zip(names, of_all, strict=False)}
+
+    def _decode(self, texts: Sequence[PreparedText], postprocess_params: dict) -> None:
+        """Finds what is in the texts that are read to their end."""
+        texts = [text for text in texts if not text.is_done and len(text.emissions) == len(text.windows)]
+        for group in packed([len(text.words) for text in texts], DECODED_WORDS):
+            emissions = [[texts[place].emissions[window] for window in texts[place].windows] for place in group]
+            found = self.decode(
+                [torch.cat(parts) if parts else torch.empty(0, len(self._labels)) for parts in emissions],
+                **postprocess_params,
+            )
+            for place, items in zip(group, found, strict=True):
+                texts[place].found, texts[place].emissions, texts[place].pieces = items, {}, []
 
     @torch.no_grad()
     def decode(
@@ -580,12 +685,11 @@ class TwoMNERPipeline(Pipeline):
         return self.model.crf.span_log_prob(emissions, mask, spans).tolist()
 
 
-class _Mapped(Dataset):
-    """A list or dataset, each item passed through a function when it is asked for (in a DataLoader's worker)."""
+class _Items(Dataset):
+    """A list or dataset whose items are read when they are asked for (in a DataLoader's worker)."""
 
-    def __init__(self, items: Sequence, function: Callable):
+    def __init__(self, items: Sequence):
         self.items = items
-        self.function = function
 
     def __len__(self) -> int:
         return len(self.items)
@@ -593,7 +697,7 @@ class _Mapped(Dataset):
     def __getitem__(self, index: int):
         if index >= len(self.items):
             raise IndexError(index)  # a loop over a dataset ends by it
-        return self.function(self.items[index])
+        return self.items[index]
 
 
 def _unchanged(item):
@@ -656,7 +760,11 @@ def _text_columns(dataset):
             f"The dataset has the columns {list(names)}; expected `text` or `tokens`, and `image` where there are "
             "pictures. Rename one (dataset.rename_column), or pass transformers.pipelines.pt_utils.KeyDataset."
         )
-    return dataset.select_columns(columns + ["image"] * ("image" in names))
+    dataset = dataset.select_columns(columns + ["image"] * ("image" in names))
+    feature = dataset.features["image"] if "image" in names and hasattr(dataset, "__getitem__") else None
+    if getattr(feature, "decode", False) and getattr(feature, "mode", None) is None:
+        dataset = dataset.cast_column("image", replace(feature, decode=False))  # files, to be opened when needed
+    return dataset
 
 
 if "." not in __name__ and PIPELINE_TASKS[-1] not in PIPELINE_REGISTRY.supported_tasks:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
 from transformers.feature_extraction_utils import BatchFeature
+from transformers.image_processing_backends import PilBackend
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import logging
 
@@ -25,7 +26,7 @@ logger = logging.get_logger(__name__)
 # Used where a tokenizer states no limit of its own: the positions of BERT and XLM-R.
 DEFAULT_MAX_LENGTH = 512
 DEFAULT_STRIDE = 64
-COUNT_BLOCK_WORDS = 8192
+BLOCK_WORDS = 8192
 
 # Words as the training data of the four languages has them (Wikipedia as spaCy cuts it): clitics apart (l'|eau,
 # John|'s, did|n't), hyphenated words whole but not ranges and results (1985|-|86, 2:1|-|Sieg), a mention whole, a
@@ -147,9 +148,30 @@ class TwoMNERProcessor(ProcessorMixin):
 
     def piece_counts(self, words: Sequence[str]) -> list[int]:
         """Number of pieces of each word, at least 1 (a word that the tokenizer drops becomes the unknown piece)."""
-        # In blocks: of a very long text, the tokenizer's own records take far more memory than the counts.
-        blocks = (list(words[start : start + COUNT_BLOCK_WORDS]) for start in range(0, len(words), COUNT_BLOCK_WORDS))
-        return [len(pieces) for block in blocks for pieces in self._pieces([block])[0]]
+        return [len(pieces) for pieces in self.pieces([words])[0]]
+
+    def pieces(self, sentences: Sequence[Sequence[str]]) -> list[list[list[int]]]:
+        """
+        The piece ids of each word of each sentence, without special tokens, at least one a word (a word that the
+        tokenizer drops becomes the unknown piece); many sentences cost less than each for itself.
+        """
+        # In blocks: of a very long text, the tokenizer's own records take far more memory than the ids.
+        result: list[list[list[int]]] = [[] for _ in sentences]
+        block: list[tuple[int, list[str]]] = []
+        num_words = 0
+        for row, words in enumerate(sentences):
+            for start in range(0, len(words), BLOCK_WORDS):
+                block.append((row, list(words[start : start + BLOCK_WORDS])))
+                num_words += len(block[-1][1])
+                if num_words >= BLOCK_WORDS:
+                    self._add_pieces(result, block)
+                    block, num_words = [], 0
+        self._add_pieces(result, block)
+        return result
+
+    def _add_pieces(self, result: list[list[list[int]]], block: list[tuple[int, list[str]]]) -> None:
+        for (row, _), pieces in zip(block, self._pieces([words for _, words in block]), strict=True):
+            result[row] += pieces
 
     def windows(self, words: Sequence[str], stride: int | None = None, max_length: int | None = None) -> list[Window]:
         """
@@ -250,7 +272,7 @@ class TwoMNERProcessor(ProcessorMixin):
                     f"{len(values)} {name} for {len(sentences)} sentences; expected one (or None) for each."
                 )
 
-        batch = self._encode(sentences, max_length, truncation, padding, pad_to_multiple_of)
+        batch = self.encode_pieces(self.pieces(sentences), max_length, truncation, padding, pad_to_multiple_of)
         if word_labels is not None:
             batch["labels"] = self._labels(sentences, word_labels, batch["word_starts"])
         if images is not None:
@@ -312,11 +334,19 @@ class TwoMNERProcessor(ProcessorMixin):
                 return token_id
         raise ValueError("The tokenizer has no unknown, mask or padding token to stand for a word it drops.")
 
-    def _encode(self, sentences, max_length, truncation, padding, pad_to_multiple_of) -> dict[str, torch.Tensor]:
+    def encode_pieces(
+        self,
+        sentences: Sequence[list[list[int]]],
+        max_length: int | None = None,
+        truncation: bool = False,
+        padding: bool | str = True,
+        pad_to_multiple_of: int | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """As a call, of sentences (or windows of them) whose `pieces` are known: the tensors of the text."""
         budget = self._budget(max_length)
         prefix, suffix = self._special_ids()
         rows, starts = [], []
-        for row, pieces in enumerate(self._pieces(sentences)):
+        for row, pieces in enumerate(sentences):
             total = sum(map(len, pieces))
             if total > budget:
                 pieces = self._fit(pieces, total, budget, truncation, row)
@@ -377,24 +407,75 @@ class TwoMNERProcessor(ProcessorMixin):
         return labels.masked_fill(word_starts < 0, -100)
 
     def _images(self, images: Sequence[ImageLike | None]) -> dict[str, torch.Tensor]:
-        distinct: dict[int, Image.Image] = {}
+        distinct: dict[int, torch.Tensor] = {}
         ids = []
         for image in images:
             if image is None:
                 ids.append(0)
                 continue
-            opened = load_image(image)
+            opened = self.open_image(image)
             ids.append(image_id(opened))
-            distinct.setdefault(ids[-1], opened)
+            if ids[-1] not in distinct:
+                distinct[ids[-1]] = self.resized(opened)
         batch = {"image_ids": torch.tensor(ids, dtype=torch.long)}
         if distinct:
-            pixels = self.image_processor(images=list(distinct.values()), return_tensors="pt")["pixel_values"]
+            pixels = self.pixel_values(list(distinct.values()))
             row_of = {identity: row for row, identity in enumerate(distinct)}
             batch["pixel_values"] = pixels.new_zeros(len(images), *pixels.shape[1:])
             for row, identity in enumerate(ids):
                 if identity:
                     batch["pixel_values"][row] = pixels[row_of[identity]]
         return batch
+
+    def open_image(self, image: ImageLike) -> Image.Image:
+        """As `load_image`; a large JPEG is decoded no finer than the image processor's size needs."""
+        return load_image(image, size=self._fixed_size())
+
+    def resized(self, image: Image.Image) -> torch.Tensor:
+        """
+        An RGB picture on its way to `pixel_values`, in little memory: `(height, width, 3)` uint8 where the image
+        processor resizes to a fixed size and then goes by single pixels, else what it makes of the picture, `(3,
+        height, width)` float.
+        """
+        size = self._fixed_size()
+        if size is None:
+            return self.image_processor(images=[image], return_tensors="pt")["pixel_values"][0]
+        # As the image processor, less its ways from PIL to NumPy and back.
+        return torch.from_numpy(np.array(image.resize(size, resample=self.image_processor.resample)))
+
+    def pixel_values(self, pictures: Sequence[torch.Tensor]) -> torch.Tensor:
+        """What `resized` gave for pictures, as the image tower reads them: `(len(pictures), 3, height, width)`."""
+        if pictures[0].dtype != torch.uint8:
+            return torch.stack(list(pictures))
+        scale, offset = self._rescaling()
+        values = torch.stack(list(pictures)).float()  # (N, H, W, 3)
+        return values.mul_(scale).add_(offset).permute(0, 3, 1, 2)
+
+    def _fixed_size(self) -> tuple[int, int] | None:
+        """Width and height, if the image processor resizes every picture to these and then goes by single pixels."""
+        processor, kind = self.image_processor, type(self.image_processor)
+        is_plain = isinstance(processor, PilBackend) and all(
+            getattr(kind, step) is getattr(PilBackend, step)
+            for step in ("preprocess", "_preprocess", "process_image", "resize", "rescale", "normalize")
+        )
+        if not is_plain or not processor.do_resize or processor.do_center_crop or processor.do_pad:
+            return None
+        size = {name: value for name, value in dict(processor.size).items() if value is not None}
+        if set(size) != {"height", "width"} or processor.resample is None:
+            return None
+        return size["width"], size["height"]
+
+    def _rescaling(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Factor and summand of each channel, (3,) each, by which the image processor goes from levels to values."""
+        processor = self.image_processor
+        scale = torch.full((3,), processor.rescale_factor if processor.do_rescale else 1.0, dtype=torch.float64)
+        offset = torch.zeros(3, dtype=torch.float64)
+        if processor.do_normalize:
+            mean, std = (
+                torch.as_tensor(values, dtype=torch.float64) for values in (processor.image_mean, processor.image_std)
+            )
+            scale, offset = scale / std, offset - mean / std
+        return scale.float(), offset.float()
 
 
 if "." not in __name__:  # imported by its own name, not as remote code: that is mapped by `auto_map`

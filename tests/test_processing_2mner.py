@@ -299,7 +299,7 @@ def test_windows_of_ten_thousand_words_encode_without_loss(processor):
 def test_a_count_does_not_depend_on_where_a_long_text_is_cut_into_blocks(processor, monkeypatch):
     words = [word for sentence in SENTENCES for word in sentence]
     expected = processor.piece_counts(words)
-    monkeypatch.setattr("processing_2mner.COUNT_BLOCK_WORDS", 3)
+    monkeypatch.setattr("processing_2mner.BLOCK_WORDS", 3)
     assert processor.piece_counts(words) == expected
 
 
@@ -349,8 +349,37 @@ def test_equal_images_have_equal_ids_however_they_are_given(tmp_path):
     assert batch["image_ids"].dtype == torch.int64 and min(ids) >= 0
 
 
-def test_pixels_are_the_image_processors(tmp_path):
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"do_normalize": False},
+        {"do_rescale": False, "image_mean": [100, 110, 120], "image_std": [50.0, 60.0, 70.0]},
+        {"size": {"height": 20, "width": 44}, "resample": 2},
+        {"do_center_crop": True},
+        {"do_resize": False},
+        {"size": {"shortest_edge": 32}, "do_center_crop": True},
+    ],
+)
+def test_pixels_are_the_image_processors(options):
+    """Those that only resize and rescale go another way, to the same values; so do the others, by the processor."""
     processor, image = make_processor(), noise()
+    processor.image_processor = BitImageProcessorPil(**{**IMAGE_PROCESSOR, "do_center_crop": False, **options})
+    expected = processor.image_processor(images=image, return_tensors="pt")["pixel_values"]
+    pixels = processor("Paris", images=image)["pixel_values"]
+    assert pixels.dtype == expected.dtype == torch.float32
+    torch.testing.assert_close(pixels, expected, rtol=1e-6, atol=1e-6)
+    is_small = processor.resized(image).dtype == torch.uint8
+    assert is_small != (options.get("do_center_crop", False) or options.get("do_resize") is False)
+
+
+def test_an_image_processor_with_steps_of_its_own_is_asked():
+    class Inverted(BitImageProcessorPil):
+        def rescale(self, image, scale, **kwargs):
+            return 1 - super().rescale(image, scale, **kwargs)
+
+    processor, image = make_processor(), noise()
+    processor.image_processor = Inverted(**IMAGE_PROCESSOR, do_center_crop=False)
     expected = processor.image_processor(images=image, return_tensors="pt")["pixel_values"]
     assert torch.equal(processor("Paris", images=image)["pixel_values"], expected)
 
