@@ -13,6 +13,10 @@ import torch
 # Elements of a step of Viterbi (rows, K, K) from which torch, which shares it among threads, is the faster.
 SMALL_STEP = 1 << 14
 
+# Multiplications of a matrix product from which torch does it. NumPy has threads of its own for large ones, which
+# wait for a core as long as torch's threads, which do not sleep at once, hold it.
+SMALL_PRODUCT = 1 << 17
+
 # Steps of Viterbi after which the best score of a row is set to zero again.
 _LEVELLED_EVERY = 16
 
@@ -110,6 +114,8 @@ def _add_continuations(
     """To the scores of each word, (N, K) or `wide` (K, N), mirrored, in place, the best of what follows it."""
     rows, num_tags = sizes[0], len(transitions)
     size = None
+    every_step = np.empty(num_tags * num_tags * rows, best.dtype)
+    every_highest = np.empty(num_tags * rows, best.dtype)
     add, reduce = np.add, np.maximum.reduce
     previous = best[:, :rows] if wide else best[:rows]
     for step, (first, now) in enumerate(zip(offsets[1:], sizes[1:], strict=True)):
@@ -120,8 +126,9 @@ def _add_continuations(
             backward = transitions.T[:, :, None] if wide else transitions.T[:, None, :]
             if not wide and not large:  # whole: NumPy then has one axis less to walk over
                 backward = backward.repeat(size, axis=1)
-            steps = np.empty((num_tags, num_tags, size) if wide else (num_tags, size, num_tags), best.dtype)
-            highest = np.empty(steps.shape[1:], best.dtype)
+            shape = (num_tags, num_tags, size) if wide else (num_tags, size, num_tags)
+            steps = every_step[: num_tags * num_tags * size].reshape(shape)
+            highest = every_highest[: num_tags * size].reshape(shape[1:])
             if large:
                 in_torch = [torch.from_numpy(array) for array in (backward, steps, highest)]
             elif not wide:
@@ -218,7 +225,10 @@ class Likelihood:
             size, offset = sizes[word], stop
             stop = offset + size
             here = incoming[:, offset:stop]
-            matmul(sent[:, :size], step, here)
+            if size * step[0].size < SMALL_PRODUCT:
+                matmul(sent[:, :size], step, here)
+            else:
+                torch.matmul(*map(torch.from_numpy, (sent[:, :size], step)), out=torch.from_numpy(here))
             if word % _RENORMALISED_EVERY == 0:
                 self.scales[word] = scale = here.sum(axis=2, keepdims=True)
                 with np.errstate(invalid="ignore"):  # 0 / 0, where every path was lost: found below
@@ -270,7 +280,11 @@ class Likelihood:
             share[offset : offset + packing.sizes[word]] /= scale[0, :, 0]
         right *= self.probabilities
         right *= share[:, None]
-        steps = outgoing.take(packing.before, 0).T @ right[rows:]
+        steps = outgoing.take(packing.before, 0).T, right[rows:]
+        if steps[0].size * num_tags < SMALL_PRODUCT:
+            steps = steps[0] @ steps[1]
+        else:
+            steps = torch.mm(*map(torch.from_numpy, steps)).numpy()
         steps *= -self.step
         places = np.arange(len(tags)) * num_tags + tags
         posterior.reshape(-1)[places] += weight

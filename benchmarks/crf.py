@@ -9,11 +9,6 @@ of its own needs at most, beyond what it had before, for one forward and backwar
 """
 
 import argparse
-import importlib.metadata
-import json
-import os
-import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -27,6 +22,7 @@ from torchcrf import CRF
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.measuring import about, highest_mib, write  # noqa: E402
 from crf_2mner import LinearChainCRF  # noqa: E402
 
 SHARED_RANGE = 0.1
@@ -98,9 +94,9 @@ def own_peak_memory(size: tuple[int, int, int], library: str) -> float:
     crfs = pair(size[0])
     trainers(crfs, *batch_of(size[0], 2, 2, "cpu"))[library]()
     train = trainers(crfs, *batch_of(*size, "cpu"))[library]
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = highest_mib()
     train()
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return highest_mib() - before
 
 
 def cell(num_tags: int, length: int, batch: int, rounds: int, device: str) -> dict[str, float]:
@@ -156,18 +152,13 @@ def main() -> None:
     largest = (max(arguments.tags), max(arguments.lengths), max(arguments.batches))
     memory = {name: round(peak_memory(largest, name)) for name in LIBRARIES} if arguments.device == "cpu" else {}
     print("MiB at most, beyond what was there:", memory)
-    facts = {
-        "command": "python benchmarks/crf.py" + (" --device cuda" if arguments.device == "cuda" else ""),
+    facts = about(["torch", "pytorch-crf", "numpy"]) | {
         "rounds": arguments.rounds,
-        "machine": {"cpus": os.cpu_count(), "threads": torch.get_num_threads(), "processor": platform.machine()},
-        "versions": {name: importlib.metadata.version(name) for name in ("torch", "pytorch-crf", "numpy")},
         "peak_memory_mib": memory,
         "results": results,
     }
     suffix = "_cuda" if arguments.device == "cuda" else ""
-    output = arguments.output or ROOT / "benchmarks" / "results" / f"crf{suffix}.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(facts, indent=1) + "\n")
+    write(arguments.output or ROOT / "benchmarks" / "results" / f"crf{suffix}.json", facts)
     for what in ("train_ratio", "decode_ratio"):
         ratios = [result[what] for result in results]
         print(f"{what}: lowest {min(ratios)}, median {statistics.median(ratios)}, highest {max(ratios)}")

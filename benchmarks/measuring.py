@@ -28,6 +28,13 @@ def about(libraries: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def highest_mib() -> float:
+    """The most memory that this program has had, from the kernel: `getrusage` would begin with what the process that
+    started it held."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
+
+
 def write(path: Path, facts: dict[str, Any]) -> None:
     """The facts of a run as JSON, in place of an earlier run's."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -129,6 +129,61 @@ def images(runs: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def inference(runs: list[dict[str, Any]]) -> list[str]:
+    """Of `inference.json`: several runs."""
+    lines = []
+    for facts in runs:
+        lines += made_by(facts)
+        lines += [
+            f"{facts['sentences']:,} test sentences, {facts['with_image']:,} with one of "
+            f"{facts['different_images']:,} pictures, {facts['threads']} threads, {facts['dtype']}. Median, lowest "
+            "and highest of the rounds.",
+            "",
+        ]
+        rows = []
+        for way, found in facts["ways"].items():
+            cells = [extent(found.get(key)) for key in ("sentences_per_s", "of_bare", "pipeline_is_faster_by")]
+            rows.append([way, *cells, found["peak_mib"], found.get("peak_of_bare", "-")])
+        header = ["way", "sentences a second", "of the bare encoders", "pipeline is faster by", "peak MiB", "of bare"]
+        lines += [*table(header, rows), ""]
+    return lines
+
+
+def extent(found: dict[str, float] | None) -> str:
+    """Median, lowest and highest."""
+    return f"{found['median']:.2f} ({found['low']:.2f} to {found['high']:.2f})" if found else "-"
+
+
+def kills(facts: dict[str, Any]) -> list[str]:
+    """Of `kills.json`."""
+    phases = list(dict.fromkeys(kill["phase"] for trial in facts["trials"] for kill in trial["kills"]))
+    lines = ["Runs killed at random moments and gone on with until they ended, against the run left alone.", ""]
+    rows = []
+    for trial in facts["trials"]:
+        same = [run for run in trial["runs"] if all(run[key] for key in run if key.startswith("same_"))]
+        counts = [sum(kill["phase"] == phase for kill in trial["kills"]) for phase in phases]
+        rows.append([trial["name"], len(trial["kills"]), *counts, f"{len(same)} of {len(trial['runs'])}"])
+    return lines + table(["run", "kills", *phases, "ended with the same bits"], rows)
+
+
+def streaming(facts: dict[str, Any]) -> list[str]:
+    """Of `streaming.json`."""
+    return table(
+        ["rows", "way", "opened in s", "windows a second", "rows a second in batches", "added MiB"],
+        (
+            [
+                f"{cell['rows']:,}",
+                cell["way"],
+                f"{cell['opening_seconds']:.1f}",
+                f"{cell['windows_rows_per_second']:.0f}",
+                f"{cell['batches_rows_per_second']:.0f}",
+                f"{cell['added_mib']:.0f}",
+            ]
+            for cell in facts["cells"]
+        ),
+    )
+
+
 def scaling(facts: dict[str, Any]) -> list[str]:
     """Of `scaling.json`."""
     lines = ["What follows from it for 1 M and 1 B pairs: [`docs/scaling.md`](../docs/scaling.md).", ""]
@@ -294,8 +349,11 @@ SECTIONS: tuple[tuple[str, str, Callable[[Any], list[str]]], ...] = (
     ("crf", "The CRF against pytorch-crf", crf),
     ("crf_cuda", "The CRF against pytorch-crf, on a GPU", crf),
     ("training", "Training against the bare encoders", training),
+    ("inference", "Prediction against the bare encoders", inference),
     ("images", "What pictures cost in training", images),
     ("scaling", "Large contrastive batches", scaling),
+    ("streaming", "Training from Parquet files as they lie", streaming),
+    ("kills", "Runs killed at random moments", kills),
     ("onnx_runtime", "ONNX Runtime", onnx_runtime),
     ("handler", "The endpoint's handler under load", handler),
     ("dataset", "Building and pushing a dataset", dataset),

@@ -16,7 +16,6 @@ Without towers and a set: tiny towers and the synthetic probe. Writes ``benchmar
 import argparse
 import json
 import logging
-import resource
 import statistics
 import subprocess
 import sys
@@ -31,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.images import Turn, recipe_argv  # noqa: E402
-from benchmarks.measuring import about, write  # noqa: E402
+from benchmarks.measuring import about, highest_mib, write  # noqa: E402
 from mmner.trainer import LengthGroupedSampler  # noqa: E402
 from towers_2mner import sequence_of  # noqa: E402
 
@@ -136,10 +135,13 @@ def own_peak(arguments: argparse.Namespace, way: str) -> dict[str, float]:
             step = turn.whole
         step_one = min(batches, key=lambda rows: sum(turn.sentences.lengths[row] for row in rows))
         step(step_one)  # the optimizer makes its state in its first step
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        before = highest_mib()
         seconds = [step(rows) for rows in batches]
-    highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"before_mib": round(before), "highest_mib": round(highest), "step_s": round(statistics.median(seconds), 3)}
+    return {
+        "before_mib": round(before),
+        "highest_mib": round(highest_mib()),
+        "step_s": round(statistics.median(seconds), 3),
+    }
 
 
 def given(arguments: argparse.Namespace) -> list[str]:
