@@ -528,7 +528,7 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
         if output_attentions or output_hidden_states:
             raise ValueError("`encoder_chunk_size` keeps no attentions or hidden states: ask for them in evaluation.")
         if is_sharded(self.text_model):  # the number of chunks would have to be the same everywhere
-            raise ValueError("`encoder_chunk_size` does not go with FSDP; use --gradient_checkpointing there.")
+            raise ValueError("`encoder_chunk_size` does not go with FSDP; use --activation_checkpointing there.")
 
     def _check_inputs(self, input_ids, inputs_embeds, word_starts, pixel_values, image_ids, features) -> int:
         if (input_ids is None) == (inputs_embeds is None):

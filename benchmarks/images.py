@@ -56,8 +56,8 @@ class Turn:
             store_image_features(self.trainer, [self.sentences], data_args)
         self.fill_s = time.perf_counter() - start
         self.optimizer = self.trainer.create_optimizer()
-        if args.gradient_checkpointing:
-            model.gradient_checkpointing_enable()
+        if args.activation_checkpointing:
+            model.activation_checkpointing_enable()
         self.model = torch.compile(model.train()) if args.torch_compile else model.train()
 
     def whole(self, rows: Sequence[int]) -> float:

@@ -39,7 +39,7 @@ SWITCHES = {
     "float32": ["--bf16", "false"],
     "bfloat16": ["--bf16", "true"],
     "bfloat16, optimizer not fused": ["--bf16", "true", "--optim", "adamw_torch"],
-    "bfloat16, gradient checkpointing": ["--bf16", "true", "--gradient_checkpointing", "true"],
+    "bfloat16, activation checkpointing": ["--bf16", "true", "--activation_checkpointing", "true"],
 }
 
 

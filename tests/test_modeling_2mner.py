@@ -349,12 +349,12 @@ def test_frozen_parts_rest_and_the_others_train():
     assert model.train().model.text_model.embeddings.training
 
 
-def test_gradient_checkpointing_changes_no_gradient():
+def test_activation_checkpointing_changes_no_gradient():
     gradients = []
     for checkpointing in (False, True):
         model = tiny_model(alignment="clip").train()
         if checkpointing:
-            model.gradient_checkpointing_enable()
+            model.activation_checkpointing_enable()
         model(**tiny_batch()).loss.backward()
         gradients.append({name: p.grad for name, p in model.named_parameters()})
     for name, gradient in gradients[0].items():
