@@ -10,8 +10,10 @@ from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 try:
+    from .alignment_2mner import is_sharded
     from .configuration_2mner import TwoMNERConfig, tower_width
 except ImportError:
+    from alignment_2mner import is_sharded
     from configuration_2mner import TwoMNERConfig, tower_width
 
 
@@ -174,6 +176,34 @@ class CollaborationModule(nn.Module):
         if self.global_projection is not None:
             sequence = torch.cat([sequence, self.global_projection(global_states)], dim=1)
         return sequence
+
+    def fuse(self, word_states, word_mask, image_states, global_states, has_image, output_attentions=False):
+        """As `forward`, which is run over the rows that have an image alone."""
+        mixed = not torch.compiler.is_compiling() and bool(has_image.any()) and not bool(has_image.all())
+        if not mixed or is_sharded(self):  # every process must use sharded weights, as often as the others
+            return self(word_states, word_mask, image_states, global_states, has_image, output_attentions)
+        rows = has_image.nonzero().squeeze(1)
+        some = self(
+            word_states[rows],
+            word_mask[rows],
+            image_states[rows],
+            None if global_states is None else global_states[rows],
+            has_image[rows],
+            output_attentions,
+        )
+        others = self.text_only(word_states)
+
+        def put(states: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
+            return states.to(found.dtype).index_copy(0, rows, found)
+
+        return Collaboration(
+            word_states=put(others.word_states, some.word_states),
+            gates=None if some.gates is None else put(others.gates, some.gates),
+            image_attentions=tuple(
+                put(weights.new_zeros(len(word_states), *weights.shape[1:]), weights)
+                for weights in some.image_attentions
+            ),
+        )
 
     def text_only(self, word_states: torch.Tensor) -> Collaboration:
         """What `forward` gives in a row without an image, at no image's cost."""

@@ -441,7 +441,7 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
         elif image_states is None:
             fused = self.collaboration.text_only(text_word_states)
         else:
-            fused = self.collaboration(
+            fused = self.collaboration.fuse(
                 text_word_states, word_mask, image_states, global_states, has_image, output_attentions
             )
         loss = None

@@ -25,7 +25,6 @@ import json
 import os
 import platform
 import random
-import resource
 import statistics
 import subprocess
 import sys
@@ -36,6 +35,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+from benchmarks.measuring import highest_mib  # noqa: E402
 
 WAYS = ("bare", "pipeline", "stock", "stock_best", "bare_images", "pipeline_images")
 LIMIT = {"pipeline": "bare", "pipeline_images": "bare_images", "stock": "bare", "stock_best": "bare"}
@@ -183,7 +184,7 @@ def work(way: str, spec: dict) -> None:
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
         print(run(int(line)), file=answers, flush=True)
-    facts["peak_mib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    facts["peak_mib"] = round(highest_mib())
     print(json.dumps(facts), file=answers, flush=True)
 
 

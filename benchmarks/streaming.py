@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import dataset_script  # noqa: E402
+from benchmarks.measuring import highest_mib  # noqa: E402
 from dataset_script import probe  # noqa: E402
 from mmner.collator import MultimodalCollator  # noqa: E402
 from mmner.data import WindowedSentences, label_names  # noqa: E402
@@ -50,12 +51,6 @@ def write_rows(folder: Path, rows: datasets.Dataset, count: int) -> None:
         ids = pa.array([f"row-{start + row}" for row in range(size)])
         part = part.set_column(part.column_names.index("id"), "id", ids)
         pq.write_table(part, folder / f"train-{number:05d}.parquet", row_group_size=ROWS_PER_GROUP)
-
-
-def highest_mib() -> float:
-    """Of this program alone: `getrusage` would begin with what the process held that started it."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
 
 
 def cell(way: str, folder: Path, towers: Path, read: int, buffer: int) -> dict[str, float]:

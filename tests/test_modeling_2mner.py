@@ -411,6 +411,26 @@ def test_towers_in_chunks_repeat_their_dropout():
     assert (values[0] - values[1]) / (2 * step) == pytest.approx(float(gradient.square().sum()), rel=1e-4)
 
 
+@pytest.mark.parametrize("collaboration", ["cross_attention", "gated", "umt"])
+@pytest.mark.parametrize("global_vision", [None, "resnet"])
+def test_rows_without_an_image_are_left_out_of_the_fusion(collaboration, global_vision, monkeypatch):
+    """Fusing the rows with an image alone gives what fusing all of them gives, and its gradient."""
+    model = tiny_model(collaboration=collaboration, global_vision=global_vision, alignment="clip")
+    batch = tiny_batch(num_rows=6, image_ids=(1, 0, 2, 1, 0, 4), words=(2, 5, 3, 4, 2, 3))
+    outcomes, rows = [], []
+    model.model.collaboration.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    for way in ("some", "all"):
+        if way == "all":
+            monkeypatch.setattr(type(model.model.collaboration), "fuse", type(model.model.collaboration).__call__)
+        model.zero_grad()
+        outputs = model(**batch, output_attentions=True)
+        outputs.loss.backward()
+        gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        outcomes.append((outputs.loss, outputs.logits, outputs.gates, outputs.image_attentions, gradients))
+    assert rows == [4, 6]
+    torch.testing.assert_close(outcomes[0], outcomes[1], rtol=1e-4, atol=1e-6)
+
+
 def test_towers_in_chunks_keep_no_attentions():
     model = tiny_model().train()
     model.model.encoder_chunk_size = 2
