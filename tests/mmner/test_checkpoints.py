@@ -1,5 +1,6 @@
 """Files that are whole or not there, whatever happens while they are written."""
 
+import contextlib
 import errno
 import json
 import logging
@@ -25,12 +26,16 @@ def make_checkpoint(folder, step, order=None, whole=True):
     return path
 
 
-@pytest.fixture
-def file_limit():
-    """Sets how many bytes a file of this process may have: the system itself refuses to write more."""
+@contextlib.contextmanager
+def file_limit(size):
+    """How many bytes a file of this process may have: the system itself refuses to write more. Not a fixture: pytest
+    writes, perhaps into a file, before it ends one."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_the_newest_is_the_whole_one_that_was_saved_last(tmp_path):
@@ -135,11 +140,11 @@ def write_pickle(path):
 
 
 @pytest.mark.parametrize("write", [write_text, write_safetensors, write_pickle])
-def test_a_disk_without_room_is_told_in_the_words_of_every_writer(tmp_path, file_limit, write):
+def test_a_disk_without_room_is_told_in_the_words_of_every_writer(tmp_path, write):
     path = tmp_path / "file"
     path.write_text("old")
-    file_limit(10_000)
     with (
+        file_limit(10_000),
         pytest.raises(OSError, match=r"while writing .*file: [\d,]+ were free there") as caught,
         replacing(path) as aside,
     ):
