@@ -456,7 +456,7 @@ class TwoMNERProcessor(ProcessorMixin):
         processor, kind = self.image_processor, type(self.image_processor)
         is_plain = isinstance(processor, PilBackend) and all(
             getattr(kind, step) is getattr(PilBackend, step)
-            for step in ("preprocess", "_preprocess", "process_image", "resize", "rescale", "normalize")
+            for step in ("__call__", "preprocess", "_preprocess", "process_image", "resize", "rescale", "normalize")
         )
         if not is_plain or not processor.do_resize or processor.do_center_crop or processor.do_pad:
             return None

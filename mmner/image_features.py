@@ -162,8 +162,8 @@ def _fill(
     if missing:
         first = [files[content] for content in unknown[:TRIED_TWICE]]
         _check_repeatable([sentences.image_file(row) for sentences, row in first], collator)
-        blank = collator.processor.image_processor(images=Image.new("RGB", (64, 64)), return_tensors="pt")
-        layout = Layout.of(_encode(model, [blank["pixel_values"][0]])[0])
+        blank = _pixels(Image.new("RGB", (64, 64)), collator)
+        layout = Layout.of(_encode(model, [blank])[0])
         if rank == 0:
             logger.info(f"{missing} of {len(ids)} images are not in {store.folder}: their vectors are computed.")
             store.reserve(missing, layout)
@@ -240,7 +240,9 @@ class _Pictures(Dataset):
 
 
 def _pixels(image: Image.Image, collator: MultimodalCollator) -> torch.Tensor:
-    return collator.processor.image_processor(images=[image], return_tensors="pt")["pixel_values"][0]
+    """As a batch has them, to the last bit."""
+    processor = collator.processor
+    return processor.pixel_values([processor.resized(image)])[0]
 
 
 def _check_repeatable(cells: list[dict[str, Any]], collator: MultimodalCollator) -> None:
