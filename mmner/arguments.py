@@ -127,8 +127,8 @@ class DataArguments:
         0.0, "In training, the probability of hiding an entity's words where there is an image to tell its type."
     )
     max_train_samples: int | None = _option(None, "A random subset of this many training rows.")
-    max_eval_samples: int | None = _option(None, "A random subset of this many dev rows.")
-    max_predict_samples: int | None = _option(None, "A random subset of this many test rows.")
+    max_eval_samples: int | None = _option(None, "A random subset of this many dev rows, the same for every seed.")
+    max_predict_samples: int | None = _option(None, "A random subset of this many test rows, the same for every seed.")
     probe_sentences: int = _option(2000, "Size of the synthetic probe.")
 
 

@@ -41,7 +41,7 @@ def load_splits(
         args: which set, and how much of it.
         needed: which of `train`, `validation` and `test`.
         cache: a folder of the run's own, where the probe is written.
-        seed: of the random subsets.
+        seed: of the random subset of `train`; those of dev and test are the same for every seed.
         build: False on a process that finds the probe written by another.
 
     Returns:
@@ -69,8 +69,12 @@ def load_splits(
         "validation": args.max_eval_samples,
         "test": args.max_predict_samples,
     }
+    # Runs of several seeds are scored on the same sentences.
+    seeds = {"train": seed, "validation": 0, "test": 0}
     splits = {
-        split: _subset(loaded[split], sizes[split], seed) for split in SPLITS if split in needed and split in loaded
+        split: _subset(loaded[split], sizes[split], seeds[split])
+        for split in SPLITS
+        if split in needed and split in loaded
     }
     if not args.use_images:
         logger.info("use_images is false: the images of all rows are left out.")

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import json
 import logging
 import random
 
@@ -392,3 +393,21 @@ def test_an_absent_train_split_is_an_error_and_another_a_warning(tmp_path, caplo
     assert "has no validation: what it is for is left out" in caplog.text
     with pytest.raises(ValueError, match="has the splits test, but train, test would be needed"):
         load_splits(arguments, ["train", "test"], tmp_path / "cache")
+
+
+def test_only_the_training_subset_follows_the_seed(tmp_path):
+    for split in ("train", "validation", "test"):
+        rows = [{"id": str(number), "tokens": [f"{split}{number}"], "ner_tags": ["O"], "lang": "en"} for number in range(40)]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    args = DataArguments(
+        dataset=str(tmp_path), max_train_samples=20, max_eval_samples=20, max_predict_samples=20
+    )
+
+    def drawn(seed: int) -> dict[str, list[str]]:
+        splits = load_splits(args, ["train", "validation", "test"], tmp_path / "cache", seed, True)
+        return {name: [tokens[0] for tokens in rows["tokens"][:]] for name, rows in splits.items()}
+
+    first, again, other = drawn(1), drawn(1), drawn(2)
+    assert first == again and {len(rows) for rows in first.values()} == {20}
+    assert first["train"] != other["train"]
+    assert first["validation"] == other["validation"] and first["test"] == other["test"]
