@@ -397,13 +397,9 @@ def test_an_absent_train_split_is_an_error_and_another_a_warning(tmp_path, caplo
 
 def test_only_the_training_subset_follows_the_seed(tmp_path):
     for split in ("train", "validation", "test"):
-        rows = [
-            {"id": str(number), "tokens": [f"{split}{number}"], "ner_tags": ["O"], "lang": "en"} for number in range(40)
-        ]
+        rows = [{"id": f"{i}", "tokens": [f"{split}{i}"], "ner_tags": ["O"], "lang": "en"} for i in range(40)]
         (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    args = DataArguments(
-        dataset=str(tmp_path), max_train_samples=20, max_eval_samples=20, max_predict_samples=20
-    )
+    args = DataArguments(dataset=str(tmp_path), max_train_samples=20, max_eval_samples=20, max_predict_samples=20)
 
     def drawn(seed: int) -> dict[str, list[str]]:
         splits = load_splits(args, ["train", "validation", "test"], tmp_path / "cache", seed, True)
