@@ -33,7 +33,7 @@ from .pairing import NONE, UNKNOWN, Pairs, Shares
 from .parquet import REPORT_FILE, ROWS_PER_GROUP, ShardWriter, is_parquet
 from .providers import fetching
 from .providers.base import ImageProvider
-from .providers.folder import name_key
+from .providers.folder import Folder, name_key
 from .providers.own import Own
 from .push import push
 from .report import LoadReport
@@ -561,7 +561,8 @@ def _provider(arguments: argparse.Namespace, work: Path) -> ImageProvider | Call
     if arguments.provider == "own":
         roots = dict(zip(_source_names(arguments.sources), map(_image_root, arguments.sources), strict=True))
         given = arguments.image_folder
-        return lambda stage: Own(stage.image_of, {name: given or root for name, root in roots.items()})
+        index = Folder(arguments.image_index, given) if arguments.image_index else None
+        return lambda stage: Own(stage.image_of, {name: given or root for name, root in roots.items()}, index)
     module = importlib.import_module(f".providers.{arguments.provider}", __package__)
     provider = module.from_arguments(arguments, work)
     if arguments.provider != "urls":

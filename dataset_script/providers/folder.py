@@ -104,6 +104,10 @@ class Folder:
             return picture
         return replace(picture, entity=self._entities[name_key(picture.mentions[0])])
 
+    def get(self, name: str) -> Picture | None:
+        """The picture of a file name, if it is in the index."""
+        return self.picture(name) if name in self._pictures else None
+
     def counts(self) -> dict[str, int]:
         """Pictures, files that are missing, mentions asked and found."""
         return dict(self._counts)

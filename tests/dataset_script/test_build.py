@@ -233,6 +233,35 @@ def test_own_pictures_are_kept_and_their_relation_is_what_the_source_says(source
     assert read["3"]["image_name"] == "Person3.jpg" and read["3"]["caption"] == "caption 3"
 
 
+def test_an_index_says_which_names_of_own_pictures_are_one_entity(source, tmp_path):
+    generator = np.random.default_rng(1)
+    rows = []
+    for number in range(2, 40):
+        for turn, name in enumerate([f"Person{number}", f"Person{number}o"] * 3):
+            tokens = [name, *(f"word{word}" for word in generator.integers(0, 10_000, 8))]
+            row = {"id": f"{number}-{turn}", "tokens": tokens, "ner_tags": ["B-PER"] + ["O"] * 8, "lang": "en"}
+            rows.append(row | {"image": f"Person{number}.jpg" if turn == 0 else None})
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    torn = {}
+    for given in ((), ("--image_index", str(source / "index.tsv"))):
+        out = tmp_path / f"out{len(given)}"
+        command = ["build", str(tmp_path / "own"), "--provider", "own", "--image_folder", str(source / "images")]
+        command += ["--output_dir", str(out), "--unseen", "both", "--splits", "0.5,0.1,0.4", *given]
+        assert main(command) == 0
+        splits = {}
+        for split, part in load(out, "en").items():
+            for row_id in part["id"]:
+                splits.setdefault(row_id.split("-")[0], set()).add(split)
+        torn[bool(given)] = sum(len(found) > 1 for found in splits.values())
+        assert len(splits) == 38
+    assert torn[False] > 0 and torn[True] == 0
+    pictures = [json.loads(line) for line in (out / "pictures.jsonl").read_text().splitlines()]
+    known = {picture["name"]: picture for picture in pictures}
+    assert known["Person5.jpg"]["mentions"] == ["Person5", "Person5o"]
+    assert known["Person5.jpg"]["licence"] == "CC BY 4.0" and known["Person5.jpg"]["types"] == ["PER"]
+
+
 def test_command_line_builds_and_says_what_is_wrong(source, tmp_path, capsys):
     index = str(source / "index.tsv")
     command = [
