@@ -150,10 +150,12 @@ class ImageProjection(nn.Module):
 
 @dataclass
 class Collaboration:
-    """What a collaboration module returns: fused words, and, where it has them, gates and words-to-image attention."""
+    """What a collaboration module returns: fused words, and, where it has them, gates, words-to-image attention, and
+    what the image says of the type of its entity."""
 
     word_states: torch.Tensor
     gates: torch.Tensor | None = None
+    image_evidence: torch.Tensor | None = None
     image_attentions: tuple[torch.Tensor, ...] = ()
 
 
@@ -193,21 +195,32 @@ class CollaborationModule(nn.Module):
         )
         others = self.text_only(word_states)
 
-        def put(states: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
-            return states.to(found.dtype).index_copy(0, rows, found)
+        def put(found: torch.Tensor | None, other: torch.Tensor | None = None) -> torch.Tensor | None:
+            if found is None:
+                return None
+            if other is None:
+                other = found.new_zeros(len(word_states), *found.shape[1:])
+            return other.to(found.dtype).index_copy(0, rows, found)
 
         return Collaboration(
-            word_states=put(others.word_states, some.word_states),
-            gates=None if some.gates is None else put(others.gates, some.gates),
-            image_attentions=tuple(
-                put(weights.new_zeros(len(word_states), *weights.shape[1:]), weights)
-                for weights in some.image_attentions
-            ),
+            word_states=put(some.word_states, others.word_states),
+            gates=put(some.gates, others.gates),
+            image_evidence=put(some.image_evidence),
+            image_attentions=tuple(map(put, some.image_attentions)),
         )
 
     def text_only(self, word_states: torch.Tensor) -> Collaboration:
         """What `forward` gives in a row without an image, at no image's cost."""
         raise TypeError(f"{type(self).__name__} must say what it does with words alone.")
+
+    def weigh(
+        self, logits: torch.Tensor, fused: Collaboration, word_mask: torch.Tensor, has_image: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """
+        The emissions (B, W, K) that the tagger reads, and its gates (B, W): `logits`, the classifier's for the fused
+        words, unless the image's evidence is added to them.
+        """
+        return logits, fused.gates
 
 
 class CrossAttentionCollaboration(CollaborationModule):
@@ -338,8 +351,136 @@ class UMTCollaboration(CollaborationModule):
         return Collaboration(word_states=self.output(torch.cat([words, torch.zeros_like(words)], dim=-1)))
 
 
+class EvidenceCollaboration(CollaborationModule):
+    """
+    The image as a second witness: the words pass unchanged, and what the image says of the type of its entity is
+    added to their emissions, as in a product of experts. With u the share of images that have nothing to do with
+    their sentence, and y_1 .. y_n the types of a sentence's entities, each beginning at a word w,
+
+        p(I | y, w) / p(I) = u g(I) + (1 - u) / n * sum_m exp(f_{y_m}(I) + q(w_m) . k(I))
+
+    where g and f read the image alone (is it one of those that stand beside anything, or one of a person, a place?),
+    and q . k whether it fits the word. `loss` learns this ratio from tagged sentences and their images without being
+    told which entity is shown, if any (multiple instances, noise-contrastive estimation). `weigh` adds to tag B-y of
+    each word the logarithm of the ratio with an entity of type y there, less that without it, the other entities being
+    those that the text suggests. So an image that another entity explains says little, and no image takes more from a
+    tag than its chance of being unrelated allows.
+
+    The text model gets no gradient from the image: it is the one that would be trained without. The evidence enters
+    once an entity, at its first word; IOB2 constraints carry it on.
+
+    Raises:
+        ValueError: the labels are not IOB2.
+    """
+
+    RANK = 8  # of q . k: fit for kinds of words and images, not for learning pairs of them by heart
+    LARGEST = 6.0  # of the logarithm of a ratio: no image is so telling
+
+    def __init__(self, config: TwoMNERConfig):
+        super().__init__(config)
+        width = tower_width(config.text_config)
+        self.begins = [index for index, label in enumerate(config.labels) if label.startswith("B-")]
+        if not self.begins:
+            raise ValueError(
+                f'The labels are {", ".join(config.labels)}; `collaboration="evidence"` adds the evidence of an image '
+                "to IOB2 tags B-X, of which there are none. Give IOB2 labels, or take another collaboration."
+            )
+        # A dataset shows few images, often: they are learned by heart sooner than words are.
+        image_dropout, word_dropout = min(0.5, 5 * config.dropout), min(0.5, 3 * config.dropout)
+        self.image_dropout = nn.Dropout(image_dropout)
+        self.hidden = nn.Sequential(nn.GELU(), nn.Dropout(image_dropout))
+        self.image_types = nn.Linear(width, len(self.begins) + 1)  # f of each type, and g
+        self.image_key = nn.Linear(width, self.RANK)
+        self.word_query = nn.Sequential(nn.LayerNorm(width), nn.Dropout(word_dropout), nn.Linear(width, self.RANK))
+        self.unrelated = nn.Parameter(torch.zeros(1))  # logit of u
+
+    def forward(self, word_states, word_mask, image_states, global_states, has_image, output_attentions=False):
+        image = self._read(self.image_projection, image_states)  # (B, H)
+        if self.global_projection is not None:
+            image = image + self._read(self.global_projection, global_states)
+        image = self.hidden(image)
+        evidence = torch.cat([self.image_types(image), self.image_key(image)], dim=-1).float()  # (B, T + 1 + R)
+        return Collaboration(word_states=word_states, image_evidence=only_where(has_image, evidence))
+
+    def _read(self, projection: ImageProjection, states: torch.Tensor) -> torch.Tensor:
+        return projection.linear(self.image_dropout(projection.norm(states).mean(dim=1)))
+
+    def text_only(self, word_states: torch.Tensor) -> Collaboration:
+        return Collaboration(word_states=word_states, gates=word_states.new_zeros(word_states.shape[:2]))
+
+    def parts(self, evidence: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """`image_evidence` (B, T + 1 + R) apart: f (B, T), g (B,) and k (B, R)."""
+        types, key = evidence.split([len(self.begins) + 1, self.RANK], dim=-1)
+        return types[:, :-1], self.bounded(types[:, -1]).exp(), key
+
+    def bounded(self, log_ratio: torch.Tensor) -> torch.Tensor:
+        """Within +-`LARGEST`, smoothly: what is cut off gets no gradient to come back by."""
+        return self.LARGEST * torch.tanh(log_ratio / self.LARGEST)
+
+    def weigh(self, logits, fused, word_mask, has_image):
+        """As in the base class. A gate is the probability that the word begins the entity that the image shows."""
+        if fused.image_evidence is None:
+            return logits, fused.gates
+        types, anything, key = self.parts(fused.image_evidence)
+        u, anything = torch.sigmoid(self.unrelated), anything[:, None]  # (1,), (B, 1)
+        fit = self.word_query(fused.word_states).float() @ key[..., None]  # (B, W, 1)
+        ratio = self.bounded(types[:, None] + fit).exp()  # (B, W, T)
+        posterior = F.softmax(logits.float(), dim=-1)[..., self.begins] * word_mask[..., None]  # (B, W, T)
+
+        # Of the sentence's other entities: how many the text expects, and how well the image fits them. A grain of one
+        # that fits as an unrelated image does lets a sentence have none.
+        grain = 0.01
+        count, shown = posterior.sum(-1), (posterior * ratio).sum(-1)  # (B, W): each word's expected share
+        others = (count.sum(1, keepdim=True) - count).clamp(min=0) + grain
+        others_shown = (shown.sum(1, keepdim=True) - shown).clamp(min=0) + grain * anything
+        without = u * anything + (1 - u) * others_shown / others  # (B, W)
+        there = (u * anything)[..., None] + (1 - u) * (others_shown[..., None] + ratio) / (others + 1)[..., None]
+        bonus = only_where(has_image, (there.log() - without.log()[..., None]) * word_mask[..., None])  # (B, W, T)
+
+        columns = dict(zip(self.begins, bonus.unbind(-1), strict=True))
+        nothing = torch.zeros_like(bonus[..., 0])
+        added = torch.stack([columns.get(tag, nothing) for tag in range(logits.shape[-1])], dim=-1)  # (B, W, K)
+        total = others + count
+        gates = (1 - u) * (shown / total) / (u * anything + (1 - u) * (others_shown + shown) / total)
+        return logits + added.to(logits.dtype), only_where(has_image, gates)
+
+    def loss(
+        self, fused: Collaboration, labels: torch.Tensor, has_image: torch.Tensor, image_ids: torch.Tensor | None
+    ) -> torch.Tensor:
+        """
+        Noise-contrastive estimation of the ratio above: its logarithm is the logit that tells a sentence's own image
+        from those of other rows. The mean over own images and the mean over others of the local batch, summed; images
+        equal to the own one are left out, and 0 is returned if no row has an image and an entity.
+
+        Args:
+            fused: of `forward`.
+            labels (`torch.LongTensor` of shape `(batch_size, num_words)`): the tags, -100 where there is none.
+            has_image, image_ids (of shape `(batch_size,)`): which rows have an image; equal for equal images. `None`:
+                every row has its own.
+        """
+        if image_ids is None:
+            image_ids = torch.arange(1, len(labels) + 1, device=labels.device)
+        types, anything, key = self.parts(fused.image_evidence)
+        entity = torch.stack([labels == tag for tag in self.begins], dim=-1).float()  # (B, W, T)
+        fit = self.word_query(fused.word_states.detach()).float() @ key.T  # (B, W, N)
+        ratio = self.bounded(entity @ types.T + fit).exp() * entity.sum(-1, keepdim=True)  # (B, W, N)
+        number = entity.sum(dim=(1, 2))  # (B,)
+        u = torch.sigmoid(self.unrelated)
+        logits = (u * anything + (1 - u) * ratio.sum(dim=1) / number.clamp(min=1)[:, None]).log()  # (B, N)
+
+        rows = (has_image & (number > 0))[:, None]
+        own = rows & torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+        others = rows & has_image & (image_ids[:, None] != image_ids)
+
+        def mean(values: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+            return only_where(where.flatten(), values.flatten()).sum() / where.sum().clamp(min=1)
+
+        return mean(-F.logsigmoid(logits), own) + mean(-F.logsigmoid(-logits), others)
+
+
 COLLABORATION_MODULES = {
     "cross_attention": CrossAttentionCollaboration,
+    "evidence": EvidenceCollaboration,
     "gated": GatedCollaboration,
     "umt": UMTCollaboration,
 }

@@ -7,7 +7,7 @@ from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
 ALIGNMENTS = ("none", "nt_xent", "clip", "siglip", "token")
-COLLABORATIONS = ("none", "cross_attention", "gated", "umt")
+COLLABORATIONS = ("none", "cross_attention", "gated", "umt", "evidence")
 TAGGING_HEADS = ("crf", "softmax")
 TEXT_POOLINGS = ("mean", "first")
 
@@ -68,8 +68,8 @@ class TwoMNERConfig(PreTrainedConfig):
         text_pooling (`str`, defaults to `"mean"`):
             The sentence vector of the pooled alignments: `"mean"` of the pieces, or the `"first"` ([CLS]).
         collaboration (`str`, defaults to `"gated"`):
-            How words and image are fused: `"none"` (text only), `"cross_attention"` (the paper's), `"gated"` or
-            `"umt"`.
+            How words and image are fused: `"none"` (text only), `"cross_attention"` (the paper's), `"gated"`, `"umt"`
+            or `"evidence"` (what the image says of its entity's type is added to the emissions).
         collaboration_heads (`int`, *optional*):
             Attention heads of the collaboration. `None`: one for every 64 features, at least one.
         tagging_head (`str`, defaults to `"crf"`):
@@ -104,6 +104,7 @@ class TwoMNERConfig(PreTrainedConfig):
         "ner_loss",
         "alignment_loss",
         "consistency_loss",
+        "evidence_loss",
         "logits",
         "word_states",
         "image_states",

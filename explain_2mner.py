@@ -278,9 +278,11 @@ def _with_image(model, outputs, states: torch.Tensor, global_states: torch.Tenso
     base, mask = model.model, outputs.word_mask.bool()
     has_image = torch.ones(1, dtype=torch.bool, device=states.device)
     fused = base.collaboration(outputs.text_word_states, mask, states, global_states, has_image, True)
-    found = {"logits": model.classifier(fused.word_states * mask[..., None])}
-    if fused.gates is not None:
-        found["gates"] = fused.gates
+    logits = model.classifier(fused.word_states * mask[..., None])
+    logits, gates = base.collaboration.weigh(logits, fused, mask, has_image)
+    found = {"logits": logits}
+    if gates is not None:
+        found["gates"] = gates
     # Of several attentions the last over the image itself: UMT's first is over an image that has already read.
     over_patches = [weights for weights in fused.image_attentions if weights.shape[-1] >= states.shape[1]]
     if over_patches:

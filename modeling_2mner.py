@@ -23,26 +23,34 @@ from transformers.utils import cached_file, can_return_tuple, logging
 
 try:
     from .alignment_2mner import build_alignment, is_sharded, world_size
-    from .collaboration_2mner import (
-        COLLABORATION_MODULES,
-        Collaboration,
-        CrossAttentionCollaboration,
-        only_where,
-    )
+    from .collaboration_2mner import COLLABORATION_MODULES, Collaboration, CrossAttentionCollaboration, only_where
     from .configuration_2mner import TwoMNERConfig, tower_width
     from .crf_2mner import LinearChainCRF, iob2_constraints
-    from .towers_2mner import blank_image, fresh_tower, in_chunks, normalization, pretrained_tower, sequence_of
+    from .towers_2mner import (
+        blank_image,
+        fresh_tower,
+        gather_words,
+        in_chunks,
+        normalization,
+        pretrained_tower,
+        rest_frozen_parts,
+        sequence_of,
+    )
 except ImportError:
     from alignment_2mner import build_alignment, is_sharded, world_size
-    from collaboration_2mner import (
-        COLLABORATION_MODULES,
-        Collaboration,
-        CrossAttentionCollaboration,
-        only_where,
-    )
+    from collaboration_2mner import COLLABORATION_MODULES, Collaboration, CrossAttentionCollaboration, only_where
     from configuration_2mner import TwoMNERConfig, tower_width
     from crf_2mner import LinearChainCRF, iob2_constraints
-    from towers_2mner import blank_image, fresh_tower, in_chunks, normalization, pretrained_tower, sequence_of
+    from towers_2mner import (
+        blank_image,
+        fresh_tower,
+        gather_words,
+        in_chunks,
+        normalization,
+        pretrained_tower,
+        rest_frozen_parts,
+        sequence_of,
+    )
 
 logger = logging.get_logger(__name__)
 
@@ -91,6 +99,8 @@ class TwoMNEROutput(ModelOutput):
             1 in the rows that have an image (after modality dropout).
         gates (`torch.FloatTensor` of shape `(batch_size, num_words)`, *optional*):
             How much of the image each word took up, in [0, 1]; with `collaboration="gated"`.
+        image_evidence (`torch.FloatTensor` of shape `(batch_size, num_types + rank)`, *optional*):
+            What the image says of its entity's type, zeros in a row without one; with `collaboration="evidence"`.
         last_hidden_state (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`):
             Last layer of the text tower, one vector a piece.
         hidden_states, attentions (`tuple(torch.FloatTensor)`, *optional*):
@@ -109,6 +119,7 @@ class TwoMNEROutput(ModelOutput):
     image_states: torch.FloatTensor | None = None
     has_image: torch.LongTensor | None = None
     gates: torch.FloatTensor | None = None
+    image_evidence: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
     image_attentions: tuple[torch.FloatTensor, ...] | None = None
@@ -121,13 +132,14 @@ class TwoMNERTokenClassifierOutput(ModelOutput):
 
     Args:
         loss (`torch.FloatTensor` of shape `()`, *optional*):
-            `ner_weight * ner_loss + alignment_weight * alignment_loss + consistency_weight * consistency_loss`.
+            `ner_weight * ner_loss + alignment_weight * alignment_loss + consistency_weight * consistency_loss +
+            evidence_loss`.
         predictions (`torch.LongTensor` of shape `(batch_size, num_words)`, *optional*):
             Viterbi tag of each word, -100 where there is none; not computed in training.
         logits (`torch.FloatTensor` of shape `(batch_size, num_words, num_labels)`):
             Emissions of the CRF.
-        ner_loss, alignment_loss, consistency_loss (`torch.FloatTensor` of shape `()`, *optional*):
-            The parts of the loss, unweighted.
+        ner_loss, alignment_loss, consistency_loss, evidence_loss (`torch.FloatTensor` of shape `()`, *optional*):
+            The parts of the loss, unweighted. With `collaboration="evidence"`, `ner_loss` is the text's alone.
         gates, hidden_states, attentions, image_attentions:
             As in [`TwoMNEROutput`].
     """
@@ -138,6 +150,7 @@ class TwoMNERTokenClassifierOutput(ModelOutput):
     ner_loss: torch.FloatTensor | None = None
     alignment_loss: torch.FloatTensor | None = None
     consistency_loss: torch.FloatTensor | None = None
+    evidence_loss: torch.FloatTensor | None = None
     gates: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
@@ -157,7 +170,7 @@ class TwoMNERPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     # The loss is a mean over the rows of the local batch: the Trainer must divide it by the accumulation steps.
     accepts_loss_kwargs = False
-    _no_split_modules = ["CrossAttentionCollaboration", "GatedCollaboration", "UMTCollaboration"]
+    _no_split_modules = [module.__name__ for module in COLLABORATION_MODULES.values()]
     _keys_to_ignore_on_load_unexpected = [r"^classifier\.", r"^crf\."]
 
     @torch.no_grad()
@@ -167,7 +180,7 @@ class TwoMNERPreTrainedModel(PreTrainedModel):
         if isinstance(module, nn.Linear) and module is not getattr(self, "classifier", None):
             # Several new layers in a row: each must keep the scale of its input, whatever the towers' widths.
             init.xavier_uniform_(module.weight)
-            if module is getattr(base.collaboration, "update", None):
+            if module in (getattr(base.collaboration, name, None) for name in ("update", "image_key")):
                 init.normal_(module.weight, std=self.config.initializer_range)  # starts close to the text model
         elif isinstance(module, CrossAttentionCollaboration) and module.global_projection is not None:
             init.normal_(module.none_key)
@@ -191,7 +204,7 @@ class TwoMNERPreTrainedModel(PreTrainedModel):
             base = getattr(self, self.base_model_prefix, self)
             for tower in (base.text_model, base.vision_model, base.global_vision_model):
                 if tower is not None:
-                    _rest_frozen_parts(tower)
+                    rest_frozen_parts(tower)
         return self
 
     def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs):
@@ -244,17 +257,6 @@ class TwoMNERPreTrainedModel(PreTrainedModel):
         except OSError:  # a folder that is there no more
             return None
         return Path(found) if found is not None else None
-
-
-def _rest_frozen_parts(module: nn.Module) -> None:
-    """Puts `module` into evaluation if it has parameters and trains none, else looks inside; BatchNorm always."""
-    parameters = list(module.parameters())
-    frozen = parameters and not any(parameter.requires_grad for parameter in parameters)
-    if frozen or isinstance(module, nn.modules.batchnorm._BatchNorm):
-        module.eval()
-        return
-    for child in module.children():
-        _rest_frozen_parts(child)
 
 
 class TwoMNERModel(TwoMNERPreTrainedModel):
@@ -458,6 +460,7 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
             image_states=image_states,
             has_image=has_image.long(),
             gates=fused.gates,
+            image_evidence=fused.image_evidence,
             hidden_states=hidden_states,
             attentions=attentions,
             image_attentions=fused.image_attentions or None,
@@ -723,28 +726,31 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
             output_hidden_states=output_hidden_states,
             return_dict=True,
         )
-        logits = self.classifier(self.dropout(outputs.word_states))  # (B, W, K)
-        word_mask = outputs.word_mask.bool()
-        predictions = None
-        if not self.training:
-            predictions = self.crf.decode(logits, word_mask)
+        text_logits = self.classifier(self.dropout(outputs.word_states))  # (B, W, K)
+        word_mask, has_image = outputs.word_mask.bool(), outputs.has_image.bool()
+        logits, gates = text_logits, outputs.gates
+        fused = Collaboration(outputs.word_states, outputs.gates, image_evidence=outputs.image_evidence)
+        if (collaboration := self.model.collaboration) is not None:
+            logits, gates = collaboration.weigh(text_logits, fused, word_mask, has_image)
+        predictions = None if self.training else self.crf.decode(logits, word_mask)
 
-        loss = ner_loss = consistency_loss = None
+        loss = ner_loss = consistency_loss = evidence_loss = None
         if labels is not None:
             if labels.shape != word_mask.shape:
-                raise ValueError(
-                    f"`labels` has shape {tuple(labels.shape)}; expected one label a word, that is "
-                    f"{tuple(word_mask.shape)}."
-                )
+                expected = f"one label a word, that is {tuple(word_mask.shape)}"
+                raise ValueError(f"`labels` has shape {tuple(labels.shape)}; expected {expected}.")
             mask = word_mask & (labels != -100)
             # The mean over sentences, not words: then the mean over processes is the mean over their joint batch.
-            ner_loss = -self.crf.log_likelihood(logits, labels, mask).mean()
+            ner_loss = -self.crf.log_likelihood(text_logits, labels, mask).mean()
             loss = self.config.ner_weight * ner_loss
             if outputs.alignment_loss is not None:
                 loss = loss + self.config.alignment_weight * outputs.alignment_loss
-            if self.config.consistency_weight > 0 and self.model.collaboration is not None:
+            if self.config.consistency_weight > 0 and collaboration is not None:
                 consistency_loss = self._consistency_loss(logits, outputs)
                 loss = loss + self.config.consistency_weight * consistency_loss
+            if fused.image_evidence is not None:
+                evidence_loss = collaboration.loss(fused, labels, has_image, image_ids)
+                loss = loss + evidence_loss
 
         return TwoMNERTokenClassifierOutput(
             loss=loss,
@@ -753,7 +759,8 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
             ner_loss=ner_loss,
             alignment_loss=outputs.alignment_loss,
             consistency_loss=consistency_loss,
-            gates=outputs.gates,
+            evidence_loss=evidence_loss,
+            gates=gates,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             image_attentions=outputs.image_attentions,
@@ -773,12 +780,6 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
         divergence = teacher * (teacher.clamp(min=smallest).log() - student.clamp(min=smallest).log())
         divergence = divergence.sum(dim=(1, 2))  # (B,)
         return only_where(outputs.has_image.bool(), divergence).mean()
-
-
-def gather_words(piece_states: torch.Tensor, word_starts: torch.Tensor) -> torch.Tensor:
-    """The first piece of each word: (B, S, H) at the positions (B, W) -> (B, W, H), zeros where there is no word."""
-    index = word_starts.clamp(min=0)[..., None].expand(-1, -1, piece_states.shape[-1])
-    return piece_states.gather(1, index) * (word_starts >= 0)[..., None]
 
 
 def _constraints(config: TwoMNERConfig):

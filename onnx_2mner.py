@@ -23,10 +23,10 @@ from torch import nn
 
 try:
     from .crf_numpy_2mner import Packing, viterbi
-    from .modeling_2mner import gather_words
+    from .towers_2mner import gather_words
 except ImportError:
     from crf_numpy_2mner import Packing, viterbi
-    from modeling_2mner import gather_words
+    from towers_2mner import gather_words
 
 TEXT_GRAPH, IMAGE_GRAPH, FUSION_GRAPH = "text.onnx", "image.onnx", "fusion.onnx"
 CRF_FILE, EXPORT_FILE = "crf.npz", "export.json"
@@ -97,7 +97,8 @@ class FusionGraph(nn.Module):
         mask = word_starts >= 0
         has_image = torch.ones_like(word_starts[:, 0], dtype=torch.bool)
         fused = self.collaboration(word_states, mask, image_states, global_states, has_image)
-        return self.classifier(fused.word_states * mask[..., None])
+        logits = self.classifier(fused.word_states * mask[..., None])
+        return self.collaboration.weigh(logits, fused, mask, has_image)[0]
 
 
 def export_onnx(model, processor, folder: str | os.PathLike, quantize: bool = False) -> Path:

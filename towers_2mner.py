@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 
 import torch
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 from transformers.modeling_utils import PreTrainedModel
@@ -76,3 +77,20 @@ def normalization(name: str | os.PathLike) -> dict[str, list[float]]:
             "it, or give `image_normalization` and `global_image_normalization`."
         ) from error
     return {"mean": list(processor.image_mean), "std": list(processor.image_std)}
+
+
+def rest_frozen_parts(module: nn.Module) -> None:
+    """Puts `module` into evaluation if it has parameters and trains none, else looks inside; BatchNorm always."""
+    parameters = list(module.parameters())
+    frozen = parameters and not any(parameter.requires_grad for parameter in parameters)
+    if frozen or isinstance(module, nn.modules.batchnorm._BatchNorm):
+        module.eval()
+        return
+    for child in module.children():
+        rest_frozen_parts(child)
+
+
+def gather_words(piece_states: torch.Tensor, word_starts: torch.Tensor) -> torch.Tensor:
+    """The first piece of each word: (B, S, H) at the positions (B, W) -> (B, W, H), zeros where there is no word."""
+    index = word_starts.clamp(min=0)[..., None].expand(-1, -1, piece_states.shape[-1])
+    return piece_states.gather(1, index) * (word_starts >= 0)[..., None]

@@ -1,0 +1,169 @@
+"""The evidence collaboration: its mixture and its losses against loops, what reaches the text, what it can learn."""
+
+import math
+
+import pytest
+import torch
+from tiny_models import tiny_batch, tiny_config, tiny_model
+
+from collaboration_2mner import Collaboration, EvidenceCollaboration
+
+LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
+PER, LOC = 1, 3
+
+
+def make_module(seed=0, **options) -> EvidenceCollaboration:
+    torch.manual_seed(seed)
+    module = EvidenceCollaboration(tiny_config(labels=LABELS, collaboration="evidence", **options))
+    for parameter in module.parameters():
+        parameter.data.normal_(std=0.5)
+    return module.eval()
+
+
+def make_fused(module, rows=3, words=4, seed=1) -> Collaboration:
+    torch.manual_seed(seed)
+    width = module.image_key.in_features
+    return Collaboration(torch.randn(rows, words, width), image_evidence=torch.randn(rows, 3 + module.RANK))
+
+
+def fits(module, fused, row, word, image, kind) -> float:
+    """exp(f + q . k) of an image beside a word of a row."""
+    evidence = fused.image_evidence[image]
+    query = module.word_query(fused.word_states[row, word])
+    return math.exp(6 * math.tanh(float(evidence[kind] + query @ evidence[3:]) / 6))
+
+
+def anything(fused, image) -> float:
+    return math.exp(6 * math.tanh(float(fused.image_evidence[image, 2]) / 6))
+
+
+def test_evidence_is_the_mixtures_log_ratio_at_first_words():
+    module = make_module()
+    fused = make_fused(module)
+    logits = torch.randn(3, 4, 5)
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0], [1, 0, 0, 0]]).bool()
+    has_image = torch.tensor([True, True, False])
+    with torch.no_grad():
+        found, gates = module.weigh(logits, fused, mask, has_image)
+        u = torch.sigmoid(module.unrelated).item()
+        expected = logits.clone()
+        for row in (0, 1):
+            words = range(int(mask[row].sum()))
+            posterior = logits[row].softmax(-1)
+            ratio = {(word, kind): fits(module, fused, row, word, row, kind) for word in words for kind in (0, 1)}
+            g = anything(fused, row)
+
+            def mixture(entities, g=g):  # [(expected number, ratio)], and the grain that fits as an unrelated image
+                number = 0.01 + sum(n for n, _ in entities)
+                return u * g + (1 - u) * (0.01 * g + sum(n * r for n, r in entities)) / number
+
+            for word in words:
+                others = [
+                    (posterior[other, tag].item(), ratio[other, kind])
+                    for other in words
+                    for kind, tag in enumerate((PER, LOC))
+                    if other != word
+                ]
+                for kind, tag in enumerate((PER, LOC)):
+                    there = mixture([*others, (1.0, ratio[word, kind])])
+                    expected[row, word, tag] += math.log(there) - math.log(mixture(others))
+    assert torch.allclose(found, expected, atol=1e-4)
+    assert ((gates[:2] >= 0) & (gates[:2] <= 1)).all()
+    assert (gates.sum(1) <= 1 + 1e-6).all()  # at most one entity is the one that is shown
+    assert not gates[2].any()
+    assert not gates[1, 3]
+
+
+def test_loss_tells_own_images_from_others():
+    module = make_module()
+    fused = make_fused(module, rows=4)
+    fused.image_evidence[2] = fused.image_evidence[0]  # rows 0 and 2 show one image
+    ids, has_image = torch.tensor([7, 8, 7, 0]), torch.tensor([True, True, True, False])
+    labels = torch.tensor([[PER, 2, 0, LOC], [0, LOC, 0, -100], [0, 0, 0, 0], [PER, 0, 0, 0]])
+    u, own, others = torch.sigmoid(module.unrelated).item(), [], []
+    with torch.no_grad():
+        found = module.loss(fused, labels, has_image, ids)
+        for row in (0, 1):  # row 2 has no entity, row 3 no image
+            entities = [
+                (word, (PER, LOC).index(tag)) for word, tag in enumerate(labels[row].tolist()) if tag in (1, 3)
+            ]
+            for image in (0, 1, 2):
+                ratio = u * anything(fused, image) + (1 - u) * sum(
+                    fits(module, fused, row, word, image, kind) for word, kind in entities
+                ) / len(entities)
+                if image == row:
+                    own.append(-math.log(ratio / (1 + ratio)))
+                elif ids[image] != ids[row]:
+                    others.append(-math.log(1 / (1 + ratio)))
+    assert len(others) == 3
+    assert found.item() == pytest.approx(sum(own) / len(own) + sum(others) / len(others), abs=1e-5)
+    assert module.loss(fused, torch.zeros_like(labels), has_image, ids).item() == 0
+
+
+def test_the_text_is_trained_as_it_would_be_without_images():
+    model, batch = tiny_model(collaboration="evidence").train(), tiny_batch()
+    model(**batch).evidence_loss.backward()
+    towers = dict(model.model.text_model.named_parameters()) | dict(model.classifier.named_parameters())
+    assert all(parameter.grad is None or not parameter.grad.any() for parameter in towers.values())
+    reading = [name for name, value in model.model.collaboration.named_parameters() if value.grad.any()]
+    assert {"unrelated", "image_types.weight", "word_query.2.weight", "image_projection.linear.weight"} <= set(reading)
+
+
+def test_the_learned_ratio_is_the_ratio_of_densities():
+    """Two images; one entity a sentence. What is learned is log p(image | type) / p(image), known here."""
+    torch.manual_seed(0)
+    module = EvidenceCollaboration(tiny_config(labels=LABELS, collaboration="evidence", dropout=0.0)).train()
+    width = module.image_projection.linear.in_features
+    pictures, words = torch.randn(2, 1, width), torch.zeros(256, 1, module.image_key.in_features)
+    given_type = torch.tensor([[0.9, 0.1], [0.3, 0.7]])  # type, image
+    optimizer = torch.optim.Adam(module.parameters(), 3e-3)
+    has_image = torch.ones(256, dtype=torch.bool)
+    for _ in range(400):
+        kinds = torch.randint(2, (256,))
+        images = torch.multinomial(given_type[kinds], 1).squeeze(1)
+        fused = module(words, has_image, pictures[images], None, has_image)
+        # As far as the loss knows, no two images are equal: then others are drawn as often as they come.
+        loss = module.loss(fused, torch.tensor([PER, LOC])[kinds][:, None], has_image, None)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        fused = module(words[:2], has_image[:2], pictures, None, has_image[:2])
+        types, g, key = module.parts(fused.image_evidence)
+        u = torch.sigmoid(module.unrelated)
+        fit = (module.word_query(words[0, 0]) @ key.T)[:, None]
+        learned = (u * g[:, None] + (1 - u) * module.bounded(types + fit).exp()).log().T  # type, image
+    marginal = given_type.mean(0)
+    assert torch.allclose(learned, (given_type / marginal).log(), atol=0.15)
+
+
+def test_types_of_images_are_learned_without_being_told_which_entity_is_shown():
+    """Half of the images are unrelated; a related one shows one of two entities: only their types are given."""
+    module = make_module(dropout=0.0).train()
+    torch.manual_seed(3)
+    width = module.image_projection.linear.in_features
+    centres = torch.randn(2, width)
+    optimizer = torch.optim.Adam(module.parameters(), 1e-2)
+    for _ in range(150):
+        labels = torch.where(torch.rand(16, 2) < 0.5, PER, LOC)
+        shown = torch.where(torch.rand(16) < 0.5, labels[:, 0], torch.where(torch.rand(16) < 0.5, PER, LOC))
+        pixels = centres[(shown == LOC).long()][:, None] + 0.3 * torch.randn(16, 1, width)
+        has_image = torch.ones(16, dtype=torch.bool)
+        words = torch.randn(16, 2, module.image_key.in_features)
+        fused = module(words, has_image, pixels, None, has_image)
+        loss = module.loss(fused, labels, has_image, torch.arange(1, 17))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    module.eval()
+    with torch.no_grad():
+        yes = torch.ones(2, dtype=torch.bool)
+        types = module(torch.zeros(2, 1, words.shape[-1]), yes, centres[:, None], None, yes).image_evidence[:, :2]
+    difference = types[:, 0] - types[:, 1]
+    assert difference[0] > 1 > -1 > difference[1]
+
+
+def test_labels_without_entities_are_refused():
+    config = tiny_config(labels=("LABEL_0", "LABEL_1"), collaboration="evidence")
+    with pytest.raises(ValueError, match='LABEL_0, LABEL_1; `collaboration="evidence"`.*Give IOB2 labels'):
+        EvidenceCollaboration(config)
