@@ -87,6 +87,7 @@ class PreparedText:
     words: list[str]
     offsets: list[tuple[int, int]]  # of each word: its (start, end) characters in `text`
     picture: Picture | None = None
+    caption: list[int] = field(default_factory=list)  # its pieces, read beside every window
     error: Exception | None = None  # why there will be no result
 
     pieces: list[list[int]] = field(default_factory=list)  # of each word

@@ -74,11 +74,15 @@ class TwoMNERConfig(PreTrainedConfig):
             Attention heads of the collaboration. `None`: one for every 64 features, at least one.
         tagging_head (`str`, defaults to `"crf"`):
             `"crf"`: linear-chain CRF, IOB2-constrained when the labels are IOB2; `"softmax"`: each word alone.
+        image_as_text (`bool`, defaults to `False`):
+            Whether a caption of the image is read after its sentence, as a part of the text tower's input that is not
+            tagged (ITA, Wang et al., NAACL 2022). Needs no image tower.
         ner_weight (`float`, defaults to 1.0):
             Factor of the tagging loss. The paper's `2 * (0.8 * ner + 0.2 * cl)` is `ner_weight=1.6`,
             `alignment_weight=0.4`.
         consistency_weight (`float`, defaults to 0.0):
-            Factor of the KL divergence between the tag posteriors with and without the image.
+            Factor of the KL divergence between the tag posteriors with and without the image; with `image_as_text`,
+            with and without its caption.
         modality_dropout (`float`, defaults to 0.0):
             Probability of hiding a row's image in training.
         dropout (`float`, defaults to 0.1):
@@ -125,6 +129,7 @@ class TwoMNERConfig(PreTrainedConfig):
     collaboration: str = "gated"
     collaboration_heads: int | None = None
     tagging_head: str = "crf"
+    image_as_text: bool = False
     ner_weight: float | int = 1.0
     consistency_weight: float | int = 0.0
     modality_dropout: float | int = 0.0

@@ -192,6 +192,20 @@ class LinearChainCRF(nn.Module):
             posterior = (left + scores + right).softmax(dim=1).masked_fill(~mask[:, None], 0)
             return posterior.permute(2, 0, 1)[:, :num_words].contiguous()
 
+    def divergence(self, teacher: Tensor, student: Tensor, mask: Tensor) -> Tensor:
+        """
+        `KL(teacher || student)` of the marginals of two emissions (B, T, K), summed over words, (B,). Only the student
+        gets a gradient.
+
+        Raises:
+            TypeError, ValueError: as in `log_likelihood`.
+        """
+        with torch.no_grad():
+            known = self.marginals(teacher, mask)
+        learning = self.marginals(student, mask)
+        smallest = torch.finfo(learning.dtype).tiny
+        return (known * (known.clamp(min=smallest).log() - learning.clamp(min=smallest).log())).sum(dim=(1, 2))
+
     @torch.compiler.disable
     def span_log_prob(self, emissions: Tensor, mask: Tensor, spans: Tensor) -> Tensor:
         """Log-probability that exactly these words form an entity, shape (N,), at most 0.

@@ -773,12 +773,7 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
         """
         words = self.model.collaboration.text_only(outputs.text_word_states).word_states
         text_logits = self.classifier(self.dropout(words * outputs.word_mask[..., None]))
-        with torch.no_grad():
-            teacher = self.crf.marginals(logits, outputs.word_mask.bool())  # (B, W, K)
-        student = self.crf.marginals(text_logits, outputs.word_mask.bool())
-        smallest = torch.finfo(student.dtype).tiny
-        divergence = teacher * (teacher.clamp(min=smallest).log() - student.clamp(min=smallest).log())
-        divergence = divergence.sum(dim=(1, 2))  # (B,)
+        divergence = self.crf.divergence(logits, text_logits, outputs.word_mask.bool())
         return only_where(outputs.has_image.bool(), divergence).mean()
 
 

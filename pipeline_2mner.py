@@ -163,11 +163,11 @@ class TwoMNERPipeline(Pipeline):
         Finds the entities of one text or many.
 
         Args:
-            inputs: a string; or `{"text": ..., "image": ...}` (the image may be left out or `None`); or a list of
-                these; or a dataset, generator or other iterable of them, which is then read as the results are, at
-                first a batch ahead of them and by and by further, up to some thousand sentences. A text that is split
-                already is `{"tokens": [...], "image": ...}`. Of a dataset with columns, `text` (else `tokens`) and
-                `image` are read.
+            inputs: a string; or `{"text": ..., "image": ...}` (the image may be left out or `None`; a model of
+                `image_as_text` reads a `"caption"`, too); or a list of these; or a dataset, generator or other
+                iterable of them, which is then read as the results are, at first a batch ahead of them and by and by
+                further, up to some thousand sentences. A text split already is `{"tokens": [...], "image": ...}`. Of a
+                dataset with columns, `text` (else `tokens`) and `image` are read.
             images: the picture of one string; or a list of pictures and `None`s, one for each of a list of strings.
                 A picture is anything that the processor takes: PIL image, path, URL, bytes, base64, array.
             aggregation_strategy (`str`, *optional*): `"none"` for the label of each word, as the stock pipeline has it
@@ -267,7 +267,7 @@ class TwoMNERPipeline(Pipeline):
         fixed = sorted({"aggregation_strategy", "ignore_labels"} & set(kwargs))
         if fixed:
             raise TypeError(f"explain() is about whole entities; it takes no {', '.join(fixed)}.")
-        text, own_image, words = _parts(text)
+        text, own_image, words, _ = _parts(text)
         if own_image is not None and image is not None:
             raise ValueError("Got an image in the input and another as `image`; give one.")
         preprocess_params, _, postprocess_params = self._sanitize_parameters(**kwargs)
@@ -353,7 +353,7 @@ class TwoMNERPipeline(Pipeline):
         """A text in words, and its picture: one of `pictures` where it is there already."""
         if is_split_into_words and isinstance(inputs, (list, tuple)):
             inputs = {"tokens": inputs}
-        text, image, words = _parts(inputs)
+        text, image, words, caption = _parts(inputs)
         if words is None:
             words, offsets = self.processor.split_words(text)
         else:
@@ -371,7 +371,10 @@ class TwoMNERPipeline(Pipeline):
                 if picture.error is not None:
                     raise picture.error
                 picture = pictures.setdefault(picture.image_id, picture)
-        return PreparedText(text, words, offsets, picture)
+        if caption is not None and not self.model.config.image_as_text:
+            raise ValueError("Got a caption, and this model was not trained to read captions (image_as_text=False).")
+        read = [] if caption is None else self.processor.caption_pieces([caption])[0]
+        return PreparedText(text, words, offsets, picture, read)
 
     def _cut(self, texts: Sequence[PreparedText], stride: int | None = None, long_text: str = "stride", **_) -> None:
         """Cuts texts into windows that fit the encoder."""
@@ -497,7 +500,10 @@ class TwoMNERPipeline(Pipeline):
 
     def batch(self, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
         """The model's inputs for windows of texts, each with what is known of its text's picture, which is open."""
-        batch = self.processor.encode_pieces([text.pieces[window.start : window.stop] for text, window in rows])
+        captions = [text.caption for text, _ in rows] if any(text.caption for text, _ in rows) else None
+        windows = [text.pieces[window.start : window.stop] for text, window in rows]
+        batch = self.processor.encode_pieces(windows, captions=captions)
+        batch.pop("text_attention_mask", None)
         ids = [0 if text.picture is None else text.picture.image_id for text, _ in rows]
         pictures = {text.picture.image_id: text.picture for text, _ in rows if text.picture is not None}
         if not pictures:
@@ -721,25 +727,27 @@ def _paired(inputs: Sequence, images: Sequence | None) -> list:
     return paired
 
 
-def _parts(item: str | dict) -> tuple[str, Any, list[str] | None]:
-    """Text, image and, of a text that is split already, words of one input."""
+def _parts(item: str | dict) -> tuple[str, Any, list[str] | None, str | None]:
+    """Text, image, words of a text that is split already, and caption of one input."""
     if isinstance(item, str):
-        return item, None, None
+        return item, None, None, None
     if not isinstance(item, dict):
         raise TypeError(
             f'Got an input of type {type(item).__name__}; expected a string or {{"text": ..., "image": ...}}; for a '
             "list of words, pass is_split_into_words=True."
         )
-    unknown = [key for key in item if key not in ("text", "tokens", "image")]
-    tokens, text = item.get("tokens"), item.get("text")
+    unknown = [key for key in item if key not in ("text", "tokens", "image", "caption")]
+    tokens, text, caption = item.get("tokens"), item.get("text"), item.get("caption")
+    if not isinstance(caption, str | None):
+        raise ValueError(f"Got a caption of type {type(caption).__name__}; expected a string or None.")
     if not unknown and text is None and isinstance(tokens, (list, tuple)) and all(isinstance(t, str) for t in tokens):
-        return "", item.get("image"), list(tokens)
+        return "", item.get("image"), list(tokens), caption
     if unknown or tokens is not None or not isinstance(text, str):
         raise ValueError(
             f"Got an input with the keys {sorted(map(str, item))} and a text of type {type(text).__name__}; expected "
             '{"text": a string, "image": an image or None}, or {"tokens": a list of words, ...}.'
         )
-    return text, item.get("image"), None
+    return text, item.get("image"), None, caption
 
 
 def _joined(words: Sequence[str], delimiter: str) -> tuple[str, list[tuple[int, int]]]:

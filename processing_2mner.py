@@ -224,6 +224,7 @@ class TwoMNERProcessor(ProcessorMixin):
         self,
         text: str | Sequence[str] | Sequence[Sequence[str]],
         images: ImageLike | Sequence[ImageLike | None] | None = None,
+        captions: str | Sequence[str | None] | None = None,
         word_labels: Sequence[Sequence[int]] | None = None,
         return_tensors: str = "pt",
         max_length: int | None = None,
@@ -235,6 +236,8 @@ class TwoMNERProcessor(ProcessorMixin):
         Args:
             text: a string, a list of strings, or a list of word lists. Strings are split by `split_words`.
             images: one image for one string, a list of images and `None`s as long as `text`, or `None`.
+            captions: of the images, for a model with `image_as_text`: one for one string, or a list as long as `text`.
+                They are read after the sentences, as far as they fit beside them (a cut is logged), and not tagged.
             word_labels: the label ids of each sentence's words (of one sentence for one string).
             return_tensors: `"pt"`, the only kind there is.
             max_length: pieces a sentence may have, special tokens included. Default: all the tower takes.
@@ -246,7 +249,7 @@ class TwoMNERProcessor(ProcessorMixin):
             `input_ids`, `attention_mask` (batch_size, sequence_length); `word_starts` (batch_size, num_words), -1
             where there is no word; with `images`: `image_ids` (batch_size,), 0 for none, and, if any, `pixel_values`
             (batch_size, num_channels, height, width); with `word_labels`: `labels` (batch_size, num_words), -100 where
-            there is none.
+            there is none; with `captions`: `text_attention_mask`, as `attention_mask` without the captions.
 
         Raises:
             ValueError: lengths that do not match, a sentence that is too long, an image that does not open.
@@ -259,6 +262,7 @@ class TwoMNERProcessor(ProcessorMixin):
         if isinstance(text, str):
             text = [text]
             images = [images] if images is not None and not isinstance(images, (list, tuple)) else images
+            captions = [captions] if isinstance(captions, str) else captions
             if word_labels is not None and not (len(word_labels) and isinstance(word_labels[0], (list, tuple))):
                 word_labels = [word_labels]
         sentences = [self._words(sentence, row) for row, sentence in enumerate(text)]
@@ -266,18 +270,24 @@ class TwoMNERProcessor(ProcessorMixin):
             raise ValueError("`text` is an empty list; expected at least one sentence (an empty string is one).")
         if images is not None and not isinstance(images, (list, tuple)):
             images = [images]
-        for name, values in (("images", images), ("word_labels", word_labels)):
+        for name, values in (("images", images), ("captions", captions), ("word_labels", word_labels)):
             if values is not None and len(values) != len(sentences):
                 raise ValueError(
                     f"{len(values)} {name} for {len(sentences)} sentences; expected one (or None) for each."
                 )
 
-        batch = self.encode_pieces(self.pieces(sentences), max_length, truncation, padding, pad_to_multiple_of)
+        read = None if captions is None else self.caption_pieces(captions)
+        batch = self.encode_pieces(self.pieces(sentences), max_length, truncation, padding, pad_to_multiple_of, read)
         if word_labels is not None:
             batch["labels"] = self._labels(sentences, word_labels, batch["word_starts"])
         if images is not None:
             batch.update(self._images(images))
         return BatchFeature(batch)
+
+    def caption_pieces(self, captions: Sequence[str | None]) -> list[list[int]]:
+        """The piece ids of captions, none for `None`."""
+        words = self.pieces([self.split_words(caption or "")[0] for caption in captions])
+        return [[piece for word in pieces for piece in word] for pieces in words]
 
     def _words(self, sentence: str | Sequence[str], row: int) -> list[str]:
         if isinstance(sentence, str):
@@ -341,16 +351,20 @@ class TwoMNERProcessor(ProcessorMixin):
         truncation: bool = False,
         padding: bool | str = True,
         pad_to_multiple_of: int | None = None,
+        captions: Sequence[Sequence[int]] | None = None,
     ) -> dict[str, torch.Tensor]:
-        """As a call, of sentences (or windows of them) whose `pieces` are known: the tensors of the text."""
+        """As a call, of sentences (or windows) and captions whose pieces are known: the tensors of the text."""
         budget = self._budget(max_length)
         prefix, suffix = self._special_ids()
-        rows, starts = [], []
+        rows, starts, text_lengths = [], [], []
         for row, pieces in enumerate(sentences):
             total = sum(map(len, pieces))
             if total > budget:
                 pieces = self._fit(pieces, total, budget, truncation, row)
             ids = prefix + [piece for word in pieces for piece in word] + suffix
+            read = self._caption(captions, row, (max_length or self.max_length) - len(ids) - len(suffix))
+            text_lengths.append(len(ids))
+            ids = ids + list(read) + suffix if read else ids
             rows.append({"input_ids": ids, "attention_mask": [1] * len(ids)})
             word_starts, position = [], len(prefix)
             for word in pieces:
@@ -363,14 +377,24 @@ class TwoMNERProcessor(ProcessorMixin):
         length = padded["input_ids"].shape[1]
         num_words = max(1, *map(len, sentences))
         word_starts = torch.full((len(rows), num_words), -1, dtype=torch.long)
+        text_mask = padded["attention_mask"].clone()
         for row, positions in enumerate(starts):
             shift = length - len(rows[row]["input_ids"]) if self.tokenizer.padding_side == "left" else 0
             word_starts[row, : len(positions)] = torch.tensor(positions, dtype=torch.long) + shift
-        return {
+            text_mask[row, shift + text_lengths[row] :] = 0
+        batch = {
             "input_ids": padded["input_ids"],
             "attention_mask": padded["attention_mask"],
             "word_starts": word_starts,
         }
+        return batch if captions is None else batch | {"text_attention_mask": text_mask}
+
+    def _caption(self, captions: Sequence[Sequence[int]] | None, row: int, room: int) -> Sequence[int]:
+        """The pieces of a row's caption that there is room for."""
+        pieces = captions[row] if captions is not None else []
+        if len(pieces) > max(room, 0):
+            logger.warning(f"The caption of sentence {row} is cut from {len(pieces)} to {max(room, 0)} pieces.")
+        return pieces[: max(room, 0)]
 
     def _fit(self, pieces: list[list[int]], total: int, budget: int, truncation: bool, row: int) -> list[list[int]]:
         """Cuts a sentence to `budget` pieces, or says why not. A first word that is longer alone loses its tail."""

@@ -89,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             words = rows.first_tokens() if isinstance(rows, ParquetShards) else rows["tokens"][:]
         model, processor = build_model(model_args, labels, words, output / "_towers", build)
 
+    sees_images = model.config.collaboration != "none" or model.config.image_as_text
     results: dict[str, Any] = {}
     sentences: dict[str, WindowedSentences] = {}
     stream: SentenceStream | None = None
@@ -97,6 +98,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         logger.info(f"{split}: {', '.join(f'{count} {name}' for name, count in counts.items())}")
         results |= {f"{SPLITS[split]}_{name}": count for name, count in counts.items()}
         if isinstance(rows, ParquetShards):
+            if model.config.image_as_text:
+                raise ValueError("image_as_text reads captions, which --streaming does not: leave one of them out.")
             stream = SentenceStream(
                 rows,
                 processor,
@@ -114,7 +117,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             model.config.label2id,
             training=split == "train",
             # Where no word sees an image, none needs to be opened to score the tags.
-            images="own" if split == "train" or model.config.collaboration != "none" else "hidden",
+            images="own" if split == "train" or sees_images else "hidden",
+            captions=model.config.image_as_text,
             stride=data_args.stride,
             # Scored as the pipeline will read them: by the windows that the text tower allows.
             max_length=data_args.max_length if split == "train" else None,

@@ -54,6 +54,7 @@ class ModelArguments:
     collaboration: str | None = _choice(COLLABORATIONS, "How words and image are fused; none: text only.")
     collaboration_heads: int | None = _option(None, "Attention heads of the collaboration.")
     tagging_head: str | None = _choice(TAGGING_HEADS, "How the tags of a sentence are decided.")
+    image_as_text: bool | None = _option(None, "Read each image's caption after its sentence.")
     ner_weight: float | None = _option(None, "Factor of the tagging loss.")
     consistency_weight: float | None = _option(None, "Factor of the KL between the tags with and without the image.")
     modality_dropout: float | None = _option(None, "Probability of hiding a row's image in training.")

@@ -52,7 +52,8 @@ class MultimodalCollator:
     def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """
         Args:
-            features: `tokens`, `labels` and `image` (undecoded, its id if there is a store, or `None`) of each window.
+            features: `tokens`, `labels` and `image` (undecoded, its id if there is a store, or `None`) of each window,
+                and, if captions are read, its `caption`.
 
         Returns:
             The tensors of the batch contract, as the processor gives them.
@@ -64,6 +65,7 @@ class MultimodalCollator:
             self.processor(
                 text=[feature["tokens"] for feature in features],
                 images=images,
+                captions=[feature["caption"] for feature in features] if "caption" in features[0] else None,
                 word_labels=[feature["labels"] for feature in features],
                 pad_to_multiple_of=self.pad_to_multiple_of,
             )

@@ -198,13 +198,16 @@ class WindowedSentences(torch.utils.data.Dataset):
             content, one without has none.
         stride: pieces that the windows of a long sentence share in evaluation; by default the processor's choice.
         max_length: pieces in a window, special tokens included. Default: all the tower takes.
+        captions: read each image's caption; it is hidden and shuffled with the image, or for it where images are
+            missing.
         mention_dropout: in training, the probability that the words of an entity are hidden behind the tokenizer's
             mask in a row with an image: the sentence around it and the image are left to tell its type. The rows are
             the same for a model that reads no image, so that it remains a fair baseline.
         seed: of the shuffled images and the hidden mentions.
 
     Raises:
-        ValueError: tags that the model does not know or that are not IOB2, or no two different images to shuffle.
+        ValueError: tags that the model does not know or that are not IOB2, no two different images to shuffle, or
+            captions are to be read and the rows have none.
     """
 
     def __init__(
@@ -217,6 +220,7 @@ class WindowedSentences(torch.utils.data.Dataset):
         images: str = "own",
         stride: int | None = None,
         max_length: int | None = None,
+        captions: bool = False,
         mention_dropout: float = 0.0,
         seed: int = 0,
     ):
@@ -253,6 +257,17 @@ class WindowedSentences(torch.utils.data.Dataset):
             )
 
         self._cells, self.rows_with_image = _image_cells(rows)
+        self._has_image = frozenset(self.rows_with_image)
+        self._captions: list[str | None] | None = None
+        if captions:
+            self._captions = _column(rows, "caption")
+            if self._captions is None or not any(self._captions):
+                raise ValueError(
+                    "`image_as_text` reads the captions of images, and the set has none: give it a column `caption`, "
+                    "or name its file of captions by --captions."
+                )
+            captioned = {row for row, caption in enumerate(self._captions) if caption}
+            self.rows_with_image = sorted(self._has_image | captioned)
         self._seed = seed
         # Shared, because a data loader's workers have copies of the rest.
         self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
@@ -291,7 +306,7 @@ class WindowedSentences(torch.utils.data.Dataset):
         elif images == "hidden":
             self._image_row = {}
         else:
-            contents = [_content(self._cells[row]["image"]) for row in self.rows_with_image]
+            contents = [self._content_of(row) for row in self.rows_with_image]
             order = derangement(contents, self._seed)
             self._image_row = {
                 row: self.rows_with_image[other] for row, other in zip(self.rows_with_image, order, strict=True)
@@ -305,7 +320,13 @@ class WindowedSentences(torch.utils.data.Dataset):
 
     def shown_images(self) -> dict[int, bytes]:
         """The rows whose image is shown with a sentence, and a 16-byte hash of its file, equal for equal files."""
-        return {row: _content(self.image_file(row)) for row in sorted(set(self._image_row.values()))}
+        shown = sorted(self._has_image.intersection(self._image_row.values()))
+        return {row: _content(self.image_file(row)) for row in shown}
+
+    def _content_of(self, row: int) -> bytes:
+        if row in self._has_image:
+            return _content(self.image_file(row))
+        return hashlib.blake2b(self._captions[row].encode(), digest_size=16).digest()
 
     def image_file(self, row: int) -> dict[str, Any]:
         """The image of a row that has one, as `datasets` stores it, not decoded."""
@@ -323,7 +344,7 @@ class WindowedSentences(torch.utils.data.Dataset):
         return len(self.windows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """`tokens` and `labels` of a window, and its row's `image`, not decoded (or its id), or `None`."""
+        """`tokens` and `labels` of a window, its row's `image`, not decoded (or its id), or `None`; and `caption`."""
         row, window = self.row_of[index], self.windows[index]
         tags = self.tags[row][window.start : window.stop]
         if tags and tags[0].startswith("I-"):
@@ -333,9 +354,12 @@ class WindowedSentences(torch.utils.data.Dataset):
         if self.mention_dropout and source is not None:
             tokens = self._drop_mentions(index, tokens, tags)
         image = None
-        if source is not None:
+        if source in self._has_image:
             image = self.image_file(source) if self._image_ids is None else self._image_ids[source]
-        return {"tokens": tokens, "labels": [self.label2id[tag] for tag in tags], "image": image}
+        window = {"tokens": tokens, "labels": [self.label2id[tag] for tag in tags], "image": image}
+        if self._captions is not None:
+            window["caption"] = None if source is None else self._captions[source]
+        return window
 
     def _drop_mentions(self, index: int, tokens: list[str], tags: list[str]) -> list[str]:
         """
