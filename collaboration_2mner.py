@@ -362,9 +362,10 @@ class EvidenceCollaboration(CollaborationModule):
     where g and f read the image alone (is it one of those that stand beside anything, or one of a person, a place?),
     and q . k whether it fits the word. `loss` learns this ratio from tagged sentences and their images without being
     told which entity is shown, if any (multiple instances, noise-contrastive estimation). `weigh` adds to tag B-y of
-    each word the logarithm of the ratio with an entity of type y there, less that without it, the other entities being
-    those that the text suggests. So an image that another entity explains says little, and no image takes more from a
-    tag than its chance of being unrelated allows.
+    each word the logarithm of the ratio with an entity of type y there, the other entities being those that the text
+    suggests, less its mean over the types that the text has in mind: the image speaks of the type of an entity, never
+    of whether there is one. An image that another entity explains says little, and none takes more from a tag than its
+    chance of being unrelated allows.
 
     The text model gets no gradient from the image: it is the one that would be trained without. The evidence enters
     once an entity, at its first word; IOB2 constraints carry it on.
@@ -433,9 +434,11 @@ class EvidenceCollaboration(CollaborationModule):
         count, shown = posterior.sum(-1), (posterior * ratio).sum(-1)  # (B, W): each word's expected share
         others = (count.sum(1, keepdim=True) - count).clamp(min=0) + grain
         others_shown = (shown.sum(1, keepdim=True) - shown).clamp(min=0) + grain * anything
-        without = u * anything + (1 - u) * others_shown / others  # (B, W)
         there = (u * anything)[..., None] + (1 - u) * (others_shown[..., None] + ratio) / (others + 1)[..., None]
-        bonus = only_where(has_image, (there.log() - without.log()[..., None]) * word_mask[..., None])  # (B, W, T)
+        there = there.log()  # (B, W, T)
+        types_in_mind = F.log_softmax(logits.float()[..., self.begins], dim=-1)
+        bonus = there - torch.logsumexp(types_in_mind + there, dim=-1, keepdim=True)
+        bonus = only_where(has_image, bonus * word_mask[..., None])
 
         columns = dict(zip(self.begins, bonus.unbind(-1), strict=True))
         nothing = torch.zeros_like(bonus[..., 0])

@@ -37,7 +37,7 @@ def anything(fused, image) -> float:
     return math.exp(6 * math.tanh(float(fused.image_evidence[image, 2]) / 6))
 
 
-def test_evidence_is_the_mixtures_log_ratio_at_first_words():
+def test_evidence_is_the_mixtures_log_ratio_between_types():
     module = make_module()
     fused = make_fused(module)
     logits = torch.randn(3, 4, 5)
@@ -64,10 +64,14 @@ def test_evidence_is_the_mixtures_log_ratio_at_first_words():
                     for kind, tag in enumerate((PER, LOC))
                     if other != word
                 ]
+                there = [mixture([*others, (1.0, ratio[word, kind])]) for kind in (0, 1)]
+                share = posterior[word, PER].item() / (posterior[word, PER] + posterior[word, LOC]).item()
+                mean = share * there[0] + (1 - share) * there[1]
                 for kind, tag in enumerate((PER, LOC)):
-                    there = mixture([*others, (1.0, ratio[word, kind])])
-                    expected[row, word, tag] += math.log(there) - math.log(mixture(others))
+                    expected[row, word, tag] += math.log(there[kind]) - math.log(mean)
     assert torch.allclose(found, expected, atol=1e-4)
+    odds = (found[:2].exp()[..., [PER, LOC]].sum(-1), logits[:2].exp()[..., [PER, LOC]].sum(-1))
+    assert torch.allclose(*odds, rtol=1e-4)  # that an entity begins there is as likely as before
     assert ((gates[:2] >= 0) & (gates[:2] <= 1)).all()
     assert (gates.sum(1) <= 1 + 1e-6).all()  # at most one entity is the one that is shown
     assert not gates[2].any()
