@@ -8,9 +8,9 @@ A system is a line of ``benchmarks/systems.yaml``. Every run is one of ``run_mmn
 ``--output_dir``, with both controls (images hidden, images shuffled); what is finished is not run again, so the same
 command goes on after a break, and with fewer systems, seeds or sets it makes that part of the table alone. The
 checkpoint is chosen on dev; test is scored once a run. Writes ``benchmarks/results/accuracy.json``: the scores of
-every run, the mistakes and calibration of its predictions, and for each system against each of ``--against`` the mean
-difference over seeds, its bootstrap interval and its p-value by approximate randomisation. The predictions stay in the
-folders of the runs.
+every run, the mistakes and calibration of its predictions and what its images repair and break; and for each system
+against each of ``--against``, and against itself with images hidden or shuffled, the mean difference over seeds, its
+bootstrap interval and its p-value by approximate randomisation. The predictions stay in the folders of the runs.
 """
 
 import argparse
@@ -29,13 +29,14 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.measuring import about, write  # noqa: E402
-from mmner.analysis import calibration, judge, mistakes  # noqa: E402
+from mmner.analysis import calibration, judge, mistakes, repairs  # noqa: E402
 from mmner.entity_f1 import find_entities  # noqa: E402
 from mmner.significance import bootstrap_interval, randomization_test, sentence_counts  # noqa: E402
 
 SYSTEMS = ROOT / "benchmarks" / "systems.yaml"
 RESULTS = "all_results.json"
 SLICES = ("all", "depicts", "unrelated", "none")
+CONTROLS = {"text_only_tags": "images hidden", "shuffled_image_tags": "images shuffled"}
 
 
 def run(arguments: argparse.Namespace, folder: Path, dataset: str, options: dict[str, Any], seed: int) -> None:
@@ -74,12 +75,19 @@ def facts_of(folder: Path) -> dict[str, Any]:
         right += [span in true for span in found]
     judged = judge(gold, predicted)
     parts = {name: [one for one in judged if in_slice(rows[one.sentence], name)] for name in SLICES}
+    changes = {}
+    for name in SLICES:
+        part = [row for row in rows if in_slice(row, name) and "text_only_tags" in row]
+        if part:
+            without, own = ([row[key] for row in part] for key in ("text_only_tags", "predicted_tags"))
+            changes[name] = repairs([row["ner_tags"] for row in part], without, own)
     calibrated = calibration(np.clip(scores, 0, 1), right)
     return {
         "scores": {
             name: round(value, 5) for name, value in results.items() if "f1" in name and isinstance(value, float)
         },
         "mistakes": {name: mistakes(part) for name, part in parts.items() if part},
+        "images": changes,
         "calibration": calibrated._asdict() | {"expected_error": round(calibrated.expected_error, 4)},
         "train_samples": results.get("train_samples"),
         "runtime_s": round(results.get("total_runtime", 0)),
@@ -91,15 +99,16 @@ def in_slice(row: dict[str, Any], name: str) -> bool:
     return name in ("all", row["lang"], row.get("image_relation"))
 
 
-def compare(first: Sequence[Path], second: Sequence[Path], names: Sequence[str]) -> dict[str, Any]:
-    """Two systems, seed by seed, over the same test sentences; for each slice and language."""
+def compare(
+    first: Sequence[Path], second: Sequence[Path], names: Sequence[str], tags: str = "predicted_tags"
+) -> dict[str, Any]:
+    """Two systems, of the second of which `tags` are taken, seed by seed, over the same test sentences; for each slice
+    and language."""
     systems = [[predictions(folder) for folder in folders] for folders in (first, second)]
     rows = systems[0][0]
     counts = [
-        np.stack(
-            [sentence_counts([r["ner_tags"] for r in run_], [r["predicted_tags"] for r in run_]) for run_ in runs]
-        )
-        for runs in systems
+        np.stack([sentence_counts([r["ner_tags"] for r in run_], [r[key] for r in run_]) for run_ in runs])
+        for runs, key in zip(systems, ("predicted_tags", tags), strict=True)
     ]
     found = {}
     for name in names:
@@ -156,6 +165,11 @@ def main() -> None:
             for seed, folder in zip(arguments.seeds, folders[name], strict=True):
                 runs.append({"data": data_name, "system": name, "seed": seed} | facts_of(folder))
         languages = sorted({row["lang"] for row in predictions(folders[names[0]][0]) if row["lang"]})
+        for name in names:
+            for tags, label in CONTROLS.items():
+                if all(tags in predictions(folder)[0] for folder in folders[name]):
+                    found = compare(folders[name], folders[name], [*SLICES, *languages], tags)
+                    comparisons.append({"data": data_name, "system": name, "against": label, "slices": found})
         for other in arguments.against:
             for name in names:
                 if other in names and name != other:

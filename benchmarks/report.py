@@ -256,6 +256,7 @@ def onnx_runtime(facts: dict[str, Any]) -> list[str]:
     return table(header, rows)
 
 
+REPAIRED = ("depicts", "unrelated")
 CONTROLS = (("", "own"), ("text_only_", "hidden"), ("shuffled_image_", "shuffled"))
 
 
@@ -305,6 +306,27 @@ def accuracy(facts: dict[str, Any]) -> list[str]:
             lines += table(
                 ["system", *names],
                 ([pair["system"], *(difference(pair["slices"].get(name)) for name in names)] for pair in pairs),
+            )
+        seeing = [system for system in systems if any(r.get("images") for r in here if r["system"] == system)]
+        if seeing:
+            kinds = ("entities", "wrong", "repaired", "broken")
+            lines += [
+                "",
+                "Entities (mean over seeds): of the sentences, wrong with images hidden, of these repaired by their "
+                "own images, and of the others broken by them:",
+                "",
+            ]
+            lines += table(
+                ["system", *(f"{part}: {kind}" for part in REPAIRED for kind in kinds)],
+                (
+                    [system]
+                    + [
+                        f"{mean(r['images'][part][kind] for r in here if r['system'] == system):.1f}"
+                        for part in REPAIRED
+                        for kind in kinds
+                    ]
+                    for system in seeing
+                ),
             )
         lines += ["", "Mistakes on depicts rows (mean over seeds) and calibration over all:", ""]
         part = "depicts" if "depicts" in here[0]["mistakes"] else "all"

@@ -52,6 +52,29 @@ def mistakes(judged: Iterable[Judged]) -> dict[str, int]:
     return {kind: counts[kind] for kind in MISTAKES}
 
 
+def repairs(
+    gold: Sequence[Sequence[str]], before: Sequence[Sequence[str]], after: Sequence[Sequence[str]]
+) -> dict[str, int]:
+    """
+    What a change of predictions does.
+
+    Args:
+        gold, before, after: IOB2 tags of each sentence, as many and as long.
+
+    Returns:
+        `entities`: of gold; `wrong`: those of them not found before; `repaired`: those of these found after; `broken`:
+        found before and not after.
+    """
+    counts = Counter(entities=0, wrong=0, repaired=0, broken=0)
+    for right, old, new in zip(find_entities(gold), find_entities(before), find_entities(after), strict=True):
+        for span in right:
+            counts["entities"] += 1
+            counts["wrong"] += span not in old
+            counts["repaired"] += span not in old and span in new
+            counts["broken"] += span in old and span not in new
+    return dict(counts)
+
+
 class Calibration(NamedTuple):
     """Of predicted entities in bins of equal width by their score: how many, their mean score, the share right."""
 

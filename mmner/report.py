@@ -38,7 +38,12 @@ def write_results(folder: str | Path, results: Mapping[str, Any], update: bool =
     return path
 
 
-def prediction_rows(sentences: WindowedSentences, predictions: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
+def prediction_rows(
+    sentences: WindowedSentences,
+    predictions: np.ndarray,
+    scores: np.ndarray,
+    controls: Mapping[str, np.ndarray] | None = None,
+) -> list[dict[str, Any]]:
     """
     What the model says of each sentence.
 
@@ -46,14 +51,16 @@ def prediction_rows(sentences: WindowedSentences, predictions: np.ndarray, score
         sentences: those that were predicted.
         predictions: tag ids (num_windows, num_words).
         scores: the posterior of each predicted entity at its first word, same shape.
+        controls: name -> tag ids, same shape, of what is predicted with images hidden or shuffled.
 
     Returns:
         For each sentence, in the order of the set: `id`, `lang`, `text` (the tokens joined by spaces), `tokens`,
         `ner_tags` (gold), `predicted_tags`, `entities` (`entity_group`, `score`, `word`, `start`, `end`, in characters
-        of `text`), and `image_relation` if the set has it.
+        of `text`), `{name}_tags` of each control, and `image_relation` if the set has it.
     """
     tags = sentences.predicted_tags(predictions)
     scores = sentences.stitch(scores)
+    of_controls = {name: sentences.predicted_tags(found) for name, found in (controls or {}).items()}
     rows = []
     for row, spans in enumerate(find_entities(tags)):
         tokens = sentences.tokens[row]
@@ -73,6 +80,7 @@ def prediction_rows(sentences: WindowedSentences, predictions: np.ndarray, score
                 "ner_tags": sentences.tags[row],
                 "predicted_tags": tags[row],
                 "entities": entities,
+                **{f"{name}_tags": found[row] for name, found in of_controls.items()},
             }
         )
         if sentences.relations[row] is not None:

@@ -270,8 +270,9 @@ class TwoMNERTrainer(ResumableTrainer):
             prefix: of the scores: `{prefix}_f1`, `{prefix}_text_only_f1`, `{prefix}_shuffled_image_f1`, ...
 
         Returns:
-            As `predict_with_scores`, the metrics with those of the controls. A control that changes no input has the
-            same scores; one that cannot be made (no two images differ) has none, and that is logged.
+            As `predict_with_scores`, the metrics with those of the controls, and as a third of `predictions` the tag
+            ids of each control that was run. A control that changes no input is not run and has the same scores; one
+            that cannot be made (no two images differ) has none, and that is logged.
         """
         output = self.predict_with_scores(sentences, prefix)
         own = {
@@ -279,6 +280,7 @@ class TwoMNERTrainer(ResumableTrainer):
             for name, value in output.metrics.items()
             if name.startswith(tuple(f"{prefix}_{score}" for score in ("f1", "precision", "recall")))
         }
+        controls = {}
         for control, images in (("text_only", "hidden"), ("shuffled_image", "shuffled")):
             scores = own
             if sentences.images == "own" and sentences.rows_with_image:
@@ -287,10 +289,10 @@ class TwoMNERTrainer(ResumableTrainer):
                 except ValueError as error:
                     logger.warning(f"The control {control} is left out: {error}")
                     continue
-                metrics = self.predict(others, metric_key_prefix=control).metrics
+                controls[control], _, metrics = self.predict(others, metric_key_prefix=control)
                 scores = {name: metrics[f"{control}_{name}"] for name in own}
             output.metrics.update({f"{prefix}_{control}_{name}": value for name, value in scores.items()})
-        return output
+        return output._replace(predictions=(*output.predictions, controls))
 
     def create_model_card(self, *args, **kwargs) -> None:
         """Nothing: a run writes its own card (`mmner.model_card`), which a push to the Hub must not replace."""

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from mmner.analysis import MISTAKES, calibration, judge, mistakes
+from mmner.analysis import MISTAKES, calibration, judge, mistakes, repairs
 from mmner.entity_f1 import entity_scores, find_entities
 
 
@@ -36,6 +36,14 @@ def test_mistakes_add_up_to_what_the_scorer_counts():
     entities = sum(map(len, find_entities(gold)))
     assert sum(counts.values()) - counts["spurious"] == entities
     assert counts["right"] / entities == pytest.approx(entity_scores(gold, predicted)["recall"])
+
+
+def test_repairs_by_hand():
+    gold = [["B-PER", "O", "B-LOC"], ["B-ORG", "I-ORG", "O"]]
+    before = [["B-PER", "O", "B-ORG"], ["B-ORG", "O", "O"]]
+    after = [["B-LOC", "O", "B-LOC"], ["B-ORG", "I-ORG", "B-PER"]]
+    assert repairs(gold, before, after) == {"entities": 3, "wrong": 2, "repaired": 2, "broken": 1}
+    assert repairs(gold, gold, gold) == {"entities": 3, "wrong": 0, "repaired": 0, "broken": 0}
 
 
 def test_scores_that_are_probabilities_are_calibrated_and_others_are_not():

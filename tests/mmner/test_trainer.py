@@ -20,6 +20,7 @@ from mmner.arguments import ModelArguments, TrainingArguments
 from mmner.collator import MultimodalCollator
 from mmner.data import WindowedSentences
 from mmner.model import build_model
+from mmner.report import prediction_rows
 from mmner.trainer import (
     LengthGroupedSampler,
     TwoMNERTrainer,
@@ -213,6 +214,9 @@ def test_controls_see_other_images_and_their_scores_are_named(towers, tmp_path, 
         assert {f"test_{name}", f"test_text_only_{name}", f"test_shuffled_image_{name}"} <= set(output.metrics)
     hidden = predict(trainer.eval_dataset.with_images("hidden"))
     assert output.metrics["test_text_only_f1"] == hidden.metrics["test_f1"]
+    rows = prediction_rows(trainer.eval_dataset, *output.predictions)
+    assert [row["text_only_tags"] for row in rows] == trainer.eval_dataset.predicted_tags(hidden.predictions)
+    assert all(len(row["shuffled_image_tags"]) == len(row["tokens"]) for row in rows)
 
 
 def test_controls_of_a_model_that_sees_no_image_are_its_score(towers, tmp_path, monkeypatch):
