@@ -52,6 +52,14 @@ class TestData:
         assert all(entity.attention.shape == (2, 2) for entity in explanation.entities)
         assert all(entity.similarity is None for entity in explanation.entities)
 
+    def test_evidence_has_gates_and_no_attention(self, towers):
+        pipe = make_pipeline(towers, collaboration="evidence")
+        explanation = pipe.explain(TEXT, picture("red"))
+        same([entity.entity for entity in explanation.entities], pipe(TEXT, images=picture("red")))
+        same(explanation.entities_without_image, pipe(TEXT))
+        assert explanation.entities
+        assert all(0 <= entity.gate <= 1 and entity.attention is None for entity in explanation.entities)
+
     def test_score_without_the_image_is_that_of_the_same_span(self, ner):
         changed = 0
         for text in TEXTS:

@@ -411,7 +411,7 @@ def test_towers_in_chunks_repeat_their_dropout():
     assert (values[0] - values[1]) / (2 * step) == pytest.approx(float(gradient.square().sum()), rel=1e-4)
 
 
-@pytest.mark.parametrize("collaboration", ["cross_attention", "gated", "umt"])
+@pytest.mark.parametrize("collaboration", ["cross_attention", "gated", "umt", "evidence"])
 @pytest.mark.parametrize("global_vision", [None, "resnet"])
 def test_rows_without_an_image_are_left_out_of_the_fusion(collaboration, global_vision, monkeypatch):
     """Fusing the rows with an image alone gives what fusing all of them gives, and its gradient."""

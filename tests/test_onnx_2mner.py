@@ -72,6 +72,15 @@ def paper(tmp_path_factory):
     return model, OnnxEmissions(export_onnx(model, FixedInputs(), tmp_path_factory.mktemp("paper")), threads=1)
 
 
+@pytest.fixture(scope="module")
+def evidence(tmp_path_factory):
+    """The image's evidence, of two image towers, beside the emissions of the text."""
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model = varied_model(global_vision="resnet", collaboration="evidence")
+    return model, OnnxEmissions(export_onnx(model, FixedInputs(), tmp_path_factory.mktemp("evidence")), threads=1)
+
+
 def batch_of(image_ids, words, seed=0):
     batch = tiny_batch(len(words), image_ids, seed=seed, words=words)
     del batch["labels"]
@@ -91,7 +100,7 @@ def assert_close(got, want):
 # The graphs
 
 
-@pytest.mark.parametrize("kind", ["gated", "paper"])
+@pytest.mark.parametrize("kind", ["gated", "paper", "evidence"])
 @pytest.mark.parametrize(
     ("image_ids", "words"),
     [
