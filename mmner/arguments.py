@@ -142,6 +142,9 @@ class TrainingArguments(transformers.TrainingArguments):
     text_learning_rate: float | None = _option(None, "Of the text tower. Default: learning_rate.")
     vision_learning_rate: float | None = _option(None, "Of the image towers. Default: learning_rate.")
     head_learning_rate: float | None = _option(None, "Of the new layers but the CRF. Default: learning_rate.")
+    classifier_learning_rate: float | None = _option(
+        None, "Of the layer that makes the emissions. Default: head_learning_rate."
+    )
     crf_learning_rate: float | None = _option(None, "Of the CRF's transitions. Default: learning_rate.")
     encoder_chunk_size: int | None = _option(
         None,

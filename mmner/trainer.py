@@ -27,14 +27,16 @@ PARTS = {
     "text": ("model.text_model.",),
     "vision": ("model.vision_model.", "model.global_vision_model."),
     "crf": ("crf.",),
+    "classifier": ("classifier.",),
     "head": ("",),
 }
 
 
 def parameter_groups(model: nn.Module, args: TrainingArguments) -> list[dict[str, Any]]:
     """
-    The trained parameters in groups for the optimizer: text tower, image towers, new layers, CRF, each with its own
-    learning rate. Vectors (biases, the scales of a normalisation) and the CRF's log-scores do not decay.
+    The trained parameters in groups for the optimizer: text tower, image towers, CRF, classifier, other new layers,
+    each with its own learning rate. Vectors (biases, the scales of a normalisation) and the CRF's log-scores do not
+    decay.
 
     Args:
         model: a `TwoMNERForTokenClassification`, wrapped or not.
@@ -50,6 +52,8 @@ def parameter_groups(model: nn.Module, args: TrainingArguments) -> list[dict[str
         name = name.removeprefix("module.").removeprefix("_orig_mod.")
         part = next(part for part, prefixes in PARTS.items() if name.startswith(prefixes))
         rate = getattr(args, f"{part}_learning_rate")
+        if part == "classifier" and rate is None:
+            rate = args.head_learning_rate
         decays = parameter.ndim > 1 and part != "crf"
         group = groups.setdefault(
             part if decays else f"{part}_no_decay",

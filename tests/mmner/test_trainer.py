@@ -115,6 +115,17 @@ def test_a_rate_of_zero_is_a_rate(towers, tmp_path):
     assert {group["name"]: group["lr"] for group in parameter_groups(model, args)}["crf_no_decay"] == 0.0
 
 
+@pytest.mark.parametrize(("given", "expected"), [(None, 3e-4), (2e-3, 2e-3)])
+def test_the_classifier_has_the_rate_of_the_head_or_its_own(towers, tmp_path, given, expected):
+    model, _ = make_model(towers)
+    args = TrainingArguments(
+        output_dir=str(tmp_path), use_cpu=True, head_learning_rate=3e-4, classifier_learning_rate=given
+    )
+    rates = {id(p): group["lr"] for group in parameter_groups(model, args) for p in group["params"]}
+    assert rates[id(model.classifier.weight)] == rates[id(model.classifier.bias)] == expected
+    assert {rates[id(p)] for p in model.model.collaboration.parameters()} == {3e-4}
+
+
 def test_the_optimizer_is_the_one_asked_for_with_these_groups(towers, tmp_path):
     trainer = make_trainer(towers, tmp_path, optim="sgd", crf_learning_rate=0.5)
     optimizer = trainer.create_optimizer()
