@@ -14,7 +14,10 @@ import torch
 
 def about(libraries: Sequence[str]) -> dict[str, Any]:
     """The command, the machine and the versions of a run. Of paths given on the command line, the last part."""
-    words = [Path(word).name if os.sep in word else word for word in sys.argv[1:]]
+    words = []
+    for word in sys.argv[1:]:
+        name, equals, path = word.rpartition("=")  # NAME=PATH, --option=PATH, or PATH
+        words.append(name + equals + (Path(path).name if os.sep in path else path))
     return {
         "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words]),
         "machine": {
