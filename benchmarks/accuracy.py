@@ -7,7 +7,8 @@ Trains a grid of systems, seeds and data sets with one recipe, and says which di
 A system is a line of ``benchmarks/systems.yaml``. Every run is one of ``run_mmner.py``, in a folder of its own under
 ``--output_dir``, with both controls (images hidden, images shuffled); what is finished is not run again, so the same
 command goes on after a break, and with fewer systems, seeds or sets it makes that part of the table alone. The
-checkpoint is chosen on dev; test is scored once a run. Writes ``benchmarks/results/accuracy.json``: the scores of
+checkpoint is chosen on dev; test is scored once a run. Writes ``benchmarks/results/accuracy.json``, in which the sets
+that are not named keep what an earlier command found: the scores of
 every run, the mistakes and calibration of its predictions and what its images repair and break; and for each system
 against each of ``--against``, and against itself with images hidden or shuffled, the mean difference over seeds, its
 bootstrap interval and its p-value by approximate randomisation. The predictions stay in the folders of the runs.
@@ -148,8 +149,10 @@ def main() -> None:
     if unknown := [name for name in names if name not in known]:
         parser.error(f"{', '.join(unknown)}: not in benchmarks/systems.yaml, which has {', '.join(known)}")
 
-    runs, comparisons = [], []
+    kept = json.loads(arguments.output.read_text(encoding="utf-8")) if arguments.output.exists() else []
+    sets = {facts["data"]: facts for facts in kept}
     for entry in arguments.data:
+        runs, comparisons = [], []
         data_name, _, dataset = entry.partition("=")
         if not dataset:
             parser.error(f"--data {entry}: expected NAME=FOLDER")
@@ -163,25 +166,29 @@ def main() -> None:
                 run(arguments, folders[name][place], dataset, known[name], seed)
         for name in names:
             for seed, folder in zip(arguments.seeds, folders[name], strict=True):
-                runs.append({"data": data_name, "system": name, "seed": seed} | facts_of(folder))
+                runs.append({"system": name, "seed": seed} | facts_of(folder))
         languages = sorted({row["lang"] for row in predictions(folders[names[0]][0]) if row["lang"]})
         for name in names:
             for tags, label in CONTROLS.items():
                 if all(tags in predictions(folder)[0] for folder in folders[name]):
                     found = compare(folders[name], folders[name], [*SLICES, *languages], tags)
-                    comparisons.append({"data": data_name, "system": name, "against": label, "slices": found})
+                    comparisons.append({"system": name, "against": label, "slices": found})
         for other in arguments.against:
             for name in names:
                 if other in names and name != other:
                     found = compare(folders[name], folders[other], [*SLICES, *languages])
-                    comparisons.append({"data": data_name, "system": name, "against": other, "slices": found})
-    facts = about(["torch", "transformers"]) | {
-        "recipe": os.path.relpath(arguments.recipe, ROOT),
-        "systems": {name: known[name] for name in names},
-        "runs": runs,
-        "comparisons": comparisons,
-    }
-    write(arguments.output, facts)
+                    comparisons.append({"system": name, "against": other, "slices": found})
+        sets[data_name] = (
+            {"data": data_name}
+            | about(["torch", "transformers"])
+            | {
+                "recipe": os.path.relpath(arguments.recipe, ROOT),
+                "systems": {name: known[name] for name in names},
+                "runs": runs,
+                "comparisons": comparisons,
+            }
+        )
+        write(arguments.output, list(sets.values()))
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def highest_mib() -> float:
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
 
 
-def write(path: Path, facts: dict[str, Any]) -> None:
+def write(path: Path, facts: dict[str, Any] | list[dict[str, Any]]) -> None:
     """The facts of a run as JSON, in place of an earlier run's."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

@@ -281,19 +281,19 @@ NOT_SHOWN = """
 CONTROLS = (("", "own"), ("text_only_", "hidden"), ("shuffled_image_", "shuffled"))
 
 
-def accuracy(facts: dict[str, Any]) -> list[str]:
-    """Of `accuracy.json`."""
-    runs = facts["runs"]
+def accuracy(sets: list[dict[str, Any]]) -> list[str]:
+    """Of `accuracy.json`: one entry a set."""
     lines = [
         "Entity F1 on test in percent, mean and standard deviation over seeds. One row again: the same command with "
         "`--systems` and `--seeds`; the systems are lines of [`systems.yaml`](systems.yaml). A set is named as in the "
         f"command. {SETS}",
     ]
-    for data in dict.fromkeys(run["data"] for run in runs):
-        here = [run for run in runs if run["data"] == data]
+    for facts in sets:
+        here = facts["runs"]
         systems = list(dict.fromkeys(run["system"] for run in here))
         seeds = sorted({run["seed"] for run in here})
-        lines += ["", f"### {data}: {here[0]['train_samples']:,} sentences of training, seeds {seeds}", ""]
+        sentences = f"{here[0]['train_samples']:,} sentences of training"
+        lines += ["", f"### {facts['data']}: {sentences}, seeds {', '.join(map(str, seeds))}", "", *made_by(facts)]
         found = set().union(*(run["scores"] for run in here))
         columns = [
             name
@@ -321,8 +321,8 @@ def accuracy(facts: dict[str, Any]) -> list[str]:
                 for system in systems
             ),
         )
-        for against in dict.fromkeys(c["against"] for c in facts["comparisons"] if c["data"] == data):
-            pairs = [c for c in facts["comparisons"] if c["data"] == data and c["against"] == against]
+        for against in dict.fromkeys(c["against"] for c in facts["comparisons"]):
+            pairs = [c for c in facts["comparisons"] if c["against"] == against]
             names = list(pairs[0]["slices"])
             lines += ["", f"Less {against}, with the 95 % interval and p:", ""]
             lines += table(
