@@ -127,6 +127,9 @@ class DataArguments:
     mention_dropout: float = _option(
         0.0, "In training, the probability of hiding an entity's words where there is an image to tell its type."
     )
+    train_languages: str | None = _option(
+        None, "Train on the rows of these languages alone (en,de); dev and test keep theirs: what is carried over?"
+    )
     max_train_samples: int | None = _option(None, "A random subset of this many training rows.")
     max_eval_samples: int | None = _option(None, "A random subset of this many dev rows, the same for every seed.")
     max_predict_samples: int | None = _option(None, "A random subset of this many test rows, the same for every seed.")

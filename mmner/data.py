@@ -64,6 +64,8 @@ def load_splits(
         )
     if absent:
         logger.warning(f"{args.dataset} has no {' and no '.join(absent)}: what it is for is left out.")
+    if args.train_languages is not None and "train" in needed:
+        loaded["train"] = _in_languages(loaded["train"], args.train_languages.split(","))
     sizes = {
         "train": args.max_train_samples,
         "validation": args.max_eval_samples,
@@ -147,6 +149,17 @@ def count_images(rows: datasets.Dataset) -> dict[str, int]:
         part = dataset_script.load_report(rows).total(str(rows.split))
         counts["missing_images"] = part.missing_rows + part.unreadable_rows
     return counts
+
+
+def _in_languages(rows: datasets.Dataset, languages: Sequence[str]) -> datasets.Dataset:
+    """The rows of some languages, in their order."""
+    found = _column(rows, "lang") or []
+    if missing := sorted(set(languages) - set(found)):
+        raise ValueError(
+            f"train_languages names {', '.join(missing)}, and the training rows have "
+            f"{', '.join(sorted(set(filter(None, found)))) or 'no languages'}: name some of these, parted by commas."
+        )
+    return rows.select([row for row, lang in enumerate(found) if lang in languages])
 
 
 def _subset(rows: datasets.Dataset, size: int | None, seed: int) -> datasets.Dataset:

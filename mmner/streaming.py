@@ -69,6 +69,11 @@ def check_streaming(data_args: DataArguments, args: TrainingArguments) -> None:
             "--max_train_samples draws a random subset, which a stream has not: leave it out; --max_steps bounds "
             "what is read."
         )
+    if data_args.train_languages is not None:
+        raise ValueError(
+            "--train_languages picks rows, which a stream reads as they lie: leave it out, and name the part of the "
+            "set by --dataset_config (en, de, fr, es)."
+        )
     if data_args.image_feature_store != "none":
         raise ValueError(
             "--image_feature_store computes the vectors of all pictures before training begins, which a stream does "

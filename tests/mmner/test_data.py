@@ -409,3 +409,20 @@ def test_only_the_training_subset_follows_the_seed(tmp_path):
     assert first == again and {len(rows) for rows in first.values()} == {20}
     assert first["train"] != other["train"]
     assert first["validation"] == other["validation"] and first["test"] == other["test"]
+
+
+def test_training_rows_of_some_languages(tmp_path):
+    langs = ["en", "de", "fr", "de", "es", "en"]
+    for split in ("train", "validation", "test"):
+        rows = [{"id": str(i), "tokens": [str(i)], "ner_tags": ["O"], "lang": lang} for i, lang in enumerate(langs)]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+    def loaded(languages: str):
+        args = DataArguments(dataset=str(tmp_path), train_languages=languages)
+        return load_splits(args, ["train", "validation", "test"], tmp_path / "cache", 0, True)
+
+    splits = loaded("de,en")
+    assert sorted(splits["train"]["lang"][:]) == ["de", "de", "en", "en"]
+    assert sorted(splits["validation"]["lang"][:]) == sorted(splits["test"]["lang"][:]) == sorted(langs)
+    with pytest.raises(ValueError, match="names it, and the training rows have de, en, es, fr"):
+        loaded("en,it")
