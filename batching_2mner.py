@@ -1,8 +1,9 @@
 """Batches of the pipeline: how far ahead texts are read, which windows go together, which pictures are kept."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
@@ -18,9 +19,8 @@ except ImportError:
 # accelerator needs more to be busy.
 CPU_BATCH_PIECES = 512
 ACCELERATOR_BATCH_PIECES = 4096
-# Pictures that the image tower reads at once. On a CPU what few of them need stays in the cache (measured likewise).
-CPU_BATCH_PICTURES = 4
-ACCELERATOR_BATCH_PICTURES = 64
+# Pictures that are handed to the image tower at once, at most.
+BATCH_PICTURES = 64
 
 # So many batches' worth of words are sorted by length together. On Wikipedia sentences of four languages 2 % of the
 # batches are then padding; with a quarter as many it is 7 %, with batches of 16 as they come half.
@@ -33,6 +33,8 @@ LOOK_AHEAD_PICTURE_BYTES = 64 * 2**20
 KEPT_STATES_BYTES = 64 * 2**20
 # Batches whose pictures are being opened while the model reads one.
 OPENED_AHEAD_BATCHES = 4
+# Batches whose pictures are encoded together: those of one are too few to keep an image tower busy.
+ENCODED_AHEAD_BATCHES = 8
 
 
 class Picture:
@@ -211,6 +213,13 @@ def opened(
             yield good
 
 
+def grouped(batches: Iterable[list[Row]]) -> Iterator[list[list[Row]]]:
+    """The batches, `ENCODED_AHEAD_BATCHES` at a time."""
+    batches = iter(batches)
+    while group := list(islice(batches, ENCODED_AHEAD_BATCHES)):
+        yield group
+
+
 def release(rows: Sequence[Row], kept_bytes: int) -> int:
     """
     Lets go of what the pictures of rows that have been read hold, but for those that another row shows: of these the
@@ -243,4 +252,4 @@ def release(rows: Sequence[Row], kept_bytes: int) -> int:
     return kept_bytes
 
 
-__all__ = ["LookAhead", "Picture", "PreparedText", "Row", "opened", "packed", "release"]
+__all__ = ["LookAhead", "Picture", "PreparedText", "Row", "grouped", "opened", "packed", "release"]

@@ -19,14 +19,14 @@ from transformers.utils import logging
 
 try:
     from .batching_2mner import (
-        ACCELERATOR_BATCH_PICTURES,
         ACCELERATOR_BATCH_PIECES,
-        CPU_BATCH_PICTURES,
+        BATCH_PICTURES,
         CPU_BATCH_PIECES,
         LookAhead,
         Picture,
         PreparedText,
         Row,
+        grouped,
         opened,
         packed,
         release,
@@ -36,14 +36,14 @@ try:
     from .onnx_2mner import OnnxEmissions
 except ImportError:
     from batching_2mner import (
-        ACCELERATOR_BATCH_PICTURES,
         ACCELERATOR_BATCH_PIECES,
-        CPU_BATCH_PICTURES,
+        BATCH_PICTURES,
         CPU_BATCH_PIECES,
         LookAhead,
         Picture,
         PreparedText,
         Row,
+        grouped,
         opened,
         packed,
         release,
@@ -454,9 +454,11 @@ class TwoMNERPipeline(Pipeline):
                     rows = [(text, window) for text in stretch if text.error is None for window in text.windows]
                     lengths = [sum(map(len, text.pieces[w.start : w.stop])) + specials for text, w in rows]
                     batches = [[rows[i] for i in batch] for batch in packed(lengths, batch_pieces, batch_size)]
-                    for batch in opened(batches, self.processor, pool):
-                        self._read(batch, forward_params)
-                        kept_bytes = release(batch, kept_bytes)
+                    for some in grouped(opened(batches, self.processor, pool)):
+                        self._encode([text.picture for batch in some for text, _ in batch])
+                        for batch in some:
+                            self._read(batch, forward_params)
+                            kept_bytes = release(batch, kept_bytes)
                     self._decode(stretch, postprocess_params)
                     while waiting and waiting[0].is_done:
                         yield self._result(waiting.popleft(), postprocess_params)
@@ -521,19 +523,28 @@ class TwoMNERPipeline(Pipeline):
         """What the model is given of each picture, (pictures, ...): what the image tower says of it, or its pixels."""
         if self._onnx is not None:
             return {"pixel_values": self.processor.pixel_values([picture.pixels for picture in pictures])}
-        new = [picture for picture in pictures if picture.states is None]
-        size = CPU_BATCH_PICTURES if self.device.type == "cpu" else ACCELERATOR_BATCH_PICTURES
-        for start in range(0, len(new), size):
-            part = new[start : start + size]
+        self._encode(pictures)
+        names = ("image_features", "global_image_features")
+        of_all = zip(*(picture.states for picture in pictures), strict=True)
+        return {name: torch.stack(states) for name, states in zip(names, of_all, strict=False)}
+
+    def _encode(self, pictures: Sequence[Picture | None]) -> None:
+        """Runs the image tower over the pictures that it has not read, or whose vectors were let go of."""
+        if self._onnx is not None:  # the graph reads pixels
+            return
+        new = [picture for picture in pictures if picture is not None and picture.states is None]
+        distinct = list({picture.image_id: picture for picture in new}.values())
+        for start in range(0, len(distinct), BATCH_PICTURES):
+            part = distinct[start : start + BATCH_PICTURES]
             pixels = self.processor.pixel_values([picture.pixels for picture in part]).to(self.device)
             ids = torch.arange(1, len(part) + 1, device=self.device)  # each is another
             with self.device_placement(), torch.no_grad():
                 encoded = self.model.model.encode_images(pixels, ids)
             for picture, *states in zip(part, *(states for states in encoded if states is not None), strict=True):
                 picture.states = states
-        names = ("image_features", "global_image_features")
-        of_all = zip(*(picture.states for picture in pictures), strict=True)
-        return {name: torch.stack(states) for name, states in zip(names, of_all, strict=False)}
+        known = {picture.image_id: picture.states for picture in distinct}
+        for picture in new:
+            picture.states = known[picture.image_id]
 
     def _decode(self, texts: Sequence[PreparedText], postprocess_params: dict) -> None:
         """Finds what is in the texts that are read to their end."""

@@ -22,6 +22,7 @@ from mmner.feature_store import FeatureStore, Layout
 from mmner.trainer import TwoMNERTrainer
 from modeling_2mner import TwoMNERModel
 from processing_2mner import TwoMNERProcessor
+from towers_2mner import CPU_PICTURES
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +125,7 @@ def tower_fingerprint(model: TwoMNERModel, processor: TwoMNERProcessor, device_t
         "device": device_type,
         "autocast": str(torch.get_autocast_dtype(device_type)) if torch.is_autocast_enabled(device_type) else None,
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
-        "pictures_a_step": PICTURES_A_STEP,
+        "pictures_a_step": min(PICTURES_A_STEP, CPU_PICTURES) if device_type == "cpu" else PICTURES_A_STEP,
     }
     for name in ("vision_model", "global_vision_model"):
         tower = getattr(model, name)
