@@ -32,7 +32,6 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.images import Turn, recipe_argv  # noqa: E402
 from benchmarks.measuring import about, highest_mib, write  # noqa: E402
 from mmner.trainer import LengthGroupedSampler  # noqa: E402
-from towers_2mner import sequence_of  # noqa: E402
 
 TEXT_ONLY = ["--collaboration", "none", "--alignment", "none"]
 SWITCHES = {
@@ -70,7 +69,7 @@ class Bare:
             loss = model.text_model(**inputs).last_hidden_state.float().square().mean()
             if pixels is not None and len(pixels):
                 with torch.no_grad():
-                    sequence_of(model.vision_model, pixels)
+                    model.vision_model(pixel_values=pixels)  # in one call, as a batch comes
         loss.backward()
         if self.with_optimizer:
             self.turn.optimizer.step()
