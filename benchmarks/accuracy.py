@@ -4,7 +4,7 @@ Trains a grid of systems, seeds and data sets with one recipe, and says which di
     python benchmarks/accuracy.py --text_model FOLDER --vision_model FOLDER --data wiki=FOLDER disjoint=FOLDER \
         --seeds 1 2 3 --output_dir outputs/accuracy
 
-A system is a line of ``benchmarks/systems.yaml``. Every run is one of ``run_mmner.py``, in a folder of its own under
+A system is a line of ``benchmarks/systems.yaml``, or of another ``--systems_file``. Every run is one of ``run_mmner.py``, in a folder of its own under
 ``--output_dir``, with both controls (images hidden, images shuffled); what is finished is not run again, so the same
 command goes on after a break, and with fewer systems, seeds or sets it makes that part of the table alone. The
 checkpoint is chosen on dev; test is scored once a run. Writes ``benchmarks/results/accuracy.json``, in which the sets
@@ -137,17 +137,18 @@ def main() -> None:
     parser.add_argument("--vision_model", required=True)
     parser.add_argument("--data", nargs="+", required=True, metavar="NAME=FOLDER")
     parser.add_argument("--recipe", type=Path, default=ROOT / "recipes" / "local.yaml")
-    parser.add_argument("--systems", nargs="+", help="of benchmarks/systems.yaml; default: all")
+    parser.add_argument("--systems_file", type=Path, default=SYSTEMS)
+    parser.add_argument("--systems", nargs="+", help="of the systems file; default: all")
     parser.add_argument("--against", nargs="+", default=["text_crf", "paper"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--output_dir", type=Path, default=Path("outputs") / "accuracy")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "accuracy.json")
     parser.add_argument("options", nargs="*", help="after --: options of run_mmner.py for every run")
     arguments = parser.parse_args()
-    known = yaml.safe_load(SYSTEMS.read_text(encoding="utf-8"))
+    known = yaml.safe_load(arguments.systems_file.read_text(encoding="utf-8"))
     names = arguments.systems or list(known)
     if unknown := [name for name in names if name not in known]:
-        parser.error(f"{', '.join(unknown)}: not in benchmarks/systems.yaml, which has {', '.join(known)}")
+        parser.error(f"{', '.join(unknown)}: not in {arguments.systems_file}, which has {', '.join(known)}")
 
     kept = json.loads(arguments.output.read_text(encoding="utf-8")) if arguments.output.exists() else []
     sets = {facts["data"]: facts for facts in kept}
