@@ -26,6 +26,9 @@ Train, evaluate and predict with 2M-NER: one recipe in, one folder out.
     # train, score, and publish: weights, code, processor, recipe, card and plots in one commit
     python run_mmner.py recipes/base.yaml --dataset path/to/folder --output_dir outputs/base \
         --push_to_hub --hub_model_id org/name
+    # search hyper-parameters on dev (pip install '.[search]'), then train with the best and score test once
+    python run_mmner.py recipes/base.yaml --dataset path/to/folder --output_dir outputs/searched \
+        --search_trials 20 --search_space recipes/search/local.yaml
     # several processes
     torchrun --nproc_per_node 4 run_mmner.py recipes/base.yaml --dataset path/to/folder --output_dir outputs/base
 
@@ -48,9 +51,11 @@ from mmner.collator import MultimodalCollator
 from mmner.data import SPLITS, WindowedSentences, count_images, label_names, load_splits
 from mmner.model import build_model
 from mmner.model_card import write_model_card
+from mmner.search import model_maker, read_space, search
 from mmner.shards import ParquetShards
 from mmner.streaming import SentenceStream, StreamTrainer, check_streaming
 from mmner.trainer import TwoMNERTrainer, checkpoint_to_resume
+from modeling_2mner import TwoMNERForTokenClassification
 from pipeline_2mner import TwoMNERPipeline
 
 logger = logging.getLogger("run_mmner")
@@ -72,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         )
     if data_args.streaming and args.do_train:
         check_streaming(data_args, args)
+    space = read_space(Path(args.search_space), args) if args.search_trials else None
     checkpoint = checkpoint_to_resume(args) if args.do_train else None
     started = time.monotonic()
     output = Path(args.output_dir)
@@ -88,6 +94,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             rows = splits["train"]
             words = rows.first_tokens() if isinstance(rows, ParquetShards) else rows["tokens"][:]
         model, processor = build_model(model_args, labels, words, output / "_towers", build)
+
+    def another_model() -> TwoMNERForTokenClassification:
+        made = build_model(model_args, labels, words, output / "_towers", build=False)[0]
+        made.model.encoder_chunk_size = args.encoder_chunk_size
+        return made
 
     sees_images = model.config.collaboration != "none" or model.config.image_as_text
     results: dict[str, Any] = {}
@@ -130,7 +141,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     collator = MultimodalCollator(processor, model.config.uses_images, 8 if args.bf16 or args.fp16 else None)
     patience = args.early_stopping_patience
     trainer = (TwoMNERTrainer if stream is None else StreamTrainer)(
-        model=model,
+        # A search makes a model a trial.
+        **({"model": model} if space is None else {"model_init": model_maker(another_model, model)}),
         args=args,
         data_collator=collator,
         train_dataset=sentences.get("train") if stream is None else stream,
@@ -143,6 +155,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         from mmner.image_features import store_image_features
 
         store_image_features(trainer, list(sentences.values()), data_args)
+    if space is not None:
+        results["search"] = search(trainer, space, args.search_trials)
     if args.do_train:
         results |= trainer.train(resume_from_checkpoint=checkpoint).metrics
         trainer.save_model(_internal_call=True)  # pushed at the end, with its card and scores

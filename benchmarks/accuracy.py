@@ -4,7 +4,8 @@ Trains a grid of systems, seeds and data sets with one recipe, and says which di
     python benchmarks/accuracy.py --text_model FOLDER --vision_model FOLDER --data wiki=FOLDER disjoint=FOLDER \
         --seeds 1 2 3 --output_dir outputs/accuracy
 
-A system is a line of ``benchmarks/systems.yaml``, or of another ``--systems_file``. Every run is one of ``run_mmner.py``, in a folder of its own under
+A system is a line of ``benchmarks/systems.yaml``, or of another ``--systems_file``. Every run is one of
+``run_mmner.py``, in a folder of its own under
 ``--output_dir``, with both controls (images hidden, images shuffled); what is finished is not run again, so the same
 command goes on after a break, and with fewer systems, seeds or sets it makes that part of the table alone. The
 checkpoint is chosen on dev; test is scored once a run. Writes ``benchmarks/results/accuracy.json``, in which the sets
@@ -30,13 +31,15 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.measuring import about, write  # noqa: E402
-from mmner.analysis import calibration, judge, mistakes, repairs  # noqa: E402
-from mmner.entity_f1 import find_entities  # noqa: E402
+from mmner.analysis import MISTAKES, calibration, changes, judge, mistakes, repairs  # noqa: E402
+from mmner.entity_f1 import Span, find_entities  # noqa: E402
 from mmner.significance import bootstrap_interval, randomization_test, sentence_counts  # noqa: E402
 
 SYSTEMS = ROOT / "benchmarks" / "systems.yaml"
 RESULTS = "all_results.json"
 SLICES = ("all", "depicts", "unrelated", "none")
+EXAMPLES = 3  # of each kind: the first of a run that name different entities
+CONTEXT = 6  # words on either side of the entity in an example
 CONTROLS = {"text_only_tags": "images hidden", "shuffled_image_tags": "images shuffled"}
 
 
@@ -75,24 +78,58 @@ def facts_of(folder: Path) -> dict[str, Any]:
         scores += [entity["score"] for entity in row["entities"]]
         right += [span in true for span in found]
     judged = judge(gold, predicted)
+    examples = [
+        (one.kind, rows[one.sentence], one.span, one.predicted[0] if one.predicted else "")
+        for one in judged
+        if one.kind != "right" and in_slice(rows[one.sentence], "depicts")
+    ]
     parts = {name: [one for one in judged if in_slice(rows[one.sentence], name)] for name in SLICES}
-    changes = {}
+    repaired = {}
     for name in SLICES:
         part = [row for row in rows if in_slice(row, name) and "text_only_tags" in row]
         if part:
             without, own = ([row[key] for row in part] for key in ("text_only_tags", "predicted_tags"))
-            changes[name] = repairs([row["ner_tags"] for row in part], without, own)
+            repaired[name] = repairs([row["ner_tags"] for row in part], without, own)
+            if name == "depicts":
+                examples += [
+                    (kind, part[place], span, "")
+                    for kind, place, span in changes(without, own, [row["ner_tags"] for row in part])
+                ]
     calibrated = calibration(np.clip(scores, 0, 1), right)
     return {
         "scores": {
             name: round(value, 5) for name, value in results.items() if "f1" in name and isinstance(value, float)
         },
         "mistakes": {name: mistakes(part) for name, part in parts.items() if part},
-        "images": changes,
+        "images": repaired,
+        "examples": example_texts(examples),
         "calibration": calibrated._asdict() | {"expected_error": round(calibrated.expected_error, 4)},
         "train_samples": results.get("train_samples"),
         "runtime_s": round(results.get("total_runtime", 0)),
     }
+
+
+def example_texts(found: Sequence[tuple[str, dict[str, Any], Span, str]]) -> list[dict[str, str]]:
+    """Of mistakes (kind, sentence, entity, predicted type) and of what images repaired and broke: a few of each."""
+    texts, shown = [], set()
+    for kind in (*MISTAKES[1:], "repaired", "broken"):
+        left = EXAMPLES
+        for _, row, (entity_type, start, stop), predicted in (one for one in found if one[0] == kind):
+            words, entity = row["tokens"], " ".join(row["tokens"][start:stop])
+            if left and (kind, entity) not in shown:
+                shown.add((kind, entity))
+                left -= 1
+                before, after = words[max(0, start - CONTEXT) : start], words[stop : stop + CONTEXT]
+                texts.append(
+                    {
+                        "kind": kind,
+                        "text": " ".join([*before, f"[{entity}]", *after]),
+                        "type": entity_type,
+                        "predicted": predicted,
+                        "lang": row["lang"],
+                    }
+                )
+    return texts
 
 
 def in_slice(row: dict[str, Any], name: str) -> bool:

@@ -7,12 +7,16 @@ Every number in the report stands in a file that a benchmark wrote, beside the c
 import json
 import statistics
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+from benchmarks.accuracy_report import ablations, accuracy  # noqa: E402
+from benchmarks.figures import draw  # noqa: E402
+from benchmarks.markdown import made_by, table  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
 REPORT = ROOT / "benchmarks" / "README.md"
@@ -22,26 +26,6 @@ INTRODUCTION = """# Benchmarks
 Made by `python benchmarks/report.py` from the JSON in [`results/`](results), which the commands below wrote. Times are
 medians; a ratio compares what was measured in one run, turn and turn about. Nothing here is asserted by a test.
 """
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
-    """A table in Markdown; the first column to the left, the others to the right."""
-    lines = [f"| {' | '.join(header)} |", f"|---{'|---:' * (len(header) - 1)}|"]
-    return lines + [f"| {' | '.join(str(cell) for cell in row)} |" for row in rows]
-
-
-def made_by(facts: dict[str, Any]) -> list[str]:
-    """The command, the machine and the versions of a run."""
-    machine, versions = facts["machine"], facts.get("versions", {"torch": facts.get("torch")})
-    if isinstance(machine, dict):
-        threads = f", torch's threads: {machine['threads']}" if "threads" in machine else ""
-        device = machine.get("accelerator") or machine["processor"]
-        machine = f"{device}, {machine['cpus']} cores{threads}"
-    return [
-        f"`{facts['command']}`  ",
-        f"{machine}; {', '.join(f'{name} {version}' for name, version in versions.items())}",
-        "",
-    ]
 
 
 def ratio(found: dict[str, Any]) -> str:
@@ -256,140 +240,9 @@ def onnx_runtime(facts: dict[str, Any]) -> list[str]:
     return table(header, rows)
 
 
-REPAIRED = ("depicts", "unrelated")
-SETS = """Sets: `as_is`, Wikipedia sentences of four languages with the splits that they came with; `disjoint`, the
-same split anew, so that no entity and no picture of dev or test is in train (`python -m dataset_script
-build wiki_mmner --provider own --image_index images.tsv --unseen both --splits 0.5,0.1,0.4 --seed 2`; of
-seeds 0 to 3 the one whose test split depends least on a single entity); `all`, `lower`, `cut` and
-`no_punctuation`, poorer copies of `disjoint` (`python benchmarks/poorer.py`), trained on and tested on.
-*depicts*, *unrelated* and *none* are sentences with a picture of an entity that they name, with another
-picture, and with none.""".replace("\n", " ")
-NOT_SHOWN = """
-### What is not shown
-
-- **Natural pairs.** The pictures were put beside the sentences by matching names: press photographs, flags and maps,
-  badges, logos. What is gained here is an upper bound of what pictures in posts would bring; what an unrelated picture
-  does is closer to life. Natural pairs would come from Twitter-2015 and Twitter-2017 (whose authors give out the
-  images), from WikiDiverse (captions and news photographs), or from the illustrations of the articles that the
-  sentences are from (`--provider wikimedia`).
-- **Gold tags.** Those of WikiNEuRal are automatic. Part of what counts as a mistake is one of the tags: demonyms, to
-  which a flag stands as it does to a country, are sometimes tagged and sometimes not.
-- **Large encoders.** The text tower has 12 layers of 384, the image tower 4.7 million weights. A larger text tower
-  leaves less to repair, a larger image tower sees more; neither was tried.
-- **Full budgets.** Training is one epoch on the number of sentences that each table names. More sentences raise every
-  row, and may change their order.""".split("\n")
-CONTROLS = (("", "own"), ("text_only_", "hidden"), ("shuffled_image_", "shuffled"))
-
-
-def accuracy(sets: list[dict[str, Any]]) -> list[str]:
-    """Of `accuracy.json`: one entry a set."""
-    lines = [
-        "Entity F1 on test in percent, mean and standard deviation over seeds. One row again: the same command with "
-        "`--systems` and `--seeds`; the systems are lines of [`systems.yaml`](systems.yaml). A set is named as in the "
-        f"command. {SETS}",
-    ]
-    for facts in sets:
-        here = facts["runs"]
-        systems = list(dict.fromkeys(run["system"] for run in here))
-        seeds = sorted({run["seed"] for run in here})
-        sentences = f"{here[0]['train_samples']:,} sentences of training"
-        lines += ["", f"### {facts['data']}: {sentences}, seeds {', '.join(map(str, seeds))}", "", *made_by(facts)]
-        found = set().union(*(run["scores"] for run in here))
-        columns = [
-            name
-            for name in sorted(name.removeprefix("test_f1") for name in found if name.startswith("test_f1"))
-            if not name.startswith(("_text_only", "_shuffled"))
-        ]
-        scores = {
-            system: {
-                name: [r["scores"][name] for r in here if r["system"] == system and name in r["scores"]]
-                for name in found
-            }
-            for system in systems
-        }
-        lines += table(
-            ["system", *(name.removeprefix("_") or "all" for name in columns)],
-            ([system, *(spread(scores[system][f"test_f1{name}"]) for name in columns)] for system in systems),
-        )
-        lines += ["", "With own images, images hidden, images of other sentences:", ""]
-        slices = [name for name in ("", "_depicts", "_unrelated") if name in columns]
-        lines += table(
-            ["system", *(f"{name.removeprefix('_') or 'all'}, {way}" for name in slices for _, way in CONTROLS)],
-            (
-                [system]
-                + [spread(scores[system][f"test_{control}f1{name}"]) for name in slices for control, _ in CONTROLS]
-                for system in systems
-            ),
-        )
-        for against in dict.fromkeys(c["against"] for c in facts["comparisons"]):
-            pairs = [c for c in facts["comparisons"] if c["against"] == against]
-            names = list(pairs[0]["slices"])
-            lines += ["", f"Less {against}, with the 95 % interval and p:", ""]
-            lines += table(
-                ["system", *names],
-                ([pair["system"], *(difference(pair["slices"].get(name)) for name in names)] for pair in pairs),
-            )
-        seeing = [system for system in systems if any(r.get("images") for r in here if r["system"] == system)]
-        if seeing:
-            kinds = ("entities", "wrong", "repaired", "broken")
-            lines += [
-                "",
-                "Entities (mean over seeds): of the sentences, wrong with images hidden, of these repaired by their "
-                "own images, and of the others broken by them:",
-                "",
-            ]
-            lines += table(
-                ["system", *(f"{part}: {kind}" for part in REPAIRED for kind in kinds)],
-                (
-                    [system]
-                    + [
-                        f"{mean(r['images'][part][kind] for r in here if r['system'] == system):.1f}"
-                        for part in REPAIRED
-                        for kind in kinds
-                    ]
-                    for system in seeing
-                ),
-            )
-        lines += ["", "Mistakes on depicts rows (mean over seeds) and calibration over all:", ""]
-        part = "depicts" if "depicts" in here[0]["mistakes"] else "all"
-        kinds = list(here[0]["mistakes"][part])
-        lines += table(
-            ["system", *kinds, "expected calibration error"],
-            (
-                [system]
-                + [f"{mean(r['mistakes'][part][kind] for r in here if r['system'] == system):.0f}" for kind in kinds]
-                + [f"{mean(r['calibration']['expected_error'] for r in here if r['system'] == system):.4f}"]
-                for system in systems
-            ),
-        )
-    return lines + NOT_SHOWN
-
-
-def mean(values: Iterable[float]) -> float:
-    """Of one or more numbers."""
-    return statistics.fmean(values)
-
-
-def spread(scores: Sequence[float]) -> str:
-    """Mean and standard deviation of scores, in percent."""
-    if not scores:
-        return "-"
-    around = f" ± {100 * statistics.stdev(scores):.2f}" if len(scores) > 1 else ""
-    return f"{100 * mean(scores):.2f}{around}"
-
-
-def difference(found: dict[str, Any] | None) -> str:
-    """A difference of F1 in percent, its interval, and p; bold where p is below 0.05."""
-    if found is None:
-        return "-"
-    low, high = found["interval"]
-    text = f"{100 * found['difference']:+.2f}"
-    text = f"**{text}**" if found["p"] < 0.05 else text
-    return f"{text} ({100 * low:+.2f} to {100 * high:+.2f}), {found['p']:.3f}"
-
-
 SECTIONS: tuple[tuple[str, str, Callable[[Any], list[str]]], ...] = (
     ("accuracy", "Accuracy", accuracy),
+    ("ablations", "What sentence-level alignment does", ablations),
     ("crf", "The CRF against pytorch-crf", crf),
     ("crf_cuda", "The CRF against pytorch-crf, on a GPU", crf),
     ("training", "Training against the bare encoders", training),
@@ -418,4 +271,5 @@ def report(results: Path = RESULTS) -> str:
 
 
 if __name__ == "__main__":
+    draw(json.loads((RESULTS / "accuracy.json").read_text(encoding="utf-8")), REPORT.parent / "figures")
     REPORT.write_text(report(), encoding="utf-8")

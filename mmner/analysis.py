@@ -1,7 +1,7 @@
 """What kind of mistakes a tagger makes, and whether its scores mean what they say."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -52,6 +52,23 @@ def mistakes(judged: Iterable[Judged]) -> dict[str, int]:
     return {kind: counts[kind] for kind in MISTAKES}
 
 
+def changes(
+    before: Sequence[Sequence[str]], after: Sequence[Sequence[str]], gold: Sequence[Sequence[str]]
+) -> Iterator[tuple[str, int, Span]]:
+    """
+    `repaired` (in gold, found after and not before) or `broken` (the other way round), with the sentence and the
+    entity.
+
+    Args:
+        before, after, gold: IOB2 tags of each sentence, as many and as long.
+    """
+    each = zip(find_entities(before), find_entities(after), find_entities(gold), strict=True)
+    for sentence, (old, new, right) in enumerate(each):
+        for span in right:
+            if (span in old) != (span in new):
+                yield "repaired" if span in new else "broken", sentence, span
+
+
 def repairs(
     gold: Sequence[Sequence[str]], before: Sequence[Sequence[str]], after: Sequence[Sequence[str]]
 ) -> dict[str, int]:
@@ -66,12 +83,10 @@ def repairs(
         found before and not after.
     """
     counts = Counter(entities=0, wrong=0, repaired=0, broken=0)
-    for right, old, new in zip(find_entities(gold), find_entities(before), find_entities(after), strict=True):
-        for span in right:
-            counts["entities"] += 1
-            counts["wrong"] += span not in old
-            counts["repaired"] += span not in old and span in new
-            counts["broken"] += span in old and span not in new
+    for right, old in zip(find_entities(gold), find_entities(before), strict=True):
+        counts["entities"] += len(right)
+        counts["wrong"] += sum(span not in old for span in right)
+    counts.update(kind for kind, *_ in changes(before, after, gold))
     return dict(counts)
 
 
@@ -117,4 +132,4 @@ def calibration(scores: Sequence[float], right: Sequence[bool], bins: int = 10) 
     )
 
 
-__all__ = ["MISTAKES", "Calibration", "Judged", "calibration", "judge", "mistakes"]
+__all__ = ["MISTAKES", "Calibration", "Judged", "calibration", "changes", "judge", "mistakes", "repairs"]

@@ -155,6 +155,10 @@ class TrainingArguments(transformers.TrainingArguments):
         "forward pass. Default: the whole batch.",
     )
     early_stopping_patience: int | None = _option(None, "Stop after so many evaluations without a better dev F1.")
+    search_trials: int = _option(
+        0, "First train so many times with options drawn from search_space, and go on with those best on dev (Optuna)."
+    )
+    search_space: str = _option("recipes/search/local.yaml", "A YAML file of the options that search_trials searches.")
 
     do_train: bool = _option(True, "Train.")
     do_eval: bool = _option(True, "Score the chosen checkpoint on the dev set.")
@@ -200,6 +204,11 @@ class TrainingArguments(transformers.TrainingArguments):
         self.do_eval = do_eval  # the plain class switches it on when dev is scored during training
         if self.encoder_chunk_size is not None and self.encoder_chunk_size < 1:
             raise ValueError(f"`encoder_chunk_size` is {self.encoder_chunk_size}; expected 1 or more, or none.")
+        if self.search_trials and (not self.do_train or self.eval_strategy == "no" or self.resume_from_checkpoint):
+            raise ValueError(
+                "`search_trials` trains anew and chooses on dev: it needs do_train and an eval_strategy, and does not "
+                "go with resume_from_checkpoint."
+            )
         if self.early_stopping_patience is not None and not self.load_best_model_at_end:
             raise ValueError("`early_stopping_patience` needs `load_best_model_at_end`: pass both, or neither.")
 

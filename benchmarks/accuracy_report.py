@@ -1,0 +1,213 @@
+"""The report's pages on accuracy: scores with their controls, differences, mistakes, calibration, figures."""
+
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from benchmarks.figures import FIGURES
+from benchmarks.markdown import made_by, table
+
+REPAIRED = ("depicts", "unrelated")
+SETS = """Sets: `as_is`, Wikipedia sentences of four languages with the splits that they came with; `disjoint`, the
+same split anew, so that no entity and no picture of dev or test is in train (`python -m dataset_script
+build wiki_mmner --provider own --image_index images.tsv --unseen both --splits 0.5,0.1,0.4 --seed 2`; of
+seeds 0 to 3 the one whose test split depends least on a single entity); `all`, `lower`, `cut` and
+`no_punctuation`, poorer copies of `disjoint` (`python benchmarks/poorer.py`), trained on and tested on.
+*depicts*, *unrelated* and *none* are sentences with a picture of an entity that they name, with another
+picture, and with none.""".replace("\n", " ")
+NOT_SHOWN = """
+### What is not shown
+
+- **Natural pairs.** The pictures were put beside the sentences by matching names: press photographs, flags and maps,
+  badges, logos. What is gained here is an upper bound of what pictures in posts would bring; what an unrelated picture
+  does is closer to life. Natural pairs would come from Twitter-2015 and Twitter-2017 (whose authors give out the
+  images), from WikiDiverse (captions and news photographs), or from the illustrations of the articles that the
+  sentences are from (`--provider wikimedia`).
+- **Gold tags.** Those of WikiNEuRal are automatic. Part of what counts as a mistake is one of the tags: demonyms, to
+  which a flag stands as it does to a country, are sometimes tagged and sometimes not.
+- **Large encoders.** The text tower has 12 layers of 384, the image tower 4.7 million weights. A larger text tower
+  leaves less to repair, a larger image tower sees more; neither was tried.
+- **Full budgets.** Training is one epoch on the number of sentences that each table names. More sentences raise every
+  row, and may change their order.""".split("\n")
+ALIGNMENT = """
+The paper finds that sentence-level contrastive alignment "interferes" with tagging. Here its model is trained with one
+thing changed at a time ([`ablations.yaml`](ablations.yaml)); below, F1 less that of the same model without alignment.
+"""
+LEVELS = {
+    "nt_xent": "Sentence level, the paper's loss",
+    "clip": "Sentence level, InfoNCE over pairs",
+    "siglip": "Sentence level, a sigmoid a pair",
+    "token": "Word level",
+}
+CHANGES = {
+    "type": "type",
+    "boundary": "boundary",
+    "missed": "missed",
+    "spurious": "spurious",
+    "repaired": "repaired by its image",
+    "broken": "broken by its image",
+}
+EXAMPLES_OF = "evidence"
+CONTROLS = (("", "own"), ("text_only_", "hidden"), ("shuffled_image_", "shuffled"))
+
+
+def accuracy(sets: list[dict[str, Any]]) -> list[str]:
+    """Of `accuracy.json`: one entry a set."""
+    lines = [
+        "Entity F1 on test in percent, mean and standard deviation over seeds. One row again: the same command with "
+        "`--systems` and `--seeds`; the systems are lines of [`systems.yaml`](systems.yaml). A set is named as in the "
+        f"command. {SETS}",
+    ]
+    for facts in sets:
+        lines += ["", *set_tables(facts)]
+    return lines + figures(sets) + NOT_SHOWN
+
+
+def ablations(sets: list[dict[str, Any]]) -> list[str]:
+    """Of `ablations.json`: the paper's model with one thing changed at a time, on one set each."""
+    lines = [ALIGNMENT.strip()]
+    for facts in sets:
+        lines += ["", *alignment_in_words(facts), "", *set_tables(facts)]
+    return lines
+
+
+def alignment_in_words(facts: dict[str, Any]) -> list[str]:
+    """What each alignment changes against the same model without one, in sentences."""
+    lines = []
+    for pair in facts["comparisons"]:
+        if pair["against"] != "paper_unaligned":
+            continue
+        parts = [
+            f"{name} {100 * found['difference']:+.2f} (p = {found['p']:.3f})"
+            for name, found in pair["slices"].items()
+            if name in ("all", "depicts", "unrelated")
+        ]
+        options = facts["systems"][pair["system"]]
+        kind = options["alignment"]
+        what = f"{LEVELS[kind]} (`{kind}`, weight {options['alignment_weight']})"
+        lines.append(f"- **{what}** against no alignment: {', '.join(parts)}.")
+    return lines
+
+
+def set_tables(facts: dict[str, Any]) -> list[str]:
+    """The tables of one set."""
+    here = facts["runs"]
+    systems = list(dict.fromkeys(run["system"] for run in here))
+    seeds = sorted({run["seed"] for run in here})
+    sentences = f"{here[0]['train_samples']:,} sentences of training"
+    lines = [f"### {facts['data']}: {sentences}, seeds {', '.join(map(str, seeds))}", "", *made_by(facts)]
+    found = set().union(*(run["scores"] for run in here))
+    columns = [
+        name
+        for name in sorted(name.removeprefix("test_f1") for name in found if name.startswith("test_f1"))
+        if not name.startswith(("_text_only", "_shuffled"))
+    ]
+    scores = {
+        system: {
+            name: [r["scores"][name] for r in here if r["system"] == system and name in r["scores"]] for name in found
+        }
+        for system in systems
+    }
+    lines += table(
+        ["system", *(name.removeprefix("_") or "all" for name in columns)],
+        ([system, *(spread(scores[system][f"test_f1{name}"]) for name in columns)] for system in systems),
+    )
+    lines += ["", "With own images, images hidden, images of other sentences:", ""]
+    slices = [name for name in ("", "_depicts", "_unrelated") if name in columns]
+    lines += table(
+        ["system", *(f"{name.removeprefix('_') or 'all'}, {way}" for name in slices for _, way in CONTROLS)],
+        (
+            [system]
+            + [spread(scores[system][f"test_{control}f1{name}"]) for name in slices for control, _ in CONTROLS]
+            for system in systems
+        ),
+    )
+    for against in dict.fromkeys(c["against"] for c in facts["comparisons"]):
+        pairs = [c for c in facts["comparisons"] if c["against"] == against]
+        names = list(pairs[0]["slices"])
+        lines += ["", f"Less {against}, with the 95 % interval and p:", ""]
+        lines += table(
+            ["system", *names],
+            ([pair["system"], *(difference(pair["slices"].get(name)) for name in names)] for pair in pairs),
+        )
+    seeing = [system for system in systems if any(r.get("images") for r in here if r["system"] == system)]
+    if seeing:
+        kinds = ("entities", "wrong", "repaired", "broken")
+        lines += [
+            "",
+            "Entities (mean over seeds): of the sentences, wrong with images hidden, of these repaired by their "
+            "own images, and of the others broken by them:",
+            "",
+        ]
+        lines += table(
+            ["system", *(f"{part}: {kind}" for part in REPAIRED for kind in kinds)],
+            (
+                [system]
+                + [
+                    f"{mean(r['images'][part][kind] for r in here if r['system'] == system):.1f}"
+                    for part in REPAIRED
+                    for kind in kinds
+                ]
+                for system in seeing
+            ),
+        )
+    lines += ["", "Mistakes on depicts rows (mean over seeds) and calibration over all:", ""]
+    part = "depicts" if "depicts" in here[0]["mistakes"] else "all"
+    kinds = list(here[0]["mistakes"][part])
+    lines += table(
+        ["system", *kinds, "expected calibration error"],
+        (
+            [system]
+            + [f"{mean(r['mistakes'][part][kind] for r in here if r['system'] == system):.0f}" for kind in kinds]
+            + [f"{mean(r['calibration']['expected_error'] for r in here if r['system'] == system):.4f}"]
+            for system in systems
+        ),
+    )
+    return lines + examples(facts)
+
+
+def examples(facts: dict[str, Any]) -> list[str]:
+    """The first mistakes of a run on sentences with a picture of an entity, and what images changed there."""
+    run = next((run for run in facts["runs"] if run["system"] == EXAMPLES_OF and run.get("examples")), None)
+    if run is None:
+        return []
+    lines = ["", f"Examples (`{run['system']}`, seed {run['seed']}, depicts rows, the first of each kind):", ""]
+    return lines + table(
+        ["what", "language", "gold", "found", "text"],
+        (
+            [CHANGES[one["kind"]], one["lang"], one["type"], one["predicted"] or "-", one["text"].replace("|", "\\|")]
+            for one in run["examples"]
+        ),
+    )
+
+
+def figures(sets: Sequence[dict[str, Any]]) -> list[str]:
+    """Links to what `benchmarks/figures.py` draws of these sets."""
+    lines = []
+    for name, (title, points) in FIGURES.items():
+        if points(sets):
+            lines += ["", f"### {title}", "", f"![{title}](figures/{name}.svg)"]
+    return lines
+
+
+def mean(values: Iterable[float]) -> float:
+    """Of one or more numbers."""
+    return statistics.fmean(values)
+
+
+def spread(scores: Sequence[float]) -> str:
+    """Mean and standard deviation of scores, in percent."""
+    if not scores:
+        return "-"
+    around = f" ± {100 * statistics.stdev(scores):.2f}" if len(scores) > 1 else ""
+    return f"{100 * mean(scores):.2f}{around}"
+
+
+def difference(found: dict[str, Any] | None) -> str:
+    """A difference of F1 in percent, its interval, and p; bold where p is below 0.05."""
+    if found is None:
+        return "-"
+    low, high = found["interval"]
+    text = f"{100 * found['difference']:+.2f}"
+    text = f"**{text}**" if found["p"] < 0.05 else text
+    return f"{text} ({100 * low:+.2f} to {100 * high:+.2f}), {found['p']:.3f}"

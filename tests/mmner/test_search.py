@@ -1,0 +1,89 @@
+"""The search for hyper-parameters: what it tries, what it keeps, what it trains in the end."""
+
+import json
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+import run_mmner
+from mmner.arguments import TrainingArguments
+from mmner.search import draw, read_space
+
+optuna = pytest.importorskip("optuna")
+
+OPTIONS = ["--probe_sentences", "120", "--num_train_epochs", "1", "--use_cpu", "true", "--disable_tqdm", "true"]
+SPACE = {
+    "head_learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+    "weight_decay": {"low": 0.0, "high": 0.1},
+    "per_device_train_batch_size": {"choices": [8, 16]},
+    "gradient_accumulation_steps": {"low": 1, "high": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("search")
+    (folder / "space.yaml").write_text(yaml.safe_dump(SPACE))
+    argv = [*OPTIONS, "--search_trials", "3", "--search_space", str(folder / "space.yaml")]
+    results = run_mmner.main([*argv, "--output_dir", str(folder / "run")])
+    trace = [json.loads(line) for line in (folder / "run" / "search.jsonl").read_text().splitlines()]
+    return folder, results, trace
+
+
+def test_the_trace_has_every_trial_and_the_best_on_dev_is_taken(searched):
+    _, results, trace = searched
+    assert [line["trial"] for line in trace] == [0, 1, 2]
+    best = max(trace, key=lambda line: line["eval_f1"])
+    assert results["search"] == best["options"] and set(best["options"]) == set(SPACE)
+    assert len({json.dumps(line["options"]) for line in trace}) == 3
+    assert not any(name.startswith("test") for line in trace for name in line)
+    assert results["eval_f1"] == pytest.approx(best["eval_f1"])
+
+
+def test_its_model_is_that_of_a_run_with_the_best_options(searched):
+    folder, results, _ = searched
+    options = [word for name, value in results["search"].items() for word in (f"--{name}", str(value))]
+    run_mmner.main([*OPTIONS, *options, "--output_dir", str(folder / "plain")])
+    first, second = (load_file(folder / name / "model.safetensors") for name in ("run", "plain"))
+    assert set(first) == set(second) and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_trials_stay_in_the_space():
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(20):
+        drawn = draw(study.ask(), SPACE)
+        assert 1e-4 <= drawn["head_learning_rate"] <= 1e-2 and drawn["per_device_train_batch_size"] in (8, 16)
+        assert drawn["gradient_accumulation_steps"] in (1, 2) and 0 <= drawn["weight_decay"] <= 0.1
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({}, "holds no options"),
+        ({"head_rate": {"low": 1, "high": 2}}, "no option of training"),
+        ({"weight_decay": {"low": 0.2, "high": 0.1}}, "expected"),
+        ({"weight_decay": {"low": 0.0, "high": 0.1, "log": True}}, "expected"),
+        ({"weight_decay": {"choices": []}}, "expected"),
+        ({"weight_decay": 3}, "expected"),
+    ],
+)
+def test_a_wrong_space_is_refused(space, message, tmp_path):
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump(space))
+    with pytest.raises(ValueError, match=message):
+        read_space(tmp_path / "space.yaml", TrainingArguments())
+
+
+def test_a_space_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="expected YAML"):
+        read_space(tmp_path / "none.yaml", TrainingArguments())
+
+
+def test_a_search_needs_dev():
+    with pytest.raises(ValueError, match="search_trials"):
+        TrainingArguments(search_trials=2, eval_strategy="no", load_best_model_at_end=False)
+
+
+def test_the_shipped_space_is_one():
+    assert read_space(run_mmner.Path("recipes/search/local.yaml"), TrainingArguments())
