@@ -151,6 +151,11 @@ class TwoMNERConfig(PreTrainedConfig):
         return self.collaboration != "none" or self.alignment != "none"
 
     @property
+    def leaves_text_alone(self) -> bool:
+        """Whether there are images, and the text model learns exactly what it would learn without them."""
+        return self.collaboration == "evidence" and self.alignment == "none"
+
+    @property
     def labels(self) -> list[str]:
         """The tag names in id order."""
         return [self.id2label[index] for index in range(self.num_labels)]

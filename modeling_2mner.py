@@ -616,7 +616,9 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
 
     def __init__(self, config: TwoMNERConfig, **towers: PreTrainedModel | None):
         super().__init__(config)
-        self.model = TwoMNERModel(config, **towers)
+        # Where the text is left alone, what reads the images draws aside, and the classifier starts as without it.
+        with torch.random.fork_rng(devices=[], enabled=config.leaves_text_alone):
+            self.model = TwoMNERModel(config, **towers)
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(tower_width(config.text_config), config.num_labels)
         self.crf = LinearChainCRF(config.num_labels, _constraints(config))

@@ -4,8 +4,10 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_models import tiny_batch, tiny_config, tiny_model
 
+import run_mmner
 from collaboration_2mner import Collaboration, EvidenceCollaboration
 
 LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
@@ -111,6 +113,19 @@ def test_the_text_is_trained_as_it_would_be_without_images():
     assert all(parameter.grad is None or not parameter.grad.any() for parameter in towers.values())
     reading = [name for name, value in model.model.collaboration.named_parameters() if value.grad.any()]
     assert {"unrelated", "image_types.weight", "word_query.2.weight", "image_projection.linear.weight"} <= set(reading)
+
+
+def test_a_run_has_the_text_model_of_a_run_without_images(tmp_path):
+    options = ["--probe_sentences", "60", "--max_steps", "3", "--learning_rate", "5e-3", "--use_cpu", "true"]
+    options += ["--alignment", "none", "--modality_dropout", "0.2", "--disable_tqdm", "true", "--max_grad_norm", "0.5"]
+    options += ["--eval_strategy", "no", "--load_best_model_at_end", "false", "--do_eval", "false"]
+    options += ["--do_predict", "false", "--gradient_accumulation_steps", "2"]
+    weights = {}
+    for collaboration in ("evidence", "none"):
+        run_mmner.main([*options, "--collaboration", collaboration, "--output_dir", str(tmp_path / collaboration)])
+        weights[collaboration] = load_file(tmp_path / collaboration / "model.safetensors")
+    assert all(torch.equal(weights["evidence"][name], value) for name, value in weights["none"].items())
+    assert any("collaboration" in name for name in weights["evidence"])
 
 
 def test_the_learned_ratio_is_the_ratio_of_densities():
