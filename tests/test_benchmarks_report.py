@@ -2,6 +2,9 @@
 
 import json
 
+import pytest
+
+from benchmarks.figures import draw, learning, reliability
 from benchmarks.report import REPORT, RESULTS, SECTIONS, report
 
 
@@ -22,3 +25,29 @@ def test_every_result_has_its_section():
     known = {name for name, *_ in SECTIONS}
     # One cell more of a benchmark whose table would not hold it; docs/scaling.md names it.
     assert {path.stem for path in RESULTS.glob("*.json")} - known <= {"scaling_square"}
+
+
+def test_figures_are_there_and_drawn_alike(tmp_path):
+    sets = json.loads((RESULTS / "accuracy.json").read_text())
+    for name in ("first", "second"):
+        draw(sets, tmp_path / name)
+    drawn = sorted(path.name for path in (tmp_path / "first").iterdir())
+    assert drawn and drawn == sorted(path.name for path in (REPORT.parent / "figures").iterdir())
+    for name in drawn:
+        assert f"(figures/{name})" in REPORT.read_text(encoding="utf-8")
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+
+
+def test_curves_are_those_of_the_runs():
+    calibrated = {"counts": [1, 3], "confidence": [0.25, 0.75], "precision": [0.0, 1.0]}
+    half = {"counts": [1, 0], "confidence": [0.35, 0.0], "precision": [1.0, 0.0]}
+    runs = [
+        {"system": "evidence", "scores": {"test_f1": f1}, "train_samples": 50, "calibration": found}
+        for f1, found in ((0.5, calibrated), (0.75, half))
+    ]
+    sets = [{"data": "disjoint", "runs": runs, "comparisons": []}]
+    assert reliability(sets)["evidence"] == [(pytest.approx(0.3), 0.5, 0, 0), (0.75, 1.0, 0, 0)]
+    sets.append({"data": "disjoint_20", "runs": [runs[0] | {"train_samples": 20}], "comparisons": []})
+    low, high = learning(sets)["evidence"]
+    assert low == (20, 0.5, 0, 0)
+    assert high[:2] == (50, 0.625) and high[2] == pytest.approx(0.125 * 2**0.5)
