@@ -116,7 +116,7 @@ def test_the_text_is_trained_as_it_would_be_without_images():
 
 
 def test_a_run_has_the_text_model_of_a_run_without_images(tmp_path):
-    options = ["--probe_sentences", "60", "--max_steps", "3", "--learning_rate", "5e-3", "--use_cpu", "true"]
+    options = ["--probe_sentences", "80", "--max_steps", "3", "--learning_rate", "5e-3", "--use_cpu", "true"]
     options += ["--alignment", "none", "--modality_dropout", "0.2", "--disable_tqdm", "true", "--max_grad_norm", "0.5"]
     options += ["--eval_strategy", "no", "--load_best_model_at_end", "false", "--do_eval", "false"]
     options += ["--do_predict", "false", "--gradient_accumulation_steps", "2"]
