@@ -99,8 +99,9 @@ class TwoMNEROutput(ModelOutput):
             1 in the rows that have an image (after modality dropout).
         gates (`torch.FloatTensor` of shape `(batch_size, num_words)`, *optional*):
             How much of the image each word took up, in [0, 1]; with `collaboration="gated"`.
-        image_evidence (`torch.FloatTensor` of shape `(batch_size, num_types + rank)`, *optional*):
-            What the image says of its entity's type, zeros in a row without one; with `collaboration="evidence"`.
+        image_evidence (`torch.FloatTensor` of shape `(batch_size, num_types + 1)`, *optional*):
+            What the image says of its entity's type, and of standing beside anything: logarithms of ratios, zeros in
+            a row without one; with `collaboration="evidence"`.
         last_hidden_state (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`):
             Last layer of the text tower, one vector a piece.
         hidden_states, attentions (`tuple(torch.FloatTensor)`, *optional*):
@@ -180,7 +181,7 @@ class TwoMNERPreTrainedModel(PreTrainedModel):
         if isinstance(module, nn.Linear) and module is not getattr(self, "classifier", None):
             # Several new layers in a row: each must keep the scale of its input, whatever the towers' widths.
             init.xavier_uniform_(module.weight)
-            if module in (getattr(base.collaboration, name, None) for name in ("update", "image_key")):
+            if module is getattr(base.collaboration, "update", None):
                 init.normal_(module.weight, std=self.config.initializer_range)  # starts close to the text model
         elif isinstance(module, CrossAttentionCollaboration) and module.global_projection is not None:
             init.normal_(module.none_key)

@@ -24,19 +24,17 @@ def make_module(seed=0, **options) -> EvidenceCollaboration:
 
 def make_fused(module, rows=3, words=4, seed=1) -> Collaboration:
     torch.manual_seed(seed)
-    width = module.image_key.in_features
-    return Collaboration(torch.randn(rows, words, width), image_evidence=torch.randn(rows, 3 + module.RANK))
+    width = module.image_projection.linear.out_features
+    return Collaboration(torch.randn(rows, words, width), image_evidence=torch.randn(rows, 3))
 
 
-def fits(module, fused, row, word, image, kind) -> float:
-    """exp(f + q . k) of an image beside a word of a row."""
-    evidence = fused.image_evidence[image]
-    query = module.word_query(fused.word_states[row, word])
-    return math.exp(6 * math.tanh(float(evidence[kind] + query @ evidence[3:]) / 6))
+def fits(fused, image, kind) -> float:
+    """exp f of an image and a type."""
+    return math.exp(float(fused.image_evidence[image, kind]))
 
 
 def anything(fused, image) -> float:
-    return math.exp(6 * math.tanh(float(fused.image_evidence[image, 2]) / 6))
+    return math.exp(float(fused.image_evidence[image, 2]))
 
 
 def test_evidence_is_the_mixtures_log_ratio_between_types():
@@ -52,7 +50,7 @@ def test_evidence_is_the_mixtures_log_ratio_between_types():
         for row in (0, 1):
             words = range(int(mask[row].sum()))
             posterior = logits[row].softmax(-1)
-            ratio = {(word, kind): fits(module, fused, row, word, row, kind) for word in words for kind in (0, 1)}
+            ratio = {(word, kind): fits(fused, row, kind) for word in words for kind in (0, 1)}
             g = anything(fused, row)
 
             def mixture(entities, g=g):  # [(expected number, ratio)], and the grain that fits as an unrelated image
@@ -90,12 +88,10 @@ def test_loss_tells_own_images_from_others():
     with torch.no_grad():
         found = module.loss(fused, labels, has_image, ids)
         for row in (0, 1):  # row 2 has no entity, row 3 no image
-            entities = [
-                (word, (PER, LOC).index(tag)) for word, tag in enumerate(labels[row].tolist()) if tag in (1, 3)
-            ]
+            entities = [(PER, LOC).index(tag) for tag in labels[row].tolist() if tag in (PER, LOC)]
             for image in (0, 1, 2):
                 ratio = u * anything(fused, image) + (1 - u) * sum(
-                    fits(module, fused, row, word, image, kind) for word, kind in entities
+                    fits(fused, image, kind) for kind in entities
                 ) / len(entities)
                 if image == row:
                     own.append(-math.log(ratio / (1 + ratio)))
@@ -112,7 +108,7 @@ def test_the_text_is_trained_as_it_would_be_without_images():
     towers = dict(model.model.text_model.named_parameters()) | dict(model.classifier.named_parameters())
     assert all(parameter.grad is None or not parameter.grad.any() for parameter in towers.values())
     reading = [name for name, value in model.model.collaboration.named_parameters() if value.grad.any()]
-    assert {"unrelated", "image_types.weight", "word_query.2.weight", "image_projection.linear.weight"} <= set(reading)
+    assert {"unrelated", "image_types.weight", "image_projection.linear.weight"} <= set(reading)
 
 
 def test_a_run_has_the_text_model_of_a_run_without_images(tmp_path):
@@ -133,7 +129,7 @@ def test_the_learned_ratio_is_the_ratio_of_densities():
     torch.manual_seed(0)
     module = EvidenceCollaboration(tiny_config(labels=LABELS, collaboration="evidence", dropout=0.0)).train()
     width = module.image_projection.linear.in_features
-    pictures, words = torch.randn(2, 1, width), torch.zeros(256, 1, module.image_key.in_features)
+    pictures, words = torch.randn(2, 1, width), torch.zeros(256, 1, module.image_types.in_features)
     given_type = torch.tensor([[0.9, 0.1], [0.3, 0.7]])  # type, image
     optimizer = torch.optim.Adam(module.parameters(), 3e-3)
     has_image = torch.ones(256, dtype=torch.bool)
@@ -148,10 +144,8 @@ def test_the_learned_ratio_is_the_ratio_of_densities():
         optimizer.step()
     with torch.no_grad():
         fused = module(words[:2], has_image[:2], pictures, None, has_image[:2])
-        types, g, key = module.parts(fused.image_evidence)
-        u = torch.sigmoid(module.unrelated)
-        fit = (module.word_query(words[0, 0]) @ key.T)[:, None]
-        learned = (u * g[:, None] + (1 - u) * module.bounded(types + fit).exp()).log().T  # type, image
+        ratio, u = fused.image_evidence.exp(), torch.sigmoid(module.unrelated)
+        learned = (u * ratio[:, 2:] + (1 - u) * ratio[:, :2]).log().T  # type, image
     marginal = given_type.mean(0)
     assert torch.allclose(learned, (given_type / marginal).log(), atol=0.15)
 
@@ -168,7 +162,7 @@ def test_types_of_images_are_learned_without_being_told_which_entity_is_shown():
         shown = torch.where(torch.rand(16) < 0.5, labels[:, 0], torch.where(torch.rand(16) < 0.5, PER, LOC))
         pixels = centres[(shown == LOC).long()][:, None] + 0.3 * torch.randn(16, 1, width)
         has_image = torch.ones(16, dtype=torch.bool)
-        words = torch.randn(16, 2, module.image_key.in_features)
+        words = torch.randn(16, 2, module.image_types.in_features)
         fused = module(words, has_image, pixels, None, has_image)
         loss = module.loss(fused, labels, has_image, torch.arange(1, 17))
         optimizer.zero_grad()
