@@ -403,7 +403,9 @@ class EvidenceCollaboration(CollaborationModule):
             if self.global_projection is not None:
                 image = image + self._read(self.global_projection, global_states)
             image = self.hidden(image)
-        evidence = self.bounded(self.image_types(image).float())  # (B, T + 1)
+        evidence = self.image_types(image).float()  # (B, T + 1)
+        # Bounded smoothly: what is cut off gets no gradient to come back by.
+        evidence = self.LARGEST * torch.tanh(evidence / self.LARGEST)
         return Collaboration(word_states=word_states, image_evidence=only_where(has_image, evidence))
 
     def _read(self, projection: ImageProjection, states: torch.Tensor) -> torch.Tensor:
@@ -412,19 +414,13 @@ class EvidenceCollaboration(CollaborationModule):
     def text_only(self, word_states: torch.Tensor) -> Collaboration:
         return Collaboration(word_states=word_states, gates=word_states.new_zeros(word_states.shape[:2]))
 
-    def bounded(self, log_ratio: torch.Tensor) -> torch.Tensor:
-        """Within +-`LARGEST`, smoothly: what is cut off gets no gradient to come back by."""
-        return self.LARGEST * torch.tanh(log_ratio / self.LARGEST)
-
     def weigh(self, logits, fused, word_mask, has_image):
         """As in the base class. A gate is the probability that the word begins the entity that the image shows."""
         if fused.image_evidence is None:
             return logits, fused.gates
         u = torch.sigmoid(self.unrelated)
-        ratio, anything = (
-            fused.image_evidence[:, None].exp().split([len(self.begins), 1], dim=-1)
-        )  # (B, 1, T), (B, 1, 1)
-        anything = anything.squeeze(-1)
+        ratios = fused.image_evidence.exp()
+        ratio, anything = ratios[:, None, :-1], ratios[:, -1:]  # (B, 1, T), (B, 1)
         posterior = F.softmax(logits.float(), dim=-1)[..., self.begins] * word_mask[..., None]  # (B, W, T)
 
         # Of the sentence's other entities: how many the text expects, and how well the image fits them. A grain of one
