@@ -354,14 +354,15 @@ class UMTCollaboration(CollaborationModule):
 class EvidenceCollaboration(CollaborationModule):
     """
     The image as a second witness: the words pass unchanged, and what the image says of the type of its entity is
-    added to their emissions, as in a product of experts. With u the share of images that have nothing to do with
-    their sentence, and y_1 .. y_n the types of a sentence's entities,
+    added to their emissions, as in a product of experts. With y_1 .. y_n the types of a sentence's entities, each
+    beginning at a word w,
 
-        p(I | y) / p(I) = u g(I) + (1 - u) / n * sum_m exp f_{y_m}(I)
+        p(I | y, w) / p(I) = 1/n sum_m (1 - s(w_m)) g(I) + s(w_m) exp f_{y_m}(I)
 
-    where g and f read the image alone: is it one of those that stand beside anything, or one of a person, a place?
-    `loss` learns this ratio from tagged sentences and their images without being told which entity is shown, if any
-    (multiple instances, noise-contrastive estimation). `weigh` adds to tag B-y of each word the logarithm of the ratio
+    where g and f read the image alone (is it one of those that stand beside anything, or one of a person, a place?)
+    and s the word: how often is such an entity shown at all? Countries and clubs are, novels are not. `loss` learns
+    this ratio from tagged sentences and their images without being told which entity is shown, if any (multiple
+    instances, noise-contrastive estimation). `weigh` adds to tag B-y of each word the logarithm of the ratio
     with an entity of type y there, the other entities being those that the text suggests, less its mean over the types
     that the text has in mind: the image speaks of the type of an entity, never of whether there is one. An image that
     another entity explains says little, and none takes more from a tag than its chance of being unrelated allows.
@@ -389,11 +390,12 @@ class EvidenceCollaboration(CollaborationModule):
                 "to IOB2 tags B-X, of which there are none. Give IOB2 labels, or take another collaboration."
             )
         # A dataset shows few images, often: they are learned by heart sooner than words are.
-        image_dropout = min(0.5, 5 * config.dropout)
+        image_dropout, word_dropout = min(0.5, 5 * config.dropout), min(0.5, 3 * config.dropout)
         self.image_dropout = nn.Dropout(image_dropout)
         self.hidden = nn.Sequential(nn.GELU(), nn.Dropout(image_dropout))
         self.image_types = nn.Linear(width, len(self.begins) + 1)  # f of each type, and g
-        self.unrelated = nn.Parameter(torch.zeros(1))  # logit of u
+        self.word_norm = nn.Sequential(nn.LayerNorm(width), nn.Dropout(word_dropout))
+        self.shown = nn.Linear(width, 1)  # logit of s
 
     def forward(self, word_states, word_mask, image_states, global_states, has_image, output_attentions=False):
         devices = [image_states.device] if image_states.is_cuda else []
@@ -411,6 +413,9 @@ class EvidenceCollaboration(CollaborationModule):
     def _read(self, projection: ImageProjection, states: torch.Tensor) -> torch.Tensor:
         return projection.linear(self.image_dropout(projection.norm(states).mean(dim=1)))
 
+    def _shown(self, word_states: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(self.shown(self.word_norm(word_states)).float())
+
     def text_only(self, word_states: torch.Tensor) -> Collaboration:
         return Collaboration(word_states=word_states, gates=word_states.new_zeros(word_states.shape[:2]))
 
@@ -418,19 +423,18 @@ class EvidenceCollaboration(CollaborationModule):
         """As in the base class. A gate is the probability that the word begins the entity that the image shows."""
         if fused.image_evidence is None:
             return logits, fused.gates
-        u = torch.sigmoid(self.unrelated)
-        ratios = fused.image_evidence.exp()
-        ratio, anything = ratios[:, None, :-1], ratios[:, -1:]  # (B, 1, T), (B, 1)
+        ratio, anything = fused.image_evidence.exp().tensor_split([len(self.begins)], dim=-1)  # (B, T), (B, 1)
+        shown = self._shown(fused.word_states)  # (B, W, 1)
+        as_shown, as_not = shown * ratio[:, None], (1 - shown) * anything[:, None]  # (B, W, T), (B, W, 1)
         posterior = F.softmax(logits.float(), dim=-1)[..., self.begins] * word_mask[..., None]  # (B, W, T)
 
         # Of the sentence's other entities: how many the text expects, and how well the image fits them. A grain of one
-        # that fits as an unrelated image does lets a sentence have none.
+        # that is not shown lets a sentence have none.
         grain = 0.01
-        count, shown = posterior.sum(-1), (posterior * ratio).sum(-1)  # (B, W): each word's expected share
+        count, fit = posterior.sum(-1), (posterior * (as_shown + as_not)).sum(-1)  # (B, W)
         others = (count.sum(1, keepdim=True) - count).clamp(min=0) + grain
-        others_shown = (shown.sum(1, keepdim=True) - shown).clamp(min=0) + grain * anything
-        there = (u * anything)[..., None] + (1 - u) * (others_shown[..., None] + ratio) / (others + 1)[..., None]
-        there = there.log()  # (B, W, T)
+        others_fit = (fit.sum(1, keepdim=True) - fit).clamp(min=0) + grain * anything
+        there = ((others_fit[..., None] + as_shown + as_not) / (others + 1)[..., None]).log()  # (B, W, T)
         types_in_mind = F.log_softmax(logits.float()[..., self.begins], dim=-1)
         bonus = there - torch.logsumexp(types_in_mind + there, dim=-1, keepdim=True)
         bonus = only_where(has_image, bonus * word_mask[..., None])
@@ -438,8 +442,7 @@ class EvidenceCollaboration(CollaborationModule):
         columns = dict(zip(self.begins, bonus.unbind(-1), strict=True))
         nothing = torch.zeros_like(bonus[..., 0])
         added = torch.stack([columns.get(tag, nothing) for tag in range(logits.shape[-1])], dim=-1)  # (B, W, K)
-        total = others + count
-        gates = (1 - u) * (shown / total) / (u * anything + (1 - u) * (others_shown + shown) / total)
+        gates = (posterior * as_shown).sum(-1) / (others_fit + fit)
         return logits + added.to(logits.dtype), only_where(has_image, gates)
 
     def loss(
@@ -458,14 +461,14 @@ class EvidenceCollaboration(CollaborationModule):
         """
         if image_ids is None:
             image_ids = torch.arange(1, len(labels) + 1, device=labels.device)
-        entities = torch.stack([(labels == tag).sum(dim=1) for tag in self.begins], dim=-1).float()  # (B, T)
-        number = entities.sum(dim=1, keepdim=True)  # (B, 1)
-        u = torch.sigmoid(self.unrelated)
-        ratio = fused.image_evidence.exp()  # (N, T + 1)
-        shown = entities @ ratio[:, :-1].T / number.clamp(min=1)  # (B, N)
-        logits = (u * ratio[:, -1] + (1 - u) * shown).log()
+        entities = torch.stack([labels == tag for tag in self.begins], dim=-1).float()  # (B, W, T)
+        number = entities.sum(dim=(1, 2))  # (B,)
+        shown = self._shown(fused.word_states.detach()) * entities  # (B, W, T)
+        shares = shown.sum(dim=1) / number.clamp(min=1)[:, None]  # (B, T)
+        shares = torch.cat([shares, 1 - shares.sum(dim=1, keepdim=True)], dim=-1)  # (B, T + 1): and of showing none
+        logits = (shares @ fused.image_evidence.exp().T).log()  # (B, N)
 
-        rows = has_image[:, None] & (number > 0)
+        rows = (has_image & (number > 0))[:, None]
         own = rows & torch.eye(len(labels), dtype=torch.bool, device=labels.device)
         others = rows & has_image & (image_ids[:, None] != image_ids)
 

@@ -33,6 +33,11 @@ ALIGNMENT = """
 The paper finds that sentence-level contrastive alignment "interferes" with tagging. Here its model is trained with one
 thing changed at a time ([`ablations.yaml`](ablations.yaml)); below, F1 less that of the same model without alignment.
 """
+CEILING = """
+F1 on test with pictures hidden; as the model reads them; when it is told the types of the entity on each picture
+(*types told*), and of each picture, too, whether it shows an entity of the sentence at all (*relation told*); and when
+every wrong type that a picture contradicts is put right (*all repaired*).
+"""
 LEVELS = {
     "nt_xent": "Sentence level, the paper's loss",
     "clip": "Sentence level, InfoNCE over pairs",
@@ -179,6 +184,29 @@ def examples(facts: dict[str, Any]) -> list[str]:
             for one in run["examples"]
         ),
     )
+
+
+def ceiling(facts: dict[str, Any]) -> list[str]:
+    """Of `ceiling.json`."""
+    lines = [CEILING.strip(), ""]
+    runs = facts["runs"]
+    models = dict.fromkeys(run["model"] for run in runs)
+    rows = []
+    for relation, way in dict.fromkeys((run["rows"], run["way"]) for run in runs):
+        here = [run for run in runs if (run["rows"], run["way"]) == (relation, way)]
+        less = [
+            100 * (run["f1"] - hidden["f1"])
+            for run in here
+            for hidden in runs
+            if (hidden["model"], hidden["rows"], hidden["way"]) == (run["model"], relation, "hidden")
+        ]
+        rows.append(
+            [f"{relation}: {way}", spread([run["f1"] for run in here]), f"{mean(less):+.2f}"]
+            + [f"{mean(run[kind] for run in here):.1f}" for kind in ("entities", "wrong", "repaired", "broken")]
+        )
+    header = ["rows: way", "F1", "less hidden", "entities", "wrong", "repaired", "broken"]
+    sentences = ", ".join(f"{number:,} {relation}" for relation, number in facts["sentences"].items())
+    return [*lines, f"Mean over {', '.join(models)}; sentences: {sentences}.", "", *table(header, rows)]
 
 
 def figures(sets: Sequence[dict[str, Any]]) -> list[str]:

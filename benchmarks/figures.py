@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 
 Curves = dict[str, list[tuple[float, float, float, float]]]  # x, y, and how far it may be below and above
 
-TEXT_ONLY, OURS = "text_crf", "evidence"
+OURS = "evidence"  # with images hidden it is, tag by tag, the text-only CRF of the same seed
 LEVELS = ("disjoint", "no_punctuation", "lower", "cut", "all")  # of poorer and poorer text
 CONTROLS = ("images hidden", "images shuffled")
+WAYS = {"own images": "test_f1_depicts", "images hidden": "test_text_only_f1_depicts"}
 
 
 def _scores(facts: dict[str, Any], system: str, name: str) -> list[float]:
@@ -22,10 +23,10 @@ def _scores(facts: dict[str, Any], system: str, name: str) -> list[float]:
 
 
 def gain(sets: Sequence[dict[str, Any]]) -> Curves:
-    """F1 with own images less that with images hidden and shuffled, against the F1 of text alone: depicts rows."""
+    """F1 with own images less that with images hidden and shuffled, against that with images hidden: depicts rows."""
     curves: Curves = {}
     for facts in sets:
-        text = _scores(facts, TEXT_ONLY, "test_f1_depicts")
+        text = _scores(facts, OURS, "test_text_only_f1_depicts")
         for pair in facts["comparisons"]:
             if facts["data"] in LEVELS and text and pair["system"] == OURS and "depicts" in pair["slices"]:
                 found, (low, high) = pair["slices"]["depicts"], pair["slices"]["depicts"]["interval"]
@@ -54,14 +55,14 @@ def reliability(sets: Sequence[dict[str, Any]]) -> Curves:
 
 
 def learning(sets: Sequence[dict[str, Any]]) -> Curves:
-    """F1 over all rows against the number of sentences of training, mean and standard deviation over seeds."""
+    """F1 against the number of sentences of training, depicts rows, mean and standard deviation over seeds."""
     curves: Curves = {}
     for facts in sets:
-        for system in (TEXT_ONLY, OURS) if facts["data"].startswith(LEVELS[0]) else ():
-            if scores := _scores(facts, system, "test_f1"):
+        for label, name in WAYS.items() if facts["data"].startswith(LEVELS[0]) else ():
+            if scores := _scores(facts, OURS, name):
                 around = statistics.stdev(scores) if len(scores) > 1 else 0
                 point = (facts["runs"][0]["train_samples"], statistics.fmean(scores), around, around)
-                curves.setdefault(system, []).append(point)
+                curves.setdefault(label, []).append(point)
     return {label: sorted(points) for label, points in curves.items() if len(points) > 1}
 
 
@@ -71,9 +72,9 @@ FIGURES: dict[str, tuple[str, Callable[[Sequence[dict[str, Any]]], Curves]]] = {
     "learning": ("Learning curve", learning),
 }
 AXES = {
-    "gain": ("F1 of the text-only CRF, depicts rows", "F1 with own images, less"),
+    "gain": ("F1 with images hidden, depicts rows", "F1 with own images, less"),
     "reliability": ("score of an entity", "share of right entities"),
-    "learning": ("sentences of training", "F1, all rows"),
+    "learning": ("sentences of training", "F1, depicts rows"),
 }
 
 

@@ -42,12 +42,12 @@ def test_curves_are_those_of_the_runs():
     calibrated = {"counts": [1, 3], "confidence": [0.25, 0.75], "precision": [0.0, 1.0]}
     half = {"counts": [1, 0], "confidence": [0.35, 0.0], "precision": [1.0, 0.0]}
     runs = [
-        {"system": "evidence", "scores": {"test_f1": f1}, "train_samples": 50, "calibration": found}
+        {"system": "evidence", "scores": {"test_f1_depicts": f1}, "train_samples": 50, "calibration": found}
         for f1, found in ((0.5, calibrated), (0.75, half))
     ]
     sets = [{"data": "disjoint", "runs": runs, "comparisons": []}]
     assert reliability(sets)["evidence"] == [(pytest.approx(0.3), 0.5, 0, 0), (0.75, 1.0, 0, 0)]
     sets.append({"data": "disjoint_20", "runs": [runs[0] | {"train_samples": 20}], "comparisons": []})
-    low, high = learning(sets)["evidence"]
+    low, high = learning(sets)["own images"]
     assert low == (20, 0.5, 0, 0)
     assert high[:2] == (50, 0.625) and high[2] == pytest.approx(0.125 * 2**0.5)

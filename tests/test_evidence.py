@@ -45,17 +45,20 @@ def test_evidence_is_the_mixtures_log_ratio_between_types():
     has_image = torch.tensor([True, True, False])
     with torch.no_grad():
         found, gates = module.weigh(logits, fused, mask, has_image)
-        u = torch.sigmoid(module.unrelated).item()
+        shown = torch.sigmoid(module.shown(module.word_norm(fused.word_states))).squeeze(-1)
         expected = logits.clone()
         for row in (0, 1):
             words = range(int(mask[row].sum()))
             posterior = logits[row].softmax(-1)
-            ratio = {(word, kind): fits(fused, row, kind) for word in words for kind in (0, 1)}
             g = anything(fused, row)
+            ratio = {
+                (word, kind): s * fits(fused, row, kind) + (1 - s) * g
+                for word, s in zip(words, shown[row].tolist(), strict=False)
+                for kind in (0, 1)
+            }
 
-            def mixture(entities, g=g):  # [(expected number, ratio)], and the grain that fits as an unrelated image
-                number = 0.01 + sum(n for n, _ in entities)
-                return u * g + (1 - u) * (0.01 * g + sum(n * r for n, r in entities)) / number
+            def mixture(entities, g=g):  # [(expected number, ratio)], and the grain that is not shown
+                return (0.01 * g + sum(n * r for n, r in entities)) / (0.01 + sum(n for n, _ in entities))
 
             for word in words:
                 others = [
@@ -84,14 +87,19 @@ def test_loss_tells_own_images_from_others():
     fused.image_evidence[2] = fused.image_evidence[0]  # rows 0 and 2 show one image
     ids, has_image = torch.tensor([7, 8, 7, 0]), torch.tensor([True, True, True, False])
     labels = torch.tensor([[PER, 2, 0, LOC], [0, LOC, 0, -100], [0, 0, 0, 0], [PER, 0, 0, 0]])
-    u, own, others = torch.sigmoid(module.unrelated).item(), [], []
+    own, others = [], []
     with torch.no_grad():
         found = module.loss(fused, labels, has_image, ids)
+        shown = torch.sigmoid(module.shown(module.word_norm(fused.word_states))).squeeze(-1).tolist()
         for row in (0, 1):  # row 2 has no entity, row 3 no image
-            entities = [(PER, LOC).index(tag) for tag in labels[row].tolist() if tag in (PER, LOC)]
+            entities = [
+                (s, (PER, LOC).index(tag))
+                for s, tag in zip(shown[row], labels[row].tolist(), strict=True)
+                if tag in (PER, LOC)
+            ]
             for image in (0, 1, 2):
-                ratio = u * anything(fused, image) + (1 - u) * sum(
-                    fits(fused, image, kind) for kind in entities
+                ratio = sum(
+                    (1 - s) * anything(fused, image) + s * fits(fused, image, kind) for s, kind in entities
                 ) / len(entities)
                 if image == row:
                     own.append(-math.log(ratio / (1 + ratio)))
@@ -108,7 +116,7 @@ def test_the_text_is_trained_as_it_would_be_without_images():
     towers = dict(model.model.text_model.named_parameters()) | dict(model.classifier.named_parameters())
     assert all(parameter.grad is None or not parameter.grad.any() for parameter in towers.values())
     reading = [name for name, value in model.model.collaboration.named_parameters() if value.grad.any()]
-    assert {"unrelated", "image_types.weight", "image_projection.linear.weight"} <= set(reading)
+    assert {"shown.weight", "image_types.weight", "image_projection.linear.weight"} <= set(reading)
 
 
 def test_a_run_has_the_text_model_of_a_run_without_images(tmp_path):
@@ -144,8 +152,8 @@ def test_the_learned_ratio_is_the_ratio_of_densities():
         optimizer.step()
     with torch.no_grad():
         fused = module(words[:2], has_image[:2], pictures, None, has_image[:2])
-        ratio, u = fused.image_evidence.exp(), torch.sigmoid(module.unrelated)
-        learned = (u * ratio[:, 2:] + (1 - u) * ratio[:, :2]).log().T  # type, image
+        ratio, s = fused.image_evidence.exp(), torch.sigmoid(module.shown(module.word_norm(words[0, 0])))
+        learned = ((1 - s) * ratio[:, 2:] + s * ratio[:, :2]).log().T  # type, image
     marginal = given_type.mean(0)
     assert torch.allclose(learned, (given_type / marginal).log(), atol=0.15)
 
@@ -174,6 +182,27 @@ def test_types_of_images_are_learned_without_being_told_which_entity_is_shown():
         types = module(torch.zeros(2, 1, words.shape[-1]), yes, centres[:, None], None, yes).image_evidence[:, :2]
     difference = types[:, 0] - types[:, 1]
     assert difference[0] > 1 > -1 > difference[1]
+
+
+def test_what_is_shown_is_told_by_its_word():
+    """Beside one word the image is that of the type, beside the other any: s is high for the first alone."""
+    torch.manual_seed(0)
+    module = EvidenceCollaboration(tiny_config(labels=LABELS, collaboration="evidence", dropout=0.0)).train()
+    width = module.image_projection.linear.in_features
+    pictures, words = torch.randn(2, width), torch.randn(2, module.shown.in_features)
+    optimizer = torch.optim.Adam(module.parameters(), 1e-2)
+    has_image = torch.ones(64, dtype=torch.bool)
+    for _ in range(150):
+        kinds, word = torch.randint(2, (2, 64))
+        images = torch.where(word == 0, kinds, torch.randint(2, (64,)))
+        fused = module(words[word][:, None], has_image, pictures[images][:, None], None, has_image)
+        loss = module.loss(fused, torch.tensor([PER, LOC])[kinds][:, None], has_image, None)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        often, seldom = torch.sigmoid(module.shown(module.word_norm(words))).squeeze(-1).tolist()
+    assert often > 0.8 > 0.3 > seldom
 
 
 def test_labels_without_entities_are_refused():
