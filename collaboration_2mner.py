@@ -362,13 +362,13 @@ class EvidenceCollaboration(CollaborationModule):
     where g and f read the image alone (is it one of those that stand beside anything, or one of a person, a place?)
     and s the word: how often is such an entity shown at all? Countries and clubs are, novels are not. `loss` learns
     this ratio from tagged sentences and their images without being told which entity is shown, if any (multiple
-    instances, noise-contrastive estimation). `weigh` adds to tag B-y of each word the logarithm of the ratio
-    with an entity of type y there, the other entities being those that the text suggests, less its mean over the types
-    that the text has in mind: the image speaks of the type of an entity, never of whether there is one. An image that
+    instances, noise-contrastive estimation). `weigh` adds to tag B-y of each word the logarithm of the ratio with an
+    entity of type y there, the other entities being those that the text suggests, less its mean over the types that
+    the text has in mind: the image speaks of the type of an entity, never of whether there is one. An image that
     another entity explains says little, and none takes more from a tag than its chance of being unrelated allows.
 
-    Whether an image fits a word in more than the type (a jersey beside "plays for") is not asked: learned from some
-    thousands of pairs, it told own images from others worse on unseen entities than the type alone.
+    Whether an image fits a word in more than the type (a jersey beside "plays for") is not asked: a ratio with such a
+    term, learned from some thousands of pairs, told own images from others worse on unseen entities.
 
     The text model gets no gradient from the image, and no random number: with one seed it is, to the last bit on a
     CPU, the one that is trained without (its gradient is clipped for itself, too, by `TwoMNERTrainer`). The evidence
@@ -423,7 +423,8 @@ class EvidenceCollaboration(CollaborationModule):
         """As in the base class. A gate is the probability that the word begins the entity that the image shows."""
         if fused.image_evidence is None:
             return logits, fused.gates
-        ratio, anything = fused.image_evidence.exp().tensor_split([len(self.begins)], dim=-1)  # (B, T), (B, 1)
+        ratios = fused.image_evidence.exp()
+        ratio, anything = ratios[:, :-1], ratios[:, -1:]  # (B, T), (B, 1)
         shown = self._shown(fused.word_states)  # (B, W, 1)
         as_shown, as_not = shown * ratio[:, None], (1 - shown) * anything[:, None]  # (B, W, T), (B, W, 1)
         posterior = F.softmax(logits.float(), dim=-1)[..., self.begins] * word_mask[..., None]  # (B, W, T)
