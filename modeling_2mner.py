@@ -181,7 +181,7 @@ class TwoMNERPreTrainedModel(PreTrainedModel):
         if isinstance(module, nn.Linear) and module is not getattr(self, "classifier", None):
             # Several new layers in a row: each must keep the scale of its input, whatever the towers' widths.
             init.xavier_uniform_(module.weight)
-            if module in (getattr(base.collaboration, name, None) for name in ("update", "shown")):
+            if module in (getattr(base.collaboration, name, None) for name in ("update", "shown", "image_types")):
                 init.normal_(module.weight, std=self.config.initializer_range)  # starts close to the text model
         elif isinstance(module, CrossAttentionCollaboration) and module.global_projection is not None:
             init.normal_(module.none_key)
