@@ -14,7 +14,8 @@ build wiki_mmner --provider own --image_index images.tsv --unseen both --splits 
 seeds 0 to 3 the one whose test split depends least on a single entity); `all`, `lower`, `cut` and
 `no_punctuation`, poorer copies of `disjoint` (`python benchmarks/poorer.py`), trained on and tested on.
 *depicts*, *unrelated* and *none* are sentences with a picture of an entity that they name, with another
-picture, and with none.""".replace("\n", " ")
+picture, and with none. With images hidden, `evidence` gives, tag by tag, what `text_crf` gives with the same seed:
+where a set has no row of `text_crf`, that column stands for it.""".replace("\n", " ")
 NOT_SHOWN = """
 ### What is not shown
 

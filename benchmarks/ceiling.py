@@ -1,11 +1,11 @@
 """
 How much could pictures bring at all? What an evidence model gains on test when told what its pictures show.
 
-    python benchmarks/ceiling.py DATASET IMAGES_TSV MODEL [MODEL ...]
+    python benchmarks/ceiling.py DATASET IMAGES_TSV RUN [RUN ...]
 
-Each MODEL is a folder that a run with ``collaboration: evidence`` left behind; IMAGES_TSV says of each picture the
-types of the entity on it (columns ``file`` and ``types``), DATASET has the columns ``image_name`` and
-``image_relation``. Entity F1 on test rows that have a picture, five ways:
+Each RUN is a folder that `run_mmner.py` left behind, with ``collaboration: evidence`` and predictions of test;
+IMAGES_TSV says of each picture the types of the entity on it (columns ``file`` and ``types``), DATASET has the columns
+``image_name`` and ``image_relation``. Entity F1 on those of the predicted sentences that have a picture, five ways:
 
 - "hidden": the text alone.
 - "own": the model's own reading of its pictures.
@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Image, load_dataset
+from datasets import load_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -50,11 +50,9 @@ GRAIN = 0.5  # added to each count: what was never seen is rare, not impossible
 CERTAIN = 12.0  # logit of a share that is all but 1
 
 
-def rows_of(dataset: str, split: str, most: int | None = None) -> list[dict[str, Any]]:
-    """The rows of a split that have a picture (of the first `most`), tags by name, pictures as the files hold them."""
-    rows = load_dataset(dataset)[split].cast_column("image", Image(decode=False))
-    if most is not None:
-        rows = rows.take(min(most, len(rows)))
+def rows_of(dataset: str, split: str) -> list[dict[str, Any]]:
+    """The rows of a split that have a picture, tags by name, without the picture."""
+    rows = load_dataset(dataset)[split].remove_columns("image")
     names = rows.features["ner_tags"].feature.names
     return [row | {"tags": [names[tag] for tag in row["ner_tags"]]} for row in rows if row["image_name"]]
 
@@ -98,7 +96,9 @@ def repaired(row: dict[str, Any], tags: list[str], kind: str) -> list[str]:
 def predictions(
     folder: str, rows: list[dict[str, Any]], training: list[dict[str, Any]], kinds: dict[str, str]
 ) -> dict[str, list[list[str]]]:
-    """The tags of each sentence, each of `WAYS`."""
+    """The tags of each sentence, each of `WAYS`; the first two as the run wrote them."""
+    with Path(folder, "predictions_test.jsonl").open(encoding="utf-8") as file:
+        predicted = {line["id"]: line for line in map(json.loads, file)}
     model = TwoMNERForTokenClassification.from_pretrained(folder).eval()
     processor = TwoMNERProcessor.from_pretrained(folder)
     collaboration, labels = model.model.collaboration, list(model.config.labels)
@@ -108,33 +108,33 @@ def predictions(
     found: dict[str, list[list[str]]] = {way: [] for way in WAYS}
     for first in range(0, len(rows), BATCH):
         batch = rows[first : first + BATCH]
-        pictures = [processor.open_image(row["image"]["bytes"] or row["image"]["path"]) for row in batch]
-        own = model(**processor(text=[row["tokens"] for row in batch], images=pictures))
         text = processor(text=[row["tokens"] for row in batch])
-        hidden, words = model(**text), model.model(**text).word_states
+        words = model.model(**text).word_states
+        logits = model.classifier(words)
         mask = text["word_starts"] >= 0
         evidence = torch.stack([told[kinds[row["image_name"]]] for row in batch])
         depicts = torch.tensor([row["image_relation"] == "depicts" for row in batch])
 
         fused = Collaboration(word_states=words, image_evidence=evidence)
-        by_type, _ = collaboration.weigh(hidden.logits, fused, mask, torch.ones_like(depicts))
+        by_type, _ = collaboration.weigh(logits, fused, mask, torch.ones_like(depicts))
         collaboration.shown.weight.zero_()
         collaboration.shown.bias.fill_(CERTAIN)
-        by_relation, _ = collaboration.weigh(hidden.logits, fused, mask, depicts)
+        by_relation, _ = collaboration.weigh(logits, fused, mask, depicts)
         collaboration.shown.weight.copy_(learned[0])
         collaboration.shown.bias.copy_(learned[1])
         ways = {
-            "hidden": hidden.predictions,
-            "own": own.predictions,
             "types told": model.crf.decode(by_type, mask),
             "relation told": model.crf.decode(by_relation, mask),
         }
         for way, decoded in ways.items():
             for row, tags in zip(batch, decoded.tolist(), strict=True):
                 found[way].append([labels[tag] for tag in tags[: len(row["tokens"])]])
-        for row, tags in zip(batch, found["hidden"][first:], strict=True):
+        for row in batch:
+            hidden = predicted[row["id"]]["text_only_tags"]
             shown = kinds[row["image_name"]] if row["image_relation"] == "depicts" else ""
-            found["all repaired"].append(repaired(row, tags, shown))
+            found["hidden"].append(hidden)
+            found["own"].append(predicted[row["id"]]["predicted_tags"])
+            found["all repaired"].append(repaired(row, hidden, shown))
     return found
 
 
@@ -143,20 +143,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.strip().split("\n")[0])
     parser.add_argument("dataset")
     parser.add_argument("images_tsv", type=Path)
-    parser.add_argument("models", nargs="+")
-    parser.add_argument("--rows", type=int, help="test rows read at most, the first; default: all")
+    parser.add_argument("runs", nargs="+")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "ceiling.json")
     arguments = parser.parse_args()
     with arguments.images_tsv.open(encoding="utf-8", newline="") as file:
         kinds = {line["file"]: line["types"] for line in csv.DictReader(file, delimiter="\t")}
     training = rows_of(arguments.dataset, "train")
-    rows = rows_of(arguments.dataset, "test", arguments.rows)
+    with Path(arguments.runs[0], "predictions_test.jsonl").open(encoding="utf-8") as file:
+        predicted = {json.loads(line)["id"] for line in file}
+    rows = [row for row in rows_of(arguments.dataset, "test") if row["id"] in predicted]
     parts = {
         relation: [place for place, row in enumerate(rows) if row["image_relation"] == relation]
         for relation in ("depicts", "unrelated")
     }
     runs = []
-    for folder in arguments.models:
+    for folder in arguments.runs:
         found = predictions(folder, rows, training, kinds)
         for relation, places in parts.items():
             gold = [rows[place]["tags"] for place in places]
