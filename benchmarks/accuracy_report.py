@@ -109,16 +109,19 @@ def crosslingual(sets: list[dict[str, Any]]) -> list[str]:
 
 
 def alignment_in_words(facts: dict[str, Any]) -> list[str]:
-    """What each alignment changes against the same model without one, in sentences."""
+    """What each alignment changes against the same model without one, and what images change in each, in sentences."""
     lines = []
-    for pair in facts["comparisons"]:
-        if pair["against"] != "paper_unaligned":
+    for pair in sorted(facts["comparisons"], key=lambda pair: pair["against"] != "paper_unaligned"):
+        if pair["against"] not in ("paper_unaligned", "images hidden"):
             continue
         parts = [
             f"{name} {100 * found['difference']:+.2f} (p = {found['p']:.3f})"
             for name, found in pair["slices"].items()
             if name in ("all", "depicts", "unrelated")
         ]
+        if pair["against"] == "images hidden":
+            lines.append(f"- `{pair['system']}` with its images against images hidden: {', '.join(parts)}.")
+            continue
         options = facts["systems"][pair["system"]]
         kind = options["alignment"]
         what = f"{LEVELS[kind]} (`{kind}`, weight {options['alignment_weight']})"
@@ -170,6 +173,8 @@ def set_tables(facts: dict[str, Any]) -> list[str]:
     seeing = [system for system in systems if any(r.get("images") for r in here if r["system"] == system)]
     if seeing:
         kinds = ("entities", "wrong", "repaired", "broken")
+        known = next(run["images"] for run in here if run.get("images"))
+        shown = [part for part in REPAIRED if part in known] or ["all"]
         lines += [
             "",
             "Entities (mean over seeds): of the sentences, wrong with images hidden, of these repaired by their "
@@ -177,19 +182,19 @@ def set_tables(facts: dict[str, Any]) -> list[str]:
             "",
         ]
         lines += table(
-            ["system", *(f"{part}: {kind}" for part in REPAIRED for kind in kinds)],
+            ["system", *(f"{part}: {kind}" for part in shown for kind in kinds)],
             (
                 [system]
                 + [
                     f"{mean(r['images'][part][kind] for r in here if r['system'] == system):.1f}"
-                    for part in REPAIRED
+                    for part in shown
                     for kind in kinds
                 ]
                 for system in seeing
             ),
         )
-    lines += ["", "Mistakes on depicts rows (mean over seeds) and calibration over all:", ""]
     part = "depicts" if "depicts" in here[0]["mistakes"] else "all"
+    lines += ["", f"Mistakes on {part} rows (mean over seeds) and calibration over all:", ""]
     kinds = list(here[0]["mistakes"][part])
     lines += table(
         ["system", *kinds, "expected calibration error"],
