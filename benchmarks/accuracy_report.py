@@ -115,7 +115,7 @@ def alignment_in_words(facts: dict[str, Any]) -> list[str]:
         if pair["against"] not in ("paper_unaligned", "images hidden"):
             continue
         parts = [
-            f"{name} {100 * found['difference']:+.2f} (p = {found['p']:.3f})"
+            f"{name} {100 * found['difference']:+.2f} (p {chance(found['p'])})"
             for name, found in pair["slices"].items()
             if name in ("all", "depicts", "unrelated")
         ]
@@ -282,4 +282,9 @@ def difference(found: dict[str, Any] | None) -> str:
     low, high = found["interval"]
     text = f"{100 * found['difference']:+.2f}"
     text = f"**{text}**" if found["p"] < 0.05 else text
-    return f"{text} ({100 * low:+.2f} to {100 * high:+.2f}), {found['p']:.3f}"
+    return f"{text} ({100 * low:+.2f} to {100 * high:+.2f}), p {chance(found['p'])}"
+
+
+def chance(p: float) -> str:
+    """A p-value to three places."""
+    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
