@@ -63,16 +63,15 @@ def crf(facts: dict[str, Any]) -> list[str]:
 
 def training(facts: dict[str, Any]) -> list[str]:
     """Of `training.json`."""
-    lines = [
-        f"Towers {' and '.join(facts['towers'])}, batches of {facts['batch']}, {facts['rounds']} rounds. The share of "
-        f"padding in a batch is {100 * facts['padding']:.1f} %.",
-        "",
-    ]
-    lines += table(
-        ["step", "samples a second", "speed, of the bare encoders'"],
-        ([name, found["samples_per_second"], ratio(found["speed_of_bare"])] for name, found in facts["steps"].items()),
-    )
-    lines += ["", "What the switches of a recipe are worth on a whole text step:", ""]
+    lines = [f"Towers {' and '.join(facts['towers'])}, {facts['rounds']} rounds."]
+    for size, ways in facts["steps"].items():
+        share = 100 * facts["padding"][size]
+        lines += ["", f"Batches of {size}, {share:.1f} % of whose pieces are padding:", ""]
+        lines += table(
+            ["step", "samples a second", "speed, of the bare encoders'"],
+            ([name, found["samples_per_second"], ratio(found["speed_of_bare"])] for name, found in ways.items()),
+        )
+    lines += ["", f"What the switches of a recipe are worth on a whole text step, batches of {facts['batch']}:", ""]
     lines += table(["switches", "speed, of the first"], ([n, ratio(found)] for n, found in facts["switches"].items()))
     lines += [
         "",

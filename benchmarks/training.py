@@ -3,12 +3,14 @@ What a training step costs beside its encoders, and what the switches of a recip
 
     python benchmarks/training.py --text_model FOLDER --vision_model FOLDER --dataset FOLDER
 
-All ways take the same sentences, batch by batch, turn and turn about in one process. "bare" is the limit: forward and
-backward of the text tower (and forward of the frozen image tower over the distinct pictures) on tensors that lie
-ready, "bare_optimizer" with the optimizer's step. "whole" is everything a run does for a batch: sentences to tensors,
+All ways take the same sentences, batch by batch, in one process and in an order drawn anew for each batch (a step is
+slower or faster by what ran before it). "bare" is the limit: forward and backward of the text tower (and forward of
+the frozen image tower over the distinct pictures) on tensors that lie ready, "bare_optimizer" with the optimizer's
+step. "whole" is everything a run does for a batch: sentences to tensors,
 pictures opened and resized, forward, backward, clipping, optimizer. "text" has no pictures, "pixels" has them, "store"
-has the frozen tower's vectors from a store. The switches are tried on the whole text step. Peak memory is that of a
-process of its own, beyond what it had with model and optimizer in place, over the batches of one round.
+has the frozen tower's vectors from a store. The switches are tried on the whole text step, in batches of the first
+size. Peak memory is that of a process of its own, beyond what it had with model and optimizer in place, over the
+batches of one round.
 
 Without towers and a set: tiny towers and the synthetic probe. Writes ``benchmarks/results/training.json``.
 """
@@ -16,6 +18,7 @@ Without towers and a set: tiny towers and the synthetic probe. Writes ``benchmar
 import argparse
 import json
 import logging
+import random
 import statistics
 import subprocess
 import sys
@@ -89,8 +92,8 @@ def interleaved(
     """Seconds of each way and round, the same batch for all ways of a round; two rounds before do not count."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(rounds + 2):
-        for name, step in steps.items():
-            took = step(batches[number % len(batches)])
+        for name in random.Random(number).sample(sorted(steps), len(steps)):
+            took = steps[name](batches[number % len(batches)])
             if number >= 2:
                 seconds[name].append(took)
     return seconds
@@ -108,6 +111,30 @@ def padding(turn: Turn, batches: Sequence[Sequence[int]]) -> float:
     return 1 - sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
 
 
+def compared(turns: dict[str, Turn], batches: Sequence[Sequence[int]], rounds: int) -> dict[str, dict[str, object]]:
+    """The samples a second of each way, and its speed by that of its bare encoders."""
+    ways = {
+        f"{name}: {'bare_optimizer' if optimizer else 'bare'}": Bare(turns[name], name == "pixels", optimizer)
+        for name in ("text", "pixels")
+        for optimizer in (False, True)
+    }
+    for way in ways.values():
+        for rows in batches[: rounds + 2]:
+            way.prepare(rows)
+    steps = {name: way.step for name, way in ways.items()}
+    steps |= {f"{name}: whole": turn.whole for name, turn in turns.items()}
+    seconds = interleaved(steps, batches, rounds)
+    found = {}
+    for name, taken in seconds.items():
+        limit = seconds["pixels: bare" if name.startswith("pixels") else "text: bare"]
+        found[name] = {
+            "samples_per_second": round(len(batches[0]) / statistics.median(taken), 1),
+            "speed_of_bare": quartiles([base / whole for base, whole in zip(limit, taken, strict=True)]),
+        }
+        print(len(batches[0]), name, found[name], flush=True)
+    return found
+
+
 def peak(arguments: argparse.Namespace, way: str) -> dict[str, float]:
     """What a process of its own says of `way`; see `own_peak`."""
     command = [sys.executable, __file__, *given(arguments), "--peak_of", way]
@@ -122,7 +149,7 @@ def own_peak(arguments: argparse.Namespace, way: str) -> dict[str, float]:
         if kind == "contrastive":
             argv += ["--alignment", "clip", "--freeze_vision_model", "none"]
         turn = Turn([*argv, *(TEXT_ONLY if "text" in kind else [])], Path(folder))
-        size = 4 * arguments.batch if kind == "contrastive" else arguments.batch
+        size = arguments.batch * (4 if kind == "contrastive" else 1)
         batches = batches_of(turn, size)[: arguments.rounds]
         turn.model.model.encoder_chunk_size = int(chunk) if chunk else None
         if kind.startswith("bare"):
@@ -145,8 +172,9 @@ def own_peak(arguments: argparse.Namespace, way: str) -> dict[str, float]:
 
 def given(arguments: argparse.Namespace) -> list[str]:
     """The command line again."""
-    names = ("text_model", "vision_model", "dataset", "sentences", "rounds", "batch")
-    return [word for name in names for word in (f"--{name}", str(getattr(arguments, name)))]
+    names = ("text_model", "vision_model", "dataset", "sentences", "rounds")
+    words = [word for name in names for word in (f"--{name}", str(getattr(arguments, name)))]
+    return [*words, "--batches", *map(str, arguments.batches)]
 
 
 def main() -> None:
@@ -155,13 +183,14 @@ def main() -> None:
     parser.add_argument("--text_model", default="tiny")
     parser.add_argument("--vision_model", default="tiny")
     parser.add_argument("--dataset", default="probe")
-    parser.add_argument("--sentences", type=int, default=640, help="of which batches are made")
+    parser.add_argument("--sentences", type=int, default=960, help="of which batches are made")
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--batches", type=int, nargs="+", default=[16, 32], help="sentences in a batch")
     parser.add_argument("--compile", action="store_true", help="try torch.compile too: minutes of compiling")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "training.json")
     parser.add_argument("--peak_of", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    arguments.batch = arguments.batches[0]  # of all but the table of steps
     logging.basicConfig(level=logging.WARNING)
     if arguments.peak_of:
         print(json.dumps(own_peak(arguments, arguments.peak_of)))
@@ -172,36 +201,19 @@ def main() -> None:
         scratch = Path(folder)
         argv = recipe_argv(arguments, scratch)
         text, pixels = Turn([*argv, *TEXT_ONLY], scratch), Turn(argv, scratch)
-        store = Turn(argv, scratch, store=True)
-        bare = {
-            "text: bare": Bare(text, images=False, optimizer=False),
-            "text: bare_optimizer": Bare(text, images=False, optimizer=True),
-            "pixels: bare": Bare(pixels, images=True, optimizer=False),
-            "pixels: bare_optimizer": Bare(pixels, images=True, optimizer=True),
-        }
-        batches = batches_of(pixels, arguments.batch)
-        for way in bare.values():
-            for rows in batches[: arguments.rounds + 2]:
-                way.prepare(rows)
-        steps = {name: way.step for name, way in bare.items()}
-        steps |= {"text: whole": text.whole, "pixels: whole": pixels.whole, "store: whole": store.whole}
-        seconds = interleaved(steps, batches, arguments.rounds)
-        facts["steps"] = {}
-        for name, taken in seconds.items():
-            limits = {"text": "text: bare", "pixels": "pixels: bare", "store": "text: bare"}
-            limit = seconds[limits[name.partition(":")[0]]]
-            facts["steps"][name] = {
-                "samples_per_second": round(arguments.batch / statistics.median(taken), 1),
-                "speed_of_bare": quartiles([base / whole for base, whole in zip(limit, taken, strict=True)]),
-            }
-            print(name, facts["steps"][name], flush=True)
-        facts["padding"] = round(padding(text, batches), 4)
+        turns = {"text": text, "pixels": pixels, "store": Turn(argv, scratch, store=True)}
+        facts["steps"], facts["padding"] = {}, {}
+        for size in arguments.batches:
+            batches = batches_of(pixels, size)
+            facts["steps"][size] = compared(turns, batches, arguments.rounds)
+            facts["padding"][size] = round(padding(text, batches), 4)
         print("padding", facts["padding"])
 
         switches = dict(SWITCHES)
         if arguments.compile:
             switches["bfloat16, compiled"] = ["--bf16", "true", "--torch_compile", "true"]
         turns = {name: Turn([*argv, *TEXT_ONLY, *options], scratch) for name, options in switches.items()}
+        batches = batches_of(pixels, arguments.batches[0])
         seconds = interleaved({name: turn.whole for name, turn in turns.items()}, batches, arguments.rounds)
         first = next(iter(SWITCHES))
         facts["switches"] = {
