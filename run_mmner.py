@@ -119,6 +119,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
                 shuffle_buffer=data_args.shuffle_buffer,
                 max_length=data_args.max_length,
                 mention_dropout=data_args.mention_dropout,
+                text_augmentation=data_args.text_augmentation,
                 seed=seed,
             )
             continue
@@ -134,6 +135,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             # Scored as the pipeline will read them: by the windows that the text tower allows.
             max_length=data_args.max_length if split == "train" else None,
             mention_dropout=data_args.mention_dropout,
+            text_augmentation=data_args.text_augmentation,
             seed=seed,
         )
 

@@ -14,7 +14,6 @@ import json
 import random
 import shutil
 import sys
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,22 +23,11 @@ import datasets
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from mmner import augmentation  # noqa: E402
 from mmner.entity_f1 import find_entities  # noqa: E402
 
 AROUND = 2  # words on either side of the entity of a cut
 Row = tuple[list[str], list[str]]  # tokens, IOB2 tags
-
-
-def lower(tokens: list[str], tags: list[str], shown: Sequence[str], rng: random.Random) -> Row:
-    """All letters in lower case."""
-    return [token.lower() for token in tokens], tags
-
-
-def no_punctuation(tokens: list[str], tags: list[str], shown: Sequence[str], rng: random.Random) -> Row:
-    """Without the words outside of entities that are nothing but punctuation; a row of these alone stays."""
-    kept = [i for i, token in enumerate(tokens) if tags[i] != "O" or not all(map(_is_punctuation, token))]
-    kept = kept or list(range(len(tokens)))
-    return [tokens[i] for i in kept], [tags[i] for i in kept]
 
 
 def cut(tokens: list[str], tags: list[str], shown: Sequence[str], rng: random.Random) -> Row:
@@ -58,16 +46,22 @@ def cut(tokens: list[str], tags: list[str], shown: Sequence[str], rng: random.Ra
     return tokens[window], tags
 
 
+def lower(tokens: list[str], tags: list[str], shown: Sequence[str], rng: random.Random) -> Row:
+    """All letters in lower case."""
+    return augmentation.lower(tokens, tags)
+
+
+def no_punctuation(tokens: list[str], tags: list[str], shown: Sequence[str], rng: random.Random) -> Row:
+    """Without punctuation outside of entities."""
+    return augmentation.no_punctuation(tokens, tags)
+
+
 WAYS = {
     "lower": (lower,),
     "no_punctuation": (no_punctuation,),
     "cut": (cut,),
     "all": (no_punctuation, cut, lower),
 }
-
-
-def _is_punctuation(character: str) -> bool:
-    return unicodedata.category(character)[0] in "PS"
 
 
 def poorer(row: dict[str, Any], names: dict[str, list[str]], labels: list[str], way: str) -> dict[str, Any]:

@@ -127,6 +127,9 @@ class DataArguments:
     mention_dropout: float = _option(
         0.0, "In training, the probability of hiding an entity's words where there is an image to tell its type."
     )
+    text_augmentation: float = _option(
+        0.0, "In training, the probability of reading a sentence in lower case, in capitals or without punctuation."
+    )
     train_languages: str | None = _option(
         None, "Train on the rows of these languages alone (en,de); dev and test keep theirs: what is carried over?"
     )

@@ -19,6 +19,7 @@ import dataset_script
 from dataset_script import probe
 from dataset_script.parquet import attach_report, is_parquet
 from mmner.arguments import DataArguments
+from mmner.augmentation import augmented, without_mentions
 from mmner.entity_f1 import entity_scores, groups_of
 from mmner.shards import ParquetShards, find_shards
 from processing_2mner import TwoMNERProcessor, Window
@@ -216,7 +217,9 @@ class WindowedSentences(torch.utils.data.Dataset):
         mention_dropout: in training, the probability that the words of an entity are hidden behind the tokenizer's
             mask in a row with an image: the sentence around it and the image are left to tell its type. The rows are
             the same for a model that reads no image, so that it remains a fair baseline.
-        seed: of the shuffled images and the hidden mentions.
+        text_augmentation: in training, the probability that a sentence is read as it could have been typed in a post:
+            in lower case, in capitals or without punctuation. One that would no longer fit its window stays as it is.
+        seed: of the shuffled images, the hidden mentions and the augmented sentences.
 
     Raises:
         ValueError: tags that the model does not know or that are not IOB2, no two different images to shuffle, or
@@ -235,6 +238,7 @@ class WindowedSentences(torch.utils.data.Dataset):
         max_length: int | None = None,
         captions: bool = False,
         mention_dropout: float = 0.0,
+        text_augmentation: float = 0.0,
         seed: int = 0,
     ):
         names = label_names(rows)
@@ -260,8 +264,10 @@ class WindowedSentences(torch.utils.data.Dataset):
         """The pieces of each window, special tokens excluded."""
         self._cut(processor, training, stride, max_length)
 
-        if not 0 <= mention_dropout <= 1:
-            raise ValueError(f"`mention_dropout` is {mention_dropout}; expected a probability between 0 and 1.")
+        for name, value in (("mention_dropout", mention_dropout), ("text_augmentation", text_augmentation)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"`{name}` is {value}; expected a probability between 0 and 1.")
+        self.text_augmentation = text_augmentation if training else 0.0
         self.mention_dropout = mention_dropout if training else 0.0
         self._mask = processor.tokenizer.mask_token if self.mention_dropout else None
         if self.mention_dropout and self._mask is None:
@@ -291,6 +297,7 @@ class WindowedSentences(torch.utils.data.Dataset):
     def _cut(self, processor: TwoMNERProcessor, training: bool, stride: int | None, max_length: int | None) -> None:
         specials = processor.max_length - processor.max_pieces
         budget = processor.max_pieces if max_length is None else max_length - specials
+        self._processor, self._budget = processor, budget
         found = []
         for row, (words, tags) in enumerate(zip(self.tokens, self.tags, strict=True)):
             counts = processor.piece_counts(words)
@@ -346,7 +353,7 @@ class WindowedSentences(torch.utils.data.Dataset):
         return self._cells[row]["image"]
 
     def set_epoch(self, epoch: int) -> None:
-        """Another epoch: other mentions are hidden, in worker processes too."""
+        """Another epoch: other mentions are hidden and other sentences augmented, in worker processes too."""
         self._epoch.fill_(epoch)
 
     def use_image_ids(self, image_ids: dict[int, int]) -> None:
@@ -364,8 +371,10 @@ class WindowedSentences(torch.utils.data.Dataset):
             tags = ["B" + tags[0][1:], *tags[1:]]  # the window begins inside an entity: its rest is one of its own
         source = self._image_row.get(row)
         tokens = self.tokens[row][window.start : window.stop]
+        if self.text_augmentation:
+            tokens, tags = self._augmented(index, tokens, tags)
         if self.mention_dropout and source is not None:
-            tokens = self._drop_mentions(index, tokens, tags)
+            tokens = without_mentions(tokens, tags, self.mention_dropout, self._mask, self._rng("mentions", index))
         image = None
         if source in self._has_image:
             image = self.image_file(source) if self._image_ids is None else self._image_ids[source]
@@ -374,19 +383,17 @@ class WindowedSentences(torch.utils.data.Dataset):
             window["caption"] = None if source is None else self._captions[source]
         return window
 
-    def _drop_mentions(self, index: int, tokens: list[str], tags: list[str]) -> list[str]:
-        """
-        A copy in which each entity's words are, with probability `mention_dropout`, the mask token. Which, depends on
-        seed, epoch and window alone: whoever reads it, in whatever order, before or after a resume.
-        """
-        rng = random.Random(f"mentions {self._seed} {int(self._epoch)} {index}")
-        tokens, hidden = list(tokens), False
-        for position, tag in enumerate(tags):
-            if tag.startswith("B-"):
-                hidden = rng.random() < self.mention_dropout
-            if tag != "O" and hidden:
-                tokens[position] = self._mask
-        return tokens
+    def _rng(self, purpose: str, index: int) -> random.Random:
+        """Draws by seed, epoch and window alone: the same for whoever reads it, in whatever order, after a resume."""
+        return random.Random(f"{purpose} {self._seed} {int(self._epoch)} {index}")
+
+    def _augmented(self, index: int, tokens: list[str], tags: list[str]) -> tuple[list[str], list[str]]:
+        rng = self._rng("text", index)
+        if rng.random() >= self.text_augmentation:
+            return tokens, tags
+        changed = augmented(tokens, tags, rng)
+        # Capitals have more pieces.
+        return changed if sum(self._processor.piece_counts(changed[0])) <= self._budget else (tokens, tags)
 
     def stitch(self, values: np.ndarray) -> list[list[Any]]:
         """

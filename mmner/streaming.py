@@ -97,7 +97,7 @@ class SentenceStream:
         order: `"group_by_length"`: row groups and windows shuffled, the windows of a batch of about one length;
             `"random"`: shuffled alone; `"sequential"`: as they lie in the files.
         shuffle_buffer: rows among which windows are shuffled: what a reader holds in memory, up to a row group more.
-        max_length, mention_dropout: as in `WindowedSentences`.
+        max_length, mention_dropout, text_augmentation: as in `WindowedSentences`.
         seed: of all that is random.
 
     Raises:
@@ -114,6 +114,7 @@ class SentenceStream:
         shuffle_buffer: int = 2048,
         max_length: int | None = None,
         mention_dropout: float = 0.0,
+        text_augmentation: float = 0.0,
         seed: int = 0,
     ):
         if order not in ("group_by_length", "random", "sequential"):
@@ -127,6 +128,7 @@ class SentenceStream:
         self.shuffle_buffer = shuffle_buffer
         self.max_length = max_length
         self.mention_dropout = mention_dropout
+        self.text_augmentation = text_augmentation
         self.seed = seed
         self._windows([0])  # what is wrong with the first rows is told now, not by a worker
         held_rows = max(shuffle_buffer, int(shards.group_rows.max()))
@@ -138,7 +140,7 @@ class SentenceStream:
     @property
     def facts(self) -> dict[str, Any]:
         """What its order depends on."""
-        options = ("order", "shuffle_buffer", "max_length", "mention_dropout", "seed")
+        options = ("order", "shuffle_buffer", "max_length", "mention_dropout", "text_augmentation", "seed")
         return {"shards": self.shards.fingerprint} | {name: getattr(self, name) for name in options}
 
     def check_readers(self, readers: int) -> None:
@@ -217,6 +219,7 @@ class SentenceStream:
                 training=True,
                 max_length=self.max_length,
                 mention_dropout=self.mention_dropout,
+                text_augmentation=self.text_augmentation,
                 seed=self._seed(*place),
             )
         except ValueError as error:

@@ -230,6 +230,37 @@ def test_images_of_a_subset_are_those_of_its_rows(processor):
     assert [cell and cell["bytes"] for cell in cells] == [pictures[3], None, pictures[0]]
 
 
+def test_augmented_text_is_that_of_training_alone_and_drawn_by_seed_and_epoch(processor):
+    rows = make_rows([12] * 300)
+
+    def read(probability, training=True, seed=0, epoch=0, max_length=None):
+        options = {"training": training, "text_augmentation": probability, "seed": seed, "max_length": max_length}
+        sentences = WindowedSentences(rows, processor, LABEL2ID, **options)
+        sentences.set_epoch(epoch)
+        return [sentences[index] for index in range(len(sentences))]
+
+    plain = read(0.0)
+    assert sorted(read(0.9, training=False), key=str) == sorted(plain, key=str)
+    found = read(0.4)
+    assert found == read(0.4) != read(0.4, epoch=1) != read(0.4, seed=1)
+    changed = [new["tokens"] != old["tokens"] for new, old in zip(found, plain, strict=True)]
+    assert 0.3 < np.mean(changed) < 0.5
+    for new, old in zip(found, plain, strict=True):
+        assert len(new["labels"]) == len(new["tokens"])
+        entities = [(token.lower(), tag) for token, tag in zip(old["tokens"], old["labels"], strict=True) if tag]
+        assert entities == [
+            (token.lower(), tag) for token, tag in zip(new["tokens"], new["labels"], strict=True) if tag
+        ]
+    # Capitals have more pieces here: a sentence that would no longer fit its window stays as it was.
+    budget = max(sum(processor.piece_counts(item["tokens"])) for item in plain)
+    free, bound = read(1.0), read(1.0, max_length=budget + 2)
+    fits = [sum(processor.piece_counts(item["tokens"])) <= budget for item in free]
+    assert {True, False} == set(fits)
+    assert bound == [new if fit else old for new, old, fit in zip(free, plain, fits, strict=True)]
+    with pytest.raises(ValueError, match="`text_augmentation` is -0.1; expected a probability"):
+        read(-0.1)
+
+
 def test_mentions_are_dropped_whole_in_training_rows_with_an_image_alone(processor):
     rows = make_rows([30] * 40, images=[png((row, 0, 0)) if row % 2 else None for row in range(40)])
     with pytest.raises(ValueError, match="it has none: set 0"):
