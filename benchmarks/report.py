@@ -14,7 +14,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.accuracy_report import ablations, accuracy, ceiling, crosslingual  # noqa: E402
+from benchmarks.accuracy_report import ablations, accuracy, ceiling, crosslingual, robust  # noqa: E402
 from benchmarks.figures import draw  # noqa: E402
 from benchmarks.markdown import made_by, table  # noqa: E402
 
@@ -243,6 +243,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Any], list[str]]], ...] = (
     ("accuracy", "Accuracy", accuracy),
     ("ablations", "What sentence-level alignment does", ablations),
     ("crosslingual", "From language to language", crosslingual),
+    ("robust", "Text that nobody kept well", robust),
     ("ceiling", "What pictures could bring at all", ceiling),
     ("crf", "The CRF against pytorch-crf", crf),
     ("crf_cuda", "The CRF against pytorch-crf, on a GPU", crf),

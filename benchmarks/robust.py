@@ -1,0 +1,129 @@
+"""
+Does a tagger that was trained on well-kept text still find entities where nobody keeps to capitals and punctuation?
+
+    python benchmarks/robust.py --grid FOLDER --systems NAME ... --seeds 1 2 3 --data FOLDER [--other NAME=FOLDER ...]
+
+Each run is one that ``benchmarks/accuracy.py`` left behind in GRID/SYSTEM-SEED. Its entity F1 on the same test
+sentences of DATA read in each of ``WAYS``, with their own pictures and with pictures hidden, and on the test sentences
+of other sets, in which it was not trained, as they are and without pictures. Which sentences does not depend on the
+seed. Writes ``benchmarks/results/robust.json``, in which other grids keep what an earlier command found.
+"""
+
+import argparse
+import json
+import logging
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+from accelerate.state import AcceleratorState
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.measuring import about, write  # noqa: E402
+from mmner.arguments import parse_arguments  # noqa: E402
+from mmner.augmentation import lower, no_punctuation, upper  # noqa: E402
+from mmner.collator import MultimodalCollator  # noqa: E402
+from mmner.data import WindowedSentences, label_names, load_splits  # noqa: E402
+from mmner.image_features import store_image_features  # noqa: E402
+from mmner.trainer import TwoMNERTrainer  # noqa: E402
+from modeling_2mner import TwoMNERForTokenClassification  # noqa: E402
+from processing_2mner import TwoMNERProcessor  # noqa: E402
+
+Change = Callable[[Sequence[str], Sequence[str]], tuple[list[str], list[str]]]
+WAYS: dict[str, tuple[Change, ...]] = {
+    "as written": (),
+    "lower case": (lower,),
+    "capitals": (upper,),
+    "no punctuation": (no_punctuation,),
+    "lower case, no punctuation": (no_punctuation, lower),
+}
+
+
+def changed(rows: datasets.Dataset, way: str) -> datasets.Dataset:
+    """The rows with their text read in one of `WAYS`; everything else as it is."""
+    names = label_names(rows)
+
+    def change(row: dict[str, Any]) -> dict[str, Any]:
+        tokens, tags = row["tokens"], [names[tag] for tag in row["ner_tags"]]
+        for step in WAYS[way]:
+            tokens, tags = step(tokens, tags)
+        return {"tokens": tokens, "ner_tags": [names.index(tag) for tag in tags]}
+
+    text = rows.select_columns(["tokens", "ner_tags"]).map(change, load_from_cache_file=False)
+    return datasets.concatenate_datasets([text, rows.remove_columns(["tokens", "ner_tags"])], axis=1)
+
+
+def test_rows(folder: str, sentences: int, scratch: Path) -> tuple[datasets.Dataset, Any, Any]:
+    """The test sentences of a set, and the arguments of a run on it."""
+    argv = [
+        str(ROOT / "recipes" / "local.yaml"),
+        "--dataset",
+        folder,
+        "--text_model",
+        "none",
+        "--vision_model",
+        "none",
+    ]
+    argv += ["--max_predict_samples", str(sentences), "--eval_strategy", "no", "--load_best_model_at_end", "false"]
+    argv += ["--output_dir", str(scratch), "--disable_tqdm", "true", "--image_feature_store", str(scratch / "store")]
+    _, data_args, args = parse_arguments(argv)
+    return load_splits(data_args, ["test"], scratch / "_data")["test"], data_args, args
+
+
+def main() -> None:
+    """Reads the runs, predicts, writes the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.strip().split("\n")[0])
+    parser.add_argument("--grid", type=Path, required=True, help="the folder of one set in a grid")
+    parser.add_argument("--systems", nargs="+", required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", required=True)
+    parser.add_argument("--data", required=True, help="the set that the runs were trained on")
+    parser.add_argument("--other", nargs="*", default=[], metavar="NAME=FOLDER")
+    parser.add_argument("--sentences", type=int, default=2000)
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "robust.json")
+    arguments = parser.parse_args()
+    logging.disable(logging.WARNING)
+    datasets.disable_progress_bars()
+
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        rows, data_args, args = test_rows(arguments.data, arguments.sentences, scratch)
+        sets = {way: changed(rows, way) for way in WAYS}
+        for word in arguments.other:
+            name, _, path = word.partition("=")
+            sets[name] = test_rows(path, arguments.sentences, scratch)[0]
+        scores: dict[str, dict[str, dict[str, list[float]]]] = {}
+        for system in arguments.systems:
+            scores[system] = {name: {} for name in sets}
+            for seed in arguments.seeds:
+                AcceleratorState._reset_state(True)
+                run = arguments.grid / f"{system}-{seed}"
+                model = TwoMNERForTokenClassification.from_pretrained(run)
+                processor = TwoMNERProcessor.from_pretrained(run)
+                collator = MultimodalCollator(processor, model.config.uses_images)
+                trainer = TwoMNERTrainer(model=model, args=args, data_collator=collator)
+                read = {name: WindowedSentences(rows, processor, model.config.label2id) for name, rows in sets.items()}
+                store_image_features(trainer, list(read.values()), data_args)
+                for name, sentences in read.items():
+                    shown = ["hidden", "own"] if sentences.rows_with_image and model.config.uses_images else ["hidden"]
+                    for images in shown:
+                        metrics = trainer.predict(sentences.with_images(images)).metrics
+                        scores[system][name].setdefault(images, []).append(metrics["test_f1"])
+                    print(system, seed, name, {way: values[-1] for way, values in scores[system][name].items()})
+
+    found = json.loads(arguments.output.read_text(encoding="utf-8")) if arguments.output.exists() else []
+    facts = about(["torch", "transformers"]) | {
+        "grid": arguments.grid.name,
+        "sentences": arguments.sentences,
+        "seeds": arguments.seeds,
+        "scores": scores,
+    }
+    write(arguments.output, [*(other for other in found if other["grid"] != facts["grid"]), facts])
+
+
+if __name__ == "__main__":
+    main()
