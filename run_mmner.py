@@ -35,6 +35,7 @@ Train, evaluate and predict with 2M-NER: one recipe in, one folder out.
 The checkpoint is chosen on the dev set; the test set is scored at the end, with its own images, none, and shuffled.
 """
 
+import contextlib
 import logging
 import sys
 import time
@@ -46,7 +47,8 @@ import transformers
 from transformers import EarlyStoppingCallback, set_seed
 
 from mmner import examples, report
-from mmner.arguments import parse_arguments
+from mmner.arguments import DataArguments, ModelArguments, TrainingArguments, parse_arguments
+from mmner.checkpoints import sole_use
 from mmner.collator import MultimodalCollator
 from mmner.data import SPLITS, WindowedSentences, count_images, label_names, load_splits
 from mmner.model import build_model
@@ -63,7 +65,14 @@ logger = logging.getLogger("run_mmner")
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Does what the arguments (`sys.argv`, if none are given) say; returns what `all_results.json` holds."""
-    model_args, data_args, args = arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
+    arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
+    args = arguments[-1]
+    with sole_use(args.output_dir) if args.process_index == 0 else contextlib.nullcontext():
+        return run(*arguments)
+
+
+def run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArguments) -> dict[str, Any]:
+    """As `main`, in an output folder that no other run writes to."""
     logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     logging.getLogger().setLevel(logging.INFO if args.should_log else logging.WARNING)
     transformers.utils.logging.set_verbosity(args.get_process_log_level())
@@ -192,7 +201,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
                 texts = examples.own_sentences({lang for known in sentences.values() for lang in known.languages})
             widget = examples.widget_examples(ner, texts)
             location = getattr(trainer, "hub_model_id", None)
-            write_model_card(output, arguments, model.config, results, tables, widget, location)
+            write_model_card(output, (model_args, data_args, args), model.config, results, tables, widget, location)
     if args.push_to_hub:
         trainer.push_to_hub()
     return results

@@ -102,7 +102,7 @@ def main() -> None:
             for seed in arguments.seeds:
                 AcceleratorState._reset_state(True)
                 run = arguments.grid / f"{system}-{seed}"
-                model = TwoMNERForTokenClassification.from_pretrained(run)
+                model = TwoMNERForTokenClassification.from_pretrained(run).requires_grad_(False)
                 processor = TwoMNERProcessor.from_pretrained(run)
                 collator = MultimodalCollator(processor, model.config.uses_images)
                 trainer = TwoMNERTrainer(model=model, args=args, data_collator=collator)

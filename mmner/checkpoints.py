@@ -15,19 +15,51 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 logger = logging.getLogger(__name__)
 
 SAVING = "_saving"
+LOCK = ".lock"
+PATIENCE_S = 15  # the data loader's workers of a killed run, which hold its lock, notice within five
 PROGRESS = "progress.json"
 """Of a checkpoint: how manieth it is of its folder (`order`), and what `ResumableTrainer` goes on counting from."""
 WEIGHTS = re.compile(r"(model|pytorch_model).*\.(safetensors|bin|index\.json)")
 
 # In the words of those libraries that have no number for it: Rust's (safetensors, tokenizers) and torch's own writer.
 NO_ROOM = {errno.ENOSPC: "No space left", errno.EDQUOT: "Disk quota", errno.EFBIG: "File too large"}
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 TORCH_WRITER = ("PytorchStreamWriter failed", "unexpected pos", "iostream error")
+
+
+@contextlib.contextmanager
+def sole_use(folder: str | Path) -> Iterator[None]:
+    """
+    No other run writes to the folder as long as this lasts. The kernel holds the lock: one that is killed leaves none.
+
+    Raises:
+        RuntimeError: another run does.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK, timeout=PATIENCE_S)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RuntimeError(
+            f"Another run writes to {folder}, and two would overwrite each other's checkpoints and results. Wait for "
+            "it or end it, or give this one another --output_dir."
+        ) from None
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+            raise
+        logger.warning(f"{folder} is on a file system without locks: that no other run writes there is up to you.")
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def is_complete(checkpoint: Path) -> bool:

@@ -7,13 +7,15 @@ import logging
 import os
 import random
 import resource
+import subprocess
+import sys
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from mmner import checkpoints
-from mmner.checkpoints import complete_checkpoints, newest_checkpoint, replacing, rotate, tidy
+from mmner.checkpoints import complete_checkpoints, newest_checkpoint, replacing, rotate, sole_use, tidy
 
 
 def make_checkpoint(folder, step, order=None, whole=True):
@@ -162,3 +164,30 @@ def test_which_errors_say_that_there_is_no_room():
     assert checkpoints.no_room(caused) == errno.ENOSPC
     assert checkpoints.no_room(OSError(errno.EACCES, "Permission denied")) is None
     assert checkpoints.no_room(RuntimeError("The size of tensor a (3) must match")) is None
+
+
+HOLDER = """
+import sys, time
+from mmner.checkpoints import sole_use
+with sole_use(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_run_in_the_folder_is_refused_until_the_first_is_gone(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "PATIENCE_S", 0.1)
+    folder = tmp_path / "run"
+    first = subprocess.Popen([sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert first.stdout.readline() == "held\n"
+        with pytest.raises(RuntimeError, match=r"Another run writes to .*run.*another --output_dir"), sole_use(folder):
+            pass
+        with sole_use(tmp_path / "other"):
+            pass
+    finally:
+        first.kill()  # as a machine that goes down: nothing is cleaned up
+        first.communicate()
+    for _ in range(2):
+        with sole_use(folder):
+            pass
