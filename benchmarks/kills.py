@@ -39,6 +39,7 @@ text_model: tiny
 vision_model: {towers}/vision
 alignment: clip
 modality_dropout: 0.2
+text_augmentation: 0.3
 learning_rate: 1e-3
 logging_steps: 5
 use_cpu: true

@@ -14,7 +14,14 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.accuracy_report import ablations, accuracy, ceiling, crosslingual, robust  # noqa: E402
+from benchmarks.accuracy_report import (  # noqa: E402
+    ablations,
+    accuracy,
+    ceiling,
+    components,
+    crosslingual,
+    robust,
+)
 from benchmarks.figures import draw  # noqa: E402
 from benchmarks.markdown import made_by, table  # noqa: E402
 
@@ -242,6 +249,7 @@ def onnx_runtime(facts: dict[str, Any]) -> list[str]:
 SECTIONS: tuple[tuple[str, str, Callable[[Any], list[str]]], ...] = (
     ("accuracy", "Accuracy", accuracy),
     ("ablations", "What sentence-level alignment does", ablations),
+    ("components", "What the parts of our models do", components),
     ("crosslingual", "From language to language", crosslingual),
     ("robust", "Text that nobody kept well", robust),
     ("ceiling", "What pictures could bring at all", ceiling),

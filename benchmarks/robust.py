@@ -3,7 +3,7 @@ Does a tagger that was trained on well-kept text still find entities where nobod
 
     python benchmarks/robust.py --grid FOLDER --systems NAME ... --seeds 1 2 3 --data FOLDER [--other NAME=FOLDER ...]
 
-Each run is one that ``benchmarks/accuracy.py`` left behind in GRID/SYSTEM-SEED. Its entity F1 on the same test
+Each run is one that ``benchmarks/accuracy.py`` left behind in GRID/SYSTEM-SEED; a system may lack some seeds. Its entity F1 on the same test
 sentences of DATA read in each of ``WAYS``, with their own pictures and with pictures hidden, and on the test sentences
 of other sets, in which it was not trained, as they are and without pictures. Which sentences does not depend on the
 seed. Writes ``benchmarks/results/robust.json``, in which other grids keep what an earlier command found.
@@ -97,9 +97,13 @@ def main() -> None:
             name, _, path = word.partition("=")
             sets[name] = test_rows(path, arguments.sentences, scratch)[0]
         scores: dict[str, dict[str, dict[str, list[float]]]] = {}
+        seeds: dict[str, list[int]] = {}
         for system in arguments.systems:
             scores[system] = {name: {} for name in sets}
-            for seed in arguments.seeds:
+            seeds[system] = [seed for seed in arguments.seeds if (arguments.grid / f"{system}-{seed}").is_dir()]
+            if not seeds[system]:
+                parser.error(f"{arguments.grid} has no run of {system} with a seed of {arguments.seeds}")
+            for seed in seeds[system]:
                 AcceleratorState._reset_state(True)
                 run = arguments.grid / f"{system}-{seed}"
                 model = TwoMNERForTokenClassification.from_pretrained(run).requires_grad_(False)
@@ -119,7 +123,7 @@ def main() -> None:
     facts = about(["torch", "transformers"]) | {
         "grid": arguments.grid.name,
         "sentences": arguments.sentences,
-        "seeds": arguments.seeds,
+        "seeds": seeds,
         "scores": scores,
     }
     write(arguments.output, [*(other for other in found if other["grid"] != facts["grid"]), facts])

@@ -123,7 +123,9 @@ class ResumableTrainer(Trainer):
     def _go_on_counting(self, start_time: float) -> float:
         """The start of the training if it had been one; the loss since the last entry of the log is as it was."""
         if not self._restored and self._progress:
-            self._tr_loss.fill_(self._progress["loss_since_log"])
+            losses, rank = self._progress["loss_since_log"], self.args.process_index
+            as_many = len(losses) == self.args.world_size
+            self._tr_loss.fill_(losses[rank] if as_many else sum(losses) / len(losses))
             self._total_loss_scalar = self._progress["loss_until_log"]
             self._globalstep_last_logged = self._progress["last_logged_step"]
         self._restored = True
@@ -155,7 +157,7 @@ class ResumableTrainer(Trainer):
         progress = {
             "order": self._order,
             "seconds": time.time() - self._started,
-            "loss_since_log": nested_gather(self._tr_loss, self.args.parallel_mode).mean().item(),
+            "loss_since_log": nested_gather(self._tr_loss, self.args.parallel_mode).flatten().tolist(),
             "loss_until_log": self._total_loss_scalar,
             "last_logged_step": self._globalstep_last_logged,
         }

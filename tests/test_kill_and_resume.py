@@ -36,6 +36,7 @@ vision_model: {folder}/towers/vision
 alignment: clip
 modality_dropout: 0.3
 mention_dropout: 0.3
+text_augmentation: 0.3
 max_train_samples: 20
 max_eval_samples: 4
 max_predict_samples: 4
