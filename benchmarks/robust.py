@@ -3,10 +3,11 @@ Does a tagger that was trained on well-kept text still find entities where nobod
 
     python benchmarks/robust.py --grid FOLDER --systems NAME ... --seeds 1 2 3 --data FOLDER [--other NAME=FOLDER ...]
 
-Each run is one that ``benchmarks/accuracy.py`` left behind in GRID/SYSTEM-SEED; a system may lack some seeds. Its entity F1 on the same test
-sentences of DATA read in each of ``WAYS``, with their own pictures and with pictures hidden, and on the test sentences
-of other sets, in which it was not trained, as they are and without pictures. Which sentences does not depend on the
-seed. Writes ``benchmarks/results/robust.json``, in which other grids keep what an earlier command found.
+Each run is one that ``benchmarks/accuracy.py`` left behind in GRID/SYSTEM-SEED; a system may lack some of the seeds.
+Its entity F1 on the same test sentences of DATA read in each of ``WAYS``, with their own pictures and with pictures
+hidden, and on the test sentences of other sets, in which it was not trained, as they are and without pictures. Which
+sentences does not depend on the seed. Writes ``benchmarks/results/robust.json``, in which other grids keep what an
+earlier command found.
 """
 
 import argparse
