@@ -35,10 +35,10 @@ The paper finds that sentence-level contrastive alignment "interferes" with tagg
 thing changed at a time ([`ablations.yaml`](ablations.yaml)); below, F1 less that of the same model without alignment.
 """
 ROBUST = """
-Runs of the grid above on up to 2,000 of their test sentences, read otherwise than they were written, and on sets that
-they were not trained on (without pictures). Entity F1 in percent, mean and standard deviation over seeds.
-`evidence_augmented_N` ([`components.yaml`](components.yaml)) was trained with `text_augmentation` N %. The recipes have
-15, which is best on dev as it was written.
+Runs of the grid above on some of their test sentences, read otherwise than they were written, and on sets that they
+were not trained on (without pictures). Entity F1 in percent, mean and standard deviation over seeds.
+`evidence_augmented_N` ([`components.yaml`](components.yaml)) was trained with `text_augmentation` N %; the recipes
+have 15, which is best on dev as it was written.
 """
 COMPONENTS = """
 `evidence` and `gated` with one thing changed at a time ([`components.yaml`](components.yaml)): F1 on dev and on test,
@@ -290,7 +290,7 @@ def robust(grids: list[dict[str, Any]]) -> list[str]:
     """Of `robust.json`: one entry a grid."""
     lines = [ROBUST.strip()]
     for facts in grids:
-        lines += ["", f"### Trained on {facts['grid']}", "", *made_by(facts)]
+        lines += ["", f"### Trained on {facts['grid']}, {facts['sentences']:,} test sentences", "", *made_by(facts)]
         kinds = list(next(iter(facts["scores"].values())))
         rows = []
         for system, found in facts["scores"].items():
