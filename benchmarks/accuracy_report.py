@@ -44,6 +44,10 @@ COMPONENTS = """
 `evidence` and `gated` with one thing changed at a time ([`components.yaml`](components.yaml)): F1 on dev and on test,
 and on test less that of the system as it is, with the 95 % interval and p.
 """
+SEARCH = """
+`--search_trials` with [`recipes/search/local.yaml`](../recipes/search/local.yaml): Optuna's tree-structured Parzen
+estimator, whose first ten trials are drawn at random; each a training like those above, scored on dev alone.
+"""
 CEILING = """
 F1 on test with pictures hidden; as the model reads them; when it is told the types of the entity on each picture
 (*types told*), and of each picture, too, whether it shows an entity of the sentence at all (*relation told*); and when
@@ -112,6 +116,20 @@ def components(sets: list[dict[str, Any]]) -> list[str]:
         lines += ["", f"### {facts['data']}", "", *made_by(facts)]
         lines += table(["system", "dev F1", "F1", *(f"{name}, less" for name in names)], rows)
     return lines
+
+
+def searched(facts: dict[str, Any]) -> list[str]:
+    """Of `search.json`: what `search.jsonl` of a run with `--search_trials` held."""
+    names = list(facts["space"])
+    trials = sorted(facts["trials"], key=lambda trial: -trial["eval_f1"])
+    lines = [SEARCH.strip(), f"This one was ended by hand after {facts['ended_after']}.", ""]
+    rows = [
+        [trial["trial"], spread([trial["eval_f1"]]), *(f"{trial['options'][name]:.3g}" for name in names)]
+        for trial in trials
+    ]
+    recipe = [f"{facts['recipe'][name]:.3g}" for name in names]
+    rows.append(["the recipe's own", spread(facts["recipe_eval_f1"]), *recipe])
+    return lines + table(["trial", "dev F1", *(f"`{name}`" for name in names)], rows)
 
 
 def crosslingual(sets: list[dict[str, Any]]) -> list[str]:

@@ -21,6 +21,7 @@ from benchmarks.accuracy_report import (  # noqa: E402
     components,
     crosslingual,
     robust,
+    searched,
 )
 from benchmarks.figures import draw  # noqa: E402
 from benchmarks.markdown import made_by, table  # noqa: E402
@@ -251,6 +252,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Any], list[str]]], ...] = (
     ("ablations", "What sentence-level alignment does", ablations),
     ("components", "What the parts of our models do", components),
     ("crosslingual", "From language to language", crosslingual),
+    ("search", "A search on dev", searched),
     ("robust", "Text that nobody kept well", robust),
     ("ceiling", "What pictures could bring at all", ceiling),
     ("crf", "The CRF against pytorch-crf", crf),
