@@ -67,7 +67,7 @@ def test_evidence_is_the_mixtures_log_ratio_between_types():
                     for kind, tag in enumerate((PER, LOC))
                     if other != word
                 ]
-                there = [mixture([*others, (1.0, ratio[word, kind])]) for kind in (0, 1)]
+                there = [mixture([*others, (1.0, ratio[word, kind])]) ** module.WEIGHT for kind in (0, 1)]
                 share = posterior[word, PER].item() / (posterior[word, PER] + posterior[word, LOC]).item()
                 mean = share * there[0] + (1 - share) * there[1]
                 for kind, tag in enumerate((PER, LOC)):
