@@ -379,8 +379,8 @@ class EvidenceCollaboration(CollaborationModule):
     """
 
     LARGEST = 6.0  # of the logarithm of a ratio: no image is so telling
-    # Two witnesses who share their mistakes count for less than two. On dev, with 1,500 sentences of training, the full
-    # evidence took from sentences with an unrelated image more than it gave to the others; half of it does not.
+    # Two witnesses who share their mistakes count for less than two. On dev, with 1,500 sentences of training, all of
+    # the evidence took from sentences with an unrelated image more than it gave to the others; half of it does not.
     WEIGHT = 0.5
 
     def __init__(self, config: TwoMNERConfig):
