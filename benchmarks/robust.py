@@ -4,10 +4,9 @@ Does a tagger that was trained on well-kept text still find entities where nobod
     python benchmarks/robust.py --grid FOLDER --systems NAME ... --seeds 1 2 3 --data FOLDER [--other NAME=FOLDER ...]
 
 Each run is one that ``benchmarks/accuracy.py`` left behind in GRID/SYSTEM-SEED; a system may lack some of the seeds.
-Its entity F1 on the same test sentences of DATA read in each of ``WAYS``, with their own pictures and with pictures
-hidden, and on the test sentences of other sets, in which it was not trained, as they are and without pictures. Which
-sentences does not depend on the seed. Writes ``benchmarks/results/robust.json``, in which other grids keep what an
-earlier command found.
+Its entity F1, pictures hidden, on the same test sentences of DATA read in each of ``WAYS``, and on the test sentences
+of other sets, in which it was not trained, as they are. Which sentences does not depend on the seed. Writes
+``benchmarks/results/robust.json``, in which other grids keep what an earlier command found.
 """
 
 import argparse
@@ -26,11 +25,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.measuring import about, write  # noqa: E402
-from mmner.arguments import parse_arguments  # noqa: E402
+from mmner.arguments import TrainingArguments, parse_arguments  # noqa: E402
 from mmner.augmentation import lower, no_punctuation, upper  # noqa: E402
 from mmner.collator import MultimodalCollator  # noqa: E402
 from mmner.data import WindowedSentences, label_names, load_splits  # noqa: E402
-from mmner.image_features import store_image_features  # noqa: E402
 from mmner.trainer import TwoMNERTrainer  # noqa: E402
 from modeling_2mner import TwoMNERForTokenClassification  # noqa: E402
 from processing_2mner import TwoMNERProcessor  # noqa: E402
@@ -59,21 +57,14 @@ def changed(rows: datasets.Dataset, way: str) -> datasets.Dataset:
     return datasets.concatenate_datasets([text, rows.remove_columns(["tokens", "ner_tags"])], axis=1)
 
 
-def test_rows(folder: str, sentences: int, scratch: Path) -> tuple[datasets.Dataset, Any, Any]:
+def test_rows(folder: str, sentences: int, scratch: Path) -> tuple[datasets.Dataset, TrainingArguments]:
     """The test sentences of a set, and the arguments of a run on it."""
-    argv = [
-        str(ROOT / "recipes" / "local.yaml"),
-        "--dataset",
-        folder,
-        "--text_model",
-        "none",
-        "--vision_model",
-        "none",
-    ]
+    argv = [str(ROOT / "recipes" / "local.yaml"), "--dataset", folder]
+    argv += ["--text_model", "none", "--vision_model", "none"]  # the run's own are read
     argv += ["--max_predict_samples", str(sentences), "--eval_strategy", "no", "--load_best_model_at_end", "false"]
-    argv += ["--output_dir", str(scratch), "--disable_tqdm", "true", "--image_feature_store", str(scratch / "store")]
+    argv += ["--output_dir", str(scratch), "--disable_tqdm", "true"]
     _, data_args, args = parse_arguments(argv)
-    return load_splits(data_args, ["test"], scratch / "_data")["test"], data_args, args
+    return load_splits(data_args, ["test"], scratch / "_data")["test"], args
 
 
 def main() -> None:
@@ -92,33 +83,29 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        rows, data_args, args = test_rows(arguments.data, arguments.sentences, scratch)
+        rows, args = test_rows(arguments.data, arguments.sentences, scratch)
         sets = {way: changed(rows, way) for way in WAYS}
         for word in arguments.other:
             name, _, path = word.partition("=")
             sets[name] = test_rows(path, arguments.sentences, scratch)[0]
-        scores: dict[str, dict[str, dict[str, list[float]]]] = {}
+        scores: dict[str, dict[str, list[float]]] = {}
         seeds: dict[str, list[int]] = {}
         for system in arguments.systems:
-            scores[system] = {name: {} for name in sets}
+            scores[system] = {name: [] for name in sets}
             seeds[system] = [seed for seed in arguments.seeds if (arguments.grid / f"{system}-{seed}").is_dir()]
             if not seeds[system]:
                 parser.error(f"{arguments.grid} has no run of {system} with a seed of {arguments.seeds}")
             for seed in seeds[system]:
                 AcceleratorState._reset_state(True)
                 run = arguments.grid / f"{system}-{seed}"
-                model = TwoMNERForTokenClassification.from_pretrained(run).requires_grad_(False)
+                model = TwoMNERForTokenClassification.from_pretrained(run)
                 processor = TwoMNERProcessor.from_pretrained(run)
                 collator = MultimodalCollator(processor, model.config.uses_images)
                 trainer = TwoMNERTrainer(model=model, args=args, data_collator=collator)
-                read = {name: WindowedSentences(rows, processor, model.config.label2id) for name, rows in sets.items()}
-                store_image_features(trainer, list(read.values()), data_args)
-                for name, sentences in read.items():
-                    shown = ["hidden", "own"] if sentences.rows_with_image and model.config.uses_images else ["hidden"]
-                    for images in shown:
-                        metrics = trainer.predict(sentences.with_images(images)).metrics
-                        scores[system][name].setdefault(images, []).append(metrics["test_f1"])
-                    print(system, seed, name, {way: values[-1] for way, values in scores[system][name].items()})
+                for name, chosen in sets.items():
+                    sentences = WindowedSentences(chosen, processor, model.config.label2id, images="hidden")
+                    scores[system][name].append(trainer.predict(sentences).metrics["test_f1"])
+                    print(system, seed, name, scores[system][name][-1])
 
     found = json.loads(arguments.output.read_text(encoding="utf-8")) if arguments.output.exists() else []
     facts = about(["torch", "transformers"]) | {
