@@ -44,6 +44,11 @@ COMPONENTS = """
 `evidence` and `gated` with one thing changed at a time ([`components.yaml`](components.yaml)): F1 on dev and on test,
 and on test less that of the system as it is, with the 95 % interval and p.
 """
+DECODING = """
+The same emissions, decoded as the best sequence of all (*free*) and as the best of those that are IOB2; pictures
+hidden. *Stray* are the I- tags of the free sequences that continue nothing. Entity F1 in percent, mean and standard
+deviation over seeds.
+"""
 SEARCH = """
 `--search_trials` with [`recipes/search/local.yaml`](../recipes/search/local.yaml): Optuna's tree-structured Parzen
 estimator, whose first ten trials are drawn at random; each a training like those above, scored on dev alone.
@@ -315,6 +320,21 @@ def robust(grids: list[dict[str, Any]]) -> list[str]:
             for system, found in facts["scores"].items()
         ]
         lines += table(["system", "seeds", *kinds], rows)
+    return lines
+
+
+def decoding(grids: list[dict[str, Any]]) -> list[str]:
+    """Of `decoding.json`: one entry a grid."""
+    lines = [DECODING.strip()]
+    for facts in grids:
+        seeds = ", ".join(map(str, facts["seeds"]))
+        lines += ["", f"### {facts['grid']}, {facts['sentences']:,} test sentences, seeds {seeds}", ""]
+        lines += made_by(facts)
+        rows = [
+            [system, spread(found["free"]), spread(found["IOB2"]), f"{mean(found['stray']):.0f}"]
+            for system, found in facts["scores"].items()
+        ]
+        lines += table(["system", "free", "IOB2", "stray"], rows)
     return lines
 
 

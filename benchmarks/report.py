@@ -20,6 +20,7 @@ from benchmarks.accuracy_report import (  # noqa: E402
     ceiling,
     components,
     crosslingual,
+    decoding,
     robust,
     searched,
 )
@@ -252,6 +253,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Any], list[str]]], ...] = (
     ("ablations", "What sentence-level alignment does", ablations),
     ("components", "What the parts of our models do", components),
     ("crosslingual", "From language to language", crosslingual),
+    ("decoding", "What the constraints are worth", decoding),
     ("search", "A search on dev", searched),
     ("robust", "Text that nobody kept well", robust),
     ("ceiling", "What pictures could bring at all", ceiling),
