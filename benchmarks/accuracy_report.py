@@ -12,7 +12,8 @@ SETS = """Sets: `as_is`, Wikipedia sentences of four languages with the splits t
 same split anew, so that no entity and no picture of dev or test is in train (`python -m dataset_script
 build wiki_mmner --provider own --image_index images.tsv --unseen both --splits 0.5,0.1,0.4 --seed 2`; of
 seeds 0 to 3 the one whose test split depends least on a single entity); `all`, `lower`, `cut` and
-`no_punctuation`, poorer copies of `disjoint` (`python benchmarks/poorer.py`), trained on and tested on.
+`no_punctuation`, poorer copies of `disjoint` (`python benchmarks/poorer.py`), trained on and tested on; a number
+after a name, as in `all_1500`, so many sentences of training; `epochs4`, four passes over them, not one.
 *depicts*, *unrelated* and *none* are sentences with a picture of an entity that they name, with another
 picture, and with none. With images hidden, `evidence` gives, tag by tag, what `text_crf` gives with the same seed:
 where a set has no row of `text_crf`, that column stands for it.""".replace("\n", " ")
@@ -46,7 +47,8 @@ and on test less that of the system as it is, with the 95 % interval and p.
 """
 DECODING = """
 The same emissions, decoded as the best sequence of all (*free*) and as the best of those that are IOB2; pictures
-hidden. *Stray* are the I- tags of the free sequences that continue nothing. Entity F1 in percent, mean and standard
+hidden. *Stray* are the I- tags of the free sequences that continue nothing. A CRF that was trained within the
+constraints leaves it to them what may begin an entity, and is lost without. Entity F1 in percent, mean and standard
 deviation over seeds.
 """
 SEARCH = """

@@ -1,5 +1,6 @@
 """The report's figures, of `results/accuracy.json`."""
 
+import re
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +14,9 @@ from matplotlib.figure import Figure
 Curves = dict[str, list[tuple[float, float, float, float]]]  # x, y, and how far it may be below and above
 
 OURS = "evidence"  # with images hidden it is, tag by tag, the text-only CRF of the same seed
-LEVELS = ("disjoint", "no_punctuation", "lower", "cut", "all")  # of poorer and poorer text
+SET = "disjoint"
+# It and its poorer copies, with whatever number of sentences and epochs.
+POORER = re.compile(rf"({SET}|no_punctuation|lower|cut|all)(_\d+)?(_epochs\d+)?")
 CONTROLS = ("images hidden", "images shuffled")
 WAYS = {"own images": "test_f1_depicts", "images hidden": "test_text_only_f1_depicts"}
 
@@ -28,7 +31,7 @@ def gain(sets: Sequence[dict[str, Any]]) -> Curves:
     for facts in sets:
         text = _scores(facts, OURS, "test_text_only_f1_depicts")
         for pair in facts["comparisons"]:
-            if facts["data"] in LEVELS and text and pair["system"] == OURS and "depicts" in pair["slices"]:
+            if POORER.fullmatch(facts["data"]) and text and pair["system"] == OURS and "depicts" in pair["slices"]:
                 found, (low, high) = pair["slices"]["depicts"], pair["slices"]["depicts"]["interval"]
                 if pair["against"] in CONTROLS:
                     middle = found["difference"]
@@ -41,9 +44,9 @@ def reliability(sets: Sequence[dict[str, Any]]) -> Curves:
     """The share of right entities against their mean score, by bins of score, of all runs of a system together."""
     curves: Curves = {}
     for facts in sets:
-        for run in facts["runs"] if facts["data"] == LEVELS[0] else ():
+        for run in facts["runs"] if facts["data"] == SET else ():
             curves.setdefault(run["system"], [])
-        for system in curves if facts["data"] == LEVELS[0] else ():
+        for system in curves if facts["data"] == SET else ():
             found = [run["calibration"] for run in facts["runs"] if run["system"] == system]
             bins = (zip(one["counts"], one["confidence"], one["precision"], strict=True) for one in found)
             for cells in zip(*bins, strict=True):
@@ -58,7 +61,7 @@ def learning(sets: Sequence[dict[str, Any]]) -> Curves:
     """F1 against the number of sentences of training, depicts rows, mean and standard deviation over seeds."""
     curves: Curves = {}
     for facts in sets:
-        for label, name in WAYS.items() if facts["data"].startswith(LEVELS[0]) else ():
+        for label, name in WAYS.items() if re.fullmatch(rf"{SET}(_\d+)?", facts["data"]) else ():
             if scores := _scores(facts, OURS, name):
                 around = statistics.stdev(scores) if len(scores) > 1 else 0
                 point = (facts["runs"][0]["train_samples"], statistics.fmean(scores), around, around)
@@ -67,7 +70,7 @@ def learning(sets: Sequence[dict[str, Any]]) -> Curves:
 
 
 FIGURES: dict[str, tuple[str, Callable[[Sequence[dict[str, Any]]], Curves]]] = {
-    "gain": ("What the picture is worth as the text gets poorer", gain),
+    "gain": ("What the picture is worth as the text tells less", gain),
     "reliability": ("Do scores mean what they say?", reliability),
     "learning": ("Learning curve", learning),
 }

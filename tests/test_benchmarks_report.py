@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks.figures import draw, learning, reliability
+from benchmarks.figures import draw, gain, learning, reliability
 from benchmarks.report import REPORT, RESULTS, SECTIONS, report
 
 
@@ -51,3 +51,23 @@ def test_curves_are_those_of_the_runs():
     low, high = learning(sets)["own images"]
     assert low == (20, 0.5, 0, 0)
     assert high[:2] == (50, 0.625) and high[2] == pytest.approx(0.125 * 2**0.5)
+
+
+def test_gain_is_that_of_all_sets_cut_from_one():
+    found = {"depicts": {"difference": 2.0, "interval": [1.0, 5.0]}}
+    pairs = [
+        {"system": "evidence", "against": "images hidden", "slices": found},
+        {"system": "evidence", "against": "paper", "slices": found},
+    ]
+    names = ("disjoint", "as_is", "all_750", "all_1500_epochs4")
+    sets = [
+        {
+            "data": name,
+            "runs": [{"system": "evidence", "scores": {"test_text_only_f1_depicts": 0.9 - 0.1 * number}}],
+            "comparisons": pairs,
+        }
+        for number, name in enumerate(names)
+    ]
+    points = gain(sets)
+    assert list(points) == ["images hidden"]
+    assert points["images hidden"] == [(pytest.approx(x), 2.0, 1.0, 3.0) for x in (0.6, 0.7, 0.9)]
