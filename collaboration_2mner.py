@@ -438,9 +438,8 @@ class EvidenceCollaboration(CollaborationModule):
         count, fit = posterior.sum(-1), (posterior * (as_shown + as_not)).sum(-1)  # (B, W)
         others = (count.sum(1, keepdim=True) - count).clamp(min=0) + grain
         others_fit = (fit.sum(1, keepdim=True) - fit).clamp(min=0) + grain * anything
-        there = (
-            self.WEIGHT * ((others_fit[..., None] + as_shown + as_not) / (others + 1)[..., None]).log()
-        )  # (B, W, T)
+        ratio_there = (others_fit[..., None] + as_shown + as_not) / (others + 1)[..., None]  # (B, W, T)
+        there = self.WEIGHT * ratio_there.log()
         types_in_mind = F.log_softmax(logits.float()[..., self.begins], dim=-1)
         bonus = there - torch.logsumexp(types_in_mind + there, dim=-1, keepdim=True)
         bonus = only_where(has_image, bonus * word_mask[..., None])

@@ -13,7 +13,7 @@ same split anew, so that no entity and no picture of dev or test is in train (`p
 build wiki_mmner --provider own --image_index images.tsv --unseen both --splits 0.5,0.1,0.4 --seed 2`; of
 seeds 0 to 3 the one whose test split depends least on a single entity); `all`, `lower`, `cut` and
 `no_punctuation`, poorer copies of `disjoint` (`python benchmarks/poorer.py`), trained on and tested on; a number
-after a name, as in `all_1500`, so many sentences of training; `epochs4`, four passes over them where others have one.
+after a name, as in `all_1500`, so many sentences of training; `epochs4`, so many passes over them, not one.
 *depicts*, *unrelated* and *none* are sentences with a picture of an entity that they name, with another
 picture, and with none. With images hidden, `evidence` gives, tag by tag, what `text_crf` gives with the same seed:
 where a set has no row of `text_crf`, that column stands for it.""".replace("\n", " ")
@@ -42,7 +42,7 @@ were not trained on; pictures hidden throughout. Entity F1 in percent, mean and 
 have 15, which is best on dev as it was written.
 """
 COMPONENTS = """
-`evidence` and `gated` with one thing changed at a time ([`components.yaml`](components.yaml)): F1 on dev and on test,
+A system of ours with one thing changed at a time ([`components.yaml`](components.yaml)): F1 on dev and on test,
 and on test less that of the system as it is, with the 95 % interval and p.
 """
 DECODING = """

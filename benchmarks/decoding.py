@@ -10,8 +10,6 @@ with constraints it, too, gives entities only. A CRF that was trained with const
 that they forbid. Writes ``benchmarks/results/decoding.json``, in which other grids keep what an earlier command found.
 """
 
-import argparse
-import json
 import logging
 import sys
 import tempfile
@@ -24,8 +22,7 @@ from accelerate.state import AcceleratorState
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.measuring import about, write  # noqa: E402
-from benchmarks.robust import test_rows  # noqa: E402
+from benchmarks.grid import grid_parser, test_rows, write_grid  # noqa: E402
 from crf_2mner import LinearChainCRF, iob2_constraints  # noqa: E402
 from mmner.collator import MultimodalCollator  # noqa: E402
 from mmner.data import WindowedSentences  # noqa: E402
@@ -49,14 +46,7 @@ def stray_words(labels: Sequence[str], sequence: Sequence[int]) -> int:
 
 def main() -> None:
     """Reads the runs, predicts, writes the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.strip().split("\n")[0])
-    parser.add_argument("--grid", type=Path, required=True, help="the folder of one set in a grid")
-    parser.add_argument("--systems", nargs="+", required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", required=True)
-    parser.add_argument("--data", required=True, help="the set that the runs were trained on")
-    parser.add_argument("--sentences", type=int, default=4000)
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "decoding.json")
-    arguments = parser.parse_args()
+    arguments = grid_parser(__doc__, "decoding").parse_args()
     logging.disable(logging.WARNING)
     datasets.disable_progress_bars()
 
@@ -83,14 +73,7 @@ def main() -> None:
                         scores[system]["stray"].append(sum(stray_words(labels, row) for row in tags))
                 print(system, seed, {name: values[-1] for name, values in scores[system].items()})
 
-    found = json.loads(arguments.output.read_text(encoding="utf-8")) if arguments.output.exists() else []
-    facts = about(["torch", "transformers"]) | {
-        "grid": arguments.grid.name,
-        "sentences": arguments.sentences,
-        "seeds": arguments.seeds,
-        "scores": scores,
-    }
-    write(arguments.output, [*(other for other in found if other["grid"] != facts["grid"]), facts])
+    write_grid(arguments, {"seeds": arguments.seeds, "scores": scores})
 
 
 if __name__ == "__main__":

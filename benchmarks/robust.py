@@ -9,8 +9,6 @@ of other sets, in which it was not trained, as they are. Which sentences does no
 ``benchmarks/results/robust.json``, in which other grids keep what an earlier command found.
 """
 
-import argparse
-import json
 import logging
 import sys
 import tempfile
@@ -24,11 +22,10 @@ from accelerate.state import AcceleratorState
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.measuring import about, write  # noqa: E402
-from mmner.arguments import TrainingArguments, parse_arguments  # noqa: E402
+from benchmarks.grid import grid_parser, test_rows, write_grid  # noqa: E402
 from mmner.augmentation import lower, no_punctuation, upper  # noqa: E402
 from mmner.collator import MultimodalCollator  # noqa: E402
-from mmner.data import WindowedSentences, label_names, load_splits  # noqa: E402
+from mmner.data import WindowedSentences, label_names  # noqa: E402
 from mmner.trainer import TwoMNERTrainer  # noqa: E402
 from modeling_2mner import TwoMNERForTokenClassification  # noqa: E402
 from processing_2mner import TwoMNERProcessor  # noqa: E402
@@ -57,26 +54,10 @@ def changed(rows: datasets.Dataset, way: str) -> datasets.Dataset:
     return datasets.concatenate_datasets([text, rows.remove_columns(["tokens", "ner_tags"])], axis=1)
 
 
-def test_rows(folder: str, sentences: int, scratch: Path) -> tuple[datasets.Dataset, TrainingArguments]:
-    """The test sentences of a set, and the arguments of a run on it."""
-    argv = [str(ROOT / "recipes" / "local.yaml"), "--dataset", folder]
-    argv += ["--text_model", "none", "--vision_model", "none"]  # the run's own are read
-    argv += ["--max_predict_samples", str(sentences), "--eval_strategy", "no", "--load_best_model_at_end", "false"]
-    argv += ["--output_dir", str(scratch), "--disable_tqdm", "true"]
-    _, data_args, args = parse_arguments(argv)
-    return load_splits(data_args, ["test"], scratch / "_data")["test"], args
-
-
 def main() -> None:
     """Reads the runs, predicts, writes the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.strip().split("\n")[0])
-    parser.add_argument("--grid", type=Path, required=True, help="the folder of one set in a grid")
-    parser.add_argument("--systems", nargs="+", required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", required=True)
-    parser.add_argument("--data", required=True, help="the set that the runs were trained on")
+    parser = grid_parser(__doc__, "robust")
     parser.add_argument("--other", nargs="*", default=[], metavar="NAME=FOLDER")
-    parser.add_argument("--sentences", type=int, default=2000)
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "robust.json")
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
     datasets.disable_progress_bars()
@@ -107,14 +88,7 @@ def main() -> None:
                     scores[system][name].append(trainer.predict(sentences).metrics["test_f1"])
                     print(system, seed, name, scores[system][name][-1])
 
-    found = json.loads(arguments.output.read_text(encoding="utf-8")) if arguments.output.exists() else []
-    facts = about(["torch", "transformers"]) | {
-        "grid": arguments.grid.name,
-        "sentences": arguments.sentences,
-        "seeds": seeds,
-        "scores": scores,
-    }
-    write(arguments.output, [*(other for other in found if other["grid"] != facts["grid"]), facts])
+    write_grid(arguments, {"seeds": seeds, "scores": scores})
 
 
 if __name__ == "__main__":
