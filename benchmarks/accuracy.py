@@ -12,7 +12,9 @@ checkpoint is chosen on dev; test is scored once a run. Writes ``benchmarks/resu
 that are not named keep what an earlier command found: the scores of
 every run, the mistakes and calibration of its predictions and what its images repair and break; and for each system
 against each of ``--against``, and against itself with images hidden or shuffled, the mean difference over seeds, its
-bootstrap interval and its p-value by approximate randomisation. The predictions stay in the folders of the runs.
+bootstrap interval and its p-value by approximate randomisation. The predictions of the runs go into a folder
+``predictions`` beside that file. A system of ``--against`` that is not among ``--systems`` is not trained: its
+predictions are read from ``benchmarks/results/predictions``.
 """
 
 import argparse
@@ -31,6 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.measuring import about, write  # noqa: E402
+from benchmarks.predictions import PUBLISHED, of_run, publish, published, with_gold  # noqa: E402
 from mmner.analysis import MISTAKES, calibration, changes, judge, mistakes, repairs  # noqa: E402
 from mmner.entity_f1 import Span, find_entities  # noqa: E402
 from mmner.significance import bootstrap_interval, randomization_test, sentence_counts  # noqa: E402
@@ -40,6 +43,7 @@ RESULTS = "all_results.json"
 SLICES = ("all", "depicts", "unrelated", "none")
 EXAMPLES = 3  # of each kind: the first of a run that name different entities
 CONTEXT = 6  # words on either side of the entity in an example
+Rows = list[dict[str, Any]]  # the test sentences of a run
 CONTROLS = {"text_only_tags": "images hidden", "shuffled_image_tags": "images shuffled"}
 
 
@@ -62,16 +66,10 @@ def run(arguments: argparse.Namespace, folder: Path, dataset: str, options: dict
         raise RuntimeError(f"{folder.name} ended with code {code}; its last words are in {folder / 'log'}.")
 
 
-def predictions(folder: Path) -> list[dict[str, Any]]:
-    """The test sentences of a run, with gold and predicted tags."""
-    with (folder / "predictions_test.jsonl").open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
-
-
 def facts_of(folder: Path) -> dict[str, Any]:
     """Scores of a run (dev and test, with controls), and the mistakes and calibration of its test predictions."""
     results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
-    rows = predictions(folder)
+    rows = of_run(folder)
     gold, predicted = [row["ner_tags"] for row in rows], [row["predicted_tags"] for row in rows]
     scores, right = [], []
     for row, true, found in zip(rows, find_entities(gold), find_entities(predicted), strict=True):
@@ -138,15 +136,14 @@ def in_slice(row: dict[str, Any], name: str) -> bool:
 
 
 def compare(
-    first: Sequence[Path], second: Sequence[Path], names: Sequence[str], tags: str = "predicted_tags"
+    first: Sequence[Rows], second: Sequence[Rows], names: Sequence[str], tags: str = "predicted_tags"
 ) -> dict[str, Any]:
     """Two systems, of the second of which `tags` are taken, seed by seed, over the same test sentences; for each slice
     and language."""
-    systems = [[predictions(folder) for folder in folders] for folders in (first, second)]
-    rows = systems[0][0]
+    rows = first[0]
     counts = [
         np.stack([sentence_counts([r["ner_tags"] for r in run_], [r[key] for r in run_]) for run_ in runs])
-        for runs, key in zip(systems, ("predicted_tags", tags), strict=True)
+        for runs, key in ((first, "predicted_tags"), (second, tags))
     ]
     found = {}
     for name in names:
@@ -176,7 +173,7 @@ def main() -> None:
     parser.add_argument("--recipe", type=Path, default=ROOT / "recipes" / "local.yaml")
     parser.add_argument("--systems_file", type=Path, default=SYSTEMS)
     parser.add_argument("--systems", nargs="+", help="of the systems file; default: all")
-    parser.add_argument("--against", nargs="+", default=["text_crf", "paper"])
+    parser.add_argument("--against", nargs="+", help="of these systems, or published; default: text_crf and paper")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--output_dir", type=Path, default=Path("outputs") / "accuracy")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "accuracy.json")
@@ -186,6 +183,7 @@ def main() -> None:
     names = arguments.systems or list(known)
     if unknown := [name for name in names if name not in known]:
         parser.error(f"{', '.join(unknown)}: not in {arguments.systems_file}, which has {', '.join(known)}")
+    against = arguments.against or [name for name in ("text_crf", "paper") if name in names]
 
     kept = json.loads(arguments.output.read_text(encoding="utf-8")) if arguments.output.exists() else []
     sets = {facts["data"]: facts for facts in kept}
@@ -194,6 +192,13 @@ def main() -> None:
         data_name, _, dataset = entry.partition("=")
         if not dataset:
             parser.error(f"--data {entry}: expected NAME=FOLDER")
+        elsewhere = {
+            other: [PUBLISHED / data_name / f"{other}-{seed}.npz" for seed in arguments.seeds]
+            for other in against
+            if other not in names
+        }
+        for path in (path for paths in elsewhere.values() for path in paths if not path.exists()):
+            parser.error(f"--against {path.stem}: neither among --systems nor published as {path}")
         folders = {
             name: [(arguments.output_dir / data_name / f"{name}-{seed}").absolute() for seed in arguments.seeds]
             for name in names
@@ -205,16 +210,21 @@ def main() -> None:
         for name in names:
             for seed, folder in zip(arguments.seeds, folders[name], strict=True):
                 runs.append({"system": name, "seed": seed} | facts_of(folder))
-        languages = sorted({row["lang"] for row in predictions(folders[names[0]][0]) if row["lang"]})
+        tagged = {name: [of_run(folder) for folder in folders[name]] for name in names}
+        rows = tagged[names[0]][0]
+        slices = [*SLICES, *sorted({row["lang"] for row in rows if row["lang"]})]
         for name in names:
+            for seed, predicted in zip(arguments.seeds, tagged[name], strict=True):
+                publish(predicted, arguments.output.parent / "predictions" / data_name / f"{name}-{seed}.npz")
             for tags, label in CONTROLS.items():
-                if all(tags in predictions(folder)[0] for folder in folders[name]):
-                    found = compare(folders[name], folders[name], [*SLICES, *languages], tags)
+                if all(tags in predicted[0] for predicted in tagged[name]):
+                    found = compare(tagged[name], tagged[name], slices, tags)
                     comparisons.append({"system": name, "against": label, "slices": found})
-        for other in arguments.against:
+        for other in against:
+            runs_of_other = tagged.get(other) or [with_gold(published(path), rows) for path in elsewhere[other]]
             for name in names:
-                if other in names and name != other:
-                    found = compare(folders[name], folders[other], [*SLICES, *languages])
+                if name != other:
+                    found = compare(tagged[name], runs_of_other, slices)
                     comparisons.append({"system": name, "against": other, "slices": found})
         sets[data_name] = (
             {"data": data_name}

@@ -26,11 +26,13 @@ def grid_parser(description: str, result: str) -> argparse.ArgumentParser:
     return parser
 
 
-def test_rows(folder: str, sentences: int, scratch: Path) -> tuple[datasets.Dataset, TrainingArguments]:
-    """The test sentences of a set, and the arguments of a run on it."""
+def test_rows(folder: str, sentences: int | None, scratch: Path) -> tuple[datasets.Dataset, TrainingArguments]:
+    """The test sentences of a set, or as many as a run with `--max_predict_samples` drew, and the arguments of a run
+    on it."""
     argv = [str(ROOT / "recipes" / "local.yaml"), "--dataset", folder]
     argv += ["--text_model", "none", "--vision_model", "none"]  # the run's own are read
-    argv += ["--max_predict_samples", str(sentences), "--eval_strategy", "no", "--load_best_model_at_end", "false"]
+    argv += ["--max_predict_samples", str(sentences)] if sentences is not None else []
+    argv += ["--eval_strategy", "no", "--load_best_model_at_end", "false"]
     argv += ["--output_dir", str(scratch), "--disable_tqdm", "true"]
     _, data_args, args = parse_arguments(argv)
     return load_splits(data_args, ["test"], scratch / "_data")["test"], args
