@@ -8,13 +8,13 @@ A system is a line of ``benchmarks/systems.yaml``, or of another ``--systems_fil
 ``run_mmner.py``, in a folder of its own under
 ``--output_dir``, with both controls (images hidden, images shuffled); what is finished is not run again, so the same
 command goes on after a break, and with fewer systems, seeds or sets it makes that part of the table alone. The
-checkpoint is chosen on dev; test is scored once a run. Writes ``benchmarks/results/accuracy.json``, in which the sets
-that are not named keep what an earlier command found: the scores of
+checkpoint is chosen on dev; test is scored once a run. Writes ``benchmarks/results/accuracy.json``: the scores of
 every run, the mistakes and calibration of its predictions and what its images repair and break; and for each system
 against each of ``--against``, and against itself with images hidden or shuffled, the mean difference over seeds, its
-bootstrap interval and its p-value by approximate randomisation. The predictions of the runs go into a folder
-``predictions`` beside that file. A system of ``--against`` that is not among ``--systems`` is not trained: its
-predictions are read from ``benchmarks/results/predictions``.
+bootstrap interval and its p-value by approximate randomisation. Sets, and systems of a set, that are not named keep
+what an earlier command found. The predictions of the runs go into a folder ``predictions`` beside that file: a system
+of ``--against`` that is not among ``--systems`` is not trained but read from there, or from
+``benchmarks/results/predictions``.
 """
 
 import argparse
@@ -164,6 +164,124 @@ def compare(
     return found
 
 
+def comparisons_of(
+    arguments: argparse.Namespace, before: dict[str, Any] | None, names: Sequence[str], against: Sequence[str]
+) -> list[tuple[str, str]]:
+    """
+    The pairs of systems to compare: those of `names` with those of `against`, and of the systems that the set keeps
+    from earlier commands those that were compared with one of `names`.
+
+    Raises:
+        ValueError: rows that are kept were made with another recipe, seeds or options, so that one table cannot hold
+            both.
+    """
+    pairs = [(name, other) for other in against for name in names if name != other]
+    kept = [name for name in before["systems"] if name not in names] if before else []
+    if not kept:
+        return pairs
+    command = about([])["command"]
+    here = (os.path.relpath(arguments.recipe, ROOT), sorted(arguments.seeds), command.partition(" -- ")[2])
+    for made in before["made"]:
+        if stays := [name for name in made["systems"] if name in kept]:
+            seeds = sorted({run["seed"] for run in before["runs"] if run["system"] in stays})
+            there = (before["recipe"], seeds, made["command"].partition(" -- ")[2])
+            if there != here:
+                raise ValueError(
+                    f"{before['data']}: recipe, seeds and options are {here}, but {there} in the rows of "
+                    f"{', '.join(stays)} in {arguments.output}. Name these systems, too, or give another --output."
+                )
+    compared = [(pair["system"], pair["against"]) for pair in before["comparisons"]]
+    return pairs + [(name, other) for name, other in compared if name in kept and other in names]
+
+
+def where_published(system: str, data_name: str, seeds: Sequence[int], folders: Sequence[Path]) -> list[Path]:
+    """
+    The published predictions of a system, a file a seed, in the first of `folders` that has it.
+
+    Raises:
+        ValueError: none has.
+    """
+    paths = []
+    for seed in seeds:
+        places = [folder / data_name / f"{system}-{seed}.npz" for folder in folders]
+        if not (found := [path for path in places if path.exists()]):
+            raise ValueError(
+                f"{data_name}: to compare with {system}, its predictions are needed; there is no {places[0]}. "
+                "Train it, too: name it in --systems."
+            )
+        paths.append(found[0])
+    return paths
+
+
+def one_set(
+    arguments: argparse.Namespace,
+    data_name: str,
+    dataset: str,
+    systems: dict[str, Any],
+    pairs: Sequence[tuple[str, str]],
+) -> dict[str, Any]:
+    """Trains `systems`, name and options, where they are not finished, publishes their predictions, and compares."""
+    beside = arguments.output.parent / "predictions"
+    elsewhere = {
+        name: where_published(name, data_name, arguments.seeds, (beside, PUBLISHED))
+        for name in dict.fromkeys(name for pair in pairs for name in pair if name not in systems)
+    }
+    folders = {
+        name: [(arguments.output_dir / data_name / f"{name}-{seed}").absolute() for seed in arguments.seeds]
+        for name in systems
+    }
+    for place, seed in enumerate(arguments.seeds):
+        for name, options in systems.items():
+            print(data_name, name, seed, flush=True)
+            run(arguments, folders[name][place], dataset, options, seed)
+
+    runs, comparisons = [], []
+    tagged = {name: [of_run(folder) for folder in folders[name]] for name in systems}
+    rows = next(iter(tagged.values()))[0]
+    tagged |= {name: [with_gold(published(path), rows) for path in paths] for name, paths in elsewhere.items()}
+    slices = [*SLICES, *sorted({row["lang"] for row in rows if row["lang"]})]
+    for name in systems:
+        for seed, folder, predicted in zip(arguments.seeds, folders[name], tagged[name], strict=True):
+            runs.append({"system": name, "seed": seed} | facts_of(folder))
+            publish(predicted, beside / data_name / f"{name}-{seed}.npz")
+        for tags, label in CONTROLS.items():
+            if all(tags in predicted[0] for predicted in tagged[name]):
+                found = compare(tagged[name], tagged[name], slices, tags)
+                comparisons.append({"system": name, "against": label, "slices": found})
+    for name, other in pairs:
+        found = compare(tagged[name], tagged[other], slices)
+        comparisons.append({"system": name, "against": other, "slices": found})
+    return {
+        "data": data_name,
+        "made": [{"systems": list(systems)} | about(["torch", "transformers"])],
+        "recipe": os.path.relpath(arguments.recipe, ROOT),
+        "systems": systems,
+        "runs": runs,
+        "comparisons": comparisons,
+    }
+
+
+def joined(before: dict[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]:
+    """The facts of a set, with the systems of `new` in place of those of the same name and beside the others."""
+    if before is None:
+        return new
+    systems = before["systems"] | new["systems"]
+    rank = {name: place for place, name in enumerate([*CONTROLS.values(), *systems])}
+    runs = [run for run in before["runs"] if run["system"] not in new["systems"]] + new["runs"]
+    pairs = [pair for pair in before["comparisons"] if not {pair["system"], pair["against"]} & set(new["systems"])]
+    made = [
+        one | {"systems": [name for name in one["systems"] if name not in new["systems"]]} for one in before["made"]
+    ]
+    return new | {
+        "made": [one for one in made if one["systems"]] + new["made"],
+        "systems": systems,
+        "runs": sorted(runs, key=lambda run: rank[run["system"]]),
+        "comparisons": sorted(
+            pairs + new["comparisons"], key=lambda pair: (rank.get(pair["against"], len(rank)), rank[pair["system"]])
+        ),
+    }
+
+
 def main() -> None:
     """Runs what is missing, compares, writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.strip().split("\n")[0])
@@ -185,57 +303,16 @@ def main() -> None:
         parser.error(f"{', '.join(unknown)}: not in {arguments.systems_file}, which has {', '.join(known)}")
     against = arguments.against or [name for name in ("text_crf", "paper") if name in names]
 
-    kept = json.loads(arguments.output.read_text(encoding="utf-8")) if arguments.output.exists() else []
-    sets = {facts["data"]: facts for facts in kept}
+    before = json.loads(arguments.output.read_text(encoding="utf-8")) if arguments.output.exists() else []
+    sets = {facts["data"]: facts for facts in before}
     for entry in arguments.data:
-        runs, comparisons = [], []
         data_name, _, dataset = entry.partition("=")
         if not dataset:
             parser.error(f"--data {entry}: expected NAME=FOLDER")
-        elsewhere = {
-            other: [PUBLISHED / data_name / f"{other}-{seed}.npz" for seed in arguments.seeds]
-            for other in against
-            if other not in names
-        }
-        for path in (path for paths in elsewhere.values() for path in paths if not path.exists()):
-            parser.error(f"--against {path.stem}: neither among --systems nor published as {path}")
-        folders = {
-            name: [(arguments.output_dir / data_name / f"{name}-{seed}").absolute() for seed in arguments.seeds]
-            for name in names
-        }
-        for place, seed in enumerate(arguments.seeds):
-            for name in names:
-                print(data_name, name, seed, flush=True)
-                run(arguments, folders[name][place], dataset, known[name], seed)
-        for name in names:
-            for seed, folder in zip(arguments.seeds, folders[name], strict=True):
-                runs.append({"system": name, "seed": seed} | facts_of(folder))
-        tagged = {name: [of_run(folder) for folder in folders[name]] for name in names}
-        rows = tagged[names[0]][0]
-        slices = [*SLICES, *sorted({row["lang"] for row in rows if row["lang"]})]
-        for name in names:
-            for seed, predicted in zip(arguments.seeds, tagged[name], strict=True):
-                publish(predicted, arguments.output.parent / "predictions" / data_name / f"{name}-{seed}.npz")
-            for tags, label in CONTROLS.items():
-                if all(tags in predicted[0] for predicted in tagged[name]):
-                    found = compare(tagged[name], tagged[name], slices, tags)
-                    comparisons.append({"system": name, "against": label, "slices": found})
-        for other in against:
-            runs_of_other = tagged.get(other) or [with_gold(published(path), rows) for path in elsewhere[other]]
-            for name in names:
-                if name != other:
-                    found = compare(tagged[name], runs_of_other, slices)
-                    comparisons.append({"system": name, "against": other, "slices": found})
-        sets[data_name] = (
-            {"data": data_name}
-            | about(["torch", "transformers"])
-            | {
-                "recipe": os.path.relpath(arguments.recipe, ROOT),
-                "systems": {name: known[name] for name in names},
-                "runs": runs,
-                "comparisons": comparisons,
-            }
-        )
+        earlier = sets.get(data_name)
+        pairs = comparisons_of(arguments, earlier, names, against)
+        facts = one_set(arguments, data_name, dataset, {name: known[name] for name in names}, pairs)
+        sets[data_name] = joined(earlier, facts)
         write(arguments.output, list(sets.values()))
 
 

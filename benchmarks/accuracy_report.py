@@ -85,9 +85,11 @@ CONTROLS = (("", "own"), ("text_only_", "hidden"), ("shuffled_image_", "shuffled
 def accuracy(sets: list[dict[str, Any]]) -> list[str]:
     """Of `accuracy.json`: one entry a set."""
     lines = [
-        "Entity F1 on test in percent, mean and standard deviation over seeds. One row again: the same command with "
-        "`--systems` and `--seeds`; the systems are lines of [`systems.yaml`](systems.yaml). A set is named as in the "
-        f"command. {SETS}",
+        "Entity F1 on test in percent, mean and standard deviation over seeds. One row again, or a system of your own "
+        "(a line of [`systems.yaml`](systems.yaml)): the same command with `--systems NAME`. What it is compared with "
+        "is not trained again but read from [`results/predictions`](results/predictions): what the systems of some "
+        "sets said of each test sentence; `python benchmarks/predictions.py disjoint=FOLDER` scores that again. A set "
+        f"is named as in the command. {SETS}",
     ]
     for facts in sets:
         lines += ["", *set_tables(facts)]
@@ -163,7 +165,7 @@ def crosslingual(sets: list[dict[str, Any]]) -> list[str]:
         header = ["trained on", "seeds", *(f"{name}, {way}" for name in languages for way in ("hidden", "own less"))]
         lines += ["", f"`{system}`, {sets[0]['runs'][0]['train_samples']:,} sentences of training:", ""]
         lines += table(header, rows)
-    return [*lines, "", *made_by(sets[0])[:2]]
+    return [*lines, "", *made_by(sets[0])]
 
 
 def alignment_in_words(facts: dict[str, Any]) -> list[str]:

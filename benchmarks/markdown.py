@@ -11,7 +11,10 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
 
 
 def made_by(facts: dict[str, Any]) -> list[str]:
-    """The command, the machine and the versions of a run."""
+    """The command, the machine and the versions of a run, or those of each part of a table of which some rows were
+    made later (`made`)."""
+    if "made" in facts:
+        return [line for part in facts["made"] for line in made_by(part)]
     machine, versions = facts["machine"], facts.get("versions", {"torch": facts.get("torch")})
     if isinstance(machine, dict):
         threads = f", torch's threads: {machine['threads']}" if "threads" in machine else ""
