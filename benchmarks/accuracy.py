@@ -5,16 +5,16 @@ Trains a grid of systems, seeds and data sets with one recipe, and says which di
         --seeds 1 2 3 --output_dir outputs/accuracy
 
 A system is a line of ``benchmarks/systems.yaml``, or of another ``--systems_file``. Every run is one of
-``run_mmner.py``, in a folder of its own under
-``--output_dir``, with both controls (images hidden, images shuffled); what is finished is not run again, so the same
-command goes on after a break, and with fewer systems, seeds or sets it makes that part of the table alone. The
-checkpoint is chosen on dev; test is scored once a run. Writes ``benchmarks/results/accuracy.json``: the scores of
-every run, the mistakes and calibration of its predictions and what its images repair and break; and for each system
-against each of ``--against``, and against itself with images hidden or shuffled, the mean difference over seeds, its
-bootstrap interval and its p-value by approximate randomisation. Sets, and systems of a set, that are not named keep
-what an earlier command found. The predictions of the runs go into a folder ``predictions`` beside that file: a system
-of ``--against`` that is not among ``--systems`` is not trained but read from there, or from
-``benchmarks/results/predictions``.
+``run_mmner.py``, in a folder of its own under ``--output_dir``, with both controls (images hidden, images shuffled);
+what is finished is not run again, so the same command goes on after a break. The checkpoint is chosen on dev; test is
+scored once a run.
+
+Writes ``benchmarks/results/accuracy.json``: the scores of every run, the mistakes and calibration of its predictions
+and what its images repair and break; and for each system against each of ``--against``, and against itself with images
+hidden or shuffled, the mean difference over seeds, its bootstrap interval and its p-value by randomisation.
+Sets, and systems of a set, that are not named keep what an earlier command found. The predictions of the runs go into
+a folder ``predictions`` beside that file: a system of ``--against`` that is not among ``--systems`` is not trained but
+read from there, or from ``benchmarks/results/predictions``.
 """
 
 import argparse
@@ -165,19 +165,20 @@ def compare(
 
 
 def comparisons_of(
-    arguments: argparse.Namespace, before: dict[str, Any] | None, names: Sequence[str], against: Sequence[str]
+    arguments: argparse.Namespace, before: dict[str, Any] | None, names: Sequence[str]
 ) -> list[tuple[str, str]]:
     """
-    The pairs of systems to compare: those of `names` with those of `against`, and of the systems that the set keeps
-    from earlier commands those that were compared with one of `names`.
+    The pairs of systems to compare: those of `names` with those of `--against`, and all that an earlier command
+    compared of which one is among `names`.
 
     Raises:
-        ValueError: rows that are kept were made with another recipe, seeds or options, so that one table cannot hold
-            both.
+        ValueError: the set keeps rows that were made with another recipe, seeds or options, so that one table cannot
+            hold both.
     """
+    present = {*names, *(before["systems"] if before else ())}
+    against = arguments.against or [name for name in ("text_crf", "paper") if name in present]
     pairs = [(name, other) for other in against for name in names if name != other]
-    kept = [name for name in before["systems"] if name not in names] if before else []
-    if not kept:
+    if not (kept := present - set(names)):
         return pairs
     command = about([])["command"]
     here = (os.path.relpath(arguments.recipe, ROOT), sorted(arguments.seeds), command.partition(" -- ")[2])
@@ -191,7 +192,8 @@ def comparisons_of(
                     f"{', '.join(stays)} in {arguments.output}. Name these systems, too, or give another --output."
                 )
     compared = [(pair["system"], pair["against"]) for pair in before["comparisons"]]
-    return pairs + [(name, other) for name, other in compared if name in kept and other in names]
+    again = [pair for pair in compared if pair[1] not in CONTROLS.values() and set(pair) & set(names)]
+    return list(dict.fromkeys(pairs + again))
 
 
 def where_published(system: str, data_name: str, seeds: Sequence[int], folders: Sequence[Path]) -> list[Path]:
@@ -291,7 +293,7 @@ def main() -> None:
     parser.add_argument("--recipe", type=Path, default=ROOT / "recipes" / "local.yaml")
     parser.add_argument("--systems_file", type=Path, default=SYSTEMS)
     parser.add_argument("--systems", nargs="+", help="of the systems file; default: all")
-    parser.add_argument("--against", nargs="+", help="of these systems, or published; default: text_crf and paper")
+    parser.add_argument("--against", nargs="+", help="default: text_crf and paper, where they are in the table")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--output_dir", type=Path, default=Path("outputs") / "accuracy")
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "accuracy.json")
@@ -301,7 +303,6 @@ def main() -> None:
     names = arguments.systems or list(known)
     if unknown := [name for name in names if name not in known]:
         parser.error(f"{', '.join(unknown)}: not in {arguments.systems_file}, which has {', '.join(known)}")
-    against = arguments.against or [name for name in ("text_crf", "paper") if name in names]
 
     before = json.loads(arguments.output.read_text(encoding="utf-8")) if arguments.output.exists() else []
     sets = {facts["data"]: facts for facts in before}
@@ -310,7 +311,7 @@ def main() -> None:
         if not dataset:
             parser.error(f"--data {entry}: expected NAME=FOLDER")
         earlier = sets.get(data_name)
-        pairs = comparisons_of(arguments, earlier, names, against)
+        pairs = comparisons_of(arguments, earlier, names)
         facts = one_set(arguments, data_name, dataset, {name: known[name] for name in names}, pairs)
         sets[data_name] = joined(earlier, facts)
         write(arguments.output, list(sets.values()))
