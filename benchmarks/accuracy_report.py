@@ -79,6 +79,7 @@ CHANGES = {
     "broken": "broken by its image",
 }
 EXAMPLES_OF = "evidence"
+LUCK = 0.05
 CONTROLS = (("", "own"), ("text_only_", "hidden"), ("shuffled_image_", "shuffled"))
 
 
@@ -171,6 +172,9 @@ def crosslingual(sets: list[dict[str, Any]]) -> list[str]:
 def alignment_in_words(facts: dict[str, Any]) -> list[str]:
     """What each alignment changes against the same model without one, and what images change in each, in sentences."""
     lines = []
+    aligned = [pair["slices"]["all"] for pair in facts["comparisons"] if pair["against"] == "paper_unaligned"]
+    far = sum(found["p"] < LUCK for found in aligned)
+    lines.append(f"- Of {len(aligned)} alignments, {far} differ from none over all rows with p < {LUCK}.")
     for pair in sorted(facts["comparisons"], key=lambda pair: pair["against"] != "paper_unaligned"):
         if pair["against"] not in ("paper_unaligned", "images hidden"):
             continue
@@ -370,7 +374,7 @@ def difference(found: dict[str, Any] | None) -> str:
         return "-"
     low, high = found["interval"]
     text = f"{100 * found['difference']:+.2f}"
-    text = f"**{text}**" if found["p"] < 0.05 else text
+    text = f"**{text}**" if found["p"] < LUCK else text
     return f"{text} ({100 * low:+.2f} to {100 * high:+.2f}), p {chance(found['p'])}"
 
 
