@@ -87,10 +87,11 @@ def accuracy(sets: list[dict[str, Any]]) -> list[str]:
     """Of `accuracy.json`: one entry a set."""
     lines = [
         "Entity F1 on test in percent, mean and standard deviation over seeds. One row again, or a system of your own "
-        "(a line of [`systems.yaml`](systems.yaml)): the same command with `--systems NAME`. What it is compared with "
-        "is not trained again but read from [`results/predictions`](results/predictions): what the systems of some "
-        "sets said of each test sentence; `python benchmarks/predictions.py disjoint=FOLDER` scores that again. A set "
-        f"is named as in the command. {SETS}",
+        "(a line of [`systems.yaml`](systems.yaml)): the same command with `--systems NAME` and an `--output` of your "
+        "own. What `--against` names beside it is not trained again but read from "
+        "[`results/predictions`](results/predictions), where there is what systems said of each test sentence of some "
+        "sets, which `python benchmarks/predictions.py disjoint=FOLDER` scores again. A set is named as in the command. "
+        f"{SETS}",
     ]
     for facts in sets:
         lines += ["", *set_tables(facts)]
