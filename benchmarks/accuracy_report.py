@@ -90,8 +90,8 @@ def accuracy(sets: list[dict[str, Any]]) -> list[str]:
         "(a line of [`systems.yaml`](systems.yaml)): the same command with `--systems NAME` and an `--output` of your "
         "own. What `--against` names beside it is not trained again but read from "
         "[`results/predictions`](results/predictions), where there is what systems said of each test sentence of some "
-        "sets, which `python benchmarks/predictions.py disjoint=FOLDER` scores again. A set is named as in the command. "
-        f"{SETS}",
+        "sets, which `python benchmarks/predictions.py disjoint=FOLDER` scores again. A set is named as in the "
+        f"command. {SETS}",
     ]
     for facts in sets:
         lines += ["", *set_tables(facts)]
