@@ -42,7 +42,7 @@ SYSTEMS = ROOT / "benchmarks" / "systems.yaml"
 RESULTS = "all_results.json"
 SLICES = ("all", "depicts", "unrelated", "none")
 EXAMPLES = 3  # of each kind: the first of a run that name different entities
-CONTEXT = 6  # words on either side of the entity in an example
+CONTEXT = 2  # words on either side of the entity in an example: the sentences are not ours to print
 Rows = list[dict[str, Any]]  # the test sentences of a run
 CONTROLS = {"text_only_tags": "images hidden", "shuffled_image_tags": "images shuffled"}
 
