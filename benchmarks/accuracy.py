@@ -66,10 +66,9 @@ def run(arguments: argparse.Namespace, folder: Path, dataset: str, options: dict
         raise RuntimeError(f"{folder.name} ended with code {code}; its last words are in {folder / 'log'}.")
 
 
-def facts_of(folder: Path) -> dict[str, Any]:
-    """Scores of a run (dev and test, with controls), and the mistakes and calibration of its test predictions."""
+def facts_of(folder: Path, rows: Rows) -> dict[str, Any]:
+    """Scores of a run (dev and test, with controls), and mistakes and calibration of its test predictions, `rows`."""
     results = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
-    rows = of_run(folder)
     gold, predicted = [row["ner_tags"] for row in rows], [row["predicted_tags"] for row in rows]
     scores, right = [], []
     for row, true, found in zip(rows, find_entities(gold), find_entities(predicted), strict=True):
@@ -244,7 +243,7 @@ def one_set(
     slices = [*SLICES, *sorted({row["lang"] for row in rows if row["lang"]})]
     for name in systems:
         for seed, folder, predicted in zip(arguments.seeds, folders[name], tagged[name], strict=True):
-            runs.append({"system": name, "seed": seed} | facts_of(folder))
+            runs.append({"system": name, "seed": seed} | facts_of(folder, predicted))
             publish(predicted, beside / data_name / f"{name}-{seed}.npz")
         for tags, label in CONTROLS.items():
             if all(tags in predicted[0] for predicted in tagged[name]):

@@ -126,6 +126,19 @@ def components(sets: list[dict[str, Any]]) -> list[str]:
             rows.append([f"`{pair['against']}`, {what}", *own, *cells])
         lines += ["", f"### {facts['data']}", "", *made_by(facts)]
         lines += table(["system", "dev F1", "F1", *(f"{name}, less" for name in names)], rows)
+        lines += [
+            "",
+            "What their own images give each, less with images hidden and with those of other sentences:",
+            "",
+        ]
+        rows = []
+        for pair in facts["comparisons"]:
+            if pair["against"].startswith("images ") and pair["system"] in {one["system"] for one in pairs}:
+                scores = [run["scores"] for run in facts["runs"] if run["system"] == pair["system"]]
+                hidden = spread([found["test_text_only_f1_depicts"] for found in scores])
+                cells = [difference(pair["slices"].get(name)) for name in names]
+                rows.append([pair["system"], hidden, pair["against"], *cells])
+        lines += table(["system", "depicts, hidden", "less", *names], rows)
     return lines
 
 
