@@ -163,6 +163,32 @@ def compare(
     return found
 
 
+def command_parser() -> argparse.ArgumentParser:
+    """The options of this command."""
+    parser = argparse.ArgumentParser(description=__doc__.strip().split("\n")[0])
+    parser.add_argument("--text_model", required=True)
+    parser.add_argument("--vision_model", required=True)
+    parser.add_argument("--data", nargs="+", required=True, metavar="NAME=FOLDER")
+    parser.add_argument("--recipe", type=Path, default=ROOT / "recipes" / "local.yaml")
+    parser.add_argument("--systems_file", type=Path, default=SYSTEMS)
+    parser.add_argument("--systems", nargs="+", help="of the systems file; default: all")
+    parser.add_argument("--against", nargs="+", help="default: text_crf and paper, where they are in the table")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--output_dir", type=Path, default=Path("outputs") / "accuracy")
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "accuracy.json")
+    parser.add_argument("options", nargs="*", help="after --: options of run_mmner.py for every run")
+    return parser
+
+
+def comparable(command: str) -> dict[str, str]:
+    """What rows of one table must have in common, of a command as `about` writes it."""
+    options = command_parser().parse_args(command.split()[2:])  # after "python benchmarks/accuracy.py"
+    options.seeds.sort()
+    options.recipe = options.recipe.name  # `about` leaves no more of a path
+    names = ("text_model", "vision_model", "recipe", "seeds", "options")
+    return {name: str(getattr(options, name)) for name in names}
+
+
 def comparisons_of(
     arguments: argparse.Namespace, before: dict[str, Any] | None, names: Sequence[str]
 ) -> list[tuple[str, str]]:
@@ -171,25 +197,22 @@ def comparisons_of(
     compared of which one is among `names`.
 
     Raises:
-        ValueError: the set keeps rows that were made with another recipe, seeds or options, so that one table cannot
-            hold both.
+        ValueError: the set keeps rows that were made with other towers, recipe, seeds or options, so that one table
+            cannot hold both.
     """
     present = {*names, *(before["systems"] if before else ())}
     against = arguments.against or [name for name in ("text_crf", "paper") if name in present]
     pairs = [(name, other) for other in against for name in names if name != other]
     if not (kept := present - set(names)):
         return pairs
-    command = about([])["command"]
-    here = (os.path.relpath(arguments.recipe, ROOT), sorted(arguments.seeds), command.partition(" -- ")[2])
+    here = comparable(about([])["command"])
     for made in before["made"]:
-        if stays := [name for name in made["systems"] if name in kept]:
-            seeds = sorted({run["seed"] for run in before["runs"] if run["system"] in stays})
-            there = (before["recipe"], seeds, made["command"].partition(" -- ")[2])
-            if there != here:
-                raise ValueError(
-                    f"{before['data']}: recipe, seeds and options are {here}, but {there} in the rows of "
-                    f"{', '.join(stays)} in {arguments.output}. Name these systems, too, or give another --output."
-                )
+        there = comparable(made["command"])
+        if there != here and (stays := [name for name in made["systems"] if name in kept]):
+            raise ValueError(
+                f"{before['data']}: this command has {here}, but the rows of {', '.join(stays)} in {arguments.output} "
+                f"have {there}. Name these systems, too, or give another --output."
+            )
     compared = [(pair["system"], pair["against"]) for pair in before["comparisons"]]
     again = [pair for pair in compared if pair[1] not in CONTROLS.values() and set(pair) & set(names)]
     return list(dict.fromkeys(pairs + again))
@@ -285,18 +308,7 @@ def joined(before: dict[str, Any] | None, new: dict[str, Any]) -> dict[str, Any]
 
 def main() -> None:
     """Runs what is missing, compares, writes the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.strip().split("\n")[0])
-    parser.add_argument("--text_model", required=True)
-    parser.add_argument("--vision_model", required=True)
-    parser.add_argument("--data", nargs="+", required=True, metavar="NAME=FOLDER")
-    parser.add_argument("--recipe", type=Path, default=ROOT / "recipes" / "local.yaml")
-    parser.add_argument("--systems_file", type=Path, default=SYSTEMS)
-    parser.add_argument("--systems", nargs="+", help="of the systems file; default: all")
-    parser.add_argument("--against", nargs="+", help="default: text_crf and paper, where they are in the table")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--output_dir", type=Path, default=Path("outputs") / "accuracy")
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "accuracy.json")
-    parser.add_argument("options", nargs="*", help="after --: options of run_mmner.py for every run")
+    parser = command_parser()
     arguments = parser.parse_args()
     known = yaml.safe_load(arguments.systems_file.read_text(encoding="utf-8"))
     names = arguments.systems or list(known)

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.grid import test_rows  # noqa: E402
+from mmner.data import label_names  # noqa: E402
 from mmner.significance import micro_f1, sentence_counts  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -112,7 +113,7 @@ def main() -> None:
             parser.error(f"{entry}: expected SET=FOLDER, a set of which predictions are in {PUBLISHED}")
         with tempfile.TemporaryDirectory() as scratch:
             test, _ = test_rows(folder, None, Path(scratch))
-            names = test.features["ner_tags"].feature.names
+            names = label_names(test)
             gold = {
                 row["id"]: [names[tag] for tag in row["ner_tags"]] for row in test.select_columns(["id", "ner_tags"])
             }

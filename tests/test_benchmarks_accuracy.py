@@ -93,13 +93,15 @@ def test_a_row_made_again_is_compared_again(grid, tmp_path):
     assert pair_of(after, "fair", "good")["slices"] == expected != pair_of(before, "fair", "good")["slices"]
 
 
-@pytest.mark.parametrize("change", ["seeds", "options"])
+@pytest.mark.parametrize("change", ["seeds", "options", "towers"])
 def test_rows_of_other_runs_are_not_put_into_one_table(grid, tmp_path, change):
     grid("good fair", "good")
     before = (tmp_path / "out.json").read_text(encoding="utf-8")
     with pytest.raises(ValueError, match="Name these systems, too, or give another --output"):
         if change == "seeds":
             grid("poor", "good", "--seeds", "1")
+        elif change == "towers":
+            grid("poor", "good", "--text_model", "another")
         else:
             grid("poor", "good", options="--max_train_samples=8")
     assert (tmp_path / "out.json").read_text(encoding="utf-8") == before
