@@ -271,13 +271,13 @@ class CrossAttentionCollaboration(CollaborationModule):
 
 class GatedCollaboration(CollaborationModule):
     """
-    The recommended collaboration. The image first attends to the words, then the words to the image so informed; each
-    word has a gate that reads the word, what it saw, and their agreement (the product), so that an image which has
-    nothing to do with it is ignored:
+    The image first attends to the words, then the words to the image so informed; each word has a gate that reads the
+    word, what it saw, and their agreement (the product), so that an image which has nothing to do with it is ignored:
 
         c_i = Attention(w_i, V'),  g_i = sigmoid(MLP([w_i; c_i; w_i * c_i])),  w_i + g_i * MLP([w_i; c_i; w_i * c_i])
 
-    The word itself passes unchanged: without an image this is the text model.
+    The word itself passes unchanged: without an image this is the text model. `"ungated"` is the same with g_i = 1, to
+    tell what the gate is worth.
     """
 
     def __init__(self, config: TwoMNERConfig):
@@ -289,7 +289,7 @@ class GatedCollaboration(CollaborationModule):
         self.word_norm = nn.LayerNorm(width)
         self.context_norm = nn.LayerNorm(width)
         self.evidence = nn.Sequential(nn.Linear(3 * width, width), nn.GELU(), nn.Dropout(config.dropout))
-        self.gate = nn.Linear(width, 1)
+        self.gate = nn.Linear(width, 1) if config.collaboration == "gated" else None
         self.update = nn.Linear(width, width)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -301,7 +301,9 @@ class GatedCollaboration(CollaborationModule):
         context, weights = self.attention(word_states, images, output_attentions=output_attentions)
         words, context = self.word_norm(word_states), self.context_norm(context)
         evidence = self.evidence(torch.cat([words, context, words * context], dim=-1))  # (B, W, H)
-        gates = torch.sigmoid(self.gate(evidence))  # (B, W, 1)
+        gates = evidence.new_ones(*evidence.shape[:2], 1)  # (B, W, 1)
+        if self.gate is not None:
+            gates = torch.sigmoid(self.gate(evidence))
         gates = only_where(has_image, gates)
         update = only_where(has_image, self.dropout(self.update(evidence)))
         return Collaboration(
@@ -487,6 +489,7 @@ COLLABORATION_MODULES = {
     "cross_attention": CrossAttentionCollaboration,
     "evidence": EvidenceCollaboration,
     "gated": GatedCollaboration,
+    "ungated": GatedCollaboration,
     "umt": UMTCollaboration,
 }
 

@@ -7,7 +7,7 @@ from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
 ALIGNMENTS = ("none", "nt_xent", "clip", "siglip", "token")
-COLLABORATIONS = ("none", "cross_attention", "gated", "umt", "evidence")
+COLLABORATIONS = ("none", "cross_attention", "gated", "ungated", "umt", "evidence")
 TAGGING_HEADS = ("crf", "softmax")
 TEXT_POOLINGS = ("mean", "first")
 
@@ -68,8 +68,9 @@ class TwoMNERConfig(PreTrainedConfig):
         text_pooling (`str`, defaults to `"mean"`):
             The sentence vector of the pooled alignments: `"mean"` of the pieces, or the `"first"` ([CLS]).
         collaboration (`str`, defaults to `"gated"`):
-            How words and image are fused: `"none"` (text only), `"cross_attention"` (the paper's), `"gated"`, `"umt"`
-            or `"evidence"` (what the image says of its entity's type is added to the emissions).
+            How words and image are fused: `"none"` (text only), `"cross_attention"` (the paper's), `"gated"`,
+            `"ungated"` (the same with every gate open), `"umt"` or `"evidence"` (what the image says of its entity's
+            type is added to the emissions).
         collaboration_heads (`int`, *optional*):
             Attention heads of the collaboration. `None`: one for every 64 features, at least one.
         tagging_head (`str`, defaults to `"crf"`):

@@ -411,7 +411,7 @@ def test_towers_in_chunks_repeat_their_dropout():
     assert (values[0] - values[1]) / (2 * step) == pytest.approx(float(gradient.square().sum()), rel=1e-4)
 
 
-@pytest.mark.parametrize("collaboration", ["cross_attention", "gated", "umt", "evidence"])
+@pytest.mark.parametrize("collaboration", FUSIONS)
 @pytest.mark.parametrize("global_vision", [None, "resnet"])
 def test_rows_without_an_image_are_left_out_of_the_fusion(collaboration, global_vision, monkeypatch):
     """Fusing the rows with an image alone gives what fusing all of them gives, and its gradient."""
@@ -613,6 +613,19 @@ def test_attention_from_words_to_image(collaboration, keys):
         torch.testing.assert_close(weights.sum(-1)[[0, 2, 3]], torch.ones(3, 2, 5))
         assert not weights[1].any()  # no image
     torch.testing.assert_close(output.logits, model(**batch).logits, atol=1e-5, rtol=0)
+
+
+def test_ungated_is_gated_with_its_gates_open():
+    gated, ungated = tiny_model(collaboration="gated").eval(), tiny_model(collaboration="ungated").eval()
+    missing, unexpected = ungated.load_state_dict(gated.state_dict(), strict=False)
+    assert not missing
+    assert unexpected == ["model.collaboration.gate.weight", "model.collaboration.gate.bias"]
+    batch = tiny_batch()
+    assert not torch.allclose(ungated(**batch).logits, gated(**batch).logits)
+    torch.nn.init.zeros_(gated.model.collaboration.gate.weight)
+    torch.nn.init.constant_(gated.model.collaboration.gate.bias, 100.0)
+    torch.testing.assert_close(ungated(**batch).logits, gated(**batch).logits)
+    torch.testing.assert_close(ungated(**batch).gates, gated(**batch).gates)
 
 
 def test_gates_lie_between_none_and_all_and_are_zero_without_an_image():
