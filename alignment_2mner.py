@@ -322,6 +322,8 @@ class Alignment(nn.Module, ABC):
     """
 
     default_temperature: float
+    compares_words = False
+    """Whether `text_states` are words, or the pieces of a sentence that becomes one vector."""
     block_size = 2**22
     """Similarities computed at a time: bounds the memory, not the result."""
 
@@ -347,6 +349,10 @@ class Alignment(nn.Module, ABC):
         self.image_projection = self.make_projection(image_width, projection_dim)
         self.add_parameters()
         self.reset_parameters()
+
+    def parts(self) -> Sequence[Alignment]:
+        """The losses that are summed: this one."""
+        return [self]
 
     def make_projection(self, width: int, projection_dim: int) -> nn.Module:
         return nn.Linear(width, projection_dim, bias=False)
@@ -588,6 +594,7 @@ class TokenAlignment(_LearnedTemperature):
     """
 
     default_temperature = 0.07
+    compares_words = True
     block_size = 2**24
     """Cosines computed at a time: bounds the memory, not the result."""
 
@@ -663,11 +670,31 @@ class TokenAlignment(_LearnedTemperature):
         return total / query_mask.sum(dim=1).clamp(min=1)[:, None]
 
 
-_KINDS: dict[str, type[Alignment]] = {
+class BothAlignments(nn.Module):
+    """Sentences as `nt_xent` compares them, and words as `token` does: two losses, to be summed."""
+
+    def __init__(
+        self,
+        text_width: int,
+        image_width: int,
+        projection_dim: int,
+        temperature: float | None = None,
+        text_pooling: str = "mean",
+    ):
+        super().__init__()
+        self.sentences = NTXentAlignment(text_width, image_width, projection_dim, temperature, text_pooling)
+        self.words = TokenAlignment(text_width, image_width, projection_dim, temperature)
+
+    def parts(self) -> Sequence[Alignment]:
+        return [self.sentences, self.words]
+
+
+_KINDS: dict[str, type[Alignment | BothAlignments]] = {
     "nt_xent": NTXentAlignment,
     "clip": CLIPAlignment,
     "siglip": SigLIPAlignment,
     "token": TokenAlignment,
+    "both": BothAlignments,
 }
 
 
@@ -678,8 +705,10 @@ def build_alignment(
     projection_dim: int,
     temperature: float | None = None,
     text_pooling: str = "mean",
-) -> Alignment:
-    """The contrastive loss of that name: `nt_xent` (the paper's), `clip`, `siglip` or `token`.
+) -> Alignment | BothAlignments:
+    """
+    The contrastive loss of that name: `nt_xent` (the paper's), `clip`, `siglip`, `token`, or `both` (`nt_xent` and
+    `token`): its `parts` are called with words or pieces as each `compares_words` or not, and summed.
 
     `temperature=None` takes the kind's own (0.5, 0.07, 0.1, 0.07): fixed for `nt_xent`, a start value for the others.
 

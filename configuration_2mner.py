@@ -6,7 +6,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
-ALIGNMENTS = ("none", "nt_xent", "clip", "siglip", "token")
+ALIGNMENTS = ("none", "nt_xent", "clip", "siglip", "token", "both")
 COLLABORATIONS = ("none", "cross_attention", "gated", "ungated", "umt", "evidence")
 TAGGING_HEADS = ("crf", "softmax")
 TEXT_POOLINGS = ("mean", "first")
@@ -56,8 +56,8 @@ class TwoMNERConfig(PreTrainedConfig):
         global_vision_config (`PreTrainedConfig` or `dict`, *optional*):
             A second image tower, read as one pooled vector (the paper's ResNet). `None`: there is none.
         alignment (`str`, defaults to `"none"`):
-            Contrastive loss between text and image: `"none"`, `"nt_xent"` (the paper's), `"clip"`, `"siglip"` or
-            `"token"` (word-to-patch).
+            Contrastive loss between text and image: `"none"`, `"nt_xent"` (the paper's), `"clip"`, `"siglip"`,
+            `"token"` (word-to-patch) or `"both"` (`"nt_xent"` and `"token"`).
         alignment_weight (`float`, defaults to 1.0):
             Factor of the contrastive loss in the total loss.
         alignment_temperature (`float`, *optional*):

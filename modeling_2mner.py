@@ -22,7 +22,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import cached_file, can_return_tuple, logging
 
 try:
-    from .alignment_2mner import build_alignment, is_sharded, world_size
+    from .alignment_2mner import Alignment, build_alignment, is_sharded, world_size
     from .collaboration_2mner import COLLABORATION_MODULES, Collaboration, CrossAttentionCollaboration, only_where
     from .configuration_2mner import TwoMNERConfig, tower_width
     from .crf_2mner import LinearChainCRF, iob2_constraints
@@ -37,7 +37,7 @@ try:
         sequence_of,
     )
 except ImportError:
-    from alignment_2mner import build_alignment, is_sharded, world_size
+    from alignment_2mner import Alignment, build_alignment, is_sharded, world_size
     from collaboration_2mner import COLLABORATION_MODULES, Collaboration, CrossAttentionCollaboration, only_where
     from configuration_2mner import TwoMNERConfig, tower_width
     from crf_2mner import LinearChainCRF, iob2_constraints
@@ -191,7 +191,7 @@ class TwoMNERPreTrainedModel(PreTrainedModel):
                 constraints = iob2_constraints(self.config.labels)
                 init.copy_(module.allowed_start, constraints.start)
                 init.copy_(module.allowed_transitions, constraints.transitions)
-        elif module in (base.alignment, base.global_alignment):
+        elif isinstance(module, Alignment):
             module.reset_parameters()
 
     def train(self, mode: bool = True):
@@ -594,14 +594,14 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
         """Sum of the contrastive losses, one for each image tower (paper, section 3.2)."""
         if image_states is None:  # evaluation of a batch without images: nothing to align
             image_states, global_states = self._absent_images(len(piece_states), piece_states)
-        if self.config.alignment == "token":
-            text, mask = word_states, word_mask
-        else:
-            text, mask = piece_states, attention_mask.bool()
-        loss = self.alignment(text, mask, image_states, has_image, image_ids)
-        if self.global_alignment is not None:
-            loss = loss + self.global_alignment(text, mask, global_states, has_image, image_ids)
-        return loss
+        texts = {True: (word_states, word_mask), False: (piece_states, attention_mask.bool())}
+        losses = [
+            part(*texts[part.compares_words], states, has_image, image_ids)
+            for alignment, states in ((self.alignment, image_states), (self.global_alignment, global_states))
+            if alignment is not None
+            for part in alignment.parts()
+        ]
+        return torch.stack(losses).sum()
 
 
 class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):

@@ -69,6 +69,7 @@ LEVELS = {
     "clip": "Sentence level, InfoNCE over pairs",
     "siglip": "Sentence level, a sigmoid a pair",
     "token": "Word level",
+    "both": "Sentence level, the paper's loss, and word level",
 }
 CHANGES = {
     "type": "type",

@@ -448,7 +448,7 @@ def test_the_paper_projects_with_two_layers_a_modality():
 
 
 def test_bad_options_are_refused():
-    with pytest.raises(ValueError, match="no alignment 'none'; choose one of nt_xent, clip, siglip, token"):
+    with pytest.raises(ValueError, match="no alignment 'none'; choose one of nt_xent, clip, siglip, token, both"):
         build_alignment("none", 2, 2, 2)
     with pytest.raises(ValueError, match="temperature is 0; it must be above 0"):
         build_alignment("clip", 2, 2, 2, temperature=0)

@@ -242,6 +242,18 @@ def test_loss_is_the_weighted_sum_of_its_parts():
     assert min(output.ner_loss, output.alignment_loss, output.consistency_loss) > 0
 
 
+def test_both_alignments_are_the_sum_of_the_two_for_each_image_tower():
+    batch = tiny_batch()
+    both = tiny_model(alignment="both", global_vision="resnet")
+    weights, total = both.state_dict(), 0
+    for kind, part in (("nt_xent", "sentences"), ("token", "words")):
+        one = tiny_model(alignment=kind, global_vision="resnet")
+        known = {name.replace(f"alignment.{part}.", "alignment."): value for name, value in weights.items()}
+        one.load_state_dict({name: known[name] for name in one.state_dict()})
+        total = total + one(**batch).alignment_loss
+    torch.testing.assert_close(both(**batch).alignment_loss, total)
+
+
 def test_ner_loss_is_the_mean_over_sentences():
     model, batch = tiny_model(), tiny_batch()
     single = [model(**rows_of(batch, [row])).ner_loss for row in range(4)]
@@ -315,7 +327,7 @@ def test_no_image_tower_where_nothing_reads_an_image():
 
 
 @pytest.mark.parametrize("collaboration", COLLABORATIONS)
-@pytest.mark.parametrize("alignment", ["none", "token"])
+@pytest.mark.parametrize("alignment", ["none", "both"])
 def test_a_training_batch_without_images_leaves_no_parameter_out(collaboration, alignment):
     model = tiny_model(collaboration=collaboration, alignment=alignment).train()
     model(**{k: v for k, v in tiny_batch().items() if k not in ("pixel_values", "image_ids")}).loss.backward()
@@ -361,7 +373,7 @@ def test_activation_checkpointing_changes_no_gradient():
         torch.testing.assert_close(gradients[1][name], gradient, msg=name)
 
 
-@pytest.mark.parametrize("alignment", ["clip", "token"])
+@pytest.mark.parametrize("alignment", ["clip", "both"])
 def test_towers_in_chunks_give_the_gradient_of_the_whole_batch(alignment):
     batch = tiny_batch(num_rows=6, image_ids=(1, 0, 2, 1, 3, 4), words=(2, 5, 3, 4, 2, 3))
     outcomes, seen = [], {}
@@ -721,7 +733,7 @@ def test_labels_of_a_new_model_are_iob2(labels, message, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"alignment": "cosine"}, "`alignment` is 'cosine'; expected one of none, nt_xent, clip, siglip, token"),
+        ({"alignment": "cosine"}, "`alignment` is 'cosine'; expected one of none, nt_xent, clip, siglip, token, both"),
         ({"collaboration": "film"}, "`collaboration` is 'film'"),
         ({"modality_dropout": 1.5}, "`modality_dropout` is 1.5; expected a probability"),
         ({"alignment_weight": -1}, "`alignment_weight` is -1; expected 0 or more"),
