@@ -12,9 +12,11 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 try:
     from .alignment_2mner import is_sharded
     from .configuration_2mner import TwoMNERConfig, tower_width
+    from .towers_2mner import drawing_aside
 except ImportError:
     from alignment_2mner import is_sharded
     from configuration_2mner import TwoMNERConfig, tower_width
+    from towers_2mner import drawing_aside
 
 
 def eager_attention_forward(
@@ -403,9 +405,7 @@ class EvidenceCollaboration(CollaborationModule):
         self.shown = nn.Linear(width, 1)  # logit of s
 
     def forward(self, word_states, word_mask, image_states, global_states, has_image, output_attentions=False):
-        devices = [image_states.device] if image_states.is_cuda else []
-        draws = self.training and not torch.compiler.is_compiling()
-        with torch.random.fork_rng(devices, enabled=draws):  # the words' dropout, later, is as without an image
+        with drawing_aside(image_states, self.training):  # the words' dropout, later, is as without an image
             image = self._read(self.image_projection, image_states)  # (B, H)
             if self.global_projection is not None:
                 image = image + self._read(self.global_projection, global_states)

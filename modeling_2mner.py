@@ -28,6 +28,7 @@ try:
     from .crf_2mner import LinearChainCRF, iob2_constraints
     from .towers_2mner import (
         blank_image,
+        drawing_aside,
         fresh_tower,
         gather_words,
         in_chunks,
@@ -43,6 +44,7 @@ except ImportError:
     from crf_2mner import LinearChainCRF, iob2_constraints
     from towers_2mner import (
         blank_image,
+        drawing_aside,
         fresh_tower,
         gather_words,
         in_chunks,
@@ -501,10 +503,11 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
             return sequence_of(self.global_vision_model, self._global_pixels(pixels)).mean(dim=1, keepdim=True)
 
         size = self.encoder_chunk_size if self.training else None
-        states = in_chunks(encode, size, pixels=distinct)
         pooled = None
-        if self.global_vision_model is not None:
-            pooled = in_chunks(encode_pooled, size, pixels=distinct)
+        with drawing_aside(pixel_values, self.training and self.config.leaves_text_alone):
+            states = in_chunks(encode, size, pixels=distinct)
+            if self.global_vision_model is not None:
+                pooled = in_chunks(encode_pooled, size, pixels=distinct)
         if row_of is not None:
             states = states[row_of]
             pooled = pooled[row_of] if pooled is not None else None

@@ -64,6 +64,12 @@ def in_chunks(encode: Callable[..., torch.Tensor], size: int | None, **inputs: t
     return torch.cat(parts)
 
 
+def drawing_aside(like: torch.Tensor, enabled: bool):
+    """A context whose random numbers, on the CPU and on the device of `like`, are drawn again after it."""
+    devices = [like.device] if like.is_cuda else []
+    return torch.random.fork_rng(devices, enabled=enabled and not torch.compiler.is_compiling())
+
+
 def blank_image(config, like: torch.Tensor) -> torch.Tensor:
     """Pixels (1, C, H, W) of a size that a tower of this configuration takes, all zero, on the device of `like`."""
     size = getattr(config, "image_size", 64)  # a convolutional tower takes any

@@ -119,6 +119,18 @@ def test_the_text_is_trained_as_it_would_be_without_images():
     assert {"shown.weight", "image_types.weight", "image_projection.linear.weight"} <= set(reading)
 
 
+def test_an_image_tower_that_is_trained_takes_no_random_number_from_the_text():
+    model, batch = tiny_model(collaboration="evidence", dropout=0.3).train(), tiny_batch()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.3
+    losses = []
+    for inputs in (batch, {name: value for name, value in batch.items() if name not in ("pixel_values", "image_ids")}):
+        torch.manual_seed(5)
+        losses.append(model(**inputs).ner_loss)
+    assert torch.equal(*losses)
+
+
 def test_a_run_has_the_text_model_of_a_run_without_images(tmp_path):
     options = ["--probe_sentences", "80", "--max_steps", "3", "--learning_rate", "5e-3", "--use_cpu", "true"]
     options += ["--alignment", "none", "--modality_dropout", "0.2", "--disable_tqdm", "true", "--max_grad_norm", "0.5"]
