@@ -154,7 +154,7 @@ class TwoMNERConfig(PreTrainedConfig):
     @property
     def leaves_text_alone(self) -> bool:
         """Whether there are images, and the text model learns exactly what it would learn without them."""
-        return self.collaboration == "evidence" and self.alignment == "none"
+        return self.collaboration == "evidence" and self.alignment == "none" and not self.consistency_weight
 
     @property
     def labels(self) -> list[str]:

@@ -27,6 +27,9 @@ _RENORMALISED_EVERY = 4
 # A message this small may have lost digits, or a path: log space is needed.
 _SMALLEST = 1e-280
 
+# Scores at most this low are those of what the constraints rule out (crf_2mner.FORBIDDEN).
+_FORBIDDEN = -1e29
+
 
 class Packing:
     """
@@ -185,6 +188,9 @@ class Likelihood:
         if not len(tags):
             self.value = np.zeros(num_rows)
             return
+        for scores, weights in ((start, first), (transitions, self.step), (end, final)):
+            if ((weights < _SMALLEST) & (scores > _FORBIDDEN)).any():  # a step that is allowed, and lost already
+                return
         rows = packing.sizes[0]
         peak = emissions.max(axis=1)
         self.probabilities = np.exp(emissions - peak[:, None])

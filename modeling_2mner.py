@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from transformers import AutoModel, AutoModelForTokenClassification
 from transformers import initialization as init
@@ -27,15 +26,17 @@ try:
     from .configuration_2mner import TwoMNERConfig, tower_width
     from .crf_2mner import LinearChainCRF, iob2_constraints
     from .towers_2mner import (
-        blank_image,
         drawing_aside,
+        freeze_unread_parts,
         fresh_tower,
         gather_words,
         in_chunks,
         normalization,
         pretrained_tower,
+        renormalized,
         rest_frozen_parts,
         sequence_of,
+        zero_of,
     )
 except ImportError:
     from alignment_2mner import Alignment, build_alignment, is_sharded, world_size
@@ -43,15 +44,17 @@ except ImportError:
     from configuration_2mner import TwoMNERConfig, tower_width
     from crf_2mner import LinearChainCRF, iob2_constraints
     from towers_2mner import (
-        blank_image,
         drawing_aside,
+        freeze_unread_parts,
         fresh_tower,
         gather_words,
         in_chunks,
         normalization,
         pretrained_tower,
+        renormalized,
         rest_frozen_parts,
         sequence_of,
+        zero_of,
     )
 
 logger = logging.get_logger(__name__)
@@ -73,10 +76,6 @@ CODE_FILES = (
     "pipeline_2mner.py",
     "handler.py",
 )
-
-# Parts of pretrained image towers that feed nothing but outputs we do not read (masked-image tokens, pooled heads).
-# They never get a gradient, which DistributedDataParallel takes for an error: they are frozen.
-UNREAD_TOWER_PARTS = ("mask_token", "pooler", "head", "post_layernorm")
 
 
 @dataclass
@@ -196,6 +195,23 @@ class TwoMNERPreTrainedModel(PreTrainedModel):
         elif isinstance(module, Alignment):
             module.reset_parameters()
 
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """As `PreTrainedModel.from_pretrained`, which makes new parameters: `freeze_unread` is called for them."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        (loaded[0] if kwargs.get("output_loading_info") else loaded).freeze_unread()
+        return loaded
+
+    def freeze_unread(self) -> None:
+        """Switches off the training of parameters that no loss depends on."""
+        base = getattr(self, self.base_model_prefix, self)
+        for tower in filter(None, (base.vision_model, base.global_vision_model)):
+            freeze_unread_parts(tower)
+        if base is not self and self.config.tagging_head == "softmax":
+            # A CRF whose transitions are all zero is a softmax a word: one code path for loss, tags and posteriors.
+            for parameter in self.crf.requires_grad_(False).parameters():
+                parameter.data.zero_()
+
     def train(self, mode: bool = True):
         """
         As `nn.Module.train`, but what is frozen stays in evaluation: a tower (or layer of one) none of whose
@@ -205,9 +221,8 @@ class TwoMNERPreTrainedModel(PreTrainedModel):
         super().train(mode)
         if mode:
             base = getattr(self, self.base_model_prefix, self)
-            for tower in (base.text_model, base.vision_model, base.global_vision_model):
-                if tower is not None:
-                    rest_frozen_parts(tower)
+            for tower in filter(None, (base.text_model, base.vision_model, base.global_vision_model)):
+                rest_frozen_parts(tower)
         return self
 
     def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs):
@@ -307,9 +322,7 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
         ):
             if tower is not None:
                 tower.config = tower_config
-                for name, parameter in tower.named_parameters():
-                    if any(part in UNREAD_TOWER_PARTS for part in name.split(".")):
-                        parameter.requires_grad_(False)
+        self.freeze_unread()
         self.post_init()
 
     @staticmethod
@@ -500,7 +513,7 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
             return sequence_of(self.vision_model, pixels)
 
         def encode_pooled(pixels: torch.Tensor) -> torch.Tensor:
-            return sequence_of(self.global_vision_model, self._global_pixels(pixels)).mean(dim=1, keepdim=True)
+            return sequence_of(self.global_vision_model, renormalized(pixels, self.config)).mean(dim=1, keepdim=True)
 
         size = self.encoder_chunk_size if self.training else None
         pooled = None
@@ -512,24 +525,6 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
             states = states[row_of]
             pooled = pooled[row_of] if pooled is not None else None
         return only_where(has_image, states), only_where(has_image, pooled)
-
-    def _global_pixels(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """The shared pixels as the second tower was trained to see them: its normalisation and, if fixed, its size."""
-        config = self.config
-        if config.global_image_normalization is not None:
-            mean, std, global_mean, global_std = (
-                pixel_values.new_tensor(normalization[name]).view(1, -1, 1, 1)
-                for normalization in (config.image_normalization, config.global_image_normalization)
-                for name in ("mean", "std")
-            )
-            pixel_values = (pixel_values * std + mean - global_mean) / global_std
-        size = getattr(config.global_vision_config, "image_size", None)
-        # Only a tower with position embeddings is tied to its size; a convolutional one takes any.
-        if hasattr(config.global_vision_config, "patch_size") and size is not None:
-            size = (size, size) if isinstance(size, int) else tuple(size)
-            if pixel_values.shape[-2:] != size:
-                pixel_values = F.interpolate(pixel_values, size=size, mode="bicubic", antialias=True)
-        return pixel_values
 
     def _check_chunks(self, output_attentions: bool, output_hidden_states: bool) -> None:
         if output_attentions or output_hidden_states:
@@ -577,14 +572,8 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
         Stand-ins for a training batch in which no row has an image. Every trained parameter still gets a (zero)
         gradient, and every process takes part in the same collectives: DistributedDataParallel waits for both.
         """
-        touched = like.new_zeros(())
-        for tower in (self.vision_model, self.global_vision_model):
-            if tower is None or world_size() == 1:
-                continue
-            if is_sharded(tower):  # whoever does run it waits for this process's share of the weights
-                touched = touched + 0 * sequence_of(tower, blank_image(tower.config, like)).sum()
-            else:
-                touched = touched + sum(p.flatten()[0] * 0 for p in tower.parameters() if p.requires_grad)
+        towers = [tower for tower in (self.vision_model, self.global_vision_model) if tower is not None]
+        touched = sum(zero_of(tower, like) for tower in towers) if world_size() > 1 else like.new_zeros(())
         states = like.new_zeros(batch, 1, tower_width(self.config.vision_config)) + touched
         pooled = None
         if self.global_vision_model is not None:
@@ -626,9 +615,7 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(tower_width(config.text_config), config.num_labels)
         self.crf = LinearChainCRF(config.num_labels, _constraints(config))
-        if config.tagging_head == "softmax":
-            # A CRF whose transitions are all zero is a softmax a word: one code path for loss, tags and posteriors.
-            self.crf.requires_grad_(False)
+        self.freeze_unread()
         self.post_init()
 
     @classmethod
@@ -681,7 +668,8 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
             if os.path.isdir(tower.config._name_or_path):
                 tower.config._name_or_path = ""  # a folder of this machine means nothing where the model goes
         model = cls(composite, text_model=text_model, vision_model=vision_model, global_vision_model=global_model)
-        return model.to(dtype).eval()
+        model.to(dtype).crf.float()  # as `from_pretrained` keeps it
+        return model.eval()
 
     def get_input_embeddings(self) -> nn.Module:
         return self.model.get_input_embeddings()
@@ -733,6 +721,18 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
             return_dict=True,
         )
         text_logits = self.classifier(self.dropout(outputs.word_states))  # (B, W, K)
+        # The next batch's words draw their dropout as without an image.
+        with drawing_aside(text_logits, self.training and self.config.leaves_text_alone):
+            return self._tagged(outputs, text_logits, labels, image_ids)
+
+    def _tagged(
+        self,
+        outputs: TwoMNEROutput,
+        text_logits: torch.Tensor,
+        labels: torch.Tensor | None,
+        image_ids: torch.Tensor | None,
+    ) -> TwoMNERTokenClassifierOutput:
+        """What `forward` returns, of the classifier's emissions (B, W, K) for the fused words."""
         word_mask, has_image = outputs.word_mask.bool(), outputs.has_image.bool()
         logits, gates = text_logits, outputs.gates
         fused = Collaboration(outputs.word_states, outputs.gates, image_evidence=outputs.image_evidence)

@@ -8,7 +8,7 @@ import numpy as np
 import regex
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
+from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, BaseImageProcessor, ViTImageProcessorPil
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_processing_backends import PilBackend
 from transformers.processing_utils import ProcessorMixin
@@ -93,6 +93,19 @@ class TwoMNERProcessor(ProcessorMixin):
                 "fast version (AutoTokenizer.from_pretrained)."
             )
         self.truncated_words = 0
+        self._before_word = self._find_before_word()
+
+    def _find_before_word(self) -> str:
+        """
+        What to put before a word: a space where the tokenizer, given words, would leave it out and take each for the
+        inside of another (byte-level BPE of the generic class, as ModernBERT's; Gemma's), nothing else.
+        """
+        text = self.tokenizer("a b", add_special_tokens=False)["input_ids"]
+        plain, spaced = (
+            self.tokenizer(words, is_split_into_words=True, add_special_tokens=False)["input_ids"]
+            for words in (["a", "b"], ["a", " b"])
+        )
+        return " " if plain != text == spaced else ""
 
     @classmethod
     def from_towers(
@@ -111,15 +124,7 @@ class TwoMNERProcessor(ProcessorMixin):
         if getattr(tokenizer, "add_prefix_space", None) is False:  # byte-level BPE takes words only so
             tokenizer = AutoTokenizer.from_pretrained(text, add_prefix_space=True)
         image_processor = AutoImageProcessor.from_pretrained(vision, backend="pil")
-        if whole_image:
-            crop = dict(getattr(image_processor, "crop_size", None) or {})
-            size = crop if getattr(image_processor, "do_center_crop", False) and crop else dict(image_processor.size)
-            edge = size.get("shortest_edge")
-            image_processor.size = {"height": size.get("height", edge), "width": size.get("width", edge)}
-            image_processor.do_center_crop = False
-            if hasattr(image_processor, "crop_pct"):  # ConvNeXT's way to crop
-                image_processor.crop_pct = None
-        return cls(image_processor, tokenizer)
+        return cls(_uncropped(image_processor) if whole_image else image_processor, tokenizer)
 
     @property
     def model_input_names(self) -> list[str]:
@@ -316,7 +321,10 @@ class TwoMNERProcessor(ProcessorMixin):
             return [[] for _ in sentences]
         encodable = [
             # Half a surrogate pair (JSON may bring one) is no character, and would make the tokenizer fail.
-            [word if word.isascii() else word.encode(errors="replace").decode() for word in words]
+            [
+                self._before_word + (word if word.isascii() else word.encode(errors="replace").decode())
+                for word in words
+            ]
             for words in sentences
         ]
         encoded = self.tokenizer(
@@ -500,6 +508,30 @@ class TwoMNERProcessor(ProcessorMixin):
             )
             scale, offset = scale / std, offset - mean / std
         return scale.float(), offset.float()
+
+
+def _uncropped(image_processor: BaseImageProcessor) -> BaseImageProcessor:
+    """
+    The image processor, or one like it, that resizes whole pictures to the size to which it would crop them.
+
+    Raises:
+        ValueError: it has no such size.
+    """
+    crop = dict(getattr(image_processor, "crop_size", None) or {})
+    size = crop if getattr(image_processor, "do_center_crop", False) and crop else dict(image_processor.size or {})
+    edge = size.get("shortest_edge")
+    size = {"height": size.get("height") or edge, "width": size.get("width") or edge}
+    if None in size.values():
+        raise ValueError(
+            f"{type(image_processor).__name__} resizes to no fixed size ({image_processor.size}); expected height and "
+            "width, or shortest_edge. Pass whole_image=False to leave it as it is."
+        )
+    if hasattr(image_processor, "crop_pct"):  # ConvNeXT's way to crop, which its class insists upon
+        steps = ("resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+        return ViTImageProcessorPil(size=size, **{name: getattr(image_processor, name) for name in steps})
+    image_processor.size = size
+    image_processor.do_center_crop = False
+    return image_processor
 
 
 if "." not in __name__:  # imported by its own name, not as remote code: that is mapped by `auto_map`

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
@@ -15,6 +16,17 @@ try:
 except ImportError:
     from alignment_2mner import is_sharded
 
+
+# Parts of image towers that feed nothing but outputs we do not read: masked-image tokens, pooled heads and, by type of
+# model, the norm in front of the head.
+UNREAD_PARTS = ("mask_token", "pooler", "head")
+UNREAD_NORMS = {
+    "chinese_clip_vision_model": "post_layernorm",
+    "clip_vision_model": "post_layernorm",
+    "convnext": "layernorm",
+    "convnextv2": "layernorm",
+    "mlcd_vision_model": "post_layernorm",
+}
 
 # Pictures that a frozen tower reads at once on a CPU. The large outputs of a layer are memory that the C library asks
 # of the system anew each time, page by page: EfficientNet-Lite0 takes 8 ms a picture of 224 x 224 by fours, 12 by
@@ -77,6 +89,35 @@ def blank_image(config, like: torch.Tensor) -> torch.Tensor:
     return like.new_zeros(1, getattr(config, "num_channels", 3), *size)
 
 
+def zero_of(tower: PreTrainedModel, like: torch.Tensor) -> torch.Tensor:
+    """A zero on the device of `like` that gives each trained parameter of a tower a (zero) gradient."""
+    if is_sharded(tower):  # whoever does run it waits for this process's share of the weights
+        return 0 * sequence_of(tower, blank_image(tower.config, like)).sum()
+    return sum((p.flatten()[0] * 0 for p in tower.parameters() if p.requires_grad), like.new_zeros(()))
+
+
+def renormalized(pixel_values: torch.Tensor, config) -> torch.Tensor:
+    """
+    The pixels (N, C, H, W) that two image towers share, as the second of a [`TwoMNERConfig`] was trained to see them:
+    its normalisation and, if fixed, its size.
+    """
+    if config.global_image_normalization is not None:
+        mean, std, global_mean, global_std = (
+            pixel_values.new_tensor(statistics[name]).view(1, -1, 1, 1)
+            for statistics in (config.image_normalization, config.global_image_normalization)
+            for name in ("mean", "std")
+        )
+        pixel_values = (pixel_values * std + mean - global_mean) / global_std
+    size = getattr(config.global_vision_config, "image_size", None)
+    # Only a tower with position embeddings is tied to its size; a convolutional one takes any.
+    if hasattr(config.global_vision_config, "patch_size") and size is not None:
+        size = (size, size) if isinstance(size, int) else tuple(size)
+        if pixel_values.shape[-2:] != size:
+            # In float32, as it does not exist in half precision on a CPU.
+            pixel_values = F.interpolate(pixel_values.float(), size=size, mode="bicubic", antialias=True)
+    return pixel_values
+
+
 def fresh_tower(config) -> PreTrainedModel:
     """A tower of this configuration, without a pooling layer if its class lets us choose."""
     try:
@@ -110,6 +151,18 @@ def normalization(name: str | os.PathLike) -> dict[str, list[float]]:
             "it, or give `image_normalization` and `global_image_normalization`."
         ) from error
     return {"mean": list(processor.image_mean), "std": list(processor.image_std)}
+
+
+def freeze_unread_parts(tower: PreTrainedModel) -> None:
+    """
+    Freezes what never gets a gradient in an image tower that is read by `sequence_of`: DistributedDataParallel takes a
+    trained parameter without one for an error.
+    """
+    norm = UNREAD_NORMS.get(tower.config.model_type)
+    for name, parameter in tower.named_parameters():
+        parts = name.split(".")
+        if parts[0] == norm or any(part in UNREAD_PARTS for part in parts):
+            parameter.requires_grad_(False)
 
 
 def rest_frozen_parts(module: nn.Module) -> None:

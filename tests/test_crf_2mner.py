@@ -50,6 +50,22 @@ def enumerate_paths(crf, emissions):
     return paths, [weight / total for weight in weights]
 
 
+def test_scores_that_leave_no_probability_are_not_taken_for_forbidden_ones():
+    crf = LinearChainCRF(2)
+    with torch.no_grad():
+        crf.start_transitions.copy_(torch.tensor([0.0, -800.0]))
+        crf.transitions.copy_(torch.tensor([[0.0, -800.0], [0.0, 0.0]]))
+        crf.end_transitions.zero_()
+    emissions = torch.zeros(1, 12, 2)
+    emissions[..., 1] = 100.0  # twelve words of tag 1 have 1,200 - 800, all other paths less by 100 or more
+    mask = torch.ones(1, 12, dtype=torch.bool)
+    for tag, expected in ((1, 0.0), (0, -400.0)):
+        tags = torch.full((1, 12), tag)
+        assert crf.log_likelihood(emissions, tags, mask).item() == pytest.approx(expected, abs=1e-4)
+        with torch.no_grad():
+            assert crf.log_likelihood(emissions, tags, mask).item() == pytest.approx(expected, abs=1e-4)
+
+
 @pytest.fixture(params=["free", "iob2"])
 def crf(request):
     return make_crf(constraints=iob2_constraints(LABELS) if request.param == "iob2" else None)

@@ -119,7 +119,8 @@ def test_the_text_is_trained_as_it_would_be_without_images():
     assert {"shown.weight", "image_types.weight", "image_projection.linear.weight"} <= set(reading)
 
 
-def test_an_image_tower_that_is_trained_takes_no_random_number_from_the_text():
+def test_images_take_no_random_number_from_the_text():
+    """Neither in a batch, whose image tower is trained and drops out, too, nor from the next one."""
     model, batch = tiny_model(collaboration="evidence", dropout=0.3).train(), tiny_batch()
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -127,8 +128,16 @@ def test_an_image_tower_that_is_trained_takes_no_random_number_from_the_text():
     losses = []
     for inputs in (batch, {name: value for name, value in batch.items() if name not in ("pixel_values", "image_ids")}):
         torch.manual_seed(5)
-        losses.append(model(**inputs).ner_loss)
+        losses.append(torch.stack([model(**inputs).ner_loss for _ in range(2)]))
     assert torch.equal(*losses)
+    assert losses[0][0] != losses[0][1]
+
+
+def test_consistency_teaches_the_text():
+    model = tiny_model(collaboration="evidence", consistency_weight=1.0).train()
+    assert not model.config.leaves_text_alone
+    model(**tiny_batch()).consistency_loss.backward()
+    assert model.classifier.weight.grad.any()
 
 
 def test_a_run_has_the_text_model_of_a_run_without_images(tmp_path):

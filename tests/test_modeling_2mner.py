@@ -66,8 +66,13 @@ def test_any_pair_of_towers_trains_and_keeps_its_weights(text, vision, tmp_path)
         assert all(torch.equal(own[name], saved[name]) for name in own)
     model.train()
     model(**tiny_batch()).loss.backward()
-    without = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    assert without == []
+    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+    model.requires_grad_(True)
+    model(**tiny_batch()).loss.backward()
+    assert frozen == [name for name, p in model.named_parameters() if p.grad is None]
+    model.save_pretrained(tmp_path / "saved")
+    again = TwoMNERForTokenClassification.from_pretrained(tmp_path / "saved")
+    assert frozen == [name for name, p in again.named_parameters() if not p.requires_grad]
 
 
 def test_the_sides_of_a_text_image_model_are_towers(tmp_path):
@@ -260,8 +265,13 @@ def test_ner_loss_is_the_mean_over_sentences():
     torch.testing.assert_close(model(**batch).ner_loss, torch.stack(single).mean())
 
 
-def test_softmax_head_is_cross_entropy_and_argmax():
-    model, batch = tiny_model(tagging_head="softmax"), tiny_batch()
+@pytest.mark.parametrize("saved", [None, "softmax", "crf"])
+def test_softmax_head_is_cross_entropy_and_argmax(saved, tmp_path):
+    model, batch = tiny_model(tagging_head=saved or "softmax"), tiny_batch()
+    if saved is not None:
+        torch.nn.init.normal_(model.crf.transitions)
+        model.save_pretrained(tmp_path)
+        model = TwoMNERForTokenClassification.from_pretrained(tmp_path, tagging_head="softmax")
     output = model(**batch)
     expected = F.cross_entropy(
         output.logits.flatten(0, 1), batch["labels"].flatten(), ignore_index=-100, reduction="sum"
@@ -654,6 +664,9 @@ def test_half_precision_keeps_the_crf_in_full(dtype, tmp_path):
     model.save_pretrained(tmp_path)
     half = TwoMNERForTokenClassification.from_pretrained(tmp_path, dtype=dtype)
     assert half.dtype == dtype and half.crf.transitions.dtype == torch.float32
+    folder = save_tower(CLIP, tmp_path / "clip")
+    new = TwoMNERForTokenClassification.from_towers(folder, folder, labels=LABELS, dtype=dtype)
+    assert new.classifier.weight.dtype == dtype and new.crf.transitions.dtype == torch.float32
     batch = tiny_batch()
     output = half(**batch)
     assert output.logits.dtype == dtype and output.loss.dtype == torch.float32

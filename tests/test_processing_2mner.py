@@ -14,7 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import BertTokenizerFast, BitImageProcessorPil, CLIPImageProcessorPil, PreTrainedTokenizerFast
+from transformers import (
+    BertTokenizerFast,
+    BitImageProcessorPil,
+    CLIPImageProcessorPil,
+    ConvNextImageProcessorPil,
+    PreTrainedTokenizerFast,
+    Siglip2ImageProcessorPil,
+)
 
 from processing_2mner import TwoMNERProcessor, Window
 
@@ -58,6 +65,26 @@ def unigram() -> PreTrainedTokenizerFast:
         pad_token="<pad>",
         unk_token="<unk>",
         model_max_length=64,
+    )
+
+
+def generic(kind: str) -> PreTrainedTokenizerFast:
+    """
+    A tokenizer of the generic class whose words begin with a mark of the space before them: `bpe` (byte-level BPE, as
+    ModernBERT's) or `replaced` (as Gemma's).
+    """
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    if kind == "bpe":
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    else:
+        tokenizer.normalizer = normalizers.Replace(" ", "▁")
+        tokenizer.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<unk>", "<pad>"], initial_alphabet=[*LETTERS, "Ġ", "▁"]
+    )
+    tokenizer.train_from_iterator([" ".join(words) for words in SENTENCES] * 20, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>", model_max_length=64
     )
 
 
@@ -191,6 +218,23 @@ def test_word_starts_point_at_the_first_piece_of_each_word(processor):
         )
         assert batch["attention_mask"][row].sum() == len(ids)
     assert set(batch) == {"input_ids", "attention_mask", "word_starts"}
+
+
+@pytest.mark.parametrize("kind", ["bpe", "replaced"])
+def test_words_keep_the_space_before_them(kind, tmp_path):
+    generic(kind).save_pretrained(tmp_path / "text")
+    BitImageProcessorPil(**IMAGE_PROCESSOR).save_pretrained(tmp_path / "vision")
+    TwoMNERProcessor.from_towers(tmp_path / "text", tmp_path / "vision").save_pretrained(tmp_path / "saved")
+    for processor in (
+        TwoMNERProcessor.from_towers(tmp_path / "text", tmp_path / "vision"),
+        TwoMNERProcessor.from_pretrained(tmp_path / "saved"),
+    ):
+        for words in SENTENCES:
+            expected = generic(kind)(" " + " ".join(words))["input_ids"]
+            batch = processor([words])
+            assert batch["input_ids"][0].tolist() == expected
+            pieces = processor.tokenizer.convert_ids_to_tokens(batch["input_ids"][0, batch["word_starts"][0]].tolist())
+            assert {piece[0] for piece in pieces} == {"Ġ" if kind == "bpe" else "▁"}
 
 
 def test_padding_on_the_left_moves_the_word_starts(processor):
@@ -410,10 +454,18 @@ def test_a_wrong_call_is_an_error(arguments, error, message):
         make_processor()(**arguments)
 
 
-def test_whole_images_are_resized_not_cropped(tmp_path):
+@pytest.mark.parametrize(
+    "image_processor",
+    [
+        CLIPImageProcessorPil(size={"shortest_edge": 48}, crop_size={"height": 32, "width": 32}),
+        ConvNextImageProcessorPil(size={"shortest_edge": 32}, crop_pct=0.875),
+    ],
+    ids=["clip", "convnext"],
+)
+def test_whole_images_are_resized_not_cropped(image_processor, tmp_path):
     text, vision = tmp_path / "text", tmp_path / "vision"
     wordpiece().save_pretrained(text)
-    CLIPImageProcessorPil(size={"shortest_edge": 48}, crop_size={"height": 32, "width": 32}).save_pretrained(vision)
+    image_processor.save_pretrained(vision)
     picture = Image.new("RGB", (200, 50), "black")
     picture.paste("white", (0, 0, 60, 50))
     whole, cropped = (
@@ -423,6 +475,13 @@ def test_whole_images_are_resized_not_cropped(tmp_path):
     assert whole.shape == cropped.shape == (1, 3, 32, 32)
     assert whole[0, 0, :, :8].min() > whole[0, 0, :, 12:].max()  # its left edge is seen
     assert cropped[0, 0].std() < 1e-3  # cut off
+
+
+def test_an_image_processor_without_a_size_is_refused(tmp_path):
+    wordpiece().save_pretrained(tmp_path / "text")
+    Siglip2ImageProcessorPil().save_pretrained(tmp_path / "vision")
+    with pytest.raises(ValueError, match="resizes to no fixed size .* Pass whole_image=False"):
+        TwoMNERProcessor.from_towers(tmp_path / "text", tmp_path / "vision")
 
 
 def test_a_saved_processor_works_alone_in_another_process(tmp_path):

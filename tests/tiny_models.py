@@ -8,6 +8,7 @@ from transformers import (
     BertConfig,
     CLIPConfig,
     CLIPVisionConfig,
+    ConvNextConfig,
     DebertaV2Config,
     Dinov2Config,
     EfficientNetConfig,
@@ -51,6 +52,7 @@ VISION_CONFIGS = {
     "siglip-vision": SiglipVisionConfig(**_VISION),
     "vit": ViTConfig(**_VISION),
     "dinov2": Dinov2Config(**{key: value for key, value in _VISION.items() if key != "intermediate_size"}),
+    "convnext": ConvNextConfig(hidden_sizes=[8, 8, 16, 24], depths=[1, 1, 1, 1]),
     "resnet": ResNetConfig(embedding_size=8, hidden_sizes=[8, 24], depths=[1, 1], layer_type="basic"),
     "efficientnet": EfficientNetConfig(
         width_coefficient=0.25,
