@@ -110,6 +110,8 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArgu
         return made
 
     sees_images = model.config.collaboration != "none" or model.config.image_as_text
+    if model.config.consistency_weight and not sees_images:
+        logger.warning("The model tags without images: consistency_weight has nothing to do.")
     results: dict[str, Any] = {}
     sentences: dict[str, WindowedSentences] = {}
     stream: SentenceStream | None = None
