@@ -1,5 +1,6 @@
 """The encoders of 2M-NER: any text tower and any image tower of Transformers, made, loaded and read in one way."""
 
+import contextlib
 import os
 from collections.abc import Callable
 
@@ -78,8 +79,9 @@ def in_chunks(encode: Callable[..., torch.Tensor], size: int | None, **inputs: t
 
 def drawing_aside(like: torch.Tensor, enabled: bool):
     """A context whose random numbers, on the CPU and on the device of `like`, are drawn again after it."""
-    devices = [like.device] if like.is_cuda else []
-    return torch.random.fork_rng(devices, enabled=enabled and not torch.compiler.is_compiling())
+    if not enabled or torch.compiler.is_compiling():
+        return contextlib.nullcontext()  # a disabled `fork_rng` is one more thing to trace, and fixes the batch size
+    return torch.random.fork_rng([like.device] if like.is_cuda else [])
 
 
 def blank_image(config, like: torch.Tensor) -> torch.Tensor:
