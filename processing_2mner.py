@@ -198,7 +198,7 @@ class TwoMNERProcessor(ProcessorMixin):
         self, piece_counts: Sequence[int], stride: int | None = None, max_length: int | None = None
     ) -> list[Window]:
         """As `windows`, of a sentence whose `piece_counts` are known."""
-        budget = self._budget(max_length)
+        budget = self.piece_budget(max_length)
         if stride is None:
             stride = min(DEFAULT_STRIDE, budget // 4)
         if not 0 <= stride < budget:
@@ -303,7 +303,13 @@ class TwoMNERProcessor(ProcessorMixin):
             f"Sentence {row} is of type {type(sentence).__name__}; expected a string or a list of words (strings)."
         )
 
-    def _budget(self, max_length: int | None) -> int:
+    def piece_budget(self, max_length: int | None = None) -> int:
+        """
+        Pieces that a sentence of at most `max_length`, special tokens included, may have without them.
+
+        Raises:
+            ValueError: the text tower does not take so many, or special tokens leave no room.
+        """
         budget = self.max_pieces
         if max_length is not None:
             if max_length > self.max_length:
@@ -362,7 +368,7 @@ class TwoMNERProcessor(ProcessorMixin):
         captions: Sequence[Sequence[int]] | None = None,
     ) -> dict[str, torch.Tensor]:
         """As a call, of sentences (or windows) and captions whose pieces are known: the tensors of the text."""
-        budget = self._budget(max_length)
+        budget = self.piece_budget(max_length)
         prefix, suffix = self._special_ids()
         rows, starts, text_lengths = [], [], []
         for row, pieces in enumerate(sentences):

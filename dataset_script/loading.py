@@ -67,6 +67,8 @@ def load(
     if is_parquet(path):
         options = {"lang": lang, "image_folder": image_folder, "captions": captions, "label_map": label_map}
         unused = [name for name, value in options.items() if value is not None]
+        usual = (("errors", errors, "raise"), ("iob2", iob2, "auto"))
+        unused += [name for name, value, default in usual if value != default]
         if unused:
             raise ValueError(f"{path} is a Parquet dataset, where {', '.join(unused)} has no use: leave it out.")
         dataset = read_parquet(path, config, cache_dir)

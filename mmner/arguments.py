@@ -1,9 +1,11 @@
 """The options of a run: three dataclasses, filled by a YAML recipe and overridden on the command line."""
 
+import argparse
 import dataclasses
 import difflib
 import json
-from collections.abc import Sequence
+import typing
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -171,7 +173,7 @@ class TrainingArguments(transformers.TrainingArguments):
     save_total_limit: int | None = _option(1, "How many checkpoints to keep beside the best.")
     load_best_model_at_end: bool = _option(True, "End with the checkpoint that is best on the dev set.")
     metric_for_best_model: str = _option("eval_f1", "What 'best' means.")
-    greater_is_better: bool = _option(True, "Whether more of it is better.")
+    greater_is_better: bool | None = _option(None, "Whether more of it is better. Default: unless it is a loss.")
     train_sampling_strategy: str = field(
         default="group_by_length",
         metadata={"help": "Order of the sentences.", "choices": ["group_by_length", "random", "sequential"]},
@@ -213,13 +215,33 @@ class TrainingArguments(transformers.TrainingArguments):
                 "go with resume_from_checkpoint."
             )
         if self.early_stopping_patience is not None and not self.load_best_model_at_end:
-            raise ValueError("`early_stopping_patience` needs `load_best_model_at_end`: pass both, or neither.")
+            raise ValueError(
+                "`early_stopping_patience` needs `load_best_model_at_end`: pass both, or neither "
+                "(--early_stopping_patience none)."
+            )
 
 
 class _Parser(HfArgumentParser):
+    """A parser in which `none` takes back the number that a recipe gives an option which may have none."""
+
+    def _parse_dataclass_field(self, parser: argparse.ArgumentParser, field: dataclasses.Field) -> None:
+        may_be_none = type(None) in typing.get_args(field.type)
+        super()._parse_dataclass_field(parser, field)
+        action = parser._option_string_actions[f"--{field.name}"]
+        if may_be_none and action.type in (int, float):
+            action.type = _number_or_none(action.type)
+
     def error(self, message: str):
         """An error that a caller can catch, without the two hundred lines of usage."""
         raise ValueError(f"{message[0].upper()}{message[1:]}. See --help.")
+
+
+def _number_or_none(kind: type) -> Callable[[str], int | float | None]:
+    def read(text: str) -> int | float | None:
+        return None if text.lower() == "none" else kind(text)
+
+    read.__name__ = kind.__name__  # for argparse's message
+    return read
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -290,6 +312,8 @@ def _recipe_options(recipe: Path, parser: HfArgumentParser) -> tuple[list[str], 
     known = [f.name for kind in parser.dataclass_types for f in dataclasses.fields(kind) if f.init]
     words, cleared = [], {}
     for name, value in values.items():
+        if value is False and str(name).endswith("_strategy"):
+            value = "no"  # which YAML takes for a boolean
         if name not in known:
             raise ValueError(_unknown(str(name), f"in {recipe}", known))
         if value is None or value == []:

@@ -295,8 +295,7 @@ class WindowedSentences(torch.utils.data.Dataset):
         self._show(images)
 
     def _cut(self, processor: TwoMNERProcessor, training: bool, stride: int | None, max_length: int | None) -> None:
-        specials = processor.max_length - processor.max_pieces
-        budget = processor.max_pieces if max_length is None else max_length - specials
+        budget = processor.piece_budget(max_length)
         self._processor, self._budget = processor, budget
         found = []
         for row, (words, tags) in enumerate(zip(self.tokens, self.tags, strict=True)):

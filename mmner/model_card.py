@@ -60,7 +60,7 @@ def write_model_card(
     """
     folder = Path(folder)
     model_args, data_args, training_args = arguments
-    location = location or training_args.hub_model_id or Path(training_args.output_dir).name
+    location = location or training_args.hub_model_id or Path(training_args.output_dir).absolute().name
     name = location.rpartition("/")[2]
     is_probe, sees_pictures = data_args.dataset == "probe", config.collaboration != "none"
     types = sorted({label[2:] for label in config.labels if label != "O"})
@@ -144,7 +144,7 @@ def _towers(model_args: ModelArguments) -> dict[str, str]:
 
 def _short(name: str) -> str:
     """A folder by its last part alone: the rest says something of a machine, nothing of the model."""
-    return Path(name).name if Path(name).expanduser().exists() else name
+    return Path(name).expanduser().absolute().name if Path(name).expanduser().exists() else name
 
 
 def _quoted(text: str) -> str:

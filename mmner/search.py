@@ -44,15 +44,31 @@ def read_space(path: Path, args: TrainingArguments) -> dict[str, dict[str, Any]]
     for name, found in space.items():
         if not hasattr(args, name):
             raise ValueError(f"{path} searches {name!r}, which is no option of training. See --help.")
+        if isinstance(found, dict):
+            space[name] = found = {
+                key: [_number(one) for one in value] if isinstance(value, list) else _number(value)
+                for key, value in found.items()
+            }
         keys = set(found) if isinstance(found, dict) else set()
         is_choice = keys == {"choices"} and isinstance(found["choices"], list) and found["choices"]
-        is_range = {"low", "high"} <= keys <= {"low", "high", "log"} and 0 <= found["low"] < found["high"]
+        is_range = {"low", "high"} <= keys <= {"low", "high", "log"} and not any(
+            isinstance(found[end], str) for end in ("low", "high")
+        )
+        is_range = is_range and 0 <= found["low"] < found["high"]
         if not (is_choice or (is_range and not (found.get("log") and found["low"] == 0))):
             raise ValueError(
                 f"{path} gives {name} as {found!r}; expected {{low: a, high: b}} with 0 <= a < b, log: true where a "
                 "is more than 0, or {choices: [...]}."
             )
     return space
+
+
+def _number(value: Any) -> Any:
+    """A number that YAML takes for text, as it does 1e-5 (it wants 1.0e-5); anything else as it is."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def draw(trial: "optuna.Trial", space: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -71,8 +87,8 @@ def draw(trial: "optuna.Trial", space: dict[str, dict[str, Any]]) -> dict[str, A
 def search(trainer: TwoMNERTrainer, space: dict[str, dict[str, Any]], trials: int) -> dict[str, Any]:
     """
     Trains so many times with options drawn from the space (Optuna's tree-structured Parzen estimator, seeded with the
-    run's seed) and scores each on dev. The trainer's arguments are then the best trial's; `search.jsonl` in the output
-    folder has a line a trial.
+    run's seed) and scores each on dev, at its best evaluation if `load_best_model_at_end`. The trainer's arguments are
+    then the best trial's; `search.jsonl` in the output folder has a line a trial.
 
     Args:
         trainer: with a `model_init`.
@@ -90,14 +106,21 @@ def search(trainer: TwoMNERTrainer, space: dict[str, dict[str, Any]], trials: in
     kept = {name: getattr(args, name) for name in ONCE}
     metric = args.metric_for_best_model
 
-    def objective(metrics: dict[str, float]) -> float:
-        line = {"trial": trainer._trial.number, "options": dict(trainer._trial.params)}
-        line |= {name: value for name, value in metrics.items() if "f1" in name or name == "eval_loss"}
-        with (output / TRACE).open("a", encoding="utf-8") as trace:
-            trace.write(json.dumps(line) + "\n")
-        return metrics[metric]
+    found: dict[int, dict[str, Any]] = {}  # of each trial, the evaluation that counts
 
-    (output / TRACE).unlink(missing_ok=True)
+    def objective(metrics: dict[str, float]) -> float:
+        """Called after each evaluation of a trial: as in the last run, the best counts, or else the last."""
+        trial = trainer._trial
+        line = {"trial": trial.number, "options": dict(trial.params), "epoch": metrics["epoch"]}
+        line |= {name: value for name, value in metrics.items() if "f1" in name or name in ("eval_loss", metric)}
+        earlier = found.get(trial.number, line)
+        is_better = (line[metric] > earlier[metric]) == args.greater_is_better and line[metric] != earlier[metric]
+        if trial.number not in found or is_better or not kept["load_best_model_at_end"]:
+            found[trial.number] = line
+        lines = [json.dumps(line) + "\n" for line in found.values()]
+        (output / TRACE).write_text("".join(lines), encoding="utf-8")
+        return found[trial.number][metric]
+
     for name, value in ONCE.items():
         setattr(args, name, value)
     try:

@@ -179,7 +179,7 @@ class TwoMNERTrainer(ResumableTrainer):
             raise ValueError(
                 "There are no dev sentences to choose the checkpoint on (no `validation` split, or an empty one); "
                 "the test set must not be used for it. Give the set a `validation` split, or keep the last one: "
-                "--eval_strategy no --load_best_model_at_end false."
+                "--eval_strategy no --load_best_model_at_end false --early_stopping_patience none."
             )
         if training_args is not None and not training_args.do_train:
             training_args.eval_strategy = "no"

@@ -104,7 +104,10 @@ def test_config_options_are_those_given_and_zero_counts_as_given():
         (["--learn", "1"], "Unknown option '--learn'"),  # argparse alone would take it for --learning_rate
         (["--qqqqqqqqqqq", "1"], "`--help` lists all there are"),
         (["--learning_rate", "fast"], "Argument --learning_rate/--learning-rate: invalid float value: 'fast'"),
-        (["--alignment", "clap"], "invalid choice: 'clap' (choose from 'none', 'nt_xent', 'clip', 'siglip', 'token')"),
+        (
+            ["--alignment", "clap"],
+            "invalid choice: 'clap' (choose from 'none', 'nt_xent', 'clip', 'siglip', 'token', 'both')",
+        ),
         (["other.yaml"], "Cannot place 'other.yaml' on the command line; expected at most one recipe, first"),
         (["--label_smoothing_factor", "0.1"], "`label_smoothing_factor` is 0.1; it must stay 0.0"),
         (["--remove_unused_columns"], "`remove_unused_columns` is True; it must stay False"),
@@ -171,3 +174,20 @@ def test_the_text_of_a_recipe_repeats_the_run(recipe, tmp_path):
     again = parse_arguments([str(tmp_path / "again.yaml")])
     assert recipe_text(*again) == text
     assert again[:2] == first[:2] == (again[0], DataArguments(max_train_samples=7))
+
+
+def test_none_takes_back_a_number_of_the_recipe(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("early_stopping_patience: 3\nalignment_temperature: 0.5\neval_strategy: no\n")
+    options = ["--early_stopping_patience", "none", "--load_best_model_at_end", "false"]
+    model, _, training = parse_arguments([str(recipe), "--alignment_temperature=None", *options])
+    assert training.early_stopping_patience is None and model.alignment_temperature is None
+    assert training.eval_strategy == "no"  # a boolean, to YAML
+    with pytest.raises(ValueError, match="invalid int value: 'some'"):
+        parse_arguments([str(recipe), "--early_stopping_patience", "some"])
+
+
+@pytest.mark.parametrize(("metric", "more"), [("eval_f1", True), ("eval_loss", False)])
+def test_less_of_a_loss_is_better(metric, more, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(f"metric_for_best_model: {metric}\n")
+    assert parse_arguments([str(tmp_path / "recipe.yaml")])[2].greater_is_better is more

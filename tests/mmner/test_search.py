@@ -1,6 +1,7 @@
 """The search for hyper-parameters: what it tries, what it keeps, what it trains in the end."""
 
 import json
+import types
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from safetensors.torch import load_file
 
 import run_mmner
 from mmner.arguments import TrainingArguments
-from mmner.search import draw, read_space
+from mmner.search import draw, read_space, search
 
 optuna = pytest.importorskip("optuna")
 
@@ -50,6 +51,38 @@ def test_its_model_is_that_of_a_run_with_the_best_options(searched):
     assert set(first) == set(second) and all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.parametrize(
+    ("options", "best", "kept"),
+    [
+        ({"metric_for_best_model": "eval_f1"}, 0, [0.9, 0.8]),
+        ({"metric_for_best_model": "eval_f1", "load_best_model_at_end": False}, 1, [0.6, 0.8]),
+        ({"metric_for_best_model": "eval_loss"}, 1, [0.5, 0.3]),
+    ],
+)
+def test_a_trial_counts_by_the_evaluation_whose_model_would_be_kept(options, best, kept, tmp_path):
+    args = TrainingArguments(output_dir=str(tmp_path), **options)
+    evaluations = {0: [0.5, 0.9, 0.6], 1: [0.7, 0.3, 0.8]}
+
+    class Trainer:
+        def hyperparameter_search(self, compute_objective, direction, **_):
+            objectives = {}
+            for number, scores in evaluations.items():
+                self._trial = types.SimpleNamespace(number=number, params={"weight_decay": number / 10})
+                for epoch, score in enumerate(scores, 1):
+                    metrics = {"eval_f1": score, "eval_loss": score, "epoch": epoch}
+                    objectives[number] = compute_objective(metrics)
+            chosen = (max if direction == "maximize" else min)(objectives, key=objectives.get)
+            parameters = {"weight_decay": chosen / 10}
+            return types.SimpleNamespace(run_id=chosen, objective=objectives[chosen], hyperparameters=parameters)
+
+    trainer = Trainer()
+    trainer.args = args
+    assert search(trainer, {"weight_decay": {"low": 0.0, "high": 0.1}}, trials=2) == {"weight_decay": best / 10}
+    trace = [json.loads(line) for line in (tmp_path / "search.jsonl").read_text().splitlines()]
+    assert [line[args.metric_for_best_model] for line in trace] == kept
+    assert args.load_best_model_at_end == options.get("load_best_model_at_end", True)
+
+
 def test_trials_stay_in_the_space():
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for _ in range(20):
@@ -67,6 +100,7 @@ def test_trials_stay_in_the_space():
         ({"weight_decay": {"low": 0.0, "high": 0.1, "log": True}}, "expected"),
         ({"weight_decay": {"choices": []}}, "expected"),
         ({"weight_decay": 3}, "expected"),
+        ({"weight_decay": {"low": "little", "high": 0.1}}, "expected"),
     ],
 )
 def test_a_wrong_space_is_refused(space, message, tmp_path):
@@ -87,3 +121,13 @@ def test_a_search_needs_dev():
 
 def test_the_shipped_space_is_one():
     assert read_space(run_mmner.Path("recipes/search/local.yaml"), TrainingArguments())
+
+
+def test_numbers_are_numbers_however_they_are_written(tmp_path):
+    (tmp_path / "space.yaml").write_text(
+        "learning_rate: {low: 1e-5, high: 1e-3, log: true}\nhead_learning_rate: {choices: [1e-3, 3e-3]}\n"
+    )
+    assert read_space(tmp_path / "space.yaml", TrainingArguments()) == {
+        "learning_rate": {"low": 1e-5, "high": 1e-3, "log": True},
+        "head_learning_rate": {"choices": [1e-3, 3e-3]},
+    }
