@@ -99,8 +99,8 @@ def picture(color) -> Image.Image:
     return Image.new("RGB", (40, 24), color)
 
 
-def same(left, right, tolerance=1e-5):
-    """Whether two lists of entities agree, scores to `tolerance`."""
+def same(left, right, tolerance=5e-5):
+    """Whether two lists of entities agree, scores to `tolerance`: emissions do to 1e-5, and a score sums them up."""
     assert [{**entity, "score": None} for entity in left] == [{**entity, "score": None} for entity in right]
     assert [entity["score"] for entity in left] == pytest.approx(
         [entity["score"] for entity in right], abs=tolerance, rel=tolerance
