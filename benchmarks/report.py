@@ -21,6 +21,7 @@ from benchmarks.accuracy_report import (  # noqa: E402
     components,
     crosslingual,
     decoding,
+    depicted,
     robust,
     searched,
 )
@@ -257,6 +258,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Any], list[str]]], ...] = (
     ("search", "A search on dev", searched),
     ("robust", "Text that nobody kept well", robust),
     ("ceiling", "What pictures could bring at all", ceiling),
+    ("depicted", "The entity on the picture", depicted),
     ("crf", "The CRF against pytorch-crf", crf),
     ("crf_cuda", "The CRF against pytorch-crf, on a GPU", crf),
     ("training", "Training against the bare encoders", training),
