@@ -43,11 +43,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 from transformers import EarlyStoppingCallback, set_seed
 
 from mmner import examples, report
-from mmner.arguments import DataArguments, ModelArguments, TrainingArguments, parse_arguments
+from mmner.arguments import DataArguments, ModelArguments, TrainingArguments, parse_arguments, slow_bfloat16
 from mmner.checkpoints import sole_use
 from mmner.collator import MultimodalCollator
 from mmner.data import SPLITS, WindowedSentences, count_images, label_names, load_splits
@@ -77,6 +78,11 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArgu
     logging.getLogger().setLevel(logging.INFO if args.should_log else logging.WARNING)
     transformers.utils.logging.set_verbosity(args.get_process_log_level())
     set_seed(args.seed)
+    if slow_bfloat16(args, torch.cpu.get_capabilities()):
+        logger.warning(
+            "bf16 is on, and this processor has no instructions for it: a step takes 2 to 3 times as long as with "
+            "--bf16 false."
+        )
     if not args.do_train and model_args.model_name_or_path is None:
         raise ValueError("do_train is false, and nothing is trained yet: name a saved model by --model_name_or_path.")
     if args.push_to_hub and not args.do_train:

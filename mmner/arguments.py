@@ -5,7 +5,7 @@ import dataclasses
 import difflib
 import json
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -219,6 +219,13 @@ class TrainingArguments(transformers.TrainingArguments):
                 "`early_stopping_patience` needs `load_best_model_at_end`: pass both, or neither "
                 "(--early_stopping_patience none)."
             )
+
+
+def slow_bfloat16(args: TrainingArguments, capabilities: Mapping[str, Any]) -> bool:
+    """Whether training in bfloat16 would take longer than in float32: on a processor without instructions for it,
+    whose `capabilities` are as `torch.cpu.get_capabilities` gives them."""
+    instructions = ("avx512_bf16", "amx_bf16", "bf16")  # the last is ARM's
+    return args.bf16 and args.device.type == "cpu" and not any(capabilities.get(name) for name in instructions)
 
 
 class _Parser(HfArgumentParser):

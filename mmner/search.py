@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,11 +65,12 @@ def read_space(path: Path, args: TrainingArguments) -> dict[str, dict[str, Any]]
 
 
 def _number(value: Any) -> Any:
-    """A number that YAML takes for text, as it does 1e-5 (it wants 1.0e-5); anything else as it is."""
+    """A number that YAML takes for text, as it does 1e-5 (it wants 1.0e-5); anything else, "nan" too, as it is."""
     try:
-        return float(value) if isinstance(value, str) else value
+        number = float(value) if isinstance(value, str) else math.nan
     except ValueError:
         return value
+    return number if math.isfinite(number) else value
 
 
 def draw(trial: "optuna.Trial", space: dict[str, dict[str, Any]]) -> dict[str, Any]:

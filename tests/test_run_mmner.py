@@ -231,6 +231,15 @@ def test_a_text_only_baseline_builds_no_image_tower_and_says_how_many_images_are
     assert model.model.vision_model is None and model.config.labels == ["O", "B-LOC", "I-LOC"]
 
 
+def test_a_run_says_that_bfloat16_is_slow_here(recipe, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64", "avx512_bf16": False})
+    options = ["--output_dir", str(tmp_path), "--do_train", "false"]
+    for bf16 in ("true", "false"):
+        with pytest.raises(ValueError, match="nothing is trained yet"):
+            run_mmner.main([recipe, *options, "--bf16", bf16])
+    assert [record.levelname for record in caplog.records if "--bf16 false" in record.message] == ["WARNING"]
+
+
 def test_a_wrong_option_stops_before_anything_is_read(recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["run_mmner.py", recipe, "--learnig_rate", "1"])

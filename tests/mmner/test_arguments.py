@@ -13,6 +13,7 @@ from mmner.arguments import (
     TrainingArguments,
     parse_arguments,
     recipe_text,
+    slow_bfloat16,
 )
 
 
@@ -191,3 +192,18 @@ def test_none_takes_back_a_number_of_the_recipe(tmp_path):
 def test_less_of_a_loss_is_better(metric, more, tmp_path):
     (tmp_path / "recipe.yaml").write_text(f"metric_for_best_model: {metric}\n")
     assert parse_arguments([str(tmp_path / "recipe.yaml")])[2].greater_is_better is more
+
+
+@pytest.mark.parametrize(
+    ("bf16", "capabilities", "slow"),
+    [
+        ("true", {"architecture": "x86_64", "avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, True),
+        ("true", {"architecture": "x86_64", "avx512_bf16": True, "amx_bf16": False}, False),
+        ("true", {"architecture": "aarch64", "neon": True, "bf16": True}, False),
+        ("true", {"architecture": "aarch64", "neon": True, "bf16": False}, True),
+        ("false", {"architecture": "x86_64"}, False),
+    ],
+)
+def test_bfloat16_is_slow_where_the_processor_has_no_instructions_for_it(recipe, bf16, capabilities, slow):
+    training = parse_arguments([recipe(f"bf16: {bf16}\n")])[2]
+    assert slow_bfloat16(training, capabilities) is slow

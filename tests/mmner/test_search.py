@@ -131,3 +131,5 @@ def test_numbers_are_numbers_however_they_are_written(tmp_path):
         "learning_rate": {"low": 1e-5, "high": 1e-3, "log": True},
         "head_learning_rate": {"choices": [1e-3, 3e-3]},
     }
+    (tmp_path / "space.yaml").write_text("optim: {choices: [nan, '3']}\n")  # a word that float() would take
+    assert read_space(tmp_path / "space.yaml", TrainingArguments()) == {"optim": {"choices": ["nan", 3.0]}}
