@@ -32,7 +32,7 @@ def test_rows(folder: str, sentences: int | None, scratch: Path) -> tuple[datase
     argv = [str(ROOT / "recipes" / "local.yaml"), "--dataset", folder]
     argv += ["--text_model", "none", "--vision_model", "none"]  # the run's own are read
     argv += ["--max_predict_samples", str(sentences)] if sentences is not None else []
-    argv += ["--eval_strategy", "no", "--load_best_model_at_end", "false"]
+    argv += ["--do_train", "false", "--eval_strategy", "no", "--load_best_model_at_end", "false"]
     argv += ["--output_dir", str(scratch), "--disable_tqdm", "true"]
     _, data_args, args = parse_arguments(argv)
     return load_splits(data_args, ["test"], scratch / "_data")["test"], args
