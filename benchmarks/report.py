@@ -24,6 +24,7 @@ from benchmarks.accuracy_report import (  # noqa: E402
     depicted,
     robust,
     searched,
+    splits,
 )
 from benchmarks.figures import draw  # noqa: E402
 from benchmarks.markdown import made_by, table  # noqa: E402
@@ -251,6 +252,7 @@ def onnx_runtime(facts: dict[str, Any]) -> list[str]:
 
 SECTIONS: tuple[tuple[str, str, Callable[[Any], list[str]]], ...] = (
     ("accuracy", "Accuracy", accuracy),
+    ("splits", "The same sentences, split otherwise", splits),
     ("ablations", "What sentence-level alignment does", ablations),
     ("components", "What the parts of our models do", components),
     ("crosslingual", "From language to language", crosslingual),
