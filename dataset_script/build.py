@@ -102,6 +102,7 @@ def build(
     workspace: str | Path | None = None,
     licences: Sequence[str] = (),
     source_options: dict[str, Any] | None = None,
+    own_pictures: bool = False,
     command: Sequence[str] = (),
 ) -> Path:
     """Build a dataset.
@@ -116,6 +117,8 @@ def build(
             goes on from what lies there.
         licences: of the sentences, one for each of ``sources``, where it is not one whose licence is known.
         source_options: of ``readers.read_source``: ``lang``, ``label_map``, ``errors``, ``iob2``.
+        own_pictures: take the pictures inside the rows of finished datasets and of those on the Hub, for ``Own``; they
+            are written to ``{workspace}/own_pictures/{source}``.
         command: the words of the command line, for the card's instructions.
 
     Returns:
@@ -138,7 +141,9 @@ def build(
     report = LoadReport()
     made: ImageProvider | None = None
     try:
-        described = _stage(stage, sources, languages, source_options or {}, report)
+        shutil.rmtree(work / PICTURES, ignore_errors=True)
+        pictures = work / PICTURES if own_pictures else None
+        described = _stage(stage, sources, languages, source_options or {}, report, pictures)
         for source, licence in zip(described, licences, strict=False):
             source["licence"] = licence
         if not stage.rows:
@@ -200,10 +205,12 @@ def build(
             made.close()
         stage.close()
         stage_file.unlink(missing_ok=True)
+        shutil.rmtree(work / PICTURES, ignore_errors=True)
     return output_dir
 
 
 _PICTURES_AT_ONCE = 64
+PICTURES = "own_pictures"
 _VERSIONS = ("2m-ner", "datasets", "datasketch", "imagehash", "numpy", "pillow", "pyarrow", "scipy")
 
 
@@ -261,13 +268,19 @@ def _workspace(output_dir: Path, workspace: str | Path | None) -> Path:
 
 
 def _stage(
-    stage: Stage, sources: Sequence[str | Path], languages: Sequence[str], options: dict[str, Any], report: LoadReport
+    stage: Stage,
+    sources: Sequence[str | Path],
+    languages: Sequence[str],
+    options: dict[str, Any],
+    report: LoadReport,
+    pictures: Path | None,
 ) -> list[dict[str, Any]]:
     """Read the sources; what they are called and how many rows each gave."""
     names = _source_names(sources)
     described = []
     for source, name in zip(sources, names, strict=True):
-        rows = read_source(source, tuple(languages), report=report, **options)
+        place = None if pictures is None else pictures / name
+        rows = read_source(source, tuple(languages), report=report, pictures=place, **options)
         counts = stage.add(rows, name)
         logger.info("%s: %s", name, ", ".join(f"{lang} {number}" for lang, number in counts.items()) or "no rows")
         facts = {"name": name, "rows": counts.total(), "languages": dict(sorted(counts.items()))}
@@ -547,6 +560,7 @@ def run(arguments: argparse.Namespace) -> int:
         workspace=work,
         licences=arguments.licences,
         source_options={key: getattr(arguments, key) for key in ("lang", "label_map", "errors", "iob2")},
+        own_pictures=arguments.provider == "own",
         command=["python", "-m", "dataset_script", *map(_public, _without_places(sys.argv[1:]))],
     )
     print((folder / "README.md").as_posix())
@@ -559,10 +573,13 @@ def _provider(arguments: argparse.Namespace, work: Path) -> ImageProvider | Call
     if arguments.provider == "none":
         return None
     if arguments.provider == "own":
-        roots = dict(zip(_source_names(arguments.sources), map(_image_root, arguments.sources), strict=True))
         given = arguments.image_folder
+        roots = {
+            name: (given or _image_root(source)) if _has_files(source) else work / PICTURES / name
+            for source, name in zip(arguments.sources, _source_names(arguments.sources), strict=True)
+        }
         index = Folder(arguments.image_index, given) if arguments.image_index else None
-        return lambda stage: Own(stage.image_of, {name: given or root for name, root in roots.items()}, index)
+        return lambda stage: Own(stage.image_of, roots, index)
     module = importlib.import_module(f".providers.{arguments.provider}", __package__)
     provider = module.from_arguments(arguments, work)
     if arguments.provider != "urls":
@@ -597,9 +614,14 @@ def _public(word: str) -> str:
     return Path(word).resolve().name if os.sep in word and Path(word).expanduser().exists() else word
 
 
-def _image_root(source: str) -> Path | None:
+def _has_files(source: str) -> bool:
+    """Whether the pictures of a source are files beside its rows, not inside them."""
     folder = Path(source).expanduser()
-    return find_image_root(folder.resolve()) if folder.is_dir() else None
+    return folder.is_dir() and not is_parquet(folder)
+
+
+def _image_root(source: str) -> Path | None:
+    return find_image_root(Path(source).expanduser().resolve())
 
 
 def _split_shares(text: str) -> tuple[float, float, float] | None:

@@ -9,6 +9,7 @@ import datasets
 import yaml
 
 from .formats import LANGUAGE_CODES, FileName
+from .pictures import PictureFiles
 from .rows import LANGUAGES, SPLIT_FILES, Row
 
 KNOWN = Path(__file__).with_suffix(".yaml")
@@ -16,31 +17,37 @@ TOKENS = ("tokens", "words")
 TAGS = ("ner_tags", "tags", "ner")
 LANGS = ("lang", "language")
 OPTIONAL = ("id", "caption", "image_relation", "image_url")
+PICTURES = ("image", "image_name")
 
 
 def open_hub_source(
-    name: str, languages: Sequence[str] = LANGUAGES, revision: str | None = None, lang: str | None = None
+    name: str,
+    languages: Sequence[str] = LANGUAGES,
+    revision: str | None = None,
+    lang: str | None = None,
+    pictures: PictureFiles | None = None,
 ) -> Iterator[tuple[str, Row]]:
     """The sentences of a dataset on the Hub, or of a folder laid out like one, with their split.
 
     ``hub_sources.yaml`` says how WikiNEuRal and MultiNERD are laid out. Of any other dataset, the splits are those of
     the configs named by a language (``de``), or else of the default config: by their own names (``train_de``), by a
     column ``lang``, or by ``lang=``. It needs a column of tokens (one of ``TOKENS``) and one of tags (one of
-    ``TAGS``), the tags as ClassLabel or as text. Its pictures are not taken.
+    ``TAGS``), the tags as ClassLabel or as text.
 
     Args:
         name: ``org/name``.
         languages: those wanted; others are not read where the layout allows it, else passed over.
         revision: a branch, tag or commit.
         lang: the language of rows that nothing says the language of.
+        pictures: where those of the column ``image`` are written; if ``None``, they are not taken.
 
     Raises:
-        ValueError: the dataset has no such columns, its tags have no names, it says no language, or its splits are of
-            other names.
+        ValueError: the dataset has no such columns, its tags have no names, it says no language, its splits are of
+            other names, or its pictures, if they are to be taken, are not in its rows.
         huggingface_hub.errors.HfHubHTTPError, datasets.exceptions.DatasetNotFoundError: as ``datasets.load_dataset``.
     """
     for split, stated, rows in _streams(name, languages, revision):
-        reader = _RecordReader(name, rows.features or {}, stated, lang)
+        reader = _RecordReader(name, rows.features or {}, stated, lang, pictures)
         # Undecoded: no time is spent on pictures.
         for position, record in enumerate(rows.decode(False)):
             row = reader.row(split, position, record)
@@ -55,10 +62,16 @@ def stated_facts(name: str) -> dict[str, str]:
 
 
 class _RecordReader:
-    """Makes rows of the records of one split; ``stated`` is its language, ``lang`` that of records without."""
+    """Makes rows of the records of one split; ``stated`` is its language, ``lang`` that of records without, and
+    ``pictures`` takes theirs."""
 
-    def __init__(self, name: str, features: dict[str, Any], stated: str | None, lang: str | None):
-        self._name, self._stated, self._lang = name, stated, lang
+    def __init__(
+        self, name: str, features: dict[str, Any], stated: str | None, lang: str | None, pictures: PictureFiles | None
+    ):
+        self._name, self._stated, self._lang, self._pictures = name, stated, lang, pictures
+        kind = features.get("image")
+        if pictures is not None and kind is not None and not isinstance(kind, datasets.Image):
+            raise ValueError(f"{name} has a column image of {kind}; expected pictures, of datasets.Image.")
         self._known = _known().get(name, {}).get("tags")
         self._names = {
             column: feature.feature.names
@@ -86,10 +99,11 @@ class _RecordReader:
             lang=lang,
             tokens=list(record[tokens]),
             tags=[self._tag(tag, tags) for tag in record[tags]],
+            image=self._picture(record),
             caption=record.get("caption"),
             image_relation=record.get("image_relation"),
             image_url=record.get("image_url"),
-            ignored_keys=tuple(key for key in record if key not in (tokens, tags, *LANGS, *OPTIONAL)),
+            ignored_keys=tuple(key for key in record if key not in (tokens, tags, *LANGS, *OPTIONAL, *self._taken)),
         )
 
     def _column(self, record: dict[str, Any], names: Sequence[str]) -> str:
@@ -98,6 +112,19 @@ class _RecordReader:
             came = ", ".join(record) or "none"
             raise ValueError(f"{self._name} has no column {' or '.join(names)} (columns: {came}).")
         return found
+
+    @property
+    def _taken(self) -> tuple[str, ...]:
+        return () if self._pictures is None else PICTURES
+
+    def _picture(self, record: dict[str, Any]) -> str | None:
+        cell = record.get("image") if self._pictures is not None else None
+        if cell is None:
+            return None
+        try:
+            return self._pictures.add(cell, record.get("image_name"))
+        except ValueError as error:
+            raise ValueError(f"{self._name}: {error}.") from None
 
     def _tag(self, tag: int | str, column: str) -> str:
         if isinstance(tag, str):

@@ -10,6 +10,7 @@ from ..report import LoadReport
 from .corpus import Corpus
 from .hub_sources import open_hub_source
 from .label_maps import LabelMap
+from .pictures import PictureFiles
 from .policy import MAX_REPAIRED_SHARE, Policy
 from .rows import LANGUAGES, MalformedRow, Row, iob2_problems
 
@@ -25,12 +26,13 @@ def read_source(
     iob2: str = "auto",
     report: LoadReport | None = None,
     revision: str | None = None,
+    pictures: str | Path | None = None,
 ) -> Iterator[tuple[str, Row]]:
     """The rows of a source, checked, with the split that they have there; no image is opened.
 
     Args:
-        source: a folder in one of the formats of ``formats.READERS``, a finished dataset (of which the pictures are
-            not taken), or ``org/name`` on the Hub, which is streamed.
+        source: a folder in one of the formats of ``formats.READERS``, a finished dataset, or ``org/name`` on the Hub,
+            which is streamed.
         languages: those wanted.
         lang: the language of rows that nothing says the language of.
         label_map: as that of ``dataset_script.load``.
@@ -38,6 +40,8 @@ def read_source(
             slips are mended as they come, and it is an error at the end of a split if too many sentences had one.
         report: where rows are counted, and what is mended or left out.
         revision: of a dataset on the Hub.
+        pictures: a folder, into which the pictures inside the rows of a finished dataset or of one on the Hub are
+            written, and ``Row.image`` is their name there; if ``None``, they are not taken.
 
     Raises:
         FileNotFoundError: there is no such folder, and it is no name on the Hub; or the folder holds no dataset.
@@ -55,7 +59,9 @@ def read_source(
         policy, rows = corpus.policy, _folder_rows(corpus, languages, report)
     elif folder.is_dir() or _HUB_NAME.fullmatch(str(source)):
         policy = Policy(errors, iob2, LabelMap.load(label_map))
-        rows = _hub_rows(str(folder if folder.is_dir() else source), languages, lang, policy, report, revision)
+        files = None if pictures is None else PictureFiles(Path(pictures))
+        name = str(folder if folder.is_dir() else source)
+        rows = _hub_rows(name, languages, lang, policy, report, revision, files)
     else:
         raise FileNotFoundError(f"{source} is neither a folder nor the name of a dataset on the Hub (org/name).")
     return _counted(rows, str(source), languages, report, policy)
@@ -69,9 +75,15 @@ def _folder_rows(corpus: Corpus, languages: Sequence[str], report: LoadReport) -
 
 
 def _hub_rows(
-    name: str, languages: Sequence[str], lang: str | None, policy: Policy, report: LoadReport, revision: str | None
+    name: str,
+    languages: Sequence[str],
+    lang: str | None,
+    policy: Policy,
+    report: LoadReport,
+    revision: str | None,
+    pictures: PictureFiles | None,
 ) -> Iterator[tuple[str, Row]]:
-    pairs = open_hub_source(name, languages, revision, lang)
+    pairs = open_hub_source(name, languages, revision, lang, pictures)
     # One stream of rows a split and language: pairs come split by split.
     for (split, path), group in groupby(pairs, key=lambda pair: (pair[0], pair[1].path)):
         slips = _Slips(policy.iob2 == "auto", str(path))

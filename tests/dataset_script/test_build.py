@@ -1,6 +1,7 @@
 """Building a dataset end to end: what is promised of it holds for the rows that are read back."""
 
 import hashlib
+import itertools
 import json
 
 import numpy as np
@@ -231,6 +232,32 @@ def test_own_pictures_are_kept_and_their_relation_is_what_the_source_says(source
     assert read["1"]["image_relation"] == "unrelated" and read["3"]["image_relation"] is None
     assert read["2"]["image"] is None and read["2"]["image_relation"] == "none" and read["2"]["caption"] is None
     assert read["3"]["image_name"] == "Person3.jpg" and read["3"]["caption"] == "caption 3"
+
+
+def test_own_pictures_of_a_finished_dataset_are_taken_from_its_rows(source, tmp_path):
+    folders = [tmp_path / name for name in ("files", "first", "second")]
+    (folders[0] / "images").mkdir(parents=True)
+    content = {number: (source / "images" / f"Person{number}.jpg").read_bytes() for number in range(4, 12)}
+    content[5] = content[4]
+    for number, data in content.items():
+        (folders[0] / "images" / f"{number}.jpg").write_bytes(data)
+    rows = [
+        {"id": str(number), "tokens": [f"Tree{number}", *FILLER_WORDS[number : number + 4]], "lang": "en",
+         "ner_tags": ["B-MISC"] + ["O"] * 4, "image": f"{number}.jpg" if number > 3 else None,
+         "image_relation": "depicts" if number > 3 else "none"}
+        for number in range(12)
+    ]  # fmt: skip
+    (folders[0] / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for before, after in itertools.pairwise(folders):
+        command = ["build", str(before), "--provider", "own", "--splits", "source", "--unseen", "none"]
+        assert main([*command, "--output_dir", str(after)]) == 0
+        read = {int(row["id"]): row for row in rows_of(after)}
+        assert {number: row["image"] and row["image"]["bytes"] for number, row in read.items()} == {
+            number: content.get(number) for number in range(12)
+        }
+        assert all(read[number]["image_relation"] == row["image_relation"] for number, row in enumerate(rows))
+    assert read[7]["image_name"] == "7.jpg"
+    assert not (tmp_path / "second.work" / "own_pictures").exists()
 
 
 def test_an_index_says_which_names_of_own_pictures_are_one_entity(source, tmp_path):
