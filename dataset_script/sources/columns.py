@@ -171,6 +171,9 @@ def _split(line: str) -> list[str]:
 
 
 def _imgid_row(path: Path, block: _Block, layout: Layout) -> Row | MalformedRow:
+    broken = next((line for _, line in block.lines if isinstance(line, MalformedRow)), None)
+    if broken is not None:
+        return broken  # it may be the IMGID: line
     if not block.imgid:
         came = "'IMGID:' came without an id" if block.imgid == "" else "a token came before any IMGID: line"
         return MalformedRow(path, block.line, "no IMGID", f"{came}; expected 'IMGID:' and an id before each sentence")

@@ -29,6 +29,7 @@ _SPLITS = {name: split for split, names in SPLIT_FILES.items() for name in names
 }
 _QUALIFIERS = re.compile(r"w|[0-9]+cands")
 """What else a name may have: ``train_w_10cands.json`` is WikiDiverse with candidate entities."""
+_OTHER_TAG = re.compile(r"[ \t]([ESLU]-[A-Z]\w*)\s*$")
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,9 @@ def find_format(path: Path) -> Reader | None:
             f"{path} may be of several formats ({names}), its first lines are {shown}: expected one. A sentence of "
             "several tokens would tell; or write the file as JSONL."
         )
-    raise ValueError(f"{path} is of no known format, its first lines are {shown}: expected one of {names}.")
+    other = next((match for line in lines for match in [_OTHER_TAG.search(line)] if match), None)
+    hint = f" {other[1]!r} looks like a tag of BIOES or BILOU; expected IOB2: O, B-TYPE, I-TYPE." if other else ""
+    raise ValueError(f"{path} is of no known format, its first lines are {shown}: expected one of {names}.{hint}")
 
 
 def discover(folder: Path) -> list[Source]:
@@ -164,6 +167,13 @@ def discover(folder: Path) -> list[Source]:
         )
     if left_out:
         logger.warning("%s: left out, as of other languages: %s", folder, ", ".join(left_out))
+    if unread := sorted(
+        {name for place in {folder, *(source.path.parent for source in sources)} for name in _unread(place)}
+    ):
+        logger.warning(
+            "%s: not read: %s. A split is one file, named train, validation or test, perhaps with a language.",
+            folder, ", ".join(unread),
+        )  # fmt: skip
     return _formats(folder, sources)
 
 
@@ -171,6 +181,15 @@ def _named_files(folder: Path) -> list[tuple[FileName, Path]]:
     named = ((FileName.parse(path.name), path) for path in folder.iterdir())
     found = [(name, path) for name, path in named if name is not None and path.is_file()]
     return sorted(found, key=lambda item: (item[0].rank, item[1].name))
+
+
+def _unread(folder: Path) -> list[str]:
+    """The files that look like a part of a split by the beginning of their names, and are none."""
+    return [
+        path.name
+        for path in folder.iterdir()
+        if path.suffix in _SUFFIXES and re.split(r"[._-]", path.name)[0] in _SPLITS and not FileName.parse(path.name)
+    ]
 
 
 def _split_files(folder: Path, lang: str | None, left_out: list[str]) -> list[Source]:

@@ -14,16 +14,26 @@ HEAD_BYTES = 1 << 20
 
 
 def numbered_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str | MalformedRow]]:
-    """Numbered lines without their ends, LF or CRLF; no others end a line, since text may hold U+2028 or U+0085."""
+    """Numbered lines without their ends, LF or CRLF; no others end a line, since text may hold U+2028 or U+0085.
+
+    A carriage return elsewhere makes a line malformed: where it ends lines, the whole file is one.
+    """
     with path.open("rb") as file:
         for number, raw in enumerate(file, 1):
             if number == 1:
                 raw = raw.removeprefix(codecs.BOM_UTF8)
             try:
-                yield number, raw.decode(encoding).rstrip("\r\n")
+                line = raw.decode(encoding).rstrip("\r\n")
             except UnicodeDecodeError as error:
                 detail = f"byte 0x{raw[error.start]:02x} came at column {error.start + 1}; expected UTF-8"
                 yield number, MalformedRow(path, number, "not UTF-8", detail)
+                continue
+            if "\r" in line:
+                column = line.index("\r") + 1
+                detail = f"a carriage return came at column {column}; expected lines that end in LF or CRLF"
+                yield number, MalformedRow(path, number, "carriage return", detail)
+            else:
+                yield number, line
 
 
 def head(path: Path) -> list[str]:

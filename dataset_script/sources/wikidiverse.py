@@ -63,6 +63,8 @@ def read_wikidiverse(path: Path) -> Iterator[Row | MalformedRow]:
         else:
             came = f"a list of {len(item)}" if isinstance(item, list) else f"a {type(item).__name__}"
             expected = "[sentence, image_url, topic, mentions], or the 11 values of a mention with candidates"
+            if isinstance(item, dict):
+                expected += "; objects, as of tokens and ner_tags, stand one a line, without brackets around them"
             yield MalformedRow(path, number, "bad item", f"{came} came; expected {expected}")
             continue
         if not isinstance(sentence, str):

@@ -779,3 +779,34 @@ def test_no_rows_left_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=r"no rows in de .*rows in other languages: en \(1 rows\).*Give lang="):
         Corpus(tmp_path).scan(("de",))
     assert Corpus(tmp_path, lang="de").scan(("de",)).report.total("train", "de").rows == 1
+
+
+def test_files_that_look_like_parts_of_a_split_are_named(tmp_path, caplog):
+    row = json.dumps({"id": "1", "tokens": ["a"], "ner_tags": ["O"], "lang": "en"}) + "\n"
+    for name in ("train.jsonl", "train-00001.jsonl", "validation_1.jsonl", "trainer.json", "notes.txt"):
+        (tmp_path / name).write_text(row)
+    assert len(list(read_source(tmp_path))) == 1
+    (warning,) = (record.getMessage() for record in caplog.records if "not read" in record.getMessage())
+    assert warning.startswith(f"{tmp_path}: not read: train-00001.jsonl, validation_1.jsonl. ")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("train.txt", "New B-LOC\nYork E-LOC\nwins O\nAnna S-PER\n", "'E-LOC' looks like a tag of BIOES or BILOU"),
+        (
+            "train.txt",
+            "IMGID:1\rParis\tB-LOC\r\rIMGID:2\rx\tO\r",
+            "a carriage return came at column 8; expected lines",
+        ),
+        (
+            "train.json",
+            '[{"tokens": ["a"], "ner_tags": ["O"]}]',
+            "a dict came.*objects.*stand one a line, without brackets",
+        ),
+    ],
+)
+def test_what_is_nearly_a_format_is_told_what_is_missing(tmp_path, name, text, message):
+    (tmp_path / name).write_bytes(text.encode())
+    with pytest.raises(ValueError, match=message):
+        list(read_source(tmp_path, lang="en"))
