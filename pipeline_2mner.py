@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 from transformers import AutoModelForTokenClassification, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.utils import logging
@@ -167,7 +167,7 @@ class TwoMNERPipeline(Pipeline):
                 `image_as_text` reads a `"caption"`, too); or a list of these; or a dataset, generator or other
                 iterable of them, which is then read as the results are, at first a batch ahead of them and by and by
                 further, up to some thousand sentences. A text split already is `{"tokens": [...], "image": ...}`. Of a
-                dataset with columns, `text` (else `tokens`) and `image` are read.
+                dataset with columns, `text` (else `tokens`) and `image` are read; a pandas Series in its own order.
             images: the picture of one string; or a list of pictures and `None`s, one for each of a list of strings.
                 A picture is anything that the processor takes: PIL image, path, URL, bytes, base64, array.
             aggregation_strategy (`str`, *optional*): `"none"` for the label of each word, as the stock pipeline has it
@@ -218,7 +218,7 @@ class TwoMNERPipeline(Pipeline):
             )
         kwargs["batch_size"] = batch_size or BY_PIECES
         is_split = kwargs.get("is_split_into_words", self._preprocess_params.get("is_split_into_words", False))
-        if is_split and inputs and isinstance(inputs, (list, tuple)) and all(isinstance(word, str) for word in inputs):
+        if is_split and isinstance(inputs, (list, tuple)) and inputs and all(isinstance(word, str) for word in inputs):
             inputs, images = [list(inputs)], None if images is None else [images]
         if isinstance(inputs, (str, dict)):
             if isinstance(images, (list, tuple)):
@@ -238,9 +238,14 @@ class TwoMNERPipeline(Pipeline):
                 f"`images` cannot be matched with texts from a {type(inputs).__name__}; let it yield "
                 '{"text": ..., "image": ...}, or pass two lists.'
             )
+        if hasattr(inputs, "columns") and hasattr(inputs, "to_dict"):  # to iterate over it gives the columns' names
+            raise TypeError(
+                f'Got a {type(inputs).__name__}, a table of columns; pass one of them, df["text"], or its rows: '
+                'df.to_dict("records"), of the columns "text" (or "tokens") and "image".'
+            )
         if getattr(inputs, "column_names", None):
             inputs = _text_columns(inputs)
-        if hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__"):
+        if _is_indexed(inputs):
             return super().__call__(_Items(inputs), **kwargs)
         if isinstance(inputs, Iterable):
             return super().__call__((item for item in inputs), **kwargs)
@@ -715,6 +720,14 @@ class _Items(Dataset):
         if index >= len(self.items):
             raise IndexError(index)  # a loop over a dataset ends by it
         return self.items[index]
+
+
+def _is_indexed(inputs) -> bool:
+    """Whether 0, 1, ... are known to find the items. In a pandas Series they may find others, or none: labels do."""
+    if isinstance(inputs, IterableDataset) or not (hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__")):
+        return False
+    is_known = isinstance(inputs, (Dataset, Sequence)) or hasattr(inputs, "column_names")
+    return is_known or not hasattr(inputs, "__iter__")  # a dataset of no known class: there is no other way to read it
 
 
 def _unchanged(item):

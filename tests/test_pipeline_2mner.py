@@ -10,6 +10,7 @@ import tracemalloc
 
 import datasets
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -272,6 +273,45 @@ class TestInputs:
                 for left, right in zip(results, expected, strict=True):
                     same(left, right)
         assert list(ner(KeyDataset([], "sentence"))) == []
+
+    def test_a_series_is_read_in_its_own_order(self, ner):
+        expected = ner(TEXTS)
+        order = [3, 0, 4, 1]
+        for series in (pd.Series(TEXTS).loc[order], pd.Series(TEXTS, index=list("fedcba")).iloc[order]):
+            for workers in (0, 1):
+                results = list(ner(series, batch_size=2, num_workers=workers))
+                for left, place in zip(results, order, strict=True):
+                    same(left, expected[place])
+        words = [text.split() for text in TEXTS[:2]]
+        results = list(ner(pd.Series(words, index=[7, 0]), is_split_into_words=True))
+        assert results == ner(words, is_split_into_words=True)
+
+    def test_a_data_frame_is_an_error_that_says_what_to_pass(self, ner):
+        frame = pd.DataFrame({"text": TEXTS[:2], "image": [picture("red"), None]}, index=[5, 0])
+        with pytest.raises(TypeError, match=r'Got a DataFrame.*df\["text"\].*df.to_dict\("records"\)'):
+            ner(frame)
+        expected = ner(TEXTS[:2], images=[picture("red"), None])
+        for left, right in zip(ner(frame.to_dict("records")), expected, strict=True):
+            same(left, right)
+
+    def test_datasets_that_are_indexed_alone_and_such_as_stream(self, ner):
+        class Indexed:
+            def __len__(self):
+                return len(TEXTS)
+
+            def __getitem__(self, index):
+                return TEXTS[index % len(TEXTS)]  # never an IndexError
+
+        class Stream(torch.utils.data.IterableDataset):
+            def __len__(self):
+                return len(TEXTS)
+
+            def __iter__(self):
+                return iter(TEXTS)
+
+        for dataset in (Indexed(), Stream(), np.array(TEXTS)):
+            for left, right in zip(ner(dataset, batch_size=4), ner(TEXTS), strict=True):
+                same(left, right)
 
     def test_datasets_columns(self, ner):
         table = datasets.Dataset.from_dict(
