@@ -222,10 +222,11 @@ class OnnxEmissions:
         Raises:
             ValueError: the folder is not an export of this model.
         """
+        origin = model.config._name_or_path  # empty where the model was built, not loaded: it has no folder
         if onnx is not True:
             emissions = cls(onnx, **options)
-        elif (Path(model.config._name_or_path or ".") / ONNX_FOLDER / EXPORT_FILE).is_file():
-            emissions = cls(Path(model.config._name_or_path or ".") / ONNX_FOLDER, **options)
+        elif origin and (Path(origin) / ONNX_FOLDER / EXPORT_FILE).is_file():
+            emissions = cls(Path(origin) / ONNX_FOLDER, **options)
         else:
             scratch = tempfile.TemporaryDirectory(prefix="2m-ner-onnx-")
             emissions = cls(export_onnx(model, processor, scratch.name), **options)

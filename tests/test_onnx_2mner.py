@@ -304,6 +304,16 @@ def test_for_model_exports_where_there_is_none(monkeypatch, tmp_path):
     assert not folder.exists()
 
 
+def test_for_model_does_not_read_the_working_directory_for_a_model_without_a_folder(gated, monkeypatch, tmp_path):
+    (tmp_path / "onnx").symlink_to(gated[1].folder)  # of another model
+    monkeypatch.chdir(tmp_path)
+    model = varied_model(collaboration="none")
+    assert model.config._name_or_path == ""
+    emissions = OnnxEmissions.for_model(model, FixedInputs(), True, threads=1)
+    batch = batch_of((0, 0), (4, 2))
+    assert_close(emissions(**batch), expected_logits(model, batch))
+
+
 @pytest.mark.parametrize("what", ["weights", "labels"])
 def test_the_export_of_another_model_is_refused(gated, what):
     model, emissions = gated
