@@ -57,7 +57,7 @@ class EntityExplanation:
         attention_elsewhere (`float`, *optional*): attention to vectors of no place in the picture: the tower's token
             for the whole, or the second tower's vector.
         similarity (`numpy.ndarray` of shape `(height, width)`, *optional*): cosine of the words and each patch where
-            the `token` alignment compares them, mean over words.
+            the alignment compares them (`token`, `both`), mean over words.
     """
 
     entity: dict[str, Any]
@@ -287,9 +287,10 @@ def _with_image(model, outputs, states: torch.Tensor, global_states: torch.Tenso
     over_patches = [weights for weights in fused.image_attentions if weights.shape[-1] >= states.shape[1]]
     if over_patches:
         found["attention"] = over_patches[-1].mean(dim=1)  # (1, heads, words, keys) -> (1, words, keys)
-    if model.config.alignment == "token" and base.alignment is not None:
-        words, _, patches, _ = base.alignment.embed(outputs.text_word_states, mask, states)
-        found["similarity"] = words @ patches.transpose(1, 2)
+    for part in base.alignment.parts() if base.alignment is not None else ():
+        if part.compares_words:
+            words, _, patches, _ = part.embed(outputs.text_word_states, mask, states)
+            found["similarity"] = words @ patches.transpose(1, 2)
     return found
 
 

@@ -142,6 +142,19 @@ class TestData:
         with pytest.raises(ValueError, match="another as `image`"):
             ner.explain({"text": TEXT, "image": halves()}, halves())
 
+    def test_similarity_where_sentences_are_compared_too(self, towers):
+        pipe = make_pipeline(towers, alignment="both")
+        alone = make_pipeline(towers, alignment="token")
+        alone.model.load_state_dict(
+            {name.replace("alignment.words.", "alignment."): value for name, value in pipe.model.state_dict().items()},
+            strict=False,
+        )
+        explained, expected = pipe.explain(TEXT, halves()), alone.explain(TEXT, halves())
+        assert explained.entities
+        for entity, other in zip(explained.entities, expected.entities, strict=True):
+            np.testing.assert_allclose(entity.similarity, other.similarity, atol=1e-5)
+        assert explained.heat_map(0, "similarity").size == (80, 40)
+
     def test_json(self, ner):
         explanation = ner.explain(TEXT, halves(), top_k=2)
         data = json.loads(json.dumps(explanation.to_dict(), allow_nan=False))
