@@ -254,14 +254,15 @@ class TwoMNERPipeline(Pipeline):
             '{"text": ..., "image": ...}, or a list, dataset or other iterable of these.'
         )
 
-    def explain(self, text: str | dict, image: Any = None, **kwargs) -> Explanation:
+    def explain(self, text: str | dict | Sequence[str], image: Any = None, **kwargs) -> Explanation:
         """
-        The entities of a text, and what its picture had to do with them.
+        The entities of a text and what its picture had to do with them.
 
         Args:
-            text: a string, or `{"text": ..., "image": ...}`.
+            text: a string, or `{"text": ..., "image": ...}`, or, with `is_split_into_words`, a list of words.
             image: its picture, of any kind that the processor takes.
-            **kwargs: options of a call, but for `aggregation_strategy` and `ignore_labels`.
+            **kwargs: options of a call, but for `aggregation_strategy` and `ignore_labels`, as it is about whole
+                entities, and `batch_size` and `num_workers`, as it reads one text, window by window.
 
         Returns:
             [`Explanation`]: data (`to_dict`), a page to look at (`to_html`) and heat-maps (`heat_map`).
@@ -269,19 +270,22 @@ class TwoMNERPipeline(Pipeline):
         Raises:
             TypeError, ValueError: as of a call.
         """
-        fixed = sorted({"aggregation_strategy", "ignore_labels"} & set(kwargs))
+        fixed = sorted({"aggregation_strategy", "ignore_labels", "batch_size", "num_workers"} & set(kwargs))
         if fixed:
-            raise TypeError(f"explain() is about whole entities; it takes no {', '.join(fixed)}.")
+            raise TypeError(f"explain() is about the whole entities of one text; it takes no {', '.join(fixed)}.")
+        preprocess_params, _, postprocess_params = self._sanitize_parameters(**kwargs)
+        preprocess_params = {**self._preprocess_params, **preprocess_params}
+        if preprocess_params.get("is_split_into_words") and isinstance(text, (list, tuple)):
+            text = {"tokens": text}
         text, own_image, words, _ = _parts(text)
         if own_image is not None and image is not None:
             raise ValueError("Got an image in the input and another as `image`; give one.")
-        preprocess_params, _, postprocess_params = self._sanitize_parameters(**kwargs)
         reading = {**self._postprocess_params, **postprocess_params}
         return explain(
             self,
             {"text": text} if words is None else {"tokens": words},
             own_image if image is None else image,
-            {**self._preprocess_params, **preprocess_params},
+            preprocess_params,
             {**reading, "aggregation_strategy": "simple", "ignore_labels": [OUTSIDE]},
         )
 

@@ -12,6 +12,7 @@ from transformers import CLIPImageProcessorPil, ViTConfig
 
 import explain_2mner
 from explain_2mner import highlight
+from pipeline_2mner import TwoMNERPipeline
 
 TEXT = TEXTS[0]
 
@@ -139,8 +140,22 @@ class TestData:
         same([e.entity for e in words.entities], ner({"tokens": TEXT.split(), "image": halves()}))
         with pytest.raises(TypeError, match="takes no aggregation_strategy"):
             ner.explain(TEXT, aggregation_strategy="none")
+        with pytest.raises(TypeError, match="of one text; it takes no batch_size, num_workers"):
+            ner.explain(TEXT, num_workers=1, batch_size=1)
         with pytest.raises(ValueError, match="another as `image`"):
             ner.explain({"text": TEXT, "image": halves()}, halves())
+
+    def test_words_as_in_a_call(self, ner):
+        words = ["Jordan", "was", "seen", "in", "New York"]
+        for options in ({}, {"delimiter": "_"}):
+            explanation = ner.explain(words, halves(), is_split_into_words=True, **options)
+            [expected] = ner(words, images=halves(), is_split_into_words=True, **options)
+            assert explanation.text == options.get("delimiter", " ").join(words) and expected
+            same([entity.entity for entity in explanation.entities], expected)
+        by_default = TwoMNERPipeline(model=ner.model, processor=ner.processor, device="cpu", is_split_into_words=True)
+        same([entity.entity for entity in by_default.explain(words).entities], by_default(words)[0])
+        with pytest.raises(TypeError, match="type list; expected a string or.*is_split_into_words=True"):
+            ner.explain(words)
 
     def test_similarity_where_sentences_are_compared_too(self, towers):
         pipe = make_pipeline(towers, alignment="both")
