@@ -1,4 +1,4 @@
-"""Why 2M-NER found what it found: scores with and without the picture, gates, and where in it the words looked."""
+"""Why 2M-NER found what it found: scores with and without picture or caption, gates, where in it the words looked."""
 
 import base64
 import html
@@ -50,7 +50,8 @@ class EntityExplanation:
     Args:
         entity (`dict`): as the pipeline returns it.
         score_without_image (`float`, *optional*): the posterior of the same words and type when the model sees no
-            picture. This and the rest are `None` where there is no picture, or the model does not have it.
+            picture (a caption is still read). This and the next four are `None` where there is no picture, or the
+            model does not have it.
         gate (`float`, *optional*): how far the words let the picture in, 0 to 1, mean over them (`gated` models).
         attention (`numpy.ndarray` of shape `(height, width)`, *optional*): how the words' attention is spread over the
             picture's patches, mean over words and heads. It sums to 1, less `attention_elsewhere`.
@@ -58,6 +59,8 @@ class EntityExplanation:
             for the whole, or the second tower's vector.
         similarity (`numpy.ndarray` of shape `(height, width)`, *optional*): cosine of the words and each patch where
             the alignment compares them (`token`, `both`), mean over words.
+        score_without_caption (`float`, *optional*): the posterior of the same words and type when the model reads no
+            caption (a picture is still seen); `None` where there is none.
     """
 
     entity: dict[str, Any]
@@ -66,6 +69,7 @@ class EntityExplanation:
     attention: np.ndarray | None = None
     attention_elsewhere: float | None = None
     similarity: np.ndarray | None = None
+    score_without_caption: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """All of it in types that JSON knows."""
@@ -76,6 +80,7 @@ class EntityExplanation:
             "attention": None if self.attention is None else self.attention.tolist(),
             "attention_elsewhere": self.attention_elsewhere,
             "similarity": None if self.similarity is None else self.similarity.tolist(),
+            "score_without_caption": self.score_without_caption,
         }
 
 
@@ -90,12 +95,17 @@ class Explanation:
         entities_without_image (`list[dict]`, *optional*): what the model finds when it sees no picture; `None` where
             there is none anyway.
         image (`PIL.Image.Image`, *optional*): the part of the picture that the model saw.
+        caption (`str`, *optional*): the caption that was read after the text (`image_as_text` models).
+        entities_without_caption (`list[dict]`, *optional*): what the model finds when it reads no caption; `None`
+            where there is none anyway.
     """
 
     text: str
     entities: list[EntityExplanation] = field(default_factory=list)
     entities_without_image: list[dict[str, Any]] | None = None
     image: Image.Image | None = None
+    caption: str | None = None
+    entities_without_caption: list[dict[str, Any]] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """All of it but the picture, in types that JSON knows."""
@@ -103,6 +113,8 @@ class Explanation:
             "text": self.text,
             "entities": [entity.to_dict() for entity in self.entities],
             "entities_without_image": self.entities_without_image,
+            "caption": self.caption,
+            "entities_without_caption": self.entities_without_caption,
         }
 
     def heat_map(self, index: int, of: str = "attention") -> Image.Image:
@@ -136,11 +148,14 @@ class Explanation:
         return Image.fromarray(blended.round().astype(np.uint8))
 
     def to_html(self) -> str:
-        """A page that needs nothing else: the text with its entities, the picture, and a section for each entity."""
+        """A page that needs nothing else: text and entities, caption, picture, and a section for each entity."""
         parts = [f'<p class="text" dir="auto">{highlight(self.text, [e.entity for e in self.entities])}</p>']
-        if self.entities_without_image is not None:
-            parts.append("<h2>Without the picture</h2>")
-            parts.append(f'<p class="text" dir="auto">{highlight(self.text, self.entities_without_image)}</p>')
+        if self.caption is not None:
+            parts.append(f'<p class="text" dir="auto">Caption: {html.escape(self.caption)}</p>')
+        for what, entities in (("picture", self.entities_without_image), ("caption", self.entities_without_caption)):
+            if entities is not None:
+                parts.append(f"<h2>Without the {what}</h2>")
+                parts.append(f'<p class="text" dir="auto">{highlight(self.text, entities)}</p>')
         if self.image is not None:
             parts.append(_figure(self.image, "The picture, as far as the model saw it"))
         for index, entity in enumerate(self.entities):
@@ -154,6 +169,7 @@ class Explanation:
 
     def _section(self, index: int, entity: EntityExplanation) -> str:
         rows = [("Score", entity.entity["score"]), ("Score without the picture", entity.score_without_image)]
+        rows += [("Score without the caption", entity.score_without_caption)]
         rows += [("Gate", entity.gate), ("Attention to no place in the picture", entity.attention_elsewhere)]
         rows += [(f"Or {other['entity_group']}", other["score"]) for other in entity.entity.get("alternatives", ())]
         table = "".join(
@@ -192,7 +208,8 @@ def explain(
     pipeline, inputs: dict[str, Any], image: Any, preprocess_params: dict[str, Any], reading: dict[str, Any]
 ) -> Explanation:
     """
-    Reads a text twice, with its picture and without, and keeps what lies between; see [`TwoMNERPipeline.explain`].
+    Reads a text with its picture and without, with its caption and without, and keeps what lies between; see
+    [`TwoMNERPipeline.explain`].
 
     Args:
         pipeline ([`TwoMNERPipeline`]): the pipeline.
@@ -203,24 +220,27 @@ def explain(
     image = None if image is None else load_image(image)
     prepared = pipeline.preprocess({**inputs, "image": image}, **preprocess_params)
     explanation = Explanation(prepared.text)
-    seen = prepared.picture is not None
+    seen, read = prepared.picture is not None, bool(prepared.caption)
     if seen:
         explanation.image = image.crop(_seen_box(pipeline.processor.image_processor, image.size))
+    if read:
+        explanation.caption = inputs["caption"]
     if not prepared.windows:
         explanation.entities_without_image = [] if seen else None
+        explanation.entities_without_caption = [] if read else None
         return explanation
 
     evidence = _read(pipeline, prepared)
-    own, without = evidence["logits"], evidence["text_logits"]
-    spans = pipeline.decode([own], **reading)[0]
-    scores_without = pipeline.score_spans(without, spans) if seen else [None] * len(spans)
+    spans = pipeline.decode([evidence["logits"]], **reading)[0]
+    unseen = pipeline.score_spans(evidence["imageless_logits"], spans) if seen else [None] * len(spans)
+    unread = pipeline.score_spans(evidence["captionless_logits"], spans) if read else [None] * len(spans)
     grid = None
     if seen:
         grid = _grid(pipeline.model.config.vision_config, evidence["num_patches"], evidence["size"])
-    for span, score_without in zip(spans, scores_without, strict=True):
+    for span, without_image, without_caption in zip(spans, unseen, unread, strict=True):
         prepared.found = [span]
         for entity in pipeline.postprocess(prepared, **reading):
-            explained = EntityExplanation(entity, score_without)
+            explained = EntityExplanation(entity, without_image, score_without_caption=without_caption)
             if "gates" in evidence:
                 explained.gate = float(evidence["gates"][span.start : span.end].mean())
             for name in ("attention", "similarity"):
@@ -233,20 +253,24 @@ def explain(
                         explained.attention_elsewhere = max(0.0, float(values.sum() - patches.sum()))
             explanation.entities.append(explained)
     if seen:
-        prepared.found = pipeline.decode([without], **reading)[0]
+        prepared.found = pipeline.decode([evidence["imageless_logits"]], **reading)[0]
         explanation.entities_without_image = pipeline.postprocess(prepared, **reading)
+    if read:
+        prepared.found = pipeline.decode([evidence["captionless_logits"]], **reading)[0]
+        explanation.entities_without_caption = pipeline.postprocess(prepared, **reading)
     return explanation
 
 
 @torch.no_grad()
 def _read(pipeline, prepared) -> dict[str, Any]:
     """
-    Runs the text tower once over each window, the image tower once, and the collaboration with the image and without.
+    Runs the text tower once over each window (with a caption twice, with it and without), the image tower once, and
+    the collaboration with the image and without.
 
     Returns:
-        `logits` and `text_logits` (words, num_labels), equal if there is no image; with one also `num_patches`, the
-        `size` of the pixels and, where the model has them, `gates` (words,), `attention` and `similarity` (words,
-        keys).
+        `logits` and `imageless_logits` (words, num_labels), equal if there is no image; with a caption also
+        `captionless_logits`; with an image also `num_patches`, the `size` of the pixels and, where the model has them,
+        `gates` (words,), `attention` and `similarity` (words, keys).
     """
     model, base = pipeline.model, pipeline.model.model
     states = global_states = None
@@ -258,12 +282,10 @@ def _read(pipeline, prepared) -> dict[str, Any]:
     parts: dict[str, list[torch.Tensor]] = {}
     with pipeline.device_placement():
         for window in prepared.windows:
-            words = pipeline.processor([prepared.words[window.start : window.stop]])
-            outputs = base(**pipeline.ensure_tensor_on_device(**words))
-            found = {"text_logits": model.classifier(outputs.word_states)}
-            found["logits"] = found["text_logits"]
-            if states is not None:
-                found |= _with_image(model, outputs, states, global_states)
+            pieces = prepared.pieces[window.start : window.stop]
+            found = _read_window(pipeline, pieces, prepared.caption, states, global_states)
+            if prepared.caption:
+                found["captionless_logits"] = _read_window(pipeline, pieces, [], states, global_states)["logits"]
             kept = slice(window.keep_start - window.start, window.keep_stop - window.start)
             for name, values in found.items():
                 parts.setdefault(name, []).append(values[0, kept].float().cpu())
@@ -271,6 +293,22 @@ def _read(pipeline, prepared) -> dict[str, Any]:
     if states is not None:
         evidence |= {"num_patches": states.shape[1], "size": pixels.shape[-2:]}
     return evidence
+
+
+def _read_window(
+    pipeline,
+    pieces: list[list[int]],
+    caption: list[int],
+    states: torch.Tensor | None,
+    global_states: torch.Tensor | None,
+) -> dict[str, torch.Tensor]:
+    """One window's words, of which the pieces are given, before a caption's: what `_read` returns, (1, words, ...)."""
+    batch = pipeline.processor.encode_pieces([pieces], captions=[caption] if caption else None)
+    batch.pop("text_attention_mask", None)
+    outputs = pipeline.model.model(**pipeline.ensure_tensor_on_device(**batch))
+    logits = pipeline.model.classifier(outputs.word_states)
+    found = {"logits": logits, "imageless_logits": logits}
+    return found if states is None else found | _with_image(pipeline.model, outputs, states, global_states)
 
 
 def _with_image(model, outputs, states: torch.Tensor, global_states: torch.Tensor | None) -> dict[str, torch.Tensor]:

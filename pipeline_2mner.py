@@ -256,10 +256,11 @@ class TwoMNERPipeline(Pipeline):
 
     def explain(self, text: str | dict | Sequence[str], image: Any = None, **kwargs) -> Explanation:
         """
-        The entities of a text and what its picture had to do with them.
+        The entities of a text as a call finds them, and what its picture or its caption had to do with them.
 
         Args:
-            text: a string, or `{"text": ..., "image": ...}`, or, with `is_split_into_words`, a list of words.
+            text: a string, or `{"text": ..., "image": ..., "caption": ...}`, or, with `is_split_into_words`, a list of
+                words.
             image: its picture, of any kind that the processor takes.
             **kwargs: options of a call, but for `aggregation_strategy` and `ignore_labels`, as it is about whole
                 entities, and `batch_size` and `num_workers`, as it reads one text, window by window.
@@ -277,13 +278,13 @@ class TwoMNERPipeline(Pipeline):
         preprocess_params = {**self._preprocess_params, **preprocess_params}
         if preprocess_params.get("is_split_into_words") and isinstance(text, (list, tuple)):
             text = {"tokens": text}
-        text, own_image, words, _ = _parts(text)
+        text, own_image, words, caption = _parts(text)
         if own_image is not None and image is not None:
             raise ValueError("Got an image in the input and another as `image`; give one.")
         reading = {**self._postprocess_params, **postprocess_params}
         return explain(
             self,
-            {"text": text} if words is None else {"tokens": words},
+            {**({"text": text} if words is None else {"tokens": words}), "caption": caption},
             own_image if image is None else image,
             preprocess_params,
             {**reading, "aggregation_strategy": "simple", "ignore_labels": [OUTSIDE]},

@@ -27,6 +27,12 @@ def ner(towers):
     return make_pipeline(towers, alignment="token")
 
 
+@pytest.fixture(scope="module", params=["none", "gated"])
+def reader(request, towers):
+    """A pipeline that reads captions."""
+    return make_pipeline(towers, collaboration=request.param, image_as_text=True)
+
+
 def halves() -> Image.Image:
     """Black on the left, white on the right."""
     image = Image.new("RGB", (80, 40), "black")
@@ -178,6 +184,68 @@ class TestData:
             assert item["word"] == entity.entity["word"] and np.allclose(item["attention"], entity.attention)
 
 
+class TestCaptions:
+    CAPTION = "a man runs in Santiago"
+
+    @pytest.mark.parametrize("image", [None, halves()])
+    def test_each_control_hides_one_thing(self, reader, image):
+        changed = 0
+        sees = image is not None and reader.model.config.collaboration != "none"
+        for text in TEXTS:
+            item = {"text": text, "image": image, "caption": self.CAPTION}
+            explanation = reader.explain(item)
+            assert explanation.caption == self.CAPTION
+            same([entity.entity for entity in explanation.entities], reader(item))
+            same(explanation.entities_without_caption, reader({**item, "caption": None}))
+            if sees:
+                same(explanation.entities_without_image, reader({**item, "image": None}))
+            else:
+                assert explanation.entities_without_image is None
+            if not explanation.entities:
+                continue
+            with torch.no_grad():
+                shown = {"images": image} if sees else {}
+                logits = reader.model(**reader.processor(text, **shown)).logits
+            for entity in explanation.entities:
+                span, kind = word_range(reader, text, entity.entity), entity.entity["entity_group"]
+                query = [[0, span.start, span.stop, LABELS.index(f"B-{kind}"), LABELS.index(f"I-{kind}")]]
+                mask = torch.ones(logits.shape[:2], dtype=torch.bool)
+                expected = reader.model.crf.span_log_prob(logits, mask, torch.tensor(query)).exp().item()
+                assert entity.score_without_caption == pytest.approx(expected, abs=5e-5)
+                assert (entity.score_without_image is not None) == sees
+                changed += abs(entity.score_without_caption - entity.entity["score"]) > 1e-3
+        assert changed  # else the caption would not have been read, or not have been hidden
+
+    def test_words_long_texts_and_none(self, reader):
+        windowed, text = limited(reader, 40), " ".join(TEXTS)
+        item = {"text": text, "caption": "a man"}
+        same([entity.entity for entity in windowed.explain(item).entities], windowed(item))
+        item = {"tokens": TEXT.split(), "caption": self.CAPTION}
+        same([entity.entity for entity in reader.explain(item).entities], reader(item))
+        for caption in (None, " "):
+            explanation = reader.explain({"text": TEXT, "caption": caption})
+            assert explanation.caption is None and explanation.entities_without_caption is None
+            assert all(entity.score_without_caption is None for entity in explanation.entities)
+        nothing = reader.explain({"text": "", "caption": self.CAPTION})
+        assert nothing.entities == [] and nothing.entities_without_caption == []
+
+    def test_what_is_shown(self, reader):
+        explanation = reader.explain({"text": TEXT, "caption": "<i>Paris"})
+        data = json.loads(json.dumps(explanation.to_dict(), allow_nan=False))
+        assert data["caption"] == "<i>Paris"
+        assert data["entities_without_caption"] == explanation.entities_without_caption
+        assert data["entities"][0]["score_without_caption"] == explanation.entities[0].score_without_caption
+        page = _Page(explanation.to_html())
+        assert "Caption: <i>Paris" in page.text and "Without the caption" in page.text
+        assert f"{explanation.entities[0].score_without_caption:.3f}" in page.text
+        assert "Without the picture" not in page.text
+
+    def test_a_model_that_reads_no_captions_says_so_as_in_a_call(self, ner):
+        for asked in (ner, ner.explain):
+            with pytest.raises(ValueError, match="not trained to read captions"):
+                asked({"text": TEXT, "caption": self.CAPTION})
+
+
 class TestHeatMap:
     @pytest.mark.parametrize("corner", [(0, 0), (0, 1), (1, 0), (1, 1)])
     def test_warm_where_the_attention_is(self, corner):
@@ -284,7 +352,8 @@ class TestPage:
 
     def test_without_a_picture(self, ner):
         page = _Page(ner.explain(TEXT).to_html())
-        assert page.images == [] and "Without the picture" not in page.text and page.marks
+        assert page.images == [] and page.marks
+        assert "ithout the" not in page.text and "Caption" not in page.text
 
     def test_hostile_text(self, ner):
         hostile = "<script>alert(1)</script> Jordan \" ' & </p>"
