@@ -7,6 +7,7 @@ import http.client
 import io
 import ipaddress
 import os
+import re
 import socket
 import threading
 import time
@@ -227,6 +228,12 @@ class _Meter:
             raise _RefusedError(f"{self.name} has more than {self.policy.max_bytes} bytes. {_SMALLER}")
 
 
+def _quoted(url: str) -> str:
+    """A URL with spaces and letters beyond ASCII quoted after its host, as browsers send it; escapes stay."""
+    scheme, host, rest = re.split(r"(?<=://)([^/?#]*)", url.rstrip(), maxsplit=1)
+    return scheme + host + re.sub(r"[^\x00-\x7f]| ", lambda match: urllib.parse.quote(match[0]), rest)
+
+
 def _download(url: str, name: str, policy: UrlPolicy) -> bytes:
     meter = _Meter(name, policy)
     opener = urllib.request.OpenerDirector()  # not build_opener: that one also reads files and FTP
@@ -240,7 +247,7 @@ def _download(url: str, name: str, policy: UrlPolicy) -> bytes:
     ):
         opener.add_handler(handler)
     try:
-        with opener.open(url, timeout=policy.timeout_s) as response:
+        with opener.open(_quoted(url), timeout=policy.timeout_s) as response:
             content = response.read(policy.max_bytes + 1)
     except _RefusedError:
         raise

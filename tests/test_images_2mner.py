@@ -301,6 +301,22 @@ def test_images_by_url(site):
         load_image(f"{site.url}/a.png", UrlPolicy(max_bytes=100))
 
 
+@pytest.mark.parametrize(
+    ("url", "sent"),
+    [
+        ("/Köln.jpg", "/K%C3%B6ln.jpg"),
+        ("/K%C3%B6ln.jpg", "/K%C3%B6ln.jpg"),
+        ("/a b/100%.jpg?q=Größe 1&x=%20+~#Straße", "/a%20b/100%.jpg?q=Gr%C3%B6%C3%9Fe%201&x=%20+~"),
+        ("?é", "/?%C3%A9"),
+        ("/a.png \n", "/a.png"),
+        ("/北京/🙂.png", "/%E5%8C%97%E4%BA%AC/%F0%9F%99%82.png"),
+    ],
+)
+def test_urls_as_people_write_them(url, sent, site):
+    assert load_image(site.url + url).size == (40, 24)
+    assert [path for _, path in site.seen] == [sent]
+
+
 def test_a_public_picture_is_fetched_from_the_address_that_was_checked(internet, site):
     assert image_id(load_image(f"{internet.url}/a.png", STRICT)) == image_id(noise())
     assert internet.looked_up == ["photos.test"] and internet.connected == [PUBLIC]
@@ -388,7 +404,8 @@ def test_an_endless_body_is_read_to_the_limit_only(site):
 @pytest.mark.parametrize(
     "url",
     ["http://", "http:///a.png", "http://[::1", "http://x:port/", "http://a b/", "http://" + "a" * 70 + ".test/"]
-    + ["http://user@photos.test/", "https://\x00/", "http://.../", "http://ü.\udc80/"],
+    + ["http://user@photos.test/", "https://\x00/", "http://.../", "http://ü.\udc80/"]
+    + ["http://photos.test/\udc80", "http://photos.test/a\nb", "http://photos.test/a\r\nHost: b"],
 )
 def test_a_url_that_cannot_be_is_an_error(url, internet):
     with pytest.raises(ValueError, match="could not be downloaded|is refused"):
