@@ -71,8 +71,9 @@ def load_image(
 
     Args:
         image: a PIL image, a path, an http(s) URL, a `data:` URI, base64, encoded bytes, an array or tensor `(height,
-            width[, channels])` or `(channels, height, width)` (integers 0..255, or floats 0..1), or `{"bytes",
-            "path"}`.
+            width[, channels])` or `(channels, height, width)` (integers 0..255, floats 0..1, or booleans), or
+            `{"bytes", "path"}`. White is 255 in a PIL image of mode I or F, 65535 if a value is above that, the
+            largest value if one is above that too; in one of mode F it is 1, as in an array, if none is above 1.
         policy: what may be opened and fetched; `STRICT` for pictures that strangers name.
         size: what it will be resized to, width and height. An encoded JPEG of more than `DRAFT_SCALE` times this size
             is then decoded at a half, a quarter or an eighth of its own (its DCT blocks are read in part), never below
@@ -82,15 +83,20 @@ def load_image(
             a few pixels wide are the worst there is: 4.
 
     Raises:
-        ValueError: it is not an image, is broken, is refused by the policy, or has more pixels than the policy or
-            `PIL.Image.MAX_IMAGE_PIXELS` admits.
+        ValueError: it is not an image, is broken, is refused by the policy, has values that are out of range or not
+            finite, or more pixels than the policy or `PIL.Image.MAX_IMAGE_PIXELS` admits.
         TypeError: it is of none of these types.
     """
     name, is_ours = _describe(image), False
     if isinstance(image, dict):
         image = image["bytes"] if image.get("bytes") is not None else image.get("path")
-    if isinstance(image, (np.ndarray, torch.Tensor)):
-        image = _from_array(np.asarray(image))
+    if isinstance(image, torch.Tensor):
+        image = image.detach().cpu()
+        if image.is_floating_point() and image.element_size() < 4:  # NumPy knows no bfloat16
+            image = image.float()
+        image = image.numpy()
+    if isinstance(image, np.ndarray):
+        image = _from_array(image)
     elif not isinstance(image, Image.Image):
         image = _encoded(image, name, policy)
     try:
@@ -357,8 +363,11 @@ def _from_array(array: np.ndarray) -> Image.Image:
         raise ValueError(
             f"An image array of shape {shape}; expected (height, width), (height, width, 3 or 4) or (3, ...)."
         )
-    if np.issubdtype(array.dtype, np.floating):
-        if not (np.isfinite(array).all() and 0 <= array.min() and array.max() <= 1):
+    if array.dtype == bool:
+        array = array * 255
+    elif np.issubdtype(array.dtype, np.floating):
+        _check_finite(array)
+        if not (0 <= array.min() and array.max() <= 1):
             raise ValueError("An image array of floats outside 0..1; expected 0..1, or integers 0..255.")
         array = np.round(array * 255)
     elif array.min() < 0 or array.max() > 255:
@@ -366,10 +375,21 @@ def _from_array(array: np.ndarray) -> Image.Image:
     return Image.fromarray(array.astype(np.uint8))
 
 
+def _check_finite(values: np.ndarray) -> None:
+    number = np.count_nonzero(~np.isfinite(values))
+    if number:
+        raise ValueError(f"An image with values that are NaN or infinite ({number} of {values.size}); expected none.")
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":  # 16 bits and more: Pillow's own conversion clips to white
-        values = np.asarray(image, dtype=np.float64)
+        values = np.asarray(image)
+        if image.mode == "F":
+            _check_finite(values)
+            if values.max() <= 1:
+                return _from_array(values).convert("RGB")
+        values = values.astype(np.float64)
         top = 255 if values.max() <= 255 else 65535 if values.max() <= 65535 else values.max()
         return Image.fromarray(np.round(values.clip(min=0) * (255 / top)).astype(np.uint8)).convert("RGB")
     if "A" in image.getbands() or "transparency" in image.info:

@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import images_2mner
@@ -60,6 +61,33 @@ def test_every_mode_shows_what_it_holds(mode):
     assert shown.mode == "RGB" and shown.size == (40, 24)
     tolerance = 260 if mode == "1" else 8
     assert np.abs(np.asarray(shown, dtype=int)[..., 0] - grey).max() <= tolerance
+
+
+GREY = np.tile(np.linspace(0, 255, 40).astype(np.uint8), (24, 1))
+
+
+@pytest.mark.parametrize(
+    ("image", "tolerance"),
+    [
+        (Image.fromarray(GREY.astype(np.float32) / 255), 0),
+        (Image.fromarray(GREY.astype(np.float32)), 0),
+        (Image.fromarray(GREY.astype(np.float32) * 257), 0),
+        (torch.tensor(GREY / 255, requires_grad=True), 0),
+        (torch.tensor(GREY).float().div(255).requires_grad_(), 0),
+        (torch.tensor(GREY / 255).half(), 0),
+        (torch.tensor(GREY / 255).bfloat16(), 1),  # eight bits of them before the exponent
+        (torch.tensor(GREY).expand(3, 24, 40), 0),
+    ],
+)
+def test_numbers_of_every_kind_show_the_same_picture(image, tolerance):
+    shown = np.asarray(load_image(image), dtype=int)
+    assert np.abs(shown - GREY[..., None]).max() <= tolerance
+
+
+@pytest.mark.parametrize("kind", [np.array, torch.tensor])
+def test_booleans_are_black_and_white(kind):
+    mask = [[True, False], [False, True], [True, True]]
+    assert np.asarray(load_image(kind(mask)))[..., 1].tolist() == [[255, 0], [0, 255], [255, 255]]
 
 
 def test_sixteen_bit_files_are_not_washed_out():
@@ -119,7 +147,11 @@ def test_decompression_bombs_are_refused_before_they_are_decoded(monkeypatch):
         (np.zeros((0, 4, 3), np.uint8), ValueError, "shape"),
         (np.full((4, 4, 3), 300), ValueError, "values 300..300; expected 0..255"),
         (np.full((4, 4, 3), 2.0), ValueError, "floats outside 0..1"),
-        (np.full((4, 4, 3), np.nan), ValueError, "floats outside 0..1"),
+        (np.full((4, 4, 3), np.nan), ValueError, r"NaN or infinite \(48 of 48\)"),
+        (torch.full((3, 4, 5), math.inf, dtype=torch.bfloat16), ValueError, r"NaN or infinite \(60 of 60\)"),
+        (Image.fromarray(np.array([[0, 200], [100, np.nan]], np.float32)), ValueError, r"NaN or infinite \(1 of 4\)"),
+        (Image.fromarray(np.array([[0, 1], [-math.inf, 0]], np.float32)), ValueError, r"NaN or infinite \(1 of 4\)"),
+        (Image.fromarray(np.array([[0, 0.5], [-0.5, 0]], np.float32)), ValueError, "floats outside 0..1"),
         (17, TypeError, "type int; expected a PIL image, path, URL, data: URI, base64, bytes, array or None"),
         ("nowhere.jpg", ValueError, "Image nowhere.jpg does not exist"),
     ],
