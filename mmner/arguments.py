@@ -214,6 +214,13 @@ class TrainingArguments(transformers.TrainingArguments):
                 "`search_trials` trains anew and chooses on dev: it needs do_train and an eval_strategy, and does not "
                 "go with resume_from_checkpoint."
             )
+        by_steps = self.eval_strategy == self.save_strategy == "steps"
+        if self.load_best_model_at_end and by_steps and self.save_steps != self.eval_steps:
+            raise ValueError(
+                f"`load_best_model_at_end` with eval_steps {self.eval_steps:g} and save_steps {self.save_steps:g}: "
+                "the best evaluation may not be saved. Give both the same value (or --save_strategy best), or keep "
+                "the last weights: --load_best_model_at_end false --early_stopping_patience none."
+            )
         if self.early_stopping_patience is not None and not self.load_best_model_at_end:
             raise ValueError(
                 "`early_stopping_patience` needs `load_best_model_at_end`: pass both, or neither "

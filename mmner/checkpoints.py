@@ -14,6 +14,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from transformers.trainer import TRAINER_STATE_NAME
@@ -25,7 +26,8 @@ SAVING = "_saving"
 LOCK = ".lock"
 PATIENCE_S = 15  # the data loader's workers of a killed run, which hold its lock, notice within five
 PROGRESS = "progress.json"
-"""Of a checkpoint: how manieth it is of its folder (`order`), and what `ResumableTrainer` goes on counting from."""
+"""Of a checkpoint: how manieth it is of its folder (`order`), which `run` saved it, and what `ResumableTrainer` goes
+on counting from."""
 WEIGHTS = re.compile(r"(model|pytorch_model).*\.(safetensors|bin|index\.json)")
 
 # In the words of those libraries that have no number for it: Rust's (safetensors, tokenizers) and torch's own writer.
@@ -96,12 +98,25 @@ def _checkpoints(folder: str | Path) -> list[Path]:
     return [path for path in Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.is_dir() and step_of(path) >= 0]
 
 
+def run_of(checkpoint: Path) -> str | None:
+    """The name that the run which saved a checkpoint has given itself; `None` if it has none (the plain Trainer's)."""
+    return _progress(checkpoint).get("run")
+
+
 def _order(checkpoint: Path) -> int:
     """0 for a checkpoint that the plain Trainer saved."""
     try:
-        return int(json.loads((checkpoint / PROGRESS).read_bytes())["order"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return int(_progress(checkpoint)["order"])
+    except (ValueError, KeyError, TypeError):
         return 0
+
+
+def _progress(checkpoint: Path) -> dict[str, Any]:
+    try:
+        progress = json.loads((checkpoint / PROGRESS).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return progress if isinstance(progress, dict) else {}
 
 
 def tidy(folder: str | Path) -> None:
@@ -284,6 +299,7 @@ __all__ = [
     "no_room",
     "replacing",
     "rotate",
+    "run_of",
     "step_of",
     "tidy",
 ]

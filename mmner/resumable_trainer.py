@@ -1,14 +1,17 @@
 """A `Trainer` whose run can be ended at any moment and goes on to the same weights; what ends it for good is told."""
 
 import json
+import logging
 import random
 import shutil
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import nn
 from transformers import EarlyStoppingCallback, Trainer, set_seed
 from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
@@ -16,6 +19,8 @@ from transformers.trainer_pt_utils import nested_gather
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from mmner import checkpoints
+
+logger = logging.getLogger(__name__)
 
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
 NAMES_SHOWN = 3
@@ -31,6 +36,8 @@ class ResumableTrainer(Trainer):
       train again.
     - The random numbers of a step are a function of seed, step and process, whatever was drawn before it: by
       evaluations, by data loaders, before a resume.
+    - The best checkpoint is one that this run saved, or the run that it goes on with: others in the folder are not
+      looked at.
     - The patience of early stopping, the mean loss and the seconds of training go on from the checkpoint.
     - A loss, gradient or weight that is not finite, a batch that does not fit into memory and a full disk end the run
       with a message; no checkpoint is written from weights that are not finite.
@@ -41,6 +48,7 @@ class ResumableTrainer(Trainer):
         self._progress: dict[str, Any] = {}
         self._restored = True
         self._order = 0
+        self._run: str | None = None
         self._started = 0.0
         self._micro_step = (-1, 0)
         self._seen: list[tuple[int, tuple[str, ...], torch.Tensor]] = []
@@ -74,6 +82,7 @@ class ResumableTrainer(Trainer):
         self._progress, self._restored, self._seen, self._micro_step = {}, False, [], (-1, 0)
         self._order = checkpoints.next_order(self._get_output_dir(trial))
         if resume_from_checkpoint is None:
+            (self._run,) = broadcast_object_list([uuid.uuid4().hex])
             return done
         checkpoint = Path(resume_from_checkpoint)
         if not self.is_deepspeed_enabled and not (checkpoint / SCHEDULER_NAME).is_file():
@@ -83,18 +92,45 @@ class ResumableTrainer(Trainer):
             )
         if (checkpoint / checkpoints.PROGRESS).is_file():
             self._progress = json.loads((checkpoint / checkpoints.PROGRESS).read_bytes())
+        self._run = checkpoints.run_of(checkpoint)
         self._find_best(checkpoint, trial)
         return (num_train_epochs, 0) if self._is_out_of_patience() else done
 
     def _find_best(self, checkpoint: Path, trial: Any) -> None:
-        """The best checkpoint by its step: a path in the state may be relative, or of a folder since moved."""
-        if not self.state.best_global_step:
+        """
+        The best checkpoint by its step: a path in the state may be relative, or of a folder since moved.
+
+        Raises:
+            ValueError: the run is to end with the best checkpoint, and that is lost, or may never have been saved.
+        """
+        state, is_wanted = self.state, self.args.load_best_model_at_end
+        # They go on as they were in the checkpoint, whatever the options say now.
+        by_steps = self.args.eval_strategy == self.args.save_strategy == "steps"
+        if is_wanted and by_steps and state.save_steps != state.eval_steps:
+            raise ValueError(
+                f"The run of {checkpoint} is scored every {state.eval_steps} steps and saved every "
+                f"{state.save_steps}, so that its best evaluation may not be saved. Go on with "
+                "--load_best_model_at_end false --early_stopping_patience none, or start anew with equal steps."
+            )
+        if not state.best_global_step:
             return
-        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.best_global_step}"
-        for folder in (Path(self._get_output_dir(trial)), checkpoint.parent):
-            if checkpoints.is_complete(folder / name):
-                self.state.best_model_checkpoint = str(folder / name)
-                return
+        name = f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
+        places = [Path(self._get_output_dir(trial)) / name, checkpoint.parent / name]
+        if state.best_model_checkpoint is not None and Path(state.best_model_checkpoint).name == name:
+            places.append(Path(state.best_model_checkpoint))
+        found = next(filter(self._is_ours, places), None)
+        if found is None and is_wanted:
+            raise ValueError(
+                f"The best evaluation of the run of {checkpoint} was that of step {state.best_global_step} "
+                f"({self.args.metric_for_best_model} {state.best_metric:.4f}), and the {name} that it saved is "
+                f"neither in {places[0].parent} nor in {checkpoint.parent}. Put it there, or go on without it: "
+                "--load_best_model_at_end false --early_stopping_patience none."
+            )
+        state.best_model_checkpoint = None if found is None else str(found)
+
+    def _is_ours(self, checkpoint: Path) -> bool:
+        """Whether a checkpoint is whole, and this run's or that of the run it goes on with."""
+        return checkpoints.is_complete(checkpoint) and checkpoints.run_of(checkpoint) == self._run
 
     def _is_out_of_patience(self) -> bool:
         """Restores the counter of early stopping; whether it had ended the training."""
@@ -114,6 +150,11 @@ class ResumableTrainer(Trainer):
         self._check_finite()
         start_time = self._go_on_counting(start_time)
         self._initial_global_step = 0
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint is None:
+            logger.warning(
+                f"No evaluation of this training gave a best checkpoint ({self.args.metric_for_best_model}): its last "
+                "weights are kept. Was it over before eval_delay, or is that score no number?"
+            )
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             return super()._finalize_training(trial, num_train_samples, start_time)
@@ -156,6 +197,7 @@ class ResumableTrainer(Trainer):
         best_before = self.state.best_model_checkpoint
         progress = {
             "order": self._order,
+            "run": self._run,
             "seconds": time.time() - self._started,
             "loss_since_log": nested_gather(self._tr_loss, self.args.parallel_mode).flatten().tolist(),
             "loss_until_log": self._total_loss_scalar,
@@ -175,7 +217,7 @@ class ResumableTrainer(Trainer):
                 self.state.best_model_checkpoint = best_before
                 if best := self.state.best_global_step:
                     best_folder = folder / f"{PREFIX_CHECKPOINT_DIR}-{best}"
-                    if best_folder == place or checkpoints.is_complete(best_folder):
+                    if best_folder == place or self._is_ours(best_folder):
                         self.state.best_model_checkpoint = str(best_folder)
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:

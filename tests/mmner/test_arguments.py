@@ -117,12 +117,33 @@ def test_config_options_are_those_given_and_zero_counts_as_given():
             ["--early_stopping_patience", "2", "--load_best_model_at_end", "false"],
             "`early_stopping_patience` needs `load_best_model_at_end`",
         ),
+        (
+            "--eval_strategy steps --eval_steps 5 --save_strategy steps --save_steps 10".split(),
+            "eval_steps 5 and save_steps 10: the best evaluation may not be saved. Give both the same value (or",
+        ),
+        (
+            "--eval_strategy steps --eval_steps 0.1 --save_strategy steps --save_steps 0.5".split(),
+            "eval_steps 0.1 and save_steps 0.5: the best evaluation may not be saved",
+        ),
     ],
 )
 def test_a_wrong_command_line_is_an_error(recipe, argv, message):
     with pytest.raises(ValueError) as error:
         parse_arguments([recipe(""), *argv])
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--save_strategy steps --eval_steps 0.1 --save_steps 0.1",
+        "--save_strategy best --eval_steps 5 --save_steps 10",
+        "--save_strategy steps --eval_steps 5 --save_steps 10 --load_best_model_at_end false",
+    ],
+)
+def test_steps_may_differ_where_the_best_is_saved_or_not_asked_for(recipe, options):
+    training = parse_arguments([recipe("eval_strategy: steps\n"), *options.split()])[2]
+    assert f"{training.eval_steps:g}" in options
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import io
 import json
 import random
 import resource
+import shutil
 
 import datasets
 import numpy as np
@@ -186,6 +187,47 @@ def test_the_best_checkpoint_is_found_where_the_folder_is_now(towers, tmp_path):
     resumed.train(resume_from_checkpoint=checkpoint_to_resume(resumed.args))
     assert resumed.state.best_model_checkpoint == str(tmp_path / "here" / "checkpoint-2")
     assert sorted(path.name for path in (tmp_path / "here").iterdir()) == ["checkpoint-2", "checkpoint-8"]
+
+
+def test_the_best_checkpoint_is_never_one_of_an_earlier_run_in_the_folder(towers, tmp_path):
+    """The second run is best at a step that it does not save, and at which the first one saved."""
+    make_trainer(towers, tmp_path, max_steps=4, save_total_limit=None).train()
+    options = {"eval_strategy": "steps", "eval_steps": 2, "learning_rate": 1e-9}  # so low that the first stays best
+    second = make_trainer(towers, tmp_path, max_steps=4, save_steps=4, save_total_limit=None, **options)
+    second.train()
+    assert second.state.best_global_step == 2 and (tmp_path / "checkpoint-2").is_dir()
+    assert second.state.best_model_checkpoint is None
+
+
+def test_a_run_whose_best_checkpoint_is_lost_is_not_gone_on_with(towers, tmp_path):
+    options = {"eval_strategy": "steps", "eval_steps": 2, "load_best_model_at_end": True, "learning_rate": 1e-9}
+    make_trainer(towers, tmp_path / "run", max_steps=8, stop=4, **options).train()
+    make_trainer(towers, tmp_path / "other", max_steps=2, **options).train()
+    shutil.rmtree(tmp_path / "run" / "checkpoint-2")
+    shutil.copytree(tmp_path / "other" / "checkpoint-2", tmp_path / "run" / "checkpoint-2")
+    newest = str(tmp_path / "run" / "checkpoint-4")
+    with pytest.raises(ValueError, match="that of step 2 .eval_f1 .*checkpoint-2 that it saved is neither in .*run"):
+        make_trainer(towers, tmp_path / "run", max_steps=8, **options).train(resume_from_checkpoint=newest)
+    last = make_trainer(towers, tmp_path / "run", max_steps=6, **options | {"load_best_model_at_end": False})
+    last.train(resume_from_checkpoint=newest)
+    assert last.state.global_step == 6 and last.state.best_model_checkpoint is None
+
+
+def test_a_run_that_did_not_save_where_it_was_scored_has_no_best_checkpoint_to_go_on_for(towers, tmp_path):
+    options = {"eval_strategy": "steps", "eval_steps": 2}
+    make_trainer(towers, tmp_path, max_steps=4, save_steps=4, **options).train()
+    again = make_trainer(towers, tmp_path, max_steps=8, save_steps=2, load_best_model_at_end=True, **options)
+    with pytest.raises(ValueError, match="scored every 2 steps and saved every 4, .* --load_best_model_at_end false"):
+        again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+
+
+def test_a_training_without_an_evaluation_says_that_nothing_was_chosen(towers, tmp_path, caplog):
+    options = {"eval_strategy": "steps", "eval_steps": 2, "load_best_model_at_end": True}
+    make_trainer(towers, tmp_path, max_steps=2, eval_delay=3, **options).train()
+    assert "its last weights are kept" in caplog.text
+    caplog.clear()
+    make_trainer(towers, tmp_path, max_steps=2, **options).train()
+    assert "its last weights are kept" not in caplog.text
 
 
 def test_a_checkpoint_that_is_not_whole_is_not_gone_on_with(tmp_path):
