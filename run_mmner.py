@@ -185,6 +185,8 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArgu
     tables, predicted = {}, []
     for split, asked in (("validation", args.do_eval), ("test", args.do_predict)):
         if not asked or split not in sentences:
+            if is_main and args.do_train:
+                report.remove_scores(output, split)
             continue
         prefix = SPLITS[split]
         scored = trainer.predict_with_controls(sentences[split], prefix)

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from mmner.checkpoints import replacing
-from mmner.data import WindowedSentences
+from mmner.data import SPLITS, WindowedSentences
 from mmner.entity_f1 import find_entities
 
 logger = logging.getLogger(__name__)
 
 RESULTS_FILE = "all_results.json"
+PREDICTIONS, SCORES_PLOT = "predictions_{split}.jsonl", "f1_{split}.png"
 
 # The three ways to show the images of a set, by the prefix of their scores and the heading of a report.
 CONTROLS = {"": "own images", "text_only_": "text only", "shuffled_image_": "shuffled"}
@@ -28,11 +29,15 @@ def write_results(folder: str | Path, results: Mapping[str, Any], update: bool =
     Args:
         folder: of the run.
         results: names and values.
-        update: keep what an earlier run wrote under other names (an evaluation after its training).
+        update: keep what an earlier run wrote of other splits (an evaluation after its training). Of a split that
+            has results now none is kept: they would be those of other sentences beside these.
     """
     path = Path(folder) / RESULTS_FILE
     if update and path.is_file():
-        results = {**json.loads(path.read_text(encoding="utf-8")), **results}
+        prefixes = tuple(f"{prefix}_" for prefix in SPLITS.values())
+        new = tuple(prefix for prefix in prefixes if any(name.startswith(prefix) for name in results))
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        results = {name: value for name, value in earlier.items() if not name.startswith(new)} | dict(results)
     with replacing(path) as file:
         file.write_text(json.dumps(dict(sorted(results.items())), indent=2) + "\n", encoding="utf-8")
     return path
@@ -90,7 +95,7 @@ def prediction_rows(
 
 def write_predictions(folder: str | Path, split: str, rows: Sequence[Mapping[str, Any]]) -> Path:
     """Writes `predictions_{split}.jsonl`, a line of JSON a sentence."""
-    path = Path(folder) / f"predictions_{split}.jsonl"
+    path = Path(folder) / PREDICTIONS.format(split=split)
     with replacing(path) as aside, aside.open("w", encoding="utf-8", newline="\n") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -144,15 +149,29 @@ def plot_scores(folder: str | Path, split: str, table: Sequence[tuple[str, str, 
             axes.axvline(place - 0.5, color="0.8", linewidth=0.8)
     axes.set(ylim=(0, 1.02), ylabel="entity F1", title=f"{split}: F1 by language, type and image")
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    return _save(figure, Path(folder) / f"f1_{split}.png")
+    return _save(figure, Path(folder) / SCORES_PLOT.format(split=split))
+
+
+def remove_scores(folder: str | Path, split: str) -> None:
+    """Removes the predictions and the plot of a split, those of an earlier model: this one does not predict it."""
+    for name in (PREDICTIONS, SCORES_PLOT):
+        path = Path(folder) / name.format(split=split)
+        if path.is_file():
+            logger.info(f"{path} is of an earlier model in this folder: removed.")
+            path.unlink()
 
 
 def plot_training(folder: str | Path, log_history: Sequence[Mapping[str, float]]) -> Path | None:
-    """Writes `training_curve.png` from a Trainer's log: training loss and dev F1 by step; nothing without a loss."""
+    """
+    Writes `training_curve.png` from a Trainer's log: training loss and dev F1 by step. Without a loss there is none,
+    not even that of an earlier training.
+    """
+    path = Path(folder) / "training_curve.png"
     losses = [(entry["step"], entry["loss"]) for entry in log_history if "loss" in entry]
     scores = [(entry["step"], entry["eval_f1"]) for entry in log_history if "eval_f1" in entry]
     if not losses:
         logger.info("No training loss was logged (fewer steps than logging_steps): no training curve is drawn.")
+        path.unlink(missing_ok=True)
         return None
     figure, axes = _axes(width_in=7.0)
     axes.plot(*zip(*losses, strict=True), color="0.45", label="training loss")
@@ -163,7 +182,7 @@ def plot_training(folder: str | Path, log_history: Sequence[Mapping[str, float]]
         right.set(ylabel="dev entity F1", ylim=(0, 1.02))
         right.spines["top"].set_visible(False)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    return _save(figure, Path(folder) / "training_curve.png")
+    return _save(figure, path)
 
 
 def _axes(width_in: float):

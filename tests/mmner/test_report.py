@@ -99,6 +99,20 @@ def test_results_are_written_and_an_evaluation_keeps_those_of_the_training(tmp_p
     assert json.loads(path.read_text()) == {"test_f1": 0.3}
 
 
+def test_a_split_that_is_scored_again_keeps_nothing_of_its_sentences_before(tmp_path):
+    before = {"test_f1": 0.1, "test_f1_de": 0.5, "test_samples": 40, "eval_f1": 0.2, "train_loss": 0.5, "epoch": 3}
+    write_results(tmp_path, before)
+    path = write_results(tmp_path, {"test_f1": 0.2, "test_f1_fr": 0.3, "test_samples": 1}, update=True)
+    assert json.loads(path.read_text()) == {
+        "test_f1": 0.2,
+        "test_f1_fr": 0.3,
+        "test_samples": 1,
+        "eval_f1": 0.2,
+        "train_loss": 0.5,
+        "epoch": 3,
+    }
+
+
 RESULTS = {
     "test_f1": 0.9,
     "test_text_only_f1": 0.5,
@@ -141,6 +155,7 @@ def test_plots_are_pictures(tmp_path):
 
 
 def test_without_a_logged_loss_there_is_no_curve_and_that_is_said(tmp_path, caplog):
+    (tmp_path / "training_curve.png").write_bytes(b"of the training before")
     with caplog.at_level(logging.INFO):
         assert plot_training(tmp_path, [{"step": 1, "eval_f1": 0.5}]) is None
     assert "No training loss was logged" in caplog.text and not list(tmp_path.iterdir())
