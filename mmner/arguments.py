@@ -236,22 +236,26 @@ def slow_bfloat16(args: TrainingArguments, capabilities: Mapping[str, Any]) -> b
 
 
 class _Parser(HfArgumentParser):
-    """A parser in which `none` takes back the number that a recipe gives an option which may have none."""
+    """A parser in which `none` takes back what a recipe gives an option that may have no value."""
 
     def _parse_dataclass_field(self, parser: argparse.ArgumentParser, field: dataclasses.Field) -> None:
         may_be_none = type(None) in typing.get_args(field.type)
         super()._parse_dataclass_field(parser, field)
         action = parser._option_string_actions[f"--{field.name}"]
-        if may_be_none and action.type in (int, float):
-            action.type = _number_or_none(action.type)
+        # To some `none` is a value like others (alignment, report_to); and a list has no place for it.
+        is_word = "none" in (field.default, *(action.choices or ()))
+        if may_be_none and not is_word and action.nargs != "+":
+            action.type = _or_none(action.type)
+            if action.choices is not None:
+                action.choices = [*action.choices, None]
 
     def error(self, message: str):
         """An error that a caller can catch, without the two hundred lines of usage."""
         raise ValueError(f"{message[0].upper()}{message[1:]}. See --help.")
 
 
-def _number_or_none(kind: type) -> Callable[[str], int | float | None]:
-    def read(text: str) -> int | float | None:
+def _or_none(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
         return None if text.lower() == "none" else kind(text)
 
     read.__name__ = kind.__name__  # for argparse's message
@@ -343,16 +347,18 @@ def _recipe_options(recipe: Path, parser: HfArgumentParser) -> tuple[list[str], 
 
 def recipe_text(*arguments: Any, full: bool = False) -> str:
     """
-    A recipe that repeats the run: the options that differ from what an empty recipe gives on this machine, or, if
-    `full`, every option that has a value.
+    A recipe that repeats the run: the options that differ from what an empty recipe gives on this machine; or, if
+    `full`, one to train on another set as this one was: every option that has a value, without those of
+    `OF_ONE_SET`.
     """
     values = {}
+    left_out = NOT_IN_A_RECIPE + (OF_ONE_SET if full else ())
     for group in arguments:
         plain = type(group)()
         for f in dataclasses.fields(group):
             value = getattr(group, f.name)
             differs = value is not None if full else value != getattr(plain, f.name)
-            if f.init and f.name not in NOT_IN_A_RECIPE and differs:
+            if f.init and f.name not in left_out and differs:
                 value = getattr(value, "value", value)  # of an enum
                 values[f.name] = value.to_dict() if hasattr(value, "to_dict") else value
     return yaml.safe_dump(json.loads(json.dumps(values, default=str)), sort_keys=False, allow_unicode=True)
@@ -368,6 +374,24 @@ NOT_IN_A_RECIPE = (
     "local_rank",
     "push_to_hub",
     "resume_from_checkpoint",
+)
+# Where a set lay and in which form, which part of it was taken, and the search whose result the other options are:
+# elsewhere there is no such file, language or format, and nobody asked for so few rows or to search again.
+OF_ONE_SET = (
+    "captions",
+    "dataset_config",
+    "dataset_errors",
+    "dataset_iob2",
+    "dataset_lang",
+    "image_feature_store",
+    "image_folder",
+    "max_eval_samples",
+    "max_predict_samples",
+    "max_train_samples",
+    "search_space",
+    "search_trials",
+    "streaming",
+    "train_languages",
 )
 
 __all__ = ["DataArguments", "ModelArguments", "TrainingArguments", "parse_arguments", "recipe_text"]

@@ -45,7 +45,8 @@ python run_mmner.py recipe.yaml --model_name_or_path {location} --dataset path/t
 
 {facts}
 
-{curve}The options that differ from the defaults (all of them are in [`recipe.yaml`](recipe.yaml)):
+{curve}The options that differ from the defaults ([`recipe.yaml`](recipe.yaml) has the others too, and leaves out what
+holds for this set alone):
 
 ```yaml
 {recipe}

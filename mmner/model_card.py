@@ -47,7 +47,7 @@ def write_model_card(
     location: str | None = None,
 ) -> Path:
     """
-    Writes `README.md`, and `recipe.yaml` with every option of the run.
+    Writes `README.md`, and `recipe.yaml` with the options of the run, but those that hold for its set alone.
 
     Args:
         folder: of the run; what plots it has are shown.
@@ -119,7 +119,8 @@ def write_model_card(
     )
     with replacing(folder / "recipe.yaml") as recipe:
         recipe.write_text(
-            f"# Every option of the run that made {location}. Folders are named by their last part.\n"
+            f"# The options of the run that made {location}, for any set: without where its own lay and which part\n"
+            "# of it was taken. Folders are named by their last part.\n"
             + _recipe((_with_defaults(model_args, config), data_args, training_args), full=True)
             + "\n",
             encoding="utf-8",

@@ -209,6 +209,30 @@ def test_none_takes_back_a_number_of_the_recipe(tmp_path):
         parse_arguments([str(recipe), "--early_stopping_patience", "some"])
 
 
+def test_none_takes_back_a_name_of_the_recipe_too(recipe):
+    names = "global_vision_model: tower\nimage_folder: photos\ncaptions: none\ntext_pooling: first\n"
+    argv = "--global_vision_model none --image_folder none --text_pooling none --image_as_text none".split()
+    more = "image_as_text: true\nmax_length: None\ntrain_languages: en\n"
+    model, data, _ = parse_arguments([recipe(names + more), *argv])
+    assert (model.global_vision_model, model.text_pooling, model.image_as_text) == (None, None, None)
+    assert (data.image_folder, data.captions, data.max_length) == (None, None, None)
+    assert data.train_languages == "en"
+    with pytest.raises(ValueError, match="invalid choice: 'last' .choose from 'mean', 'first'"):
+        parse_arguments([recipe(""), "--text_pooling", "last"])
+
+
+def test_where_none_is_a_value_it_stays_one(recipe):
+    options = "alignment collaboration freeze_text_model image_feature_store report_to".split()
+    argv = [word for name in options for word in (f"--{name}", "none")]
+    for arguments in (
+        parse_arguments([recipe(""), *argv]),
+        parse_arguments([recipe("".join(f"{name}: none\n" for name in options))]),
+    ):
+        model, data, training = arguments
+        assert (model.alignment, model.collaboration, model.freeze_text_model) == ("none", "none", "none")
+        assert data.image_feature_store == "none" and training.report_to == []  # to the plain class: nowhere
+
+
 @pytest.mark.parametrize(("metric", "more"), [("eval_f1", True), ("eval_loss", False)])
 def test_less_of_a_loss_is_better(metric, more, tmp_path):
     (tmp_path / "recipe.yaml").write_text(f"metric_for_best_model: {metric}\n")

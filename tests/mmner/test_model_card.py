@@ -128,6 +128,20 @@ def test_the_recipe_file_has_every_option_and_repeats_the_run(tmp_path):
     assert yaml.safe_load((tmp_path / "recipe.yaml").read_text()) == values
 
 
+def test_the_recipe_file_holds_for_another_set_and_the_card_tells_of_this_one(tmp_path):
+    """What is not there for another: files, languages, a form of the set, a space to search."""
+    of_data = {"captions": "texts.tsv", "image_folder": "photos", "train_languages": "en,de", "dataset_config": "de"}
+    of_data |= {"streaming": True, "max_train_samples": 7, "image_feature_store": "vectors", "dataset_iob2": "repair"}
+    of_search = {"search_trials": 2, "search_space": "space.yaml"}
+    text = write(tmp_path, data={"dataset": "org/set", "shuffle_buffer": 9, **of_data}, **of_search).text
+    shown = yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.DOTALL).group(1))
+    assert (of_data | of_search).items() <= shown.items()
+    command = re.search(r"python run_mmner.py recipe.yaml (.*)", text).group(1).split()
+    _, data, training = parse_arguments([str(tmp_path / "recipe.yaml"), *command])
+    assert data == DataArguments(dataset="path/to/folder", shuffle_buffer=9)
+    assert training.search_trials == 0
+
+
 def test_folders_of_the_machine_are_named_by_their_last_part(tmp_path):
     for name in ("text-tower", "image-tower", "data"):
         (tmp_path / name).mkdir()
