@@ -172,7 +172,7 @@ class TrainingArguments(transformers.TrainingArguments):
     save_strategy: str = _option("epoch", "When to save a checkpoint: no, steps, epoch, best.")
     save_total_limit: int | None = _option(1, "How many checkpoints to keep beside the best.")
     load_best_model_at_end: bool = _option(True, "End with the checkpoint that is best on the dev set.")
-    metric_for_best_model: str = _option("eval_f1", "What 'best' means.")
+    metric_for_best_model: str = _option("eval_f1", "What 'best' means: a score of dev, with or without eval_.")
     greater_is_better: bool | None = _option(None, "Whether more of it is better. Default: unless it is a loss.")
     train_sampling_strategy: str = field(
         default="group_by_length",
@@ -206,13 +206,16 @@ class TrainingArguments(transformers.TrainingArguments):
         if not torch.accelerator.is_available():
             self.use_cpu = True  # else the plain class takes bf16 for a GPU's, and processes for one GPU each
         super().__post_init__()
+        if self.metric_for_best_model is not None and not self.metric_for_best_model.startswith("eval_"):
+            self.metric_for_best_model = f"eval_{self.metric_for_best_model}"  # as the evaluation calls it
         self.do_eval = do_eval  # the plain class switches it on when dev is scored during training
         if self.encoder_chunk_size is not None and self.encoder_chunk_size < 1:
             raise ValueError(f"`encoder_chunk_size` is {self.encoder_chunk_size}; expected 1 or more, or none.")
-        if self.search_trials and (not self.do_train or self.eval_strategy == "no" or self.resume_from_checkpoint):
+        chooses = self.do_train and self.eval_strategy != "no" and self.metric_for_best_model is not None
+        if self.search_trials and (not chooses or self.resume_from_checkpoint):
             raise ValueError(
-                "`search_trials` trains anew and chooses on dev: it needs do_train and an eval_strategy, and does not "
-                "go with resume_from_checkpoint."
+                "`search_trials` trains anew and chooses on dev: it needs do_train, an eval_strategy and a "
+                "metric_for_best_model, and does not go with resume_from_checkpoint."
             )
         by_steps = self.eval_strategy == self.save_strategy == "steps"
         if self.load_best_model_at_end and by_steps and self.save_steps != self.eval_steps:

@@ -432,6 +432,11 @@ class WindowedSentences(torch.utils.data.Dataset):
         return entity_scores(self.tags, self.predicted_tags(predictions), self.languages, self.relations)
 
     @property
+    def score_names(self) -> set[str]:
+        """The names of the scores that `compute_metrics` gives, whatever is predicted; none without a gold entity."""
+        return set(entity_scores(self.tags, self.tags, self.languages, self.relations))
+
+    @property
     def groups(self) -> dict[str, list[str]]:
         """The languages, types and image relations of these sentences."""
         return groups_of(self.tags, self.languages, self.relations)

@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 # Where every process has all gradients.
 PLAIN = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+# What an evaluation has beside the scores of entities.
+ALWAYS_SCORED = ("eval_loss", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
+KEEP_THE_LAST = "--eval_strategy no --load_best_model_at_end false --early_stopping_patience none"
 # Where a parameter belongs, by the beginning of its name; the first that fits. Everything else is a new layer.
 PARTS = {
     "text": ("model.text_model.",),
@@ -163,24 +166,47 @@ def checkpoint_to_resume(args: TrainingArguments) -> str | None:
     return str(found)
 
 
+def _check_metric(metric: str | None, dev: WindowedSentences) -> None:
+    """
+    Raises:
+        ValueError: the evaluations will have no such score.
+    """
+    scores = {f"eval_{name}" for name in dev.score_names}
+    if metric is None or metric in scores or metric in ALWAYS_SCORED:
+        return
+    if not scores:
+        raise ValueError(
+            f"None of the {len(dev.tokens)} dev sentences has an entity, so that there is no {metric} to follow the "
+            "training by. Take more of them (--max_eval_samples), follow it by --metric_for_best_model eval_loss, or "
+            f"keep the last checkpoint: {KEEP_THE_LAST}."
+        )
+    raise ValueError(
+        f"`metric_for_best_model` is {metric}, which is no score of these dev sentences; they have "
+        f"{', '.join(sorted(scores))} and eval_loss."
+    )
+
+
 class TwoMNERTrainer(ResumableTrainer):
     """
     A trainer whose datasets are `WindowedSentences`: they know their lengths, and score what was predicted for them.
 
     Raises:
-        ValueError: the checkpoint is to be chosen, or training to be followed, on dev sentences, and there are none.
+        ValueError: the checkpoint is to be chosen, or training to be followed, on dev sentences, and there are none,
+            or they have no score of that name.
     """
 
     args: TrainingArguments
 
     def __init__(self, *args, **kwargs):
         training_args, dev = kwargs.get("args"), kwargs.get("eval_dataset")
-        if training_args is not None and training_args.do_train and training_args.eval_strategy != "no" and not dev:
-            raise ValueError(
-                "There are no dev sentences to choose the checkpoint on (no `validation` split, or an empty one); "
-                "the test set must not be used for it. Give the set a `validation` split, or keep the last one: "
-                "--eval_strategy no --load_best_model_at_end false --early_stopping_patience none."
-            )
+        if training_args is not None and training_args.do_train and training_args.eval_strategy != "no":
+            if not dev:
+                raise ValueError(
+                    "There are no dev sentences to choose the checkpoint on (no `validation` split, or an empty one); "
+                    "the test set must not be used for it. Give the set a `validation` split, or keep the last one: "
+                    f"{KEEP_THE_LAST}."
+                )
+            _check_metric(training_args.metric_for_best_model, dev)
         if training_args is not None and not training_args.do_train:
             training_args.eval_strategy = "no"
         super().__init__(*args, **kwargs)

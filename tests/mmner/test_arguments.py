@@ -233,10 +233,12 @@ def test_where_none_is_a_value_it_stays_one(recipe):
         assert data.image_feature_store == "none" and training.report_to == []  # to the plain class: nowhere
 
 
-@pytest.mark.parametrize(("metric", "more"), [("eval_f1", True), ("eval_loss", False)])
-def test_less_of_a_loss_is_better(metric, more, tmp_path):
+@pytest.mark.parametrize(("metric", "more"), [("eval_f1", True), ("f1", True), ("eval_loss", False), ("loss", False)])
+def test_less_of_a_loss_is_better_and_a_score_of_dev_is_called_as_the_evaluation_calls_it(metric, more, tmp_path):
     (tmp_path / "recipe.yaml").write_text(f"metric_for_best_model: {metric}\n")
-    assert parse_arguments([str(tmp_path / "recipe.yaml")])[2].greater_is_better is more
+    training = parse_arguments([str(tmp_path / "recipe.yaml")])[2]
+    assert training.greater_is_better is more
+    assert training.metric_for_best_model == ("eval_f1" if more else "eval_loss")
 
 
 @pytest.mark.parametrize(

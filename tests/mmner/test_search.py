@@ -55,6 +55,7 @@ def test_its_model_is_that_of_a_run_with_the_best_options(searched):
     ("options", "best", "kept"),
     [
         ({"metric_for_best_model": "eval_f1"}, 0, [0.9, 0.8]),
+        ({"metric_for_best_model": "f1"}, 0, [0.9, 0.8]),
         ({"metric_for_best_model": "eval_f1", "load_best_model_at_end": False}, 1, [0.6, 0.8]),
         ({"metric_for_best_model": "eval_loss"}, 1, [0.5, 0.3]),
     ],
@@ -117,6 +118,8 @@ def test_a_space_that_is_not_there(tmp_path):
 def test_a_search_needs_dev():
     with pytest.raises(ValueError, match="search_trials"):
         TrainingArguments(search_trials=2, eval_strategy="no", load_best_model_at_end=False)
+    with pytest.raises(ValueError, match="search_trials.* metric_for_best_model"):
+        TrainingArguments(search_trials=2, metric_for_best_model=None, load_best_model_at_end=False)
 
 
 def test_the_shipped_space_is_one():

@@ -196,6 +196,36 @@ def test_without_dev_sentences_the_checkpoint_cannot_be_chosen(towers, tmp_path)
     TwoMNERTrainer(args=only_test, **{**options, "train_dataset": None})
 
 
+@pytest.mark.parametrize(
+    ("metric", "words", "message"),
+    [
+        ("f1", ["in", "today"], "None of the 2 dev sentences has an entity, .*no eval_f1 .*--max_eval_samples"),
+        ("f1_LOC", ["Jordan", "won"], "is eval_f1_LOC, which is no score .*eval_f1, eval_f1_PER, eval_precision"),
+        ("f1", ["in", "Paris"], None),
+        ("f1_LOC", ["in", "Paris"], None),
+        ("loss", ["in", "today"], None),
+    ],
+)
+def test_the_score_to_choose_by_is_one_that_dev_has(towers, tmp_path, metric, words, message):
+    model, processor = make_model(towers)
+    features = make_rows(1).features
+    rows = {"tokens": [words] * 2, "ner_tags": [[{"Jordan": 3, "Paris": 1}.get(word, 0) for word in words]] * 2}
+    dev = datasets.Dataset.from_dict(rows | {"image": [None] * 2}, features=features)
+    train = WindowedSentences(make_rows(4), processor, model.config.label2id, training=True)
+    options = {"model": model, "data_collator": MultimodalCollator(processor), "train_dataset": train}
+    options["eval_dataset"] = WindowedSentences(dev, processor, model.config.label2id)
+    arguments = {"output_dir": str(tmp_path), "use_cpu": True, "report_to": "none", "metric_for_best_model": metric}
+    if message is None:
+        metrics = TwoMNERTrainer(args=TrainingArguments(**arguments), **options).evaluate()
+        assert f"eval_{metric}" in metrics
+        return
+    with pytest.raises(ValueError, match=message):
+        TwoMNERTrainer(args=TrainingArguments(**arguments), **options)
+    TwoMNERTrainer(args=TrainingArguments(**arguments, do_train=False), **options)
+    last = {"eval_strategy": "no", "load_best_model_at_end": False}
+    TwoMNERTrainer(args=TrainingArguments(**arguments, **last), **options)
+
+
 def test_an_optimizer_that_takes_no_groups_is_an_error(towers, tmp_path, monkeypatch):
     trainer = make_trainer(towers, tmp_path)
     monkeypatch.setattr(trainer, "get_optimizer_cls_and_kwargs", lambda *args: (torch.optim.SGD, {"params": []}))
