@@ -143,13 +143,26 @@ def _load_streaming(
 
 
 def count_images(rows: datasets.Dataset) -> dict[str, int]:
-    """How many `samples` a split has, `samples_with_image`, and, where it is known, `missing_images` (rows whose image
-    was not there or did not open when the set was loaded)."""
+    """How many `samples` there are, `samples_with_image`, and, where it is known of these rows, `missing_images` (rows
+    whose image was not there or did not open when the set was loaded)."""
     counts = {"samples": len(rows), "samples_with_image": len(_image_cells(rows)[1])}
-    with contextlib.suppress(ValueError):  # from the Hub: a set of which we know only what it holds
-        part = dataset_script.load_report(rows).total(str(rows.split))
-        counts["missing_images"] = part.missing_rows + part.unreadable_rows
+    if "image" in rows.column_names:  # else the images were left out, the missing with the others
+        with contextlib.suppress(ValueError):  # from the Hub: a set of which we know only what it holds
+            missing = _missing_images(rows, counts["samples"] - counts["samples_with_image"])
+            counts |= {} if missing is None else {"missing_images": missing}
     return counts
+
+
+def _missing_images(rows: datasets.Dataset, without_image: int) -> int | None:
+    """Of the rows without an image, those that name one; the report tells it by language, not by row."""
+    report, split = dataset_script.load_report(rows), str(rows.split)
+    languages = set(_column(rows, "lang") or ())
+    parts = [report.total(split, lang) for lang in sorted(languages, key=str)] if languages else [report.total(split)]
+    missing = sum(part.missing_rows + part.unreadable_rows for part in parts)
+    if missing == 0 or sum(part.rows for part in parts) == len(rows):
+        return missing
+    # Some of the rows of these languages: where no row is without a name of an image, none of these is.
+    return None if any(part.without_image for part in parts) else without_image
 
 
 def _in_languages(rows: datasets.Dataset, languages: Sequence[str]) -> datasets.Dataset:

@@ -372,6 +372,51 @@ def test_missing_images_are_counted(tmp_path):
     assert dataset_script.load_report(splits["train"]).total("train").missing_rows == 3
 
 
+def write_set(folder, images: dict[str, list[str | None]]) -> str:
+    """Sentences in JSONL, by language the image that each names; those called `there...` are there."""
+    (folder / "images").mkdir(parents=True)
+    for lang, names in images.items():
+        (folder / lang).mkdir()
+        lines = []
+        for number, name in enumerate(names):
+            row = {"id": f"{lang}{number}", "tokens": ["Paris"], "ner_tags": ["B-LOC"], "image": name}
+            lines.append(json.dumps({**row, "lang": lang}) + "\n")
+            if name is not None and name.startswith("there"):
+                Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / "images" / name)
+        (folder / lang / "train.jsonl").write_text("".join(lines))
+    return str(folder)
+
+
+def counted(folder, tmp_path, **options) -> dict[str, int]:
+    arguments = DataArguments(dataset=folder, **options)
+    return count_images(load_splits(arguments, ["train"], tmp_path / "cache")["train"])
+
+
+def test_missing_images_are_those_of_the_rows_that_are_used(tmp_path):
+    lost = write_set(tmp_path / "lost", {"en": ["lost.png"] * 6, "de": ["lost.png", "there.png", "there2.png"]})
+    assert counted(lost, tmp_path) == {"samples": 9, "samples_with_image": 2, "missing_images": 7}
+    german = {"samples": 3, "samples_with_image": 2, "missing_images": 1}
+    assert counted(lost, tmp_path, train_languages="de") == german
+    assert counted(lost, tmp_path, dataset_config="de") == german
+    for seed in (0, 1):
+        splits = load_splits(DataArguments(dataset=lost, max_train_samples=4), ["train"], tmp_path / "cache", seed)
+        with_image = sum(name in ("de1", "de2") for name in splits["train"]["id"])
+        assert count_images(splits["train"]) == {
+            "samples": 4,
+            "samples_with_image": with_image,
+            "missing_images": 4 - with_image,
+        }
+
+
+def test_missing_images_are_not_told_where_they_are_not_known(tmp_path):
+    """The report of a set does not say which of the rows without an image named one."""
+    mixed = write_set(tmp_path / "mixed", {"en": ["lost.png", None, None], "de": ["there.png", None]})
+    assert counted(mixed, tmp_path) == {"samples": 5, "samples_with_image": 1, "missing_images": 1}
+    assert "missing_images" not in counted(mixed, tmp_path, train_languages="en", max_train_samples=2)
+    assert counted(mixed, tmp_path, train_languages="de", max_train_samples=1)["missing_images"] == 0
+    assert counted(mixed, tmp_path, use_images=False) == {"samples": 5, "samples_with_image": 0}
+
+
 def test_images_can_be_left_out(probe, caplog):
     arguments = DataArguments(dataset="probe", probe_sentences=100, use_images=False)
     with caplog.at_level(logging.INFO):
