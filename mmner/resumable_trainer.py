@@ -23,6 +23,7 @@ from mmner import checkpoints
 logger = logging.getLogger(__name__)
 
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+LOWER = "Lower the learning rates (--crf_learning_rate, ...; --learning_rate for parts that have none of their own)"
 NAMES_SHOWN = 3
 SEEN_AT_MOST = 1000
 
@@ -355,9 +356,9 @@ class ResumableTrainer(Trainer):
             f"The {' and the '.join(parts)} of step {step} is not finite "
             f"({', '.join(f'{name} {value:g}' for name, value in values.items())}; learning rates: "
             f"{', '.join(f'{name} {rate}' for name, rate in rates.items())}). Training ends here, so that no "
-            "checkpoint is made of it. Lower the learning rate (--learning_rate, --crf_learning_rate, ...), warm up "
-            f"(--warmup_steps), clip (--max_grad_norm, now {self.args.max_grad_norm:g}), train in float32 or --bf16 "
-            "instead of --fp16, or fix alignment_temperature. Last good checkpoint: "
+            f"checkpoint is made of it. {LOWER}, warm up (--warmup_steps), clip (--max_grad_norm, now "
+            f"{self.args.max_grad_norm:g}), train in float32 or --bf16 instead of --fp16, or fix "
+            "alignment_temperature. Last good checkpoint: "
             f"{newest_or_none(self.args.output_dir)}; with such options, --resume_from_checkpoint last goes on."
         )
 
@@ -379,9 +380,8 @@ class ResumableTrainer(Trainer):
         if bad := [name for name, is_bad in zip(checks, found, strict=True) if is_bad]:
             raise FloatingPointError(
                 f"{len(bad)} tensors of the model are not finite after step {self.state.global_step} "
-                f"({', '.join(bad[:NAMES_SHOWN])}, ...); they are not saved. Lower the learning rate "
-                "(--learning_rate, --crf_learning_rate, ...) or clip (--max_grad_norm). Last good checkpoint: "
-                f"{newest_or_none(self.args.output_dir)}."
+                f"({', '.join(bad[:NAMES_SHOWN])}, ...); they are not saved. {LOWER}, or clip (--max_grad_norm). "
+                f"Last good checkpoint: {newest_or_none(self.args.output_dir)}."
             )
 
 

@@ -57,20 +57,24 @@ def parameter_groups(model: nn.Module, args: TrainingArguments) -> list[dict[str
             continue
         name = name.removeprefix("module.").removeprefix("_orig_mod.")
         part = next(part for part, prefixes in PARTS.items() if name.startswith(prefixes))
-        rate = getattr(args, f"{part}_learning_rate")
-        if part == "classifier" and rate is None:
-            rate = args.head_learning_rate
         decays = parameter.ndim > 1 and part != "crf"
         group = groups.setdefault(
             part if decays else f"{part}_no_decay",
             {
                 "params": [],
-                "lr": args.learning_rate if rate is None else rate,
+                "lr": getattr(args, rate_option(part, args)),
                 "weight_decay": args.weight_decay if decays else 0.0,
             },
         )
         group["params"].append(parameter)
     return [{**group, "name": name} for name, group in groups.items()]
+
+
+def rate_option(part: str, args: TrainingArguments) -> str:
+    """The name of the option from which a part of `PARTS` has its learning rate: its own, if given."""
+    own = {"classifier": ("classifier", "head")}.get(part, (part,))
+    options = [f"{name}_learning_rate" for name in own]
+    return next((option for option in options if getattr(args, option) is not None), "learning_rate")
 
 
 class LengthGroupedSampler(Sampler[int]):
@@ -245,6 +249,14 @@ class TwoMNERTrainer(ResumableTrainer):
             for group in groups:
                 size = sum(parameter.numel() for parameter in group["params"])
                 logger.info(f"{group['name']}: {size:,} weights, learning rate {group['lr']:g}")
+            parts = [group["name"].removesuffix("_no_decay") for group in groups]
+            rates = list(dict.fromkeys(rate_option(part, self.args) for part in parts))
+            is_given = self.args.learning_rate != type(self.args).learning_rate
+            if is_given and "learning_rate" not in rates:
+                logger.warning(
+                    f"learning_rate ({self.args.learning_rate:g}) has no effect: every part that is trained has a "
+                    f"rate of its own. Change {', '.join(f'--{rate}' for rate in rates)} (none takes one back)."
+                )
             self.optimizer = optimizer_class(groups, **options)
         return self.optimizer
 

@@ -16,7 +16,7 @@ from PIL import Image
 from transformers import TrainerState, set_seed
 
 from mmner import trainer as trainer_module
-from mmner.arguments import ModelArguments, TrainingArguments
+from mmner.arguments import RECIPES, ModelArguments, TrainingArguments, parse_arguments
 from mmner.collator import MultimodalCollator
 from mmner.data import WindowedSentences
 from mmner.model import build_model
@@ -124,6 +124,34 @@ def test_the_classifier_has_the_rate_of_the_head_or_its_own(towers, tmp_path, gi
     rates = {id(p): group["lr"] for group in parameter_groups(model, args) for p in group["params"]}
     assert rates[id(model.classifier.weight)] == rates[id(model.classifier.bias)] == expected
     assert {rates[id(p)] for p in model.model.collaboration.parameters()} == {3e-4}
+
+
+def test_a_rate_that_no_part_has_is_told(towers, tmp_path, caplog):
+    own = {"text_learning_rate": 1e-5, "head_learning_rate": 1e-4, "crf_learning_rate": 1e-2}
+    own["model_options"] = {"freeze_vision_model": "all"}  # which else would have it
+    make_trainer(towers, tmp_path, learning_rate=3e-4, **own).create_optimizer()
+    (told,) = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert "learning_rate (0.0003) has no effect" in told
+    assert all(f"--{part}_learning_rate" in told for part in ("text", "head", "crf")) and "--vision" not in told
+    caplog.clear()
+    make_trainer(towers, tmp_path, **own).create_optimizer()  # not given
+    make_trainer(towers, tmp_path, learning_rate=3e-4, **own | {"crf_learning_rate": None}).create_optimizer()
+    make_trainer(towers, tmp_path, learning_rate=3e-4, **own | {"model_options": {}}).create_optimizer()
+    assert "has no effect" not in caplog.text
+
+
+@pytest.mark.parametrize("recipe", ["base", "large", "local"])
+def test_the_learning_rate_of_a_recipe_is_that_of_its_text_tower(towers, tmp_path, recipe):
+    argv = [str(RECIPES / f"{recipe}.yaml"), "--output_dir", str(tmp_path), "--use_cpu", "--bf16", "false"]
+    names, _, plain = parse_arguments(argv)
+    model, _ = make_model(towers, freeze_vision_model=names.freeze_vision_model)
+    lowered = parse_arguments([*argv, "--learning_rate", "1e-7"])[2]
+    before, after = (
+        {group["name"]: group["lr"] for group in parameter_groups(model, args)} for args in (plain, lowered)
+    )
+    expected = {"base": 2e-5, "large": 1e-5, "local": 1e-4}[recipe]
+    assert before["text"] == before["text_no_decay"] == expected
+    assert after == {name: 1e-7 if name.startswith("text") else rate for name, rate in before.items()}
 
 
 def test_the_optimizer_is_the_one_asked_for_with_these_groups(towers, tmp_path):
