@@ -640,7 +640,7 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
             **config: options of [`TwoMNERConfig`].
 
         Raises:
-            ValueError: `labels` is empty, or its tags are not IOB2.
+            ValueError: `labels` is empty, or its tags are not IOB2; a tower's weights are not in its checkpoint.
         """
         if not labels:
             raise ValueError('`labels` is empty; expected the IOB2 tags in id order, e.g. ["O", "B-PER", "I-PER"].')

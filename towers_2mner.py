@@ -129,18 +129,35 @@ def fresh_tower(config) -> PreTrainedModel:
 
 
 def pretrained_tower(name: str | os.PathLike, side: str, dtype: torch.dtype) -> PreTrainedModel:
-    """Loads a tower; of a text-image model, the side ("text" or "vision") asked for."""
-    config = AutoConfig.from_pretrained(name)
-    config = getattr(config, f"{side}_config", config)
+    """
+    Loads a tower; of a text-image model, the side ("text" or "vision") asked for, if that side's own class finds its
+    weights in the checkpoint (CLIP, SigLIP).
+
+    Raises:
+        ValueError: weights that are read are not in the checkpoint under the names that the tower's class has.
+    """
+    whole = AutoConfig.from_pretrained(name)
+    options = {"config": getattr(whole, f"{side}_config", whole), "dtype": dtype, "output_loading_info": True}
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # heads and poolers left behind are what is wanted, not worth a report
     try:
         try:
-            return AutoModel.from_pretrained(name, config=config, dtype=dtype, add_pooling_layer=False)
+            tower, found = AutoModel.from_pretrained(name, add_pooling_layer=False, **options)
         except TypeError:
-            return AutoModel.from_pretrained(name, config=config, dtype=dtype)
+            tower, found = AutoModel.from_pretrained(name, **options)
     finally:
         logging.set_verbosity(verbosity)
+    state = tower.state_dict()
+    # Whole numbers, such as positions and BatchNorm's counters, are no weights.
+    weights = [key for key, value in state.items() if value.is_floating_point() and not _is_unread(tower, key)]
+    if missing := [key for key in weights if key in found["missing_keys"]]:
+        raise ValueError(
+            f"The {side} tower {name} lacks {len(missing)} of the {len(weights)} weights of a {type(tower).__name__} "
+            f"({missing[0]}, ...), which would stay random. Its config.json is that of a `{whole.model_type}`: if the "
+            "tower is a part of it, load the whole, save that part with its `save_pretrained` into a folder of its "
+            "own, with the tokenizer or image processor, and give that folder."
+        )
+    return tower
 
 
 def normalization(name: str | os.PathLike) -> dict[str, list[float]]:
@@ -160,11 +177,14 @@ def freeze_unread_parts(tower: PreTrainedModel) -> None:
     Freezes what never gets a gradient in an image tower that is read by `sequence_of`: DistributedDataParallel takes a
     trained parameter without one for an error.
     """
-    norm = UNREAD_NORMS.get(tower.config.model_type)
     for name, parameter in tower.named_parameters():
-        parts = name.split(".")
-        if parts[0] == norm or any(part in UNREAD_PARTS for part in parts):
+        if _is_unread(tower, name):
             parameter.requires_grad_(False)
+
+
+def _is_unread(tower: PreTrainedModel, name: str) -> bool:
+    parts = name.split(".")
+    return parts[0] == UNREAD_NORMS.get(tower.config.model_type) or any(part in UNREAD_PARTS for part in parts)
 
 
 def rest_frozen_parts(module: nn.Module) -> None:
