@@ -459,7 +459,8 @@ class _LearnedTemperature(Alignment):
             # never come back.
             with torch.no_grad():
                 self.logit_scale.clamp_(max=limit)
-        return _wide(self.logit_scale).clamp(max=limit).exp()
+        # Of a copy: the next batch may cut the parameter before this one's backward pass.
+        return _wide(self.logit_scale.clone()).clamp(max=limit).exp()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

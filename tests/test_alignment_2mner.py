@@ -418,6 +418,19 @@ def test_scale_is_cut_at_100_and_can_come_back(kind):
     assert module.logit_scale.grad.abs().item() > 1e-3
 
 
+@pytest.mark.parametrize("kind", ["clip", "token"])
+def test_two_batches_may_share_a_backward_pass(kind):
+    module, batches = build(kind), (mixed_batch(), make_batch([3, 2, 4], [1, 2, 3], seed=1))
+    single = 0
+    for batch in batches:
+        module.zero_grad()
+        module(*batch).backward()
+        single = single + module.logit_scale.grad
+    module.zero_grad()
+    sum(module(*batch) for batch in batches).backward()
+    torch.testing.assert_close(module.logit_scale.grad, single)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_meta_device_then_reset(kind):
     with torch.device("meta"):
