@@ -9,7 +9,7 @@ CRF.
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -141,7 +141,9 @@ class TwoMNERTokenClassifierOutput(ModelOutput):
         logits (`torch.FloatTensor` of shape `(batch_size, num_words, num_labels)`):
             Emissions of the CRF.
         ner_loss, alignment_loss, consistency_loss, evidence_loss (`torch.FloatTensor` of shape `()`, *optional*):
-            The parts of the loss, unweighted. With `collaboration="evidence"`, `ner_loss` is the text's alone.
+            The parts of the loss, unweighted. With `collaboration="evidence"`, `ner_loss` is the text's alone. Where
+            sentences are read with their captions and without, each part is the sum of both views', and the divergence
+            between the two counts in `consistency_loss`.
         gates, hidden_states, attentions, image_attentions:
             As in [`TwoMNEROutput`].
     """
@@ -691,6 +693,7 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
         inputs_embeds: torch.FloatTensor | None = None,
         image_features: torch.FloatTensor | None = None,
         global_image_features: torch.FloatTensor | None = None,
+        text_attention_mask: torch.Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
     ) -> TwoMNERTokenClassifierOutput:
@@ -698,32 +701,66 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
         Args:
             labels (`torch.LongTensor` of shape `(batch_size, num_words)`, *optional*):
                 Tag of each word, -100 (on the right only) where there is none.
+            text_attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*):
+                1 for a piece of a sentence without its caption. With labels, in training, the sentences are read
+                without their captions too: the loss is that of both views, and `consistency_weight` times the
+                divergence of the tags without the captions from those with them (ITA, Wang et al., NAACL 2022, eq. 8),
+                so a sentence is tagged well when it comes alone. All else returned is of the sentences with captions.
             input_ids, attention_mask, word_starts, pixel_values, image_ids, ...:
                 As in [`TwoMNERModel`].
 
         Raises:
-            ValueError: `labels` is not of the words' shape.
+            ValueError: `labels` is not of the words' shape, or `text_attention_mask` not of the pieces'.
         """
-        outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            word_starts=word_starts,
-            pixel_values=pixel_values,
-            image_ids=image_ids,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            image_features=image_features,
-            global_image_features=global_image_features,
-            return_loss=labels is not None,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            return_dict=True,
-        )
+        inputs = {
+            "input_ids": input_ids,
+            "word_starts": word_starts,
+            "pixel_values": pixel_values,
+            "image_ids": image_ids,
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds,
+            "image_features": image_features,
+            "global_image_features": global_image_features,
+            "output_attentions": output_attentions,
+            "output_hidden_states": output_hidden_states,
+        }
+        outputs, word_mask = self._read(attention_mask, labels, **inputs)
+        if text_attention_mask is not None:
+            pieces = (input_ids if input_ids is not None else inputs_embeds).shape[:2]
+            if text_attention_mask.shape != pieces:
+                raise ValueError(
+                    f"`text_attention_mask` has shape {tuple(text_attention_mask.shape)}; expected one entry a piece, "
+                    f"that is {tuple(pieces)}."
+                )
+            if self.training and labels is not None:
+                alone, _ = self._read(text_attention_mask, labels, **inputs)
+                outputs = self._with_view(outputs, alone, word_mask)
+        return outputs
+
+    def _read(
+        self, attention_mask: torch.Tensor | None, labels: torch.Tensor | None, **inputs
+    ) -> tuple[TwoMNERTokenClassifierOutput, torch.Tensor]:
+        """The outputs for the pieces of this mask, and where there are words (B, W)."""
+        outputs = self.model(attention_mask=attention_mask, return_loss=labels is not None, return_dict=True, **inputs)
         text_logits = self.classifier(self.dropout(outputs.word_states))  # (B, W, K)
         # The next batch's words draw their dropout as without an image.
         with drawing_aside(text_logits, self.training and self.config.leaves_text_alone):
-            return self._tagged(outputs, text_logits, labels, image_ids)
+            return self._tagged(outputs, text_logits, labels, inputs["image_ids"]), outputs.word_mask.bool()
+
+    def _with_view(
+        self, outputs: TwoMNERTokenClassifierOutput, alone: TwoMNERTokenClassifierOutput, word_mask: torch.Tensor
+    ) -> TwoMNERTokenClassifierOutput:
+        """What is returned of sentences with captions, with the losses of the sentences alone added to theirs."""
+        names = ("loss", "ner_loss", "alignment_loss", "consistency_loss", "evidence_loss")
+        losses = {
+            name: getattr(outputs, name) + getattr(alone, name) for name in names if getattr(outputs, name) is not None
+        }
+        if self.config.consistency_weight > 0:
+            divergence = self.crf.divergence(outputs.logits, alone.logits, word_mask).mean()
+            losses["loss"] = losses["loss"] + self.config.consistency_weight * divergence
+            losses["consistency_loss"] = losses.get("consistency_loss", 0) + divergence
+        return replace(outputs, **losses)
 
     def _tagged(
         self,

@@ -245,12 +245,14 @@ class OnnxEmissions:
         attention_mask: np.ndarray | torch.Tensor | None = None,
         pixel_values: np.ndarray | torch.Tensor | None = None,
         image_ids: np.ndarray | torch.Tensor | None = None,
+        text_attention_mask: np.ndarray | torch.Tensor | None = None,
     ) -> np.ndarray:
         """
         Args:
             input_ids, attention_mask (`(batch_size, sequence_length)`), word_starts (`(batch_size, num_words)`),
             pixel_values (`(batch_size, num_channels, height, width)`), image_ids (`(batch_size,)`):
                 A batch of [`TwoMNERProcessor`], of arrays or tensors.
+            text_attention_mask: not read; the model, too, reads it in training alone.
 
         Returns:
             Emissions of shape (batch_size, num_words, num_labels), float32.

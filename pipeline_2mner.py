@@ -515,7 +515,6 @@ class TwoMNERPipeline(Pipeline):
         captions = [text.caption for text, _ in rows] if any(text.caption for text, _ in rows) else None
         windows = [text.pieces[window.start : window.stop] for text, window in rows]
         batch = self.processor.encode_pieces(windows, captions=captions)
-        batch.pop("text_attention_mask", None)
         ids = [0 if text.picture is None else text.picture.image_id for text, _ in rows]
         pictures = {text.picture.image_id: text.picture for text, _ in rows if text.picture is not None}
         if not pictures:

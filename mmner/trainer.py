@@ -219,23 +219,6 @@ class TwoMNERTrainer(ResumableTrainer):
         if hasattr(self.train_dataset, "set_epoch"):
             self._epoch_setter.told["set"] = self.train_dataset
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """
-        The model's; in training with captions, that of the sentences with them and without, and
-        `consistency_weight` times the divergence of the latter's tags from the former's (ITA, Wang et al., NAACL 2022,
-        eq. 8): so a sentence is tagged well when it comes alone.
-        """
-        text_mask = inputs.pop("text_attention_mask", None)
-        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        if text_mask is not None and model.training:
-            text = model(**(inputs | {"attention_mask": text_mask}))
-            loss = loss + text["loss"]
-            tagger = self.accelerator.unwrap_model(model)
-            if weight := tagger.config.consistency_weight:
-                words = inputs["word_starts"] >= 0
-                loss = loss + weight * tagger.crf.divergence(outputs["logits"], text["logits"], words).mean()
-        return (loss, outputs) if return_outputs else loss
-
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
             model = self.model if model is None else model

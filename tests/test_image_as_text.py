@@ -6,6 +6,7 @@ import logging
 import datasets
 import pytest
 import torch
+from tiny_models import tiny_batch, tiny_model
 
 from crf_2mner import LinearChainCRF
 from mmner.arguments import DataArguments, ModelArguments, TrainingArguments
@@ -111,15 +112,49 @@ def test_training_learns_from_both_views(made, tmp_path):
         model.config.consistency_weight = 0.5
         with torch.no_grad():
             views = [model(**{k: v for k, v in batch.items() if k != "text_attention_mask"}), model(**without)]
-            found = trainer.compute_loss(model, dict(batch))
+            found, output = trainer.compute_loss(model, dict(batch), return_outputs=True)
             mask = without["word_starts"] >= 0
             divergence = model.crf.divergence(views[0].logits, views[1].logits, mask).mean()
         assert divergence > 0
         expected = views[0].loss + views[1].loss + 0.5 * divergence
         assert found.item() == pytest.approx(expected.item(), rel=1e-4)
+        assert output.consistency_loss.item() == pytest.approx(divergence.item(), rel=1e-4)
+        assert found.item() == pytest.approx((output.ner_loss + 0.5 * output.consistency_loss).item())
+        assert torch.equal(output.logits, views[0].logits)
+        with pytest.raises(ValueError, match=r"`text_attention_mask` has shape \(4, 2\); expected one entry a piece"):
+            model(**(batch | {"text_attention_mask": torch.ones(4, 2)}))
     finally:
         model.config.consistency_weight = known
         model.eval()
+
+
+@pytest.mark.parametrize("alignment", ["nt_xent", "clip", "siglip", "token"])
+def test_a_captions_loss_is_the_weighted_sum_of_its_parts(alignment):
+    model = tiny_model(alignment=alignment, image_as_text=True, ner_weight=1.6, consistency_weight=0.7).train()
+    batch = tiny_batch()
+    batch["text_attention_mask"] = batch["attention_mask"].clone()
+    batch["text_attention_mask"][:, 4:] = 0
+    output = model(**batch)
+    output.loss.backward()
+    views = [model(**{k: v for k, v in batch.items() if k != "text_attention_mask"})]
+    batch["attention_mask"] = batch.pop("text_attention_mask")
+    views.append(model(**batch))
+    mask = batch["word_starts"] >= 0
+    for name in ("ner_loss", "alignment_loss"):
+        torch.testing.assert_close(output[name], views[0][name] + views[1][name])
+    divergence = model.crf.divergence(views[0].logits, views[1].logits, mask).mean()
+    consistency = views[0].consistency_loss + views[1].consistency_loss + divergence
+    torch.testing.assert_close(output.consistency_loss, consistency)
+    parts = 1.6 * output.ner_loss + output.alignment_loss + 0.7 * output.consistency_loss
+    torch.testing.assert_close(output.loss, parts)
+
+
+def test_in_evaluation_the_sentence_alone_is_not_read():
+    model, batch = tiny_model(image_as_text=True, consistency_weight=0.7), tiny_batch()
+    expected = model(**batch)
+    found = model(**batch, text_attention_mask=torch.zeros_like(batch["attention_mask"]))
+    assert set(found) == set(expected)
+    assert torch.equal(found.loss, expected.loss) and torch.equal(found.logits, expected.logits)
 
 
 def test_divergence_is_that_of_independent_words_without_transitions():
@@ -141,9 +176,7 @@ def test_the_pipeline_reads_a_caption_as_training_does(made):
     ner = TwoMNERPipeline(model=model, processor=processor)
     text = "Jordan won in Paris."
     with torch.no_grad():
-        logits = model(
-            **{k: v for k, v in processor(text, captions="a man runs").items() if k != "text_attention_mask"}
-        )
+        logits = model(**processor(text, captions="a man runs"))
         expected = [model.config.labels[tag] for tag in model.crf.decode(logits.logits, torch.ones(1, 5).bool())[0]]
     found = ner({"text": text, "caption": "a man runs"}, aggregation_strategy="none")
     assert [item["entity"] for item in found] == [tag for tag in expected if tag != "O"]

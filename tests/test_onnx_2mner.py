@@ -176,6 +176,13 @@ def test_numpy_and_torch_inputs_and_the_models_own_call(gated):
     assert_close(logits.numpy(), expected_logits(model, batch))
 
 
+def test_a_batch_with_captions_is_taken_as_the_processor_gives_it(gated, torch_pipeline):
+    model, emissions = gated
+    batch = torch_pipeline.processor(["Jordan won in Paris."], captions=["a man runs"])
+    assert "text_attention_mask" in batch
+    assert_close(emissions(**batch), model(**batch).logits.detach().numpy())
+
+
 def test_sentences_without_words(gated):
     _, emissions = gated
     empty = torch.ones(2, 2, dtype=torch.int64)
