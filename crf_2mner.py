@@ -335,8 +335,9 @@ class LinearChainCRF(nn.Module):
                 good = known & steps
             # Over a long sentence, gold score and log-partition grow so large that float32 has no digits left for
             # their difference.
-            dtype, scores = scores.dtype, scores.double()
-            start, transitions, end = self._constrained(start.double(), transitions.double(), end.double())
+            dtype, widest = scores.dtype, _widest(scores.device)
+            scores = scores.to(widest)
+            start, transitions, end = self._constrained(start.to(widest), transitions.to(widest), end.to(widest))
             gold = scores.gather(1, tags[:, None]).squeeze(1)
             gold = gold + torch.cat([start[tags[:1]], transitions[tags[:-1], tags[1:]]])
             last = (mask.sum(dim=0) - 1).clamp(min=0)
@@ -526,6 +527,11 @@ def _reverse(x: Tensor, mask: Tensor) -> Tensor:
     word = torch.arange(len(x), device=x.device)[:, None]
     source = torch.where(mask, mask.sum(dim=0) - 1 - word, word)  # (T, B)
     return x.gather(0, source.unsqueeze(1).expand_as(x))
+
+
+def _widest(device: torch.device) -> torch.dtype:
+    """The floating point type with the most digits that a device has: Apple's GPUs have no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def _full_precision(x: Tensor) -> contextlib.AbstractContextManager:

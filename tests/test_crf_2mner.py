@@ -6,8 +6,10 @@ import math
 import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from crf_2mner import LinearChainCRF, TagConstraints, _Sweep, iob2_constraints
+from crf_2mner import LinearChainCRF, TagConstraints, _Sweep, _widest, iob2_constraints
 
 LABELS = ["O", "B-PER", "I-PER", "B-a-b", "I-a-b"]
 TYPES = [(1, 2), (3, 4)]  # begin and inside tag of each type in LABELS
@@ -665,6 +667,31 @@ def test_probability_space_equals_log_space(lengths, monkeypatch):
     log_space(monkeypatch)
     for mine, reference in zip(fast, likelihood_and_gradients(crf, emissions, tags, mask), strict=True):
         torch.testing.assert_close(mine, reference, atol=1e-10, rtol=1e-10)
+
+
+class WithoutFloat64(TorchDispatchMode):
+    """A device that has no float64, as Apple's."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        assert all(x.dtype != torch.float64 for x in tree_leaves(result) if isinstance(x, torch.Tensor)), function
+        return result
+
+
+def test_a_device_without_float64_computes_in_float32(monkeypatch):
+    assert _widest(torch.device("cuda")) == _widest(torch.device("cpu")) == torch.float64
+    crf = make_crf(constraints=iob2_constraints(LABELS), dtype=torch.float32)
+    emissions, mask = make_batch([5, 9, 1, 0, 7], dtype=torch.float32)
+    tags = crf.decode(emissions, mask)
+    expected = likelihood_and_gradients(crf, emissions, tags, mask)
+    monkeypatch.setattr("crf_2mner._widest", lambda device: _widest(torch.device("mps")))
+    inputs = [x.detach().clone().requires_grad_() for x in (emissions, *crf.parameters())]
+    with WithoutFloat64():
+        found = crf._log_likelihood_in_log_space(inputs[0], tags, mask, *inputs[1:])
+        found.sum().backward()
+        crf.marginals(emissions, mask)
+    for mine, reference in zip([found.detach(), *(x.grad for x in inputs)], expected, strict=True):
+        torch.testing.assert_close(mine, reference, atol=1e-5, rtol=1e-5)
 
 
 def test_a_path_that_probability_space_would_lose_is_found():
