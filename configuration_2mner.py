@@ -23,6 +23,14 @@ AUTO_MAP = {
 PIPELINE = {"impl": "pipeline_2mner.TwoMNERPipeline", "pt": ["AutoModelForTokenClassification"], "type": "multimodal"}
 PIPELINE_TASKS = ("token-classification", "ner", "multimodal-ner")
 
+# Image towers that do not see a picture as it is, by type of model: why, and what to take instead.
+UNFIT_IMAGE_TOWERS = {
+    "siglip2_vision_model": "reads patches with a mask of them (NaFlex), not pixels; give a SigLIP 2 checkpoint of a "
+    "fixed size, which is a `siglip_vision_model` (google/siglip2-base-patch16-224)",
+    "vit_mae": "hides most patches at random and mixes up the others, in evaluation too; load the checkpoint as "
+    "`ViTModel`, save that with its image processor and give the folder",
+}
+
 
 def tower_width(config: PreTrainedConfig) -> int:
     """
@@ -33,6 +41,8 @@ def tower_width(config: PreTrainedConfig) -> int:
     """
     if getattr(config, "hidden_size", None):
         return config.hidden_size
+    if getattr(config, "neck_hidden_sizes", None):  # MobileViT: its last convolution widens what its layers give
+        return config.neck_hidden_sizes[-1]
     if getattr(config, "hidden_sizes", None):  # one width a stage: ResNet, ConvNeXT
         return config.hidden_sizes[-1]
     if getattr(config, "hidden_dim", None):  # EfficientNet
@@ -52,7 +62,8 @@ class TwoMNERConfig(PreTrainedConfig):
         text_config (`PreTrainedConfig` or `dict`, *optional*, defaults to BERT):
             The text tower: any `AutoModel` that returns a sequence.
         vision_config (`PreTrainedConfig` or `dict`, *optional*, defaults to ViT):
-            The image tower: any `AutoModel` that returns a sequence of patches or a convolutional map.
+            The image tower: any `AutoModel` that returns a sequence of patches or a convolutional map of the pixels
+            (not ViT-MAE, which hides patches, nor SigLIP 2 NaFlex, which reads patches).
         global_vision_config (`PreTrainedConfig` or `dict`, *optional*):
             A second image tower, read as one pooled vector (the paper's ResNet). `None`: there is none.
         alignment (`str`, defaults to `"none"`):
@@ -95,7 +106,8 @@ class TwoMNERConfig(PreTrainedConfig):
             Standard deviation of the classifier's weights at their start.
 
     Raises:
-        StrictDataclassClassValidationError: an option outside its list or range (a `ValueError` tells which).
+        StrictDataclassClassValidationError: an option outside its list or range, or an image tower that is not fit (a
+            `ValueError` tells which).
     """
 
     model_type = "2m-ner"
@@ -187,6 +199,13 @@ class TwoMNERConfig(PreTrainedConfig):
         for name in ("projection_dim", "collaboration_heads"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; expected 1 or more.")
+
+    def validate_image_towers(self):
+        """An image tower that is read sees whole pictures, the same each time."""
+        for name in ("vision_config", "global_vision_config"):
+            kind = getattr(getattr(self, name), "model_type", None)
+            if self.uses_images and kind in UNFIT_IMAGE_TOWERS:
+                raise ValueError(f"`{name}` is that of a `{kind}`, which {UNFIT_IMAGE_TOWERS[kind]}.")
 
     def validate_normalizations(self):
         """Re-normalising the shared pixels needs both towers' mean and standard deviation."""

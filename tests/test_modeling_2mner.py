@@ -22,7 +22,7 @@ from tiny_models import (
     tiny_config,
     tiny_model,
 )
-from transformers import AutoModel
+from transformers import AutoModel, ViTMAEConfig, ViTModel
 
 from configuration_2mner import ALIGNMENTS, COLLABORATIONS, TwoMNERConfig
 from modeling_2mner import TwoMNERForTokenClassification, TwoMNERModel
@@ -73,6 +73,20 @@ def test_any_pair_of_towers_trains_and_keeps_its_weights(text, vision, tmp_path)
     model.save_pretrained(tmp_path / "saved")
     again = TwoMNERForTokenClassification.from_pretrained(tmp_path / "saved")
     assert frozen == [name for name, p in again.named_parameters() if not p.requires_grad]
+
+
+def test_a_masked_autoencoder_is_refused_and_read_as_a_vit(tmp_path):
+    config = ViTMAEConfig(**VISION_CONFIGS["vit"].to_diff_dict(), mask_ratio=0.0)
+    text, vision = save_tower(TEXT_CONFIGS["bert"], tmp_path / "text"), save_tower(config, tmp_path / "mae")
+    with pytest.raises(Exception, match="`vit_mae`, which hides most patches at random"):
+        TwoMNERForTokenClassification.from_towers(text, vision, labels=LABELS)
+    TwoMNERForTokenClassification.from_towers(text, vision, labels=LABELS, collaboration="none")  # it is not read
+    ViTModel.from_pretrained(vision).save_pretrained(tmp_path / "vit")
+    model = TwoMNERForTokenClassification.from_towers(text, tmp_path / "vit", labels=LABELS)
+    pixels = torch.randn(2, 3, IMAGE_SIZE, IMAGE_SIZE)
+    in_order = torch.arange(16.0).expand(2, 16)
+    expected = AutoModel.from_pretrained(vision)(pixels, noise=in_order).last_hidden_state
+    torch.testing.assert_close(model.model.encode_images(pixels, torch.tensor([7, 9]))[0], expected)
 
 
 def test_the_sides_of_a_text_image_model_are_towers(tmp_path):
@@ -751,6 +765,8 @@ def test_labels_of_a_new_model_are_iob2(labels, message, tmp_path):
         ({"modality_dropout": 1.5}, "`modality_dropout` is 1.5; expected a probability"),
         ({"alignment_weight": -1}, "`alignment_weight` is -1; expected 0 or more"),
         ({"image_normalization": {"mean": [0], "std": [1]}}, "needs both, or neither"),
+        ({"vision_config": {"model_type": "siglip2_vision_model"}}, "`vision_config` .* is a `siglip_vision_model`"),
+        ({"global_vision_config": {"model_type": "vit_mae"}}, "`global_vision_config` .* checkpoint as `ViTModel`"),
     ],
 )
 def test_bad_options_say_what_was_expected(options, message):

@@ -12,6 +12,7 @@ from transformers import (
     DebertaV2Config,
     Dinov2Config,
     EfficientNetConfig,
+    MobileViTConfig,
     ResNetConfig,
     SiglipVisionConfig,
     ViTConfig,
@@ -53,6 +54,12 @@ VISION_CONFIGS = {
     "vit": ViTConfig(**_VISION),
     "dinov2": Dinov2Config(**{key: value for key, value in _VISION.items() if key != "intermediate_size"}),
     "convnext": ConvNextConfig(hidden_sizes=[8, 8, 16, 24], depths=[1, 1, 1, 1]),
+    "mobilevit": MobileViTConfig(
+        hidden_sizes=[8, 12, 16],
+        neck_hidden_sizes=[4, 4, 8, 8, 12, 16, 24],
+        num_attention_heads=2,
+        image_size=IMAGE_SIZE,
+    ),
     "resnet": ResNetConfig(embedding_size=8, hidden_sizes=[8, 24], depths=[1, 1], layer_type="basic"),
     "efficientnet": EfficientNetConfig(
         width_coefficient=0.25,
