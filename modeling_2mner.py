@@ -611,6 +611,8 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
 
     def __init__(self, config: TwoMNERConfig, **towers: PreTrainedModel | None):
         super().__init__(config)
+        if towers.get("text_model") is None:
+            towers["text_model"] = fresh_tower(config.text_config)
         # Where the text is left alone, what reads the images draws aside, and the classifier starts as without it.
         with torch.random.fork_rng(devices=[], enabled=config.leaves_text_alone):
             self.model = TwoMNERModel(config, **towers)

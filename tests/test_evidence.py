@@ -119,6 +119,13 @@ def test_the_text_is_trained_as_it_would_be_without_images():
     assert {"shown.weight", "image_types.weight", "image_projection.linear.weight"} <= set(reading)
 
 
+@pytest.mark.parametrize("global_vision", [None, "resnet"])
+def test_a_fresh_model_has_the_text_model_of_one_without_images(global_vision):
+    expected = tiny_model(collaboration="none").state_dict()
+    found = tiny_model(collaboration="evidence", global_vision=global_vision).state_dict()
+    assert [name for name, value in expected.items() if not torch.equal(found[name], value)] == []
+
+
 def test_images_take_no_random_number_from_the_text():
     """Neither in a batch, whose image tower is trained and drops out, too, nor from the next one."""
     model, batch = tiny_model(collaboration="evidence", dropout=0.3).train(), tiny_batch()
