@@ -85,7 +85,8 @@ class TwoMNERConfig(PreTrainedConfig):
         collaboration_heads (`int`, *optional*):
             Attention heads of the collaboration. `None`: one for every 64 features, at least one.
         tagging_head (`str`, defaults to `"crf"`):
-            `"crf"`: linear-chain CRF, IOB2-constrained when the labels are IOB2; `"softmax"`: each word alone.
+            `"crf"`: linear-chain CRF constrained to IOB2, which the labels must be (Transformers' own `LABEL_0`,
+            `LABEL_1`, ... aside: those it leaves free); `"softmax"`: each word alone, with labels of any kind.
         image_as_text (`bool`, defaults to `False`):
             Whether a caption of the image is read after its sentence, as a part of the text tower's input that is not
             tagged (ITA, Wang et al., NAACL 2022). Needs no image tower.

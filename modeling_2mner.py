@@ -605,6 +605,9 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
     Args:
         config ([`TwoMNERConfig`]): the configuration; `id2label` holds the tags.
         towers (*optional*): handed to [`TwoMNERModel`].
+
+    Raises:
+        ValueError: `tagging_head` is `"crf"` and the labels are not IOB2.
     """
 
     _keep_in_fp32_modules_strict = {"crf"}
@@ -823,10 +826,20 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
 
 
 def _constraints(config: TwoMNERConfig):
-    """The IOB2 constraints, if there is a CRF to constrain and the labels are IOB2 (`LABEL_0`, ... are not)."""
+    """
+    The IOB2 constraints, if there is a CRF to constrain and the labels have names (`LABEL_0`, ... have none).
+
+    Raises:
+        ValueError: there is a CRF, and the labels are not IOB2.
+    """
     if config.tagging_head != "crf" or any(label.startswith("LABEL_") for label in config.labels):
         return None
-    return iob2_constraints(config.labels)
+    try:
+        return iob2_constraints(config.labels)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} A CRF is constrained to IOB2: write the labels so, or take tagging_head='softmax'."
+        ) from error
 
 
 if "." not in __name__:  # imported by its own name, not as remote code: that is mapped by `auto_map`

@@ -757,6 +757,14 @@ def test_labels_of_a_new_model_are_iob2(labels, message, tmp_path):
         TwoMNERForTokenClassification.from_towers(folder, folder, labels=labels)
 
 
+@pytest.mark.parametrize("labels", [["O", "B-PER", "I-PER", "E-PER", "S-PER"], ["NOUN", "VERB", "ADJ", "DET", "X"]])
+def test_labels_that_are_not_iob2_need_a_softmax(labels):
+    with pytest.raises(ValueError, match="an IOB2 label is .* A CRF .* take tagging_head='softmax'"):
+        tiny_model(labels=labels)
+    output = tiny_model(labels=labels, tagging_head="softmax")(**tiny_batch())
+    assert output.logits.shape[-1] == 5 and output.loss.isfinite()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
