@@ -739,6 +739,8 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
                     f"that is {tuple(pieces)}."
                 )
             if self.training and labels is not None:
+                # Or both views would share half-precision copies of the weights, and their gradients be added in it.
+                torch.clear_autocast_cache()
                 alone, _ = self._read(text_attention_mask, labels, **inputs)
                 outputs = self._with_view(outputs, alone, word_mask)
         return outputs

@@ -149,6 +149,23 @@ def test_a_captions_loss_is_the_weighted_sum_of_its_parts(alignment):
     torch.testing.assert_close(output.loss, parts)
 
 
+def test_in_half_precision_the_gradients_of_both_views_are_added_in_full():
+    model, batch = tiny_model(image_as_text=True, collaboration="none").train(), tiny_batch()
+    text_mask = batch["attention_mask"].clone()
+    text_mask[:, 4:] = 0
+    losses = []
+    for mask in (batch["attention_mask"], text_mask):
+        with torch.autocast("cpu", torch.bfloat16):
+            losses.append(model(**(batch | {"attention_mask": mask})).loss)
+    sum(losses).backward()
+    expected = {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
+    model.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(**batch, text_attention_mask=text_mask).loss
+    loss.backward()
+    assert expected and all(torch.equal(model.get_parameter(name).grad, value) for name, value in expected.items())
+
+
 def test_in_evaluation_the_sentence_alone_is_not_read():
     model, batch = tiny_model(image_as_text=True, consistency_weight=0.7), tiny_batch()
     expected = model(**batch)
