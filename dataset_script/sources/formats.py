@@ -124,7 +124,7 @@ def find_format(path: Path) -> Reader | None:
             f"{path} may be of several formats ({names}), its first lines are {shown}: expected one. A sentence of "
             "several tokens would tell; or write the file as JSONL."
         )
-    other = next((match for line in lines for match in [_OTHER_TAG.search(line)] if match), None)
+    other = next(filter(None, map(_OTHER_TAG.search, lines)), None)
     hint = f" {other[1]!r} looks like a tag of BIOES or BILOU; expected IOB2: O, B-TYPE, I-TYPE." if other else ""
     raise ValueError(f"{path} is of no known format, its first lines are {shown}: expected one of {names}.{hint}")
 

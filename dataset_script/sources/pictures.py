@@ -37,6 +37,7 @@ class PictureFiles:
         digest = hashlib.sha256(content).hexdigest()
         if digest not in self._names:
             name = PurePosixPath(named or path or "").name
+            name = "" if name == ".." else name
             if not name or name in self._taken:
                 name = f"{digest[:16]}-{name}" if name else digest[:16]
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,8 @@ def test_each_content_is_one_file_and_no_name_is_taken_twice(tmp_path):
     assert files.add({"bytes": b"two", "path": "x.jpg"}, "../2.jpg") == "2.jpg"
     assert files.add({"bytes": b"three", "path": "1.jpg"}) == f"{digest(b'three')}-1.jpg"
     assert files.add({"bytes": b"four", "path": None}) == digest(b"four")
+    assert files.add({"bytes": b"five", "path": "a/.."}) == digest(b"five")
     contents = {path.name: path.read_bytes() for path in files.folder.iterdir()}
-    assert sorted(contents.values()) == [b"four", b"one", b"three", b"two"] and contents["2.jpg"] == b"two"
+    assert sorted(contents.values()) == [b"five", b"four", b"one", b"three", b"two"] and contents["2.jpg"] == b"two"
     with pytest.raises(ValueError, match="the picture 'here.jpg' is named, but not in the row"):
         files.add({"bytes": None, "path": "here.jpg"})
