@@ -6,15 +6,14 @@ options and seed give the same bytes.
 """
 
 import argparse
+import contextlib
 import hashlib
 import importlib
 import importlib.metadata
 import json
 import logging
 import os
-import shutil
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 
 from . import card, pairing, similarity, splits
+from .files import check_replaceable, regular, replacing, scratch
 from .images import find_image_root, image_problem
 from .mmner import features
 from .pairing import NONE, UNKNOWN, Pairs, Shares
@@ -109,47 +109,46 @@ def build(
 
     Args:
         sources: folders in any format that ``readers`` knows, or names of datasets on the Hub.
-        output_dir: new, empty, or a dataset, which is replaced when the new one is complete.
+        output_dir: new, empty, or a dataset that this package wrote and nobody added to, which is replaced when the
+            new one is complete.
         provider: of the pictures, or what makes it of the staged rows; ``None`` for a set of text.
         plan: how; see ``Plan``.
         languages: those of the rows to take.
         workspace: scratch and the provider's downloads; ``{output_dir}.work`` if left out. A build that was killed
-            goes on from what lies there.
+            goes on from the downloads.
         licences: of the sentences, one for each of ``sources``, where it is not one whose licence is known.
         source_options: of ``readers.read_source``: ``lang``, ``label_map``, ``errors``, ``iob2``.
         own_pictures: take the pictures inside the rows of finished datasets and of those on the Hub, for ``Own``; they
-            are written to ``{workspace}/own_pictures/{source}``.
+            are written to ``stage.pictures / source``.
         command: the words of the command line, for the card's instructions.
 
     Returns:
         The folder.
 
     Raises:
-        FileExistsError: the folder holds something other than a dataset.
+        FileExistsError: the folder holds something else.
         MalformedRow: a row breaks its format and ``errors`` is ``"raise"``.
         ValueError: an option makes no sense, or no row is left.
     """
     plan = plan or Plan()
     output_dir = Path(output_dir).expanduser().absolute()
-    if output_dir.exists() and not is_parquet(output_dir) and (not output_dir.is_dir() or any(output_dir.iterdir())):
-        raise FileExistsError(f"{output_dir} holds something other than a dataset: name a new or an empty folder.")
-    work = _workspace(output_dir, workspace)
+    check_replaceable(output_dir.resolve(), card.KIND)
     if licences and len(licences) != len(sources):
         raise ValueError(f"{len(licences)} licences came for {len(sources)} sources; expected one for each, or none.")
-    stage_file = work / "stage.sqlite"
-    stage = Stage(stage_file)
+    work = _workspace(output_dir, workspace)
     report = LoadReport()
-    made: ImageProvider | None = None
-    try:
-        shutil.rmtree(work / PICTURES, ignore_errors=True)
-        pictures = work / PICTURES if own_pictures else None
+    with contextlib.ExitStack() as stack:
+        stage = stack.enter_context(contextlib.closing(Stage(stack.enter_context(scratch(work, "build")))))
+        pictures = stage.pictures if own_pictures else None
         described = _stage(stage, sources, languages, source_options or {}, report, pictures)
         for source, licence in zip(described, licences, strict=False):
             source["licence"] = licence
         if not stage.rows:
             raise ValueError(f"{', '.join(map(str, sources))} have no rows in {', '.join(languages)}.")
         report.log()
-        made = provider(stage) if callable(provider) else provider
+        made: ImageProvider | None = provider(stage) if callable(provider) else provider
+        if made is not None:
+            stack.callback(made.close)
         if stage.own_images() and (made is None or made.name != Own.name):
             logger.warning(
                 "%d rows name a picture of their own, which --provider %s does not take.",
@@ -191,26 +190,14 @@ def build(
             "left_out": dict(_skipped(report) + assignment.left_out),
             "versions": _versions(),
         }
-        with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=f".{output_dir.name}-") as scratch:
-            written = Path(scratch) / "dataset"
-            written.mkdir()
+        with replacing(output_dir, card.KIND) as written:
             _write(written, stage, made, pairs, assignment, gallery, report)
             (written / BUILD_FILE).write_text(_json(facts, indent=1) + "\n", encoding="utf-8")
             card.write_card(written)
-            if output_dir.exists():
-                shutil.rmtree(output_dir)
-            written.rename(output_dir)
-    finally:
-        if made is not None:
-            made.close()
-        stage.close()
-        stage_file.unlink(missing_ok=True)
-        shutil.rmtree(work / PICTURES, ignore_errors=True)
     return output_dir
 
 
 _PICTURES_AT_ONCE = 64
-PICTURES = "own_pictures"
 _VERSIONS = ("2m-ner", "datasets", "datasketch", "imagehash", "numpy", "pillow", "pyarrow", "scipy")
 
 
@@ -263,7 +250,6 @@ def _opened(path: Path) -> tuple[str | None, str, int]:
 def _workspace(output_dir: Path, workspace: str | Path | None) -> Path:
     work = Path(workspace).expanduser().absolute() if workspace else output_dir.with_name(output_dir.name + ".work")
     work.mkdir(parents=True, exist_ok=True)
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
     return work
 
 
@@ -491,7 +477,7 @@ class _Shard:
 
 
 def _image(path: Path, name: str) -> dict[str, Any]:
-    return {"bytes": path.read_bytes(), "path": Path(name).name}
+    return {"bytes": regular(path).read_bytes(), "path": Path(name).name}
 
 
 def _carry_over(read: LoadReport, written: LoadReport) -> None:
@@ -575,11 +561,13 @@ def _provider(arguments: argparse.Namespace, work: Path) -> ImageProvider | Call
     if arguments.provider == "own":
         given = arguments.image_folder
         roots = {
-            name: (given or _image_root(source)) if _has_files(source) else work / PICTURES / name
+            name: (given or _image_root(source)) if _has_files(source) else None
             for source, name in zip(arguments.sources, _source_names(arguments.sources), strict=True)
         }
         index = Folder(arguments.image_index, given) if arguments.image_index else None
-        return lambda stage: Own(stage.image_of, roots, index)
+        return lambda stage: Own(
+            stage.image_of, {name: root or stage.pictures / name for name, root in roots.items()}, index
+        )
     module = importlib.import_module(f".providers.{arguments.provider}", __package__)
     provider = module.from_arguments(arguments, work)
     if arguments.provider != "urls":

@@ -15,10 +15,13 @@ from PIL import Image, ImageOps
 
 from . import markdown as md
 from .facts import NOT_STATED, Example, Facts, Part, count
+from .files import mark, refuse_unlisted
 
 ADDRESS = "path/to/this/dataset"
 """Stands in the card where the name on the Hub is not known yet; ``push`` puts that in its place."""
 LICENCE_FILE = "LICENSE.md"
+KIND = "dataset"
+"""What the marker calls a finished dataset."""
 PAPER = {
     "title": "2M-NER: Contrastive Learning for Multilingual and Multimodal NER with Language and Modal Fusion",
     "author": "Wang, Dongsheng and Feng, Xiaoqin and Liu, Zeming and Wang, Chuan",
@@ -64,17 +67,23 @@ def write_card(folder: str | Path) -> Path:
         The path of the card.
 
     Raises:
+        FileExistsError: one of these files is there and not by this function.
         ValueError: ``folder`` does not hold a dataset; see ``facts.count``.
     """
     folder = Path(folder)
     facts = count(folder)
+    old = [LICENCE_FILE, *(f"assets/{path.name}" for path in folder.glob("assets/example-*.jpg"))]
+    refuse_unlisted(folder, ["README.md", *old])
+    for name in old:
+        (folder / name).unlink(missing_ok=True)
     thumbnails = _thumbnails(folder, facts)
+    written = ["README.md", *thumbnails.values()]
     header = _header(facts)
     licences = _licences(facts)
-    licence_file = folder / LICENCE_FILE
-    licence_file.unlink(missing_ok=True)
     if header.license == "other":
-        licence_file.write_text("\n".join(["# Licences", "", *licences]) + "\n", encoding="utf-8")
+        text = "\n".join(["# Licences", "", *licences]) + "\n"
+        (folder / LICENCE_FILE).write_text(text, encoding="utf-8")
+        written.append(LICENCE_FILE)
     sections = [
         _introduction(facts),
         _section("Load", _load(facts)),
@@ -90,6 +99,7 @@ def write_card(folder: str | Path) -> Path:
     body = "\n".join(line for section in sections for line in section)
     card = folder / "README.md"
     card.write_text(f"---\n{header.to_yaml()}\n---\n\n{body}", encoding="utf-8")
+    mark(folder, KIND, written)
     return card
 
 
@@ -386,8 +396,6 @@ def _citation() -> list[str]:
 def _thumbnails(folder: Path, facts: Facts) -> dict[Example, str]:
     """Example -> its small picture, relative to ``folder``."""
     assets = folder / "assets"
-    for old in assets.glob("example-*.jpg"):
-        old.unlink()
     made = {}
     for number, example in enumerate(facts.examples):
         file, group, row = example.place

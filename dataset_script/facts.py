@@ -192,7 +192,7 @@ def find_shards(folder: Path) -> dict[tuple[str, str], list[Path]]:
     found: dict[tuple[str, str], list[Path]] = {}
     for lang in LANGUAGES:
         for path in sorted((folder / lang).glob("*.parquet")):
-            if match := _SHARD.fullmatch(path.name):
+            if path.is_file() and (match := _SHARD.fullmatch(path.name)):
                 found.setdefault((lang, match["split"]), []).append(path)
     order = _split_order({split for _, split in found})
     return dict(sorted(found.items(), key=lambda item: (LANGUAGES.index(item[0][0]), order.index(item[0][1]))))

@@ -7,8 +7,13 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
+from .files import is_inside, regular
+
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".JPG", ".JPEG", ".PNG")
 """In the order in which they are tried for an image that is named without one."""
+
+
+LINK = "a link out of the image folder, which is not followed"
 
 
 def candidates(name: str) -> tuple[str, ...]:
@@ -28,7 +33,7 @@ def image_problem(path: Path) -> str | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(regular(path)) as image:
                 image.load()
                 ImageOps.exif_transpose(image, in_place=True)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -40,7 +45,7 @@ def image_problem(path: Path) -> str | None:
 
 @dataclass(frozen=True)
 class FoundImage:
-    """What became of an image name: a ``path`` that opens, or neither (missing), or a ``cause`` (unreadable)."""
+    """What became of an image name: a ``path`` that opens, or neither (missing), or a ``cause`` (not used)."""
 
     name: str
     path: Path | None = None
@@ -89,7 +94,7 @@ class ImageFolder:
             if os.path.isfile(path):
                 if candidate != name:
                     return self.find(candidate)
-                cause = image_problem(Path(path))
+                cause = image_problem(Path(path)) if is_inside(path, self.root) else LINK
                 return FoundImage(name, None, cause) if cause else FoundImage(name, Path(path))
         return FoundImage(names[0])
 

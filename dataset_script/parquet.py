@@ -1,7 +1,6 @@
 """MMNER as a folder of Parquet files, images inside: ``datasets.load_dataset`` reads it with no code of ours."""
 
 import logging
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets.table import embed_table_storage, table_cast
 
-from .card import write_card
+from .card import KIND, write_card
+from .files import replacing
 from .report import LoadReport, load_report
 from .sources.rows import LANGUAGES
 
@@ -34,7 +34,7 @@ def write_parquet(dataset: datasets.DatasetDict, folder: str | Path) -> Path:
 
     Args:
         dataset: from ``dataset_script.load``, changed or not.
-        folder: new, empty, or written by this function before: then it is replaced.
+        folder: new, empty, or a dataset that this package wrote and nobody added to: then it is replaced.
 
     Returns:
         The folder.
@@ -44,15 +44,10 @@ def write_parquet(dataset: datasets.DatasetDict, folder: str | Path) -> Path:
         ValueError: the dataset lacks columns, or has no rows.
     """
     folder = Path(folder).expanduser().absolute()
-    if folder.exists() and not is_parquet(folder) and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} holds something other than a Parquet dataset: name a new or an empty folder.")
     _check_columns(dataset, "The dataset")
     if not any(len(split) for split in dataset.values()):
         raise ValueError("The dataset has no rows to write.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Written beside its place and moved at the end, so that a broken write is never taken for a dataset.
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        written = Path(scratch) / "parquet"
+    with replacing(folder, KIND) as written:
         for split, rows in dataset.items():
             positions: dict[str, list[int]] = {}
             for position, lang in enumerate(rows["lang"]):
@@ -61,15 +56,12 @@ def write_parquet(dataset: datasets.DatasetDict, folder: str | Path) -> Path:
                 _write_split(rows.select(positions[lang]), written / lang, split)
         (written / REPORT_FILE).write_text(_report(dataset).to_json() + "\n", encoding="utf-8")
         write_card(written)
-        if folder.exists():
-            shutil.rmtree(folder)
-        written.rename(folder)
     return folder
 
 
 def is_parquet(folder: Path) -> bool:
-    """Whether ``folder`` is a Parquet dataset: a ``README.md`` beside folders of ``.parquet`` files."""
-    return (folder / "README.md").is_file() and next(folder.glob("*/*.parquet"), None) is not None
+    """Whether ``folder`` can be read as a Parquet dataset: a ``README.md`` beside folders of ``.parquet`` files."""
+    return (folder / "README.md").is_file() and any(path.is_file() for path in folder.glob("*/*.parquet"))
 
 
 def read_parquet(folder: Path, config: str = "all", cache_dir: str | Path | None = None) -> datasets.DatasetDict:

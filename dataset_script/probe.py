@@ -8,13 +8,12 @@ import hashlib
 import io
 import json
 import random
-import shutil
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
 
+from .files import replacing
 from .probe_drawings import draw
 from .probe_sentences import NAMES, PHRASES, SURNAMES
 
@@ -45,7 +44,6 @@ text.
 
 This folder is written anew by each build: keep nothing of your own in it.
 """
-_NOTICE_FILE = "README.txt"
 
 
 def build(folder: str | Path, num_sentences: int = 2000, seed: int = 0) -> Path:
@@ -54,7 +52,7 @@ def build(folder: str | Path, num_sentences: int = 2000, seed: int = 0) -> Path:
     The same arguments give the same bytes. An earlier probe in the folder is replaced.
 
     Args:
-        folder: a new or empty folder, or one that holds a probe.
+        folder: a new or empty folder, or a probe that nobody added to.
         num_sentences: over all languages and splits, from ``MIN_SENTENCES`` to ``MAX_SENTENCES``.
         seed: of every random choice.
 
@@ -63,30 +61,15 @@ def build(folder: str | Path, num_sentences: int = 2000, seed: int = 0) -> Path:
 
     Raises:
         ValueError: ``num_sentences`` is too small for all kinds of rows, or too large for the names there are.
-        FileExistsError: the folder holds something that is not a probe.
+        FileExistsError: the folder holds something else.
     """
     if not MIN_SENTENCES <= num_sentences <= MAX_SENTENCES:
         raise ValueError(f"num_sentences is {num_sentences}: ask for {MIN_SENTENCES} to {MAX_SENTENCES}.")
     folder = Path(folder)
-    if folder.exists() and not _is_probe(folder) and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} holds something other than a probe: name a new or an empty folder.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Built beside its place and moved at the end, so that a broken build is never taken for a probe.
-    for remnant in folder.parent.glob(f".{folder.name}-*"):  # of a build that was killed
-        shutil.rmtree(remnant, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        built = Path(scratch) / "probe"
+    with replacing(folder, "probe") as built:
         _Builder(built, seed).write(num_sentences)
-        (built / _NOTICE_FILE).write_text(NOTICE.format(num_sentences=num_sentences, seed=seed), encoding="utf-8")
-        if folder.exists():
-            folder.rename(Path(scratch) / "replaced")  # at once: half a probe would be taken for something else
-        built.rename(folder)
+        (built / "README.txt").write_text(NOTICE.format(num_sentences=num_sentences, seed=seed), encoding="utf-8")
     return folder
-
-
-def _is_probe(folder: Path) -> bool:
-    notice = folder / _NOTICE_FILE
-    return notice.is_file() and notice.read_text(encoding="utf-8", errors="replace").startswith(NOTICE[:30])
 
 
 @dataclass

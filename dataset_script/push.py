@@ -17,6 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, Reposit
 
 from .card import ADDRESS, LICENCE_FILE
 from .facts import find_shards
+from .files import MARKER, is_inside
 
 logger = logging.getLogger(__name__)
 
@@ -131,9 +132,8 @@ def _check(folder: Path) -> list[str]:
             "again (dataset_script.card.write_card) if the files are as they should be."
         )
     files = sorted(_files(folder))
-    left = sorted(
-        path.name for path in folder.iterdir() if not any(f"{name}/".startswith(f"{path.name}/") for name in files)
-    )
+    known = {MARKER, *(name.partition("/")[0] for name in files)}
+    left = sorted(path.name for path in folder.iterdir() if path.name not in known)
     if left:
         logger.warning("Not pushed, since no part of a dataset: %s", ", ".join(left))
     return files
@@ -143,6 +143,8 @@ def _files(folder: Path) -> Iterator[str]:
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and _OURS.fullmatch(name):
+            if not is_inside(path, folder):
+                raise ValueError(f"{path} is a link out of {folder}, and is not pushed: put the file itself there.")
             yield name
 
 

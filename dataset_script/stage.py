@@ -56,13 +56,13 @@ class Stage:
     """A scratch database of rows and of the names that they mention.
 
     Args:
-        path: the file; what is there is replaced.
+        folder: a new one; the pictures of rows that hold them may be written to ``pictures`` in it.
     """
 
-    def __init__(self, path: Path):
-        path.unlink(missing_ok=True)
+    def __init__(self, folder: Path):
+        self.pictures = folder / "own_pictures"
         # It holds nothing that cannot be read again, so it need not survive a crash, and is written by one thread.
-        self._database = sqlite3.connect(path, isolation_level=None)
+        self._database = sqlite3.connect(folder / "stage.sqlite", isolation_level=None)
         self._database.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;" + _SCHEMA)
         self.rows = 0
 

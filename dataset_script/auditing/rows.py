@@ -1,5 +1,6 @@
 """The rows of any dataset folder as an audit sees them: before anything is mended or left out, pictures undecoded."""
 
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -9,11 +10,14 @@ from typing import Any
 import datasets
 import pyarrow.parquet as pq
 
-from ..images import candidates, find_image_root
+from ..files import is_inside
+from ..images import LINK, candidates, find_image_root
 from ..parquet import ROWS_PER_GROUP, is_parquet
 from ..sources.formats import discover
 from ..sources.policy import repair_tags
 from ..sources.rows import LANGUAGES, SPLIT_FILES, MalformedRow, Row, check, iob2_problems
+
+logger = logging.getLogger(__name__)
 
 UNKNOWN_LANGUAGE = "?"
 _NAME_COLUMN = "image_name"
@@ -94,7 +98,8 @@ class AuditedFolder:
                 yield row
 
     def _parquet_rows(self, pictures: bool) -> Iterator[AuditRow]:
-        files = sorted(self.folder.glob("*/*.parquet"), key=lambda path: (_rank(path), path.parent.name, path.name))
+        files = [path for path in self.folder.glob("*/*.parquet") if path.is_file()]
+        files.sort(key=lambda path: (_rank(path), path.parent.name, path.name))
         for path in files:
             parquet = pq.ParquetFile(path)
             features = datasets.Features.from_arrow_schema(parquet.schema_arrow)
@@ -145,7 +150,9 @@ def _find(root: Path | None, name: str) -> Path | None:
         # os.path.isfile, unlike Path.is_file, answers False for a name that no file can have.
         path = os.path.join(root, candidate)
         if os.path.isfile(path):
-            return Path(path)
+            if is_inside(path, root):
+                return Path(path)
+            logger.warning("%s is %s.", path, LINK)
     return None
 
 

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..files import is_inside
+from ..images import LINK
 from .base import Candidate, Mention, Picture
 from .tables import read_table
 
@@ -57,6 +59,10 @@ class Folder:
                 raise ValueError(f"{index}:{line}: {picture.name} came a second time; expected one line a picture.")
             if not picture.path.is_file():
                 self._counts["missing files"] += 1
+                continue
+            if not is_inside(picture.path, images):
+                self._counts["links out of the folder"] += 1
+                logger.warning("%s is %s.", picture.path, LINK)
                 continue
             self._pictures[picture.name] = picture
             keys = dict.fromkeys(map(name_key, picture.mentions))

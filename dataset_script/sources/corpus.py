@@ -11,6 +11,7 @@ from typing import Any
 import PIL
 from PIL import Image, ImageFile
 
+from ..files import regular
 from ..images import IMAGE_SUFFIXES, ImageFolder, candidates, find_image_root
 from ..report import LoadReport
 from .columns import read_captions
@@ -20,7 +21,8 @@ from .policy import Policy
 from .rows import LANGUAGES, SPLIT_FILES, MalformedRow, Row
 
 _HERE = Path(__file__).parent
-_CODE = (*sorted(_HERE.glob("*.py")), *(_HERE.parent / f"{name}.py" for name in ("images", "mmner", "report")))
+_BESIDE = ("files", "images", "mmner", "report")
+_CODE = (*sorted(_HERE.glob("*.py")), *(_HERE.parent / f"{name}.py" for name in _BESIDE))
 """The modules that decide what a row becomes."""
 
 
@@ -94,7 +96,8 @@ class Corpus:
         if given and not given.is_dir():
             raise ValueError(f"image_folder is {given}; expected a folder.")
         self.images = ImageFolder(given or find_image_root(self.folder))
-        self.captions_file = self._given(self.captions, "captions") or self._find_captions()
+        given = self._given(self.captions, "captions")
+        self.captions_file = regular(given) if given else self._find_captions()
 
     def fingerprint(self) -> str:
         """A hash that changes with the options, the code, the rows and captions (their bytes), and the image files
@@ -226,7 +229,7 @@ class Corpus:
     def _find_captions(self) -> Path | None:
         taken = {f"{name}.txt" for names in SPLIT_FILES.values() for name in names}
         taken |= {source.path.name for source in self.sources}
-        others = [path for path in sorted(self.folder.glob("*.txt")) if path.name not in taken]
+        others = [path for path in sorted(self.folder.glob("*.txt")) if path.name not in taken and path.is_file()]
         found = [path for path in others if path.name == "captions.txt" or _has_captions(path)]
         if len(found) > 1:
             names = ", ".join(path.name for path in found)

@@ -1,6 +1,7 @@
 """The pictures inside the rows of a dataset, as files: for whoever looks a picture up by its name in a folder."""
 
 import hashlib
+import os
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -9,13 +10,12 @@ class PictureFiles:
     """Writes pictures that lie in rows into a folder, each content once.
 
     Args:
-        folder: is made with the first picture.
+        folder: is made with the first picture; what lies in it is not replaced.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
         self._names: dict[str, str] = {}  # by content
-        self._taken: set[str] = set()
 
     def add(self, cell: dict[str, Any], named: str | None = None) -> str:
         """Write a picture, and say under which name.
@@ -38,10 +38,9 @@ class PictureFiles:
         if digest not in self._names:
             name = PurePosixPath(named or path or "").name
             name = "" if name == ".." else name
-            if not name or name in self._taken:
+            if not name or os.path.lexists(self.folder / name):
                 name = f"{digest[:16]}-{name}" if name else digest[:16]
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / name).write_bytes(content)
             self._names[digest] = name
-            self._taken.add(name)
         return self._names[digest]

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import os
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -313,7 +314,7 @@ def test_command_line_builds_and_says_what_is_wrong(source, tmp_path, capsys):
     for wrong, message in (
         (
             [*command[:4], "--output_dir", str(tmp_path / "full"), "--image_index", index],
-            "something other than a dataset",
+            "full holds letter.txt, which this program did not write",
         ),
         (command[:6], "needs --image_index"),
         ([*command, "--splits", "0.8,0.2"], "three numbers as 0.8,0.1,0.1"),
@@ -323,6 +324,62 @@ def test_command_line_builds_and_says_what_is_wrong(source, tmp_path, capsys):
         assert main(wrong) == 2
         assert message in capsys.readouterr().err
     assert (tmp_path / "full" / "letter.txt").read_text() == "mine"
+
+
+def test_nothing_but_what_it_wrote_is_replaced(source, tmp_path, capsys):
+    """The dataset of an earlier call is; a clone with notes, and what a workspace holds besides, are not."""
+    out, work = tmp_path / "out", tmp_path / "work"
+    mine = {work / "own_pictures" / "holiday.jpg": "a", work / "stage.sqlite": "b", work / ".build-x" / "c": "c"}
+    for path, text in mine.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    command = ["build", str(source), "--provider", "own", "--output_dir", str(out), "--workspace", str(work)]
+    assert main(command) == main(command) == 0
+    assert {path: path.read_text() for path in work.rglob("*") if path.is_file()} == mine
+    files = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    for name in ("notes.md", ".git/HEAD"):
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_text("mine")
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert f"{out} holds {name}" in error and "name a new or an empty folder" in error
+        (out / name).unlink()
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == files
+    (out / ".2m-ner").unlink()  # as an earlier version wrote it
+    assert main(command) == 2
+    assert "2m-ner does not list it" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "work"]
+
+
+def test_links_out_of_the_image_folder_do_not_come_into_the_set(source, tmp_path, caplog):
+    images = tmp_path / "set" / "images"
+    images.mkdir(parents=True)
+    (images / "own.jpg").write_bytes((source / "images" / "Person1.jpg").read_bytes())
+    (images / "private.jpg").symlink_to(source / "images" / "Person2.jpg")
+    os.mkfifo(images / "pipe.jpg")
+    names = ["own.jpg", "private.jpg", "pipe.jpg"]
+    rows = [
+        {"id": name, "tokens": ["Oslo", *FILLER_WORDS[number:]], "lang": "en", "image": name,
+         "ner_tags": ["B-LOC", *["O"] * (16 - number)]}
+        for number, name in enumerate(names)
+    ]  # fmt: skip
+    (tmp_path / "set" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    index = "file\ttypes\tmentions\n" + "".join(f"{name}\tLOC\tOslo\n" for name in names)
+    (tmp_path / "set" / "index.tsv").write_text(index)
+    command = ["build", str(tmp_path / "set"), "--splits", "source", "--unseen", "none", "--missing_share", "0"]
+    for provider in (["own"], ["folder", "--image_index", str(tmp_path / "set" / "index.tsv")]):
+        out = tmp_path / provider[0]
+        assert main([*command, "--output_dir", str(out), "--provider", *provider]) == 0
+        assert {row["image_name"] for row in rows_of(out)} <= {"own.jpg", None}
+        assert not any(
+            (source / "images" / "Person2.jpg").read_bytes() in p.read_bytes() for p in out.rglob("*.parquet")
+        )
+    counts = json.loads((out / "build.json").read_text())["counts"]["provider"]
+    assert (counts["links out of the folder"], counts["missing files"], counts["pictures"]) == (1, 1, 1)
+    assert "private.jpg is a link out of the image folder" in caplog.text
+    report = load_report(load(tmp_path / "set", cache_dir=tmp_path / "cache")).total()
+    assert report.causes == {"private.jpg": "a link out of the image folder, which is not followed"}
+    assert (report.images, dict(report.missing)) == (1, {"pipe.jpg": 1})
 
 
 def test_command_line_pushes_what_it_built(source, tmp_path, monkeypatch, capsys):

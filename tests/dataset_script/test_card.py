@@ -21,6 +21,7 @@ from seqeval.metrics.sequence_labeling import get_entities
 
 from dataset_script import card
 from dataset_script.facts import count
+from dataset_script.files import MARKER, mark
 
 
 @pytest.fixture(scope="module")
@@ -196,8 +197,24 @@ def test_same_folder_same_bytes(folder):
 
     before = content()
     (folder / "assets" / "example-99.jpg").write_bytes(b"of an older card")
+    mark(folder, card.KIND, ["assets/example-99.jpg"])
     card.write_card(folder)
-    assert content() == before
+    after = content()
+    assert after.pop(folder / MARKER) != before.pop(folder / MARKER) and after == before
+
+
+@pytest.mark.parametrize("name", ["README.md", "LICENSE.md", "assets/example-0.jpg"])
+def test_a_file_that_it_did_not_write_is_not_replaced(tmp_path, name):
+    make(tmp_path / "set")
+    (tmp_path / "set" / MARKER).write_text("dataset\n")
+    for other in ("README.md", "LICENSE.md", "assets"):
+        if not name.startswith(other):
+            path = tmp_path / "set" / other
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    (tmp_path / "set" / name).write_text("mine")
+    with pytest.raises(FileExistsError, match=f"set holds .*{name}"):
+        card.write_card(tmp_path / "set")
+    assert (tmp_path / "set" / name).read_text() == "mine"
 
 
 def test_one_licence_for_all_is_the_licence(tmp_path):

@@ -1,6 +1,7 @@
 """Which image files count as readable, and that datasets.Image then decodes each of them to the same pixels."""
 
 import io
+import os
 import warnings
 import zlib
 from pathlib import Path
@@ -94,11 +95,25 @@ def test_broken_images_are_unreadable_with_a_cause(tmp_path, name):
 def test_files_that_are_no_regular_files_or_have_impossible_names_are_missing(tmp_path):
     (tmp_path / "folder.jpg").mkdir()
     (tmp_path / "dangling.jpg").symlink_to("nowhere.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "device.jpg").symlink_to("/dev/zero")
     folder = ImageFolder(tmp_path)
-    for name in ("folder.jpg", "dangling.jpg", "none.jpg", "x" * 5000, "nul\0.jpg", "https://example.org/a.jpg"):
+    assert image_problem(tmp_path / "pipe.jpg") == (
+        "OSError: pipe.jpg is a folder, a pipe or a device; expected a regular file."
+    )
+    for name in (
+        "pipe.jpg",
+        "device.jpg",
+        "folder.jpg",
+        "dangling.jpg",
+        "none.jpg",
+        "x" * 5000,
+        "nul\0.jpg",
+        "https://example.org/a.jpg",
+    ):
         found = folder.find(name)
         assert (found.name, found.path, found.cause) == (name, None, None)
-    assert folder.signature() == []
+    assert {name for name, _, _ in folder.signature()} == {"pipe.jpg", "device.jpg"}
 
 
 @pytest.mark.parametrize("side", [10_000, 20_000])

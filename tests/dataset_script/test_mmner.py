@@ -349,8 +349,16 @@ def test_the_same_dataset_gives_the_same_bytes_and_replaces_its_own_folder_only(
     assert contents() == first
     write_parquet(load_here(corpus_folder, "de"), folder)
     assert not (folder / "en").exists()
-    with pytest.raises(FileExistsError, match="holds something other than a Parquet dataset"):
+    with pytest.raises(FileExistsError, match="which this program did not write"):
         write_parquet(dataset, corpus_folder)
+    # A clone of a dataset from the Hub looks like one, and holds more.
+    (folder / ".git").mkdir()
+    (folder / ".git" / "HEAD").write_text("ref: refs/heads/main")
+    before = contents()
+    with pytest.raises(FileExistsError, match=r"parquet holds \.git/HEAD, which this program did not write"):
+        write_parquet(dataset, folder)
+    assert contents() == before
+    assert [path.name for path in tmp_path.glob("*parquet*")] == ["parquet"]
 
 
 def test_large_splits_are_written_in_several_files(corpus_folder, load_here, tmp_path, monkeypatch):

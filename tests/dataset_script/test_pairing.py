@@ -42,7 +42,7 @@ class Gallery:
 @pytest.fixture
 def stage(tmp_path):
     generator = np.random.default_rng(0)
-    stage = Stage(tmp_path / "stage.sqlite")
+    stage = Stage(tmp_path)
 
     def rows():
         for number in range(6000):
@@ -138,7 +138,7 @@ def test_shares_that_make_no_sense_are_refused(shares):
 
 
 def test_stage_keeps_rows_counts_names_and_makes_ids_unique(tmp_path):
-    stage = Stage(tmp_path / "stage.sqlite")
+    stage = Stage(tmp_path)
 
     def row(row_id, tokens, tags, lang="de"):
         return "train", Row(Path("x"), 1, row_id, lang, tokens, tags)

@@ -157,8 +157,15 @@ def test_sizes_that_cannot_be(size, tmp_path):
 def test_nothing_but_a_probe_is_replaced(tmp_path):
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "file").write_text("mine")
-    with pytest.raises(FileExistsError, match="something other than a probe"):
+    (tmp_path / ".p-own").mkdir()
+    (tmp_path / ".p-own" / "file").write_text("mine")
+    with pytest.raises(FileExistsError, match="own holds file, which this program did not write"):
         probe.build(tmp_path / "own", 80)
     folder = probe.build(tmp_path / "p", 80)
     before = digest(folder)
     assert digest(probe.build(folder, 80)) == before
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="p holds notes.txt"):
+        probe.build(folder, 80)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".p-own", "own", "p"]
+    assert all((tmp_path / name).read_text() == "mine" for name in ("own/file", ".p-own/file", "p/notes.txt"))

@@ -14,6 +14,7 @@ from hub_server import HubServer
 from huggingface_hub import constants
 
 from dataset_script import load
+from dataset_script.files import MARKER
 from dataset_script.push import push
 
 ROOT = Path(__file__).parents[2]
@@ -141,7 +142,8 @@ def test_the_repository_is_the_folder_and_nothing_else(hub, folder, tmp_path):
         "path/to/this/dataset", "org/mmner"
     )
     here = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    assert here.pop("README.md") and there == here
+    # The marker says that the program wrote this very folder; a clone is not one.
+    assert here.pop("README.md") and here.pop(MARKER) and there == here
     assert hub.store.repo("dataset", "org/mmner")["private"]
 
 
@@ -156,7 +158,7 @@ def test_the_next_push_replaces_the_first_in_one_commit(hub, folder, tmp_path):
     assert commits(hub) == 2 and len(lfs(hub)) > before
     there = stored(hub)
     assert there["notes.txt"] == b"written by hand" and ".gitattributes" in there
-    here = {path.relative_to(smaller).as_posix() for path in smaller.rglob("*") if path.is_file()}
+    here = {path.relative_to(smaller).as_posix() for path in smaller.rglob("*") if path.is_file()} - {MARKER}
     assert set(there) == here | {"notes.txt", ".gitattributes"}
     assert "de/train-00001.parquet" in stored(hub, revision=old), "the old revision has lost its files"
     # Nothing is new: nothing is uploaded, nothing is committed.
@@ -262,6 +264,11 @@ def _half_a_shard(folder: Path) -> None:
     (folder / "de" / "train-00001.parquet").write_bytes(content[: len(content) // 2])
 
 
+def _a_link_out(folder: Path) -> None:
+    (folder.parent / "private.jpg").write_bytes(b"private")
+    (folder / "assets" / "example-9.jpg").symlink_to(folder.parent / "private.jpg")
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -271,6 +278,7 @@ def _half_a_shard(folder: Path) -> None:
         (_without_a_shard, "train-00001.parquet stands where train-00000.parquet was expected"),
         (_without_the_last_shard, "have rows {'train': 36, .*its card says {'train': 48"),
         (_half_a_shard, "train-00001.parquet is not a whole Parquet file"),
+        (_a_link_out, r"assets/example-9.jpg is a link out of .*set, and is not pushed"),
     ],
 )
 def test_an_unfinished_folder_is_refused(folder, damage, message):

@@ -1,6 +1,7 @@
 """Readers, row checks and what a corpus makes of malformed rows."""
 
 import json
+import os
 import shutil
 import unicodedata
 from pathlib import Path
@@ -13,7 +14,8 @@ from seqeval.metrics.sequence_labeling import get_entities
 from seqeval.scheme import IOB1, IOB2, Entities
 
 from dataset_script import load
-from dataset_script.parquet import write_parquet
+from dataset_script.facts import find_shards
+from dataset_script.parquet import is_parquet, write_parquet
 from dataset_script.report import LoadReport
 from dataset_script.sources.columns import read_captions, read_imgid, read_numbered
 from dataset_script.sources.corpus import Corpus
@@ -237,6 +239,19 @@ def test_captions_are_found_matched_and_counted(tmp_path):
     with pytest.raises(ValueError, match="several files of captions"):
         Corpus(tmp_path)
     assert [row["caption"] for row in rows_of(tmp_path, captions="other.txt")] == ["uno", None, None]
+
+
+def test_a_pipe_among_the_files_is_not_waited_for(tmp_path):
+    imgid(tmp_path / "train.txt", "IMGID:1\na\tO\n")
+    for name in ("notes.txt", "dev.txt"):
+        os.mkfifo(tmp_path / name)
+    assert len(rows_of(tmp_path)) == 1 and Corpus(tmp_path).captions_file is None
+    with pytest.raises(OSError, match="notes.txt is a folder, a pipe or a device"):
+        Corpus(tmp_path, captions="notes.txt")
+    (tmp_path / "de").mkdir()
+    (tmp_path / "README.md").write_text("a card")
+    os.mkfifo(tmp_path / "de" / "train-00000.parquet")
+    assert not is_parquet(tmp_path) and not find_shards(tmp_path)
 
 
 def test_contradicting_captions_are_malformed(tmp_path):

@@ -1,0 +1,183 @@
+"""Two rules for files. Of folders, only what this program wrote is ever replaced or deleted: a marker says so. Of what
+a dataset or an index names, only regular files are opened, and no link is followed out of their folder."""
+
+import contextlib
+import functools
+import glob
+import logging
+import os
+import shlex
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+logger = logging.getLogger(__name__)
+
+MARKER = ".2m-ner"
+"""In a folder of ours: in its first line what that is, then, if it is replaced whole, the files that it was given."""
+_WORK = "work"
+_SHOWN = 3
+
+
+@contextlib.contextmanager
+def replacing(folder: str | Path, kind: str) -> Iterator[Path]:
+    """Gives a folder to write to, which takes the place of ``folder`` at the end; after an error that stays as it was.
+
+    The old folder is kept beside its place until the new one stands there. If the process is killed between the two
+    renames, the next call for ``folder`` puts the old one back.
+
+    Raises:
+        FileExistsError: as ``check_replaceable``.
+    """
+    folder = Path(folder).expanduser().resolve()
+    check_replaceable(folder, kind)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with scratch(folder.parent, folder.name, folder) as aside:
+        new = aside / "new"
+        new.mkdir()
+        yield new
+        mark(new, kind, _files(new))
+        check_replaceable(folder, kind)  # again, since writing may have taken hours
+        if folder.exists():
+            folder.rename(aside / "old")
+        new.rename(folder)
+
+
+def check_replaceable(folder: Path, kind: str) -> None:
+    """Checks that a folder may be replaced: it is not there, is empty, or holds only what ``replacing`` wrote to it.
+
+    Raises:
+        FileExistsError: it holds something else, or is of another ``kind``.
+    """
+    if folder.is_dir():
+        found, *listed = _lines(folder) or [kind]
+        mine = {*listed} if found == kind else {}
+        _refuse(folder, (name for name in _files(folder) if name not in mine))
+    elif os.path.lexists(folder):
+        raise FileExistsError(f"{folder} is a file, and is not replaced: name a new or an empty folder.")
+
+
+@contextlib.contextmanager
+def scratch(parent: Path, name: str, place: Path | None = None) -> Iterator[Path]:
+    """Gives a new folder in ``parent`` that is deleted afterwards, as are those that killed processes left there.
+
+    Args:
+        place: a folder that ``old`` in the scratch folder is moved to, if nothing is there at the end.
+    """
+    kind = f"scratch of {name}"
+    for left in parent.glob(f".{glob.escape(name)}-*"):
+        if _lines(left)[:1] == [kind] and (lock := _lock(left)).is_locked:  # its process has ended
+            _remove(left, place)
+            lock.release()
+    folder = Path(tempfile.mkdtemp(dir=parent, prefix=f".{name}-"))
+    lock = _lock(folder)
+    mark(folder, kind)
+    (folder / _WORK).mkdir()
+    try:
+        yield folder / _WORK
+    finally:
+        _remove(folder, place)
+        lock.release()
+
+
+def claim(folder: str | Path, kind: str) -> None:
+    """Makes a folder in which this program may replace and delete files of its own by their names.
+
+    Raises:
+        FileExistsError: it is there, not empty, and not one of this ``kind``.
+    """
+    folder = Path(folder).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    is_empty, lines = next(folder.iterdir(), None) is None, _lines(folder)
+    # A marker without a line is one that a person or, just now, another process has made.
+    if not is_empty and not ((folder / MARKER).is_file() and lines[:1] in ([], [kind])):
+        raise FileExistsError(
+            f"{folder} is not empty, and no {MARKER} in it says that it is a {kind}, in which files may be replaced: "
+            f"name a new or an empty folder, or say so: touch {shlex.quote(str(folder / MARKER))}"
+        )
+    if not lines:
+        mark(folder, kind)
+
+
+def refuse_unlisted(folder: Path, names: Iterable[str]) -> None:
+    """Checks that files of a folder may be replaced or deleted.
+
+    Raises:
+        FileExistsError: one of ``names`` is there, and not by this program.
+    """
+    listed = _lines(folder)[1:]
+    _refuse(folder, (name for name in names if os.path.lexists(folder / name) and name not in listed))
+
+
+def mark(folder: Path, kind: str, names: Iterable[str] = ()) -> None:
+    """Marks a folder as ours; ``names`` are added to the files that were written to it before."""
+    lines = [kind, *sorted({*_lines(folder)[1:], *names})]
+    (folder / MARKER).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def regular(path: Path) -> Path:
+    """The path of a file that a dataset or an index names, to be opened: a pipe or a device might never end.
+
+    Raises:
+        OSError: it is not there, or no regular file.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(f"{path} is a folder, a pipe or a device; expected a regular file.")
+    return path
+
+
+def is_inside(path: str | Path, folder: str | Path) -> bool:
+    """Whether a file lies in a folder still when its links are followed."""
+    return Path(os.path.realpath(path)).is_relative_to(_reach(str(folder)))
+
+
+@functools.lru_cache(maxsize=64)
+def _reach(folder: str) -> Path:
+    """Where the files of a folder may lie: in it or, if it is a snapshot in the Hub's cache, in that repository's."""
+    real = Path(os.path.realpath(folder))
+    repositories = (above.parents[1] for above in (real, *real.parents) if above.parent.name == "snapshots")
+    return next((repository for repository in repositories if (repository / "blobs").is_dir()), real)
+
+
+def _lines(folder: Path) -> list[str]:
+    marker = folder / MARKER
+    return marker.read_text(encoding="utf-8", errors="replace").splitlines() if marker.is_file() else []
+
+
+def _files(folder: Path) -> Iterator[str]:
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if name != MARKER and (path.is_symlink() or not path.is_dir()):
+            yield name
+
+
+def _refuse(folder: Path, strangers: Iterable[str]) -> None:
+    if shown := list(islice(strangers, _SHOWN)):
+        more = ", ..." if len(shown) == _SHOWN else ""
+        raise FileExistsError(
+            f"{folder} holds {', '.join(shown)}{more}, which this program did not write there (its {MARKER} does not "
+            "list it), so nothing in it is replaced: name a new or an empty folder, or move or delete it by hand."
+        )
+
+
+def _lock(folder: Path) -> FileLock:
+    lock = FileLock(folder / "lock", timeout=0)
+    # Where locks are not to be had, no scratch folder is taken for one that was left behind.
+    with contextlib.suppress(Timeout, NotImplementedError, OSError):
+        lock.acquire()
+    return lock
+
+
+def _remove(aside: Path, place: Path | None) -> None:
+    old = aside / _WORK / "old"
+    if place is not None and old.exists() and not place.exists():
+        old.rename(place)
+        logger.warning("%s is the old one again: what was to take its place is not complete.", place)
+    if (aside / _WORK).exists():
+        shutil.rmtree(aside / _WORK)
+    shutil.rmtree(aside)  # with the marker, by which it is found again
