@@ -2,9 +2,10 @@
 
 import hashlib
 from collections import Counter
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from ..images import IMAGE_SUFFIXES
+from ..files import regular
+from ..images import candidates
 from ..similarity import image_hash
 from .picture_kinds import Sample, decode
 from .rows import AuditRow
@@ -13,8 +14,8 @@ NO_PICTURE = -1
 
 
 class AuditedPictures:
-    """Pictures by number, whichever datasets they are of. One is known by its bytes, or by its name without suffix
-    where its file is absent.
+    """Pictures by number, whichever datasets they are of. One is known by its bytes, or by its name where its file is
+    absent; ``stem.*`` is the name of a picture that has any of the suffixes.
 
     Args:
         datasets: how many there are.
@@ -32,7 +33,7 @@ class AuditedPictures:
         """For each dataset: name -> rows whose picture's file is absent."""
         self.opened: list[set[int]] = [set() for _ in range(datasets)]
         self._by_digest: dict[bytes, int] = {}
-        self._by_stem: dict[str, int] = {}
+        self._by_name: dict[str, int] = {}
         self._by_path: dict[Path, int] = {}
         self._unreadable: dict[int, str] = {}
         self._absent: set[int] = set()
@@ -45,19 +46,19 @@ class AuditedPictures:
         """The number of the picture of a row; ``NO_PICTURE`` where it names none."""
         if row.image is None:
             return NO_PICTURE
-        stem = _stem(row.image)
         if row.picture is None:
             self.missing[dataset][row.image] += 1
-            if stem not in self._by_stem:
-                self._by_stem[stem] = self._new()
-                self._absent.add(self._by_stem[stem])
-            return self._by_stem[stem]
+            named = self._named(row.image)
+            if named is None:
+                named = self._by_name[row.image] = self._new()
+                self._absent.add(named)
+            return named
         if isinstance(row.picture, Path):
             if row.picture not in self._by_path:
-                self._by_path[row.picture] = self._number(row.picture.read_bytes(), stem)
+                self._by_path[row.picture] = self._number(regular(row.picture).read_bytes(), row.image)
             number = self._by_path[row.picture]
         else:
-            number = self._number(row.picture, stem)
+            number = self._number(row.picture, row.image)
         if number in self._unreadable:
             self.problems[dataset][row.image] = self._unreadable[number]
         elif number not in self.opened[dataset]:
@@ -68,15 +69,19 @@ class AuditedPictures:
         self._count += 1
         return self._count - 1
 
-    def _number(self, data: bytes, stem: str) -> int:
+    def _named(self, name: str) -> int | None:
+        same = (name, f"{name.rpartition('.')[0]}.*", *candidates(name))
+        return next((self._by_name[other] for other in same if other in self._by_name), None)
+
+    def _number(self, data: bytes, name: str) -> int:
         digest = hashlib.blake2b(data, digest_size=16).digest()
         if digest not in self._by_digest:
-            named = self._by_stem.get(stem)
+            named = self._named(name)
             # A row whose file is absent may have named it before.
             number = named if named in self._absent else self._new()
             self._absent.discard(number)
             self._by_digest[digest] = number
-            self._by_stem.setdefault(stem, number)
+            self._by_name.setdefault(name, number)
         return self._by_digest[digest]
 
     def _open(self, number: int, row: AuditRow, dataset: int) -> None:
@@ -89,9 +94,3 @@ class AuditedPictures:
             self.hashes[number] = image_hash(image)
         self.opened[dataset].add(number)
         self.samples[dataset].offer(number, f"{self.hashes[number]:016x}", image)
-
-
-def _stem(name: str) -> str:
-    if name.endswith(".*") or PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES:
-        return name.rpartition(".")[0]
-    return name

@@ -178,6 +178,41 @@ def test_pictures_shared_broken_and_absent(pictured):
     assert "1 pictures of d do not open: broken.png." in lines(report, "WARNING")
 
 
+@pytest.mark.parametrize(
+    ("in_train", "in_test", "shared"),
+    [("p.jpg", "p.png", 0), ("p.jpg", "p.jpg", 1), ("a/p.jpg", "b/p.jpg", 0), ("p.jpg", "p.1.jpg", 0)],
+)
+@pytest.mark.parametrize("has_file", ["neither", "train", "test"])
+def test_a_picture_whose_file_is_absent_is_known_by_its_whole_name(tmp_path, in_train, in_test, shared, has_file):
+    rows = {"train": in_train, "test": in_test}
+    for number, (split, image) in enumerate(rows.items()):
+        row = {"id": "1", "lang": "en", "tokens": sentence(number), "ner_tags": ["O"] * 12, "image": image}
+        jsonl(tmp_path / "d" / f"{split}.jsonl", [row])
+    if has_file != "neither" and not shared:
+        path = tmp_path / "d" / "images" / rows[has_file]
+        path.parent.mkdir(parents=True)
+        photo(1).save(path)
+    leak = found(audit(tmp_path / "d"), "pictures", "d/test", "d/train")
+    assert (leak.things if leak else 0) == shared
+
+
+def test_a_name_without_suffix_is_that_of_a_picture_with_any(tmp_path):
+    """``IMGID:17_06_1`` in one set is ``17_06_1.png`` in another, and no other picture."""
+    imgid(tmp_path / "a" / "train.txt", [("17_06_1", sentence(1), ["O"] * 12), ("17_06_2", sentence(2), ["O"] * 12)])
+    row = {"id": "1", "lang": "en", "tokens": sentence(3), "ner_tags": ["O"] * 12, "image": "17_06_1.png"}
+    jsonl(tmp_path / "b" / "test.jsonl", [row])
+    for folders in (("a", "b"), ("b", "a")):
+        report = audit(*(tmp_path / name for name in folders))
+        assert found(report, "pictures", "b/test", "a/train").things == 1
+
+
+def test_a_link_out_of_the_image_folder_is_missing(pictured, tmp_path, caplog):
+    photo(9).save(tmp_path / "private.png")
+    (pictured / "images" / "gone.png").symlink_to(tmp_path / "private.png")
+    assert audit(pictured).missing == {"d": 1}
+    assert "gone.png is a link out of the image folder" in caplog.text
+
+
 def test_parquet_is_audited_as_its_source_was(pictured, tmp_path):
     (pictured / "images" / "broken.png").unlink()
     dataset_script.load(pictured, cache_dir=tmp_path / "cache", parquet_dir=tmp_path / "parquet")
