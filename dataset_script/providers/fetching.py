@@ -3,8 +3,14 @@
 After the robot policy of Wikimedia (https://wikitech.wikimedia.org/wiki/Robot_policy), which suits any other host too.
 """
 
+import contextlib
+import http.client
+import io
+import ipaddress
+import math
 import os
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,15 +20,23 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import requests
 import urllib3
 from PIL import Image
-from requests.exceptions import ChunkedEncodingError, ConnectionError, ContentDecodingError, RequestException, Timeout
+from requests.exceptions import (
+    ChunkedEncodingError,
+    ConnectionError,
+    ContentDecodingError,
+    RequestException,
+    Timeout,
+    TooManyRedirects,
+)
 from requests_cache import DO_NOT_CACHE, CachedSession
 from requests_ratelimiter import LimiterAdapter
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential_jitter
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
 from ..images import image_problem
 
@@ -45,6 +59,11 @@ UNDECLARED_TYPES = ("application/octet-stream", "binary/octet-stream", "")
 LAG_S = 5.0
 """Waited where a lagging server does not say for how long: https://www.mediawiki.org/wiki/Manual:Maxlag_parameter."""
 UNDECODABLE_ATTEMPTS = 3
+MAX_REDIRECTS = 5
+HEADERS_BYTES = 2**20
+"""For all that an answer has beside its content."""
+NAT64 = ipaddress.ip_network("64:ff9b::/96")
+"""IPv6 addresses that stand for IPv4 ones (RFC 6052)."""
 PART = ".part"
 _DECODING = threading.Lock()
 """``image_problem`` changes the filters of ``warnings``, which all threads share."""
@@ -107,15 +126,112 @@ class Politeness:
 
 @dataclass(frozen=True)
 class Limits:
-    """The largest picture that is taken: bytes of its file, pixels, seconds of its download."""
+    """The largest picture that is taken: bytes of its file, pixels, seconds of its download (redirects included)."""
 
-    max_bytes: int = 20 * 2**20
+    max_bytes: float = 20 * 2**20
     max_pixels: int = 50_000_000
     max_seconds: float = 120.0
 
 
 POLITE = Politeness()
 LIMITS = Limits()
+ANSWER_LIMITS = Limits(max_bytes=math.inf)
+
+
+class _Meter(threading.local):
+    """What the request of this thread may still take."""
+
+    until_s = bytes_left = math.inf
+
+    def begin(self, limits: Limits) -> None:
+        self.limits = limits
+        self.until_s = time.monotonic() + limits.max_seconds
+        self.bytes_left = limits.max_bytes + HEADERS_BYTES
+
+    def seconds_left(self) -> float:
+        left = self.until_s - time.monotonic()
+        if left <= 0:
+            raise Temporary(f"the answer took longer than {self.limits.max_seconds:g} s")
+        return left
+
+    def count(self, num_bytes: int) -> None:
+        self.bytes_left -= num_bytes
+        if self.bytes_left < 0:
+            raise Refused("file too large", f"more than {self.limits.max_bytes} bytes came")
+
+
+_METER = _Meter()
+
+
+class _MeteredReader(io.RawIOBase):
+    """What comes from a socket while the meter allows it: a socket's own timeout begins anew with every byte."""
+
+    def __init__(self, sock: socket.socket, raw: io.RawIOBase):
+        self._sock, self._raw = sock, raw
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._sock.settimeout(min(_METER.seconds_left(), self._sock.gettimeout() or math.inf))
+        number = self._raw.readinto(buffer)
+        _METER.count(number or 0)
+        return number
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _MeteredResponse(http.client.HTTPResponse):
+    def __init__(self, sock: socket.socket, *args: Any, **options: Any):
+        super().__init__(sock, *args, **options)
+        self.fp = io.BufferedReader(_MeteredReader(sock, self.fp.detach()))
+
+
+class _MeteredConnection:
+    """Mixed into the connections of urllib3."""
+
+    response_class = _MeteredResponse
+    public_only = False
+
+    def _new_conn(self) -> socket.socket:
+        self.timeout = min(_METER.seconds_left(), self.timeout)
+        if not self.public_only:
+            return super()._new_conn()
+        name = self._dns_host
+        try:
+            found = socket.getaddrinfo(name, self.port, type=socket.SOCK_STREAM)
+        except socket.gaierror as error:
+            raise NameResolutionError(self.host, self, error) from error
+        addresses = dict.fromkeys(str(entry[4][0]) for entry in found)
+        if not all(map(is_public, addresses)):
+            raise Refused("not a public address", f"{name} is {', '.join(addresses)}")
+        try:
+            for self._dns_host in addresses:  # looked up again, the name might lead elsewhere
+                with contextlib.suppress(NewConnectionError, ConnectTimeoutError):
+                    return super()._new_conn()
+        finally:
+            self._dns_host = name
+        raise NewConnectionError(self, f"no connection to {', '.join(addresses)}")
+
+
+def is_public(address: str) -> bool:
+    """Whether an address is one of the open internet, and so is the IPv4 address that an IPv6 one stands for."""
+    ip = ipaddress.ip_address(address)
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour or (ipaddress.IPv4Address(int(ip) % 2**32) if ip in NAT64 else None)
+        if inner is not None:
+            return is_public(str(inner))
+        if ip.is_site_local:
+            return False
+    return ip.is_global and not ip.is_multicast
+
+
+class _Session(requests.Session):
+    def resolve_redirects(self, *args: Any, **options: Any) -> Iterator[requests.Response]:
+        """None: it would read and unpack whatever stands beside a redirect. ``Fetcher`` follows them."""
+        return iter(())
 
 
 def user_agent(contact: str) -> str:
@@ -143,13 +259,28 @@ class Fetcher:
         contact: as for ``user_agent``.
         cache: the SQLite file that keeps JSON answers for ``cache_days``; ``None`` to fetch pictures alone.
         politeness: how hard servers are pressed.
+        public_only: for URLs that strangers name: connect to public addresses alone, and directly, since a proxy would
+            look up names itself; send no password that ``.netrc`` has.
     """
 
-    def __init__(self, contact: str, cache: Path | None, politeness: Politeness = POLITE, cache_days: int = 30):
+    def __init__(
+        self,
+        contact: str,
+        cache: Path | None,
+        politeness: Politeness = POLITE,
+        cache_days: int = 30,
+        public_only: bool = False,
+    ):
         self.politeness = politeness
         self._held: dict[str, float] = {}
         self._adapter = LimiterAdapter(per_second=politeness.requests_per_second, limit_statuses=())
-        self._files = self._ready(requests.Session(), contact)
+        self._adapter.poolmanager.pool_classes_by_scheme = {
+            scheme: type(pool.__name__, (pool,), {"ConnectionCls": _connection(pool.ConnectionCls, public_only)})
+            for scheme, pool in self._adapter.poolmanager.pool_classes_by_scheme.items()
+        }
+        self._files = self._ready(_Session(), contact)
+        self._files.trust_env = not public_only
+        self._files.verify = os.environ.get("REQUESTS_CA_BUNDLE") or True
         self._answers: requests.Session | None = None
         if cache:
             session = CachedSession(
@@ -187,7 +318,7 @@ class Fetcher:
                 self._check_error(response, error)
             return answer
 
-        return self._attempt(ask, url)
+        return self._attempt(ask, url, ANSWER_LIMITS)
 
     def picture(self, url: str, folder: Path, stem: str, limits: Limits = LIMITS) -> Path:
         """Download a picture to ``folder/stem`` and the suffix of its format, unless it is there.
@@ -196,7 +327,7 @@ class Fetcher:
 
         Raises:
             Temporary: it did not come after all attempts.
-            Refused: it is no picture, too large, or not there.
+            Refused: it is no picture, too large, not there, or not at a public address.
         """
         for suffix in dict.fromkeys(SUFFIXES.values()):
             path = folder / (stem + suffix)
@@ -215,7 +346,7 @@ class Fetcher:
             return path
 
         try:
-            return self._attempt(fetch, url)
+            return self._attempt(fetch, url, limits)
         except _Undecodable as error:
             raise Refused("does not open as a picture", str(error)) from None
         finally:
@@ -230,14 +361,15 @@ class Fetcher:
 
     def _ready(self, session: requests.Session, contact: str) -> requests.Session:
         session.headers["User-Agent"] = user_agent(contact)
-        session.max_redirects = 5
+        session.max_redirects = MAX_REDIRECTS
         # One adapter, and so one limit for a host, for answers and pictures.
         session.mount("http://", self._adapter)
         session.mount("https://", self._adapter)
         return session
 
-    def _attempt(self, function: Callable[[], T], url: str) -> T:
+    def _attempt(self, function: Callable[[], T], url: str, limits: Limits) -> T:
         def once() -> T:
+            _METER.begin(limits)
             try:
                 return function()
             except (ConnectionError, Timeout, ChunkedEncodingError, ContentDecodingError) as error:
@@ -291,8 +423,18 @@ class Fetcher:
             self.politeness.sleep(seconds)
 
     def _save(self, url: str, part: Path, limits: Limits) -> None:
-        started = time.monotonic()
-        with self._files.get(url, stream=True, timeout=self.politeness.timeout_s) as response:
+        # As it is: what comes packed may be a thousand times as large when it is unpacked.
+        asked = {"Accept-Encoding": "identity"}
+        for _ in range(1 + MAX_REDIRECTS):
+            response = self._files.get(url, headers=asked, stream=True, timeout=self.politeness.timeout_s)
+            target = self._files.get_redirect_target(response)
+            if target is None:
+                break
+            response.close()
+            url = urljoin(response.url, target)
+        else:
+            raise TooManyRedirects(url)
+        with response:
             self._check_status(response)
             kind = response.headers.get("Content-Type", "").split(";")[0].strip().lower()
             if not kind.startswith("image/") and kind not in UNDECLARED_TYPES:
@@ -302,13 +444,15 @@ class Fetcher:
                 raise Refused("file too large", f"{length} bytes at {url}")
             written = 0
             with part.open("wb") as file:
-                for chunk in response.iter_content(2**16):
+                for chunk in response.raw.stream(2**16, decode_content=False):
                     written += len(chunk)
                     if written > limits.max_bytes:
                         raise Refused("file too large", f"more than {limits.max_bytes} bytes at {url}")
-                    if time.monotonic() - started > limits.max_seconds:
-                        raise Temporary(f"{url} took longer than {limits.max_seconds} s")
                     file.write(chunk)
+
+
+def _connection(kind: type, public_only: bool) -> type:
+    return type(kind.__name__, (_MeteredConnection, kind), {"public_only": public_only})
 
 
 def in_parallel(

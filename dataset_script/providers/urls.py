@@ -7,7 +7,9 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from urllib.request import getproxies
 
+from ..files import claim
 from .base import Candidate, Mention, Picture
 from .fetching import LIMITS, POLITE, Fetcher, Limits, Politeness, Refused, clear_parts, politeness_of
 from .ledger import Ledger
@@ -37,6 +39,7 @@ class Urls:
 
     All that was downloaded or refused is in ``workspace`` as soon as it came, so a run that was killed goes on where
     it was. URLs without an answer (a host that is down, a server error) are counted, and asked again by the next run.
+    Only public addresses are asked, and directly, whatever proxies the environment names.
 
     Args:
         workspace: a folder of this provider's own; it is made where there is none.
@@ -47,6 +50,7 @@ class Urls:
         limits: the largest picture that is taken.
 
     Raises:
+        FileExistsError: the workspace holds files, and is not one of this provider.
         FileNotFoundError: the table is not there.
         ValueError: an option makes no sense.
     """
@@ -66,10 +70,13 @@ class Urls:
         if self._table and not self._table.is_file():
             raise FileNotFoundError(f"{self._table} is not there: expected a TSV or JSONL file of row ids and URLs.")
         self._limits = limits
+        if proxies := sorted(getproxies().keys() & {"http", "https", "all"}):
+            logger.warning("The proxies for %s are not used: rows may name any host.", ", ".join(proxies))
         workspace = Path(workspace)
+        claim(workspace, f"workspace of {self.name}")
         self._images = workspace / "images"
         self._images.mkdir(parents=True, exist_ok=True)
-        self._fetcher = Fetcher(contact, None, politeness)
+        self._fetcher = Fetcher(contact, None, politeness, public_only=True)
         self._ledger = Ledger(workspace / "urls.sqlite", _SCHEMA, politeness.workers)
 
     def add(

@@ -11,6 +11,7 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
+from ..files import claim
 from .base import Candidate, Mention, Picture
 from .fetching import (
     LIMITS,
@@ -89,6 +90,7 @@ class Wikimedia:
         wikipedia, wikidata, commons: the URLs of ``api.php``, that of Wikipedia with ``{lang}`` in it.
 
     Raises:
+        FileExistsError: the workspace holds files, and is not one of this provider.
         ValueError: an option makes no sense.
     """
 
@@ -116,6 +118,7 @@ class Wikimedia:
         self._licences = AllowList(licences)
         self._taxonomy = Taxonomy(classes, self._parents, MAX_DEPTH)
         workspace = Path(workspace)
+        claim(workspace, f"workspace of {self.name}")
         self._images = workspace / "images"
         self._images.mkdir(parents=True, exist_ok=True)
         self._fetcher = Fetcher(contact, workspace / "answers.sqlite", politeness)

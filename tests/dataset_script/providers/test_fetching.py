@@ -1,8 +1,12 @@
 """Polite HTTP against a loopback server."""
 
+import contextlib
+import gzip
 import io
+import socket
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +15,7 @@ import pytest
 from PIL import Image
 from wikimedia_server import WikimediaServer, picture
 
+from dataset_script.providers import fetching
 from dataset_script.providers.fetching import (
     Fetcher,
     Limits,
@@ -19,6 +24,7 @@ from dataset_script.providers.fetching import (
     Temporary,
     clear_parts,
     in_parallel,
+    is_public,
     retry_after_s,
     user_agent,
 )
@@ -189,10 +195,124 @@ def test_what_is_no_http_url_is_refused_without_a_request(fetcher, tmp_path, url
         fetcher.picture(url, tmp_path, "a")
 
 
-def test_a_server_that_drips_is_given_up(server, fetcher, tmp_path):
+@contextlib.contextmanager
+def speaking(start: bytes, again: bytes, pause_s: float = 0.0) -> Iterator[str]:
+    """The URL of a server that answers each request with ``start``, and ``again`` and again with a pause between."""
+    listening, over = socket.create_server(("127.0.0.1", 0)), threading.Event()
+
+    def answer(connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            connection.recv(2**16)
+            connection.sendall(start)
+            while not over.wait(pause_s):
+                connection.sendall(again)
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=answer, args=(listening.accept()[0],), daemon=True).start()
+
+    threading.Thread(target=serve, daemon=True).start()
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}/a.jpg"
+    over.set()
+    listening.close()
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\n"
+
+
+@pytest.mark.parametrize(
+    ("start", "again"),
+    [
+        (b"", b""),
+        (b"HTTP/1.1 200 OK\r\nX-Slow: ", b"a"),
+        (b"HTTP/1.1 302 Found\r\nLocation: /b\r\n\r\n", b"a"),
+        (HEAD + b"Content-Length: 100000\r\n\r\n\xff\xd8", b"a"),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"0"),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\n\xff\xd8\r\n", b"1\r\na\r\n"),
+    ],
+    ids=["silent", "header", "redirects", "body", "chunk size", "chunks"],
+)
+def test_a_server_that_drips_is_given_up_in_time(tmp_path, start, again):
+    fetcher = Fetcher("me@example.org", None, Politeness(requests_per_second=1000, attempts=1, timeout_s=5))
+    with speaking(start, again, pause_s=0.02) as url:
+        started = time.monotonic()
+        with pytest.raises((Temporary, Refused)) as error:
+            fetcher.picture(url, tmp_path, "a", Limits(max_seconds=0.3))
+        took_s = time.monotonic() - started
+    fetcher.close()
+    assert took_s < 1.0
+    if start:
+        assert 0.25 < took_s or "TooManyRedirects" in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("coding", ["gzip", "chunked", "none", "header", "redirect"])
+def test_memory_is_bounded_by_the_size_that_is_taken(tmp_path, coding):
+    """A bomb of 256 MiB in 256 KiB, as content and beside a redirect; and servers that never stop."""
+    bomb = gzip.compress(bytes(2**28), 1)
+    packed = b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n%b" % (len(bomb), bomb)
+    start, again = {
+        "gzip": (HEAD + packed, b""),
+        "redirect": (b"HTTP/1.1 302 Found\r\nLocation: /b\r\n" + packed, b""),
+        "chunked": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"0" * 2**16),
+        "none": (HEAD + b"\r\n", b"a" * 2**16),
+        "header": (b"HTTP/1.1 200 OK\r\n", b"X: %b\r\n" % (b"a" * 60_000)),
+    }[coding]
+    fetcher = Fetcher("me@example.org", None, Politeness(requests_per_second=1000, attempts=1, timeout_s=5))
+    limits = Limits(max_bytes=2**21, max_seconds=10)
+    tracemalloc.start()
+    with speaking(start, again) as url, pytest.raises((Temporary, Refused)):
+        fetcher.picture(url, tmp_path, "a", limits)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    fetcher.close()
+    assert peak < 2**24
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("8.8.8.8", True), ("2606:4700::1111", True), ("64:ff9b::808:808", True), ("127.0.0.1", False),
+        ("10.1.2.3", False), ("172.16.0.1", False), ("192.168.1.1", False), ("169.254.169.254", False),
+        ("100.64.0.1", False), ("0.0.0.0", False), ("224.0.1.1", False), ("255.255.255.255", False), ("::1", False),
+        ("::", False), ("fe80::1%2", False), ("fd00::1", False), ("fec0::1", False), ("ff0e::1", False),
+        ("::ffff:127.0.0.1", False), ("64:ff9b::7f00:1", False), ("2002:7f00:1::", False), ("::ffff:8.8.8.8", True),
+    ],
+)  # fmt: skip
+def test_public_addresses(address, expected):
+    assert is_public(address) is expected
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "2130706433", "0x7f.1", "[::1]", "[::ffff:127.0.0.1]"])
+def test_a_host_is_judged_by_the_addresses_that_it_has(server, tmp_path, host):
+    fetcher = Fetcher("me@example.org", None, Politeness(requests_per_second=1000, attempts=3), public_only=True)
+    with pytest.raises(Refused) as error:
+        fetcher.picture(server.url.replace("127.0.0.1", host) + "/a.jpg", tmp_path, "a")
+    fetcher.close()
+    assert error.value.cause == "not a public address" and not server.log
+
+
+def test_the_address_that_was_judged_is_the_one_that_is_asked(server, tmp_path, monkeypatch):
+    """A name server may answer otherwise the second time."""
     server.raw["/a.jpg"] = ("image/jpeg", picture("a"))
-    with pytest.raises(Temporary, match="longer than"):
-        fetcher.picture(server.url + "/a.jpg", tmp_path, "a", Limits(max_seconds=0))
+    port = int(server.url.rpartition(":")[2])
+    found, answers = socket.getaddrinfo, ["127.0.0.1", "127.0.0.2", "127.0.0.2"]
+    asked = []
+
+    def look_up(host, *arguments, **options):
+        if host == "rebinding.example":
+            host = answers.pop(0)
+        asked.append(host)
+        return found(host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(fetching, "is_public", lambda address: address == "127.0.0.1")
+    fetcher = Fetcher("me@example.org", None, Politeness(requests_per_second=1000, attempts=1), public_only=True)
+    path = fetcher.picture(f"http://rebinding.example:{port}/a.jpg", tmp_path, "a")
+    fetcher.close()
+    assert path.read_bytes() == picture("a") and asked == ["127.0.0.1", "127.0.0.1"]
 
 
 def test_items_are_read_as_they_are_needed():

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from wikimedia_server import WikimediaServer, picture
 
-from dataset_script.providers import urls
+from dataset_script.providers import fetching, urls
 from dataset_script.providers.base import Candidate
 from dataset_script.providers.fetching import Limits, Politeness, add_politeness_arguments
 from dataset_script.providers.urls import Urls
@@ -22,7 +22,13 @@ HURRIED = Politeness(requests_per_second=1000, attempts=3, backoff_s=0, sleep=la
 
 
 @pytest.fixture
-def server() -> Iterator[WikimediaServer]:
+def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server of these tests is at a loopback address."""
+    monkeypatch.setattr(fetching, "is_public", lambda address: True)
+
+
+@pytest.fixture
+def server(trusted: None) -> Iterator[WikimediaServer]:
     with WikimediaServer() as server:
         for name in "abc":
             server.raw[f"/{name}.jpg"] = ("image/jpeg", picture(name))
@@ -125,8 +131,10 @@ def test_another_run_asks_for_what_got_no_answer_and_for_nothing_else(server, tm
 KILLED = """
 import sys
 from pathlib import Path
+from dataset_script.providers import fetching
 from dataset_script.providers.fetching import Politeness
 from dataset_script.providers.urls import Urls
+fetching.is_public = lambda address: True
 made = Urls(Path(sys.argv[1]), "me@example.org", Path(sys.argv[2]), Politeness(requests_per_second=1000))
 made.prepare(lambda: iter(()), lambda: (str(n) for n in range(80)))
 """
@@ -156,6 +164,40 @@ def test_a_run_that_was_killed_goes_on_where_it_was(server, tmp_path):
         assert made.picture(candidate.name).path.read_bytes() == picture(str(number))
     assert len(list((tmp_path / "work" / "images").iterdir())) == 80
     made.close()
+
+
+def test_rows_cannot_name_addresses_that_are_not_public(server, tmp_path, monkeypatch):
+    """Neither at once nor by a redirect; the host of the redirect is public here, and the table none of a stranger."""
+    server.raw["/away.jpg"] = (f"->{server.url.replace('127.0.0.1', '127.0.0.2')}/a.jpg", b"")
+    monkeypatch.setattr(fetching, "is_public", lambda address: address == "127.0.0.1")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    (tmp_path / "netrc").write_text("default login me password secret")
+    port = server.url.rpartition(":")[2]
+    made = Urls(tmp_path / "work", "me@example.org", politeness=HURRIED)
+    for row, url in {"1": "/a.jpg", "2": "/away.jpg", "3": "/b.jpg"}.items():
+        made.add(row, (server.url if row != "3" else f"http://127.0.0.3:{port}") + url)
+    counts = prepare(made, "123").counts()
+    assert (counts["rows with a picture"], counts["URLs refused: not a public address"]) == (1, 2)
+    assert server.log == ["/a.jpg", "/away.jpg"] or server.log == ["/away.jpg", "/a.jpg"]
+    assert server.passwords == set()
+    made.close()
+
+
+def test_proxies_are_not_used_and_that_is_said(server, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    made = Urls(tmp_path / "work", "me@example.org", politeness=HURRIED)
+    made.add("1", f"{server.url}/a.jpg")
+    assert prepare(made, "1").counts()["rows with a picture"] == 1
+    assert "The proxies for http are not used" in caplog.text
+    made.close()
+
+
+def test_a_workspace_of_others_is_not_taken(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "film.part").write_text("mine")
+    with pytest.raises(FileExistsError, match="name a new or an empty folder"):
+        Urls(tmp_path, "me@example.org")
+    assert (tmp_path / "images" / "film.part").read_text() == "mine"
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ class WikimediaServer:
         self.faults: list[Fault] = []
         self.log: list[str] = []
         self.agents: set[str] = set()
+        self.passwords: set[str] = set()
         self.violations: list[str] = []
         self.most_at_once = 0
         self.props_a_part = 50
@@ -71,6 +72,7 @@ class WikimediaServer:
 
         self._httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._httpd.daemon_threads = True
+        self._httpd.handle_error = lambda *arguments: None  # a client that has read enough
         self.url = f"http://127.0.0.1:{self._httpd.server_address[1]}"
 
     def __enter__(self) -> "WikimediaServer":
@@ -118,6 +120,7 @@ class WikimediaServer:
             self.most_at_once = max(self.most_at_once, self._now)
             self.log.append(handler.path)
             self.agents.add(handler.headers.get("User-Agent", ""))
+            self.passwords.update(handler.headers.get_all("Authorization", []))
             path = unquote(handler.path)
             fault = next((fault for fault in self.faults if fault.times and fault.pattern.search(path)), None)
             if fault:
