@@ -118,6 +118,7 @@ def export_onnx(model, processor, folder: str | os.PathLike, quantize: bool = Fa
 
     Raises:
         ImportError: `onnx`, `onnxscript` or (to quantise) `onnxruntime` is not installed.
+        FileExistsError: files of an export's names are there, and no export.
         ValueError: the model is not in float32.
         RuntimeError: a tower uses an operation that has no ONNX counterpart.
     """
@@ -127,9 +128,15 @@ def export_onnx(model, processor, folder: str | os.PathLike, quantize: bool = Fa
         raise ValueError(f"The model is in {model.dtype}; load it with dtype=torch.float32 to export it.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in (TEXT_GRAPH, IMAGE_GRAPH, FUSION_GRAPH, CRF_FILE, EXPORT_FILE):
-        (folder / name).unlink(missing_ok=True)
-        (folder / f"{name}.data").unlink(missing_ok=True)
+    names = [TEXT_GRAPH, IMAGE_GRAPH, FUSION_GRAPH, CRF_FILE, EXPORT_FILE]
+    old = [path for name in names for path in (folder / f"{name}.data", folder / name) if path.exists()]
+    if old and old[-1].name != EXPORT_FILE:
+        raise FileExistsError(
+            f"{folder} holds {', '.join(path.name for path in old)} and no {EXPORT_FILE}, which an export has, so "
+            "nothing is replaced: name another folder, or move or delete them by hand."
+        )
+    for path in old:  # that which says that it is an export goes last
+        path.unlink()
 
     was_training = model.training
     model.eval()

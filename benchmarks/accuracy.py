@@ -48,8 +48,8 @@ CONTROLS = {"text_only_tags": "images hidden", "shuffled_image_tags": "images sh
 
 
 def run(arguments: argparse.Namespace, folder: Path, dataset: str, options: dict[str, Any], seed: int) -> None:
-    """Trains and scores one cell of the grid, or goes on with it; what it prints goes into its `log`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Trains and scores one cell of the grid, or goes on with it; what it prints goes into a log beside its folder."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
     if (folder / RESULTS).exists():
         return
     command = [sys.executable, str(ROOT / "run_mmner.py"), str(arguments.recipe), "--dataset", dataset]
@@ -60,10 +60,11 @@ def run(arguments: argparse.Namespace, folder: Path, dataset: str, options: dict
         command += [f"--{name}", str(value)]
     if any(folder.glob("checkpoint-*")):
         command += ["--resume_from_checkpoint", "last"]
-    with (folder / "log").open("a") as log:
+    log_file = folder.with_name(f"{folder.name}.log")
+    with log_file.open("a") as log:
         code = subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
     if code:
-        raise RuntimeError(f"{folder.name} ended with code {code}; its last words are in {folder / 'log'}.")
+        raise RuntimeError(f"{folder.name} ended with code {code}; its last words are in {log_file}.")
 
 
 def facts_of(folder: Path, rows: Rows) -> dict[str, Any]:

@@ -20,6 +20,8 @@ from filelock import FileLock, Timeout
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from dataset_script.files import claim
+
 logger = logging.getLogger(__name__)
 
 SAVING = "_saving"
@@ -28,7 +30,7 @@ PATIENCE_S = 15  # the data loader's workers of a killed run, which hold its loc
 PROGRESS = "progress.json"
 """Of a checkpoint: how manieth it is of its folder (`order`), which `run` saved it, and what `ResumableTrainer` goes
 on counting from."""
-WEIGHTS = re.compile(r"(model|pytorch_model).*\.(safetensors|bin|index\.json)")
+WEIGHTS = re.compile(r"(model|pytorch_model)(-\d{5}-of-\d{5})?\.(safetensors|bin)(\.index\.json)?")
 
 # In the words of those libraries that have no number for it: Rust's (safetensors, tokenizers) and torch's own writer.
 NO_ROOM = {errno.ENOSPC: "No space left", errno.EDQUOT: "Disk quota", errno.EFBIG: "File too large"}
@@ -42,10 +44,11 @@ def sole_use(folder: str | Path) -> Iterator[None]:
     No other run writes to the folder as long as this lasts. The kernel holds the lock: one that is killed leaves none.
 
     Raises:
+        FileExistsError: the folder holds files, and is not that of a run.
         RuntimeError: another run does.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    claim(folder, "run")
     lock = FileLock(folder / LOCK, timeout=PATIENCE_S)
     try:
         lock.acquire()
@@ -139,7 +142,14 @@ def tidy(folder: str | Path) -> None:
 
 
 def commit(staged: Path, place: Path) -> None:
-    """Brings a folder in `_saving/` to the disk, and then to its place; what was there goes when the new one is."""
+    """
+    Brings a folder in `_saving/` to the disk, and then to its place; the checkpoint that was there goes when it is.
+
+    Raises:
+        FileExistsError: what is there is no checkpoint of this program's.
+    """
+    if place.exists() and not (place / PROGRESS).is_file():
+        raise FileExistsError(f"{place} has no {PROGRESS}, so it is not replaced: move it, or delete it by hand.")
     _sync_tree(staged)
     replaced = staged.parent / f"replaced-{place.name}"
     if place.exists():
@@ -170,7 +180,7 @@ def commit_files(staged: Path, folder: Path) -> None:
 
 def rotate(folder: str | Path, limit: int | None, kept: Path | None) -> None:
     """
-    Deletes the checkpoints saved first, but never the last one.
+    Deletes the checkpoints saved first, but never the last one, nor those that the plain Trainer saved.
 
     Args:
         folder: of the run.
@@ -179,7 +189,7 @@ def rotate(folder: str | Path, limit: int | None, kept: Path | None) -> None:
     """
     if not limit or limit < 1:
         return
-    checkpoints = complete_checkpoints(folder)
+    checkpoints = [path for path in complete_checkpoints(folder) if (path / PROGRESS).is_file()]
     protected = {path for path in checkpoints[-1:] + [kept] if path is not None and path in checkpoints}
     excess = len(checkpoints) - max(limit, len(protected))
     for path in [path for path in checkpoints if path not in protected][: max(excess, 0)]:
@@ -193,6 +203,12 @@ def rotate(folder: str | Path, limit: int | None, kept: Path | None) -> None:
 
 def _delete(folder: Path) -> None:
     shutil.rmtree(folder)
+
+
+def discard(staged: Path) -> None:
+    """Deletes what was being written to `_saving/`."""
+    shutil.rmtree(staged, ignore_errors=True)
+    _remove_if_empty(staged.parent)
 
 
 @contextlib.contextmanager
@@ -292,6 +308,7 @@ __all__ = [
     "commit",
     "commit_files",
     "complete_checkpoints",
+    "discard",
     "explained_disk_errors",
     "is_complete",
     "newest_checkpoint",

@@ -24,6 +24,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
+from dataset_script.files import claim
+
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
@@ -78,6 +80,9 @@ class FeatureStore:
         folder: of the store, on a disk that all processes of a run share; made where there is none.
         fingerprint: of whatever the vectors depend on but the picture; the name of a folder.
         limit_bytes: that the whole store may take, all fingerprints together.
+
+    Raises:
+        FileExistsError: the folder holds files, and is no store.
     """
 
     def __init__(self, folder: str | os.PathLike, fingerprint: str, limit_bytes: int):
@@ -88,6 +93,7 @@ class FeatureStore:
         self._place: dict[int, tuple[_Segment, int]] = {}
         self._id_of_content: dict[bytes, int] = {}
         self._writer: _Segment | None = None
+        claim(self.root, "feature store")
         self.folder.mkdir(parents=True, exist_ok=True)
         self.refresh()
 

@@ -3,7 +3,6 @@
 import json
 import logging
 import random
-import shutil
 import time
 import uuid
 from pathlib import Path
@@ -227,7 +226,7 @@ class ResumableTrainer(Trainer):
                     checkpoints.commit(staged, place)
         except Exception:
             self.state.best_model_checkpoint = best_before
-            shutil.rmtree(staged.parent, ignore_errors=True)
+            checkpoints.discard(staged)
             raise
         self._order += 1
         if self.args.should_save:
@@ -254,7 +253,7 @@ class ResumableTrainer(Trainer):
                 if self.args.should_save and staged.is_dir():
                     checkpoints.commit_files(staged, folder)
         except Exception:
-            shutil.rmtree(staged.parent, ignore_errors=True)
+            checkpoints.discard(staged)
             raise
         self.accelerator.wait_for_everyone()
         if self.args.push_to_hub and not _internal_call:

@@ -261,12 +261,19 @@ def test_products_whose_input_has_outliers_stay_exact(tmp_path, monkeypatch):
 
 def test_an_export_replaces_the_one_before(gated, tmp_path, monkeypatch):
     """What the new model has no use for must not lie about and be read."""
-    for name in (TEXT_GRAPH, IMAGE_GRAPH, FUSION_GRAPH):
+    for name in (TEXT_GRAPH, IMAGE_GRAPH, FUSION_GRAPH, "export.json"):
         (tmp_path / name).write_text("of another model")
     monkeypatch.setattr(onnx_2mner, "_export", lambda graph, inputs, outputs, path: path.write_text("new"))
     export_onnx(varied_model(collaboration="none"), FixedInputs(), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["crf.npz", "export.json", "text.onnx"]
     assert (tmp_path / TEXT_GRAPH).read_text() == "new"
+
+
+def test_files_of_others_are_not_replaced_by_an_export(tmp_path):
+    (tmp_path / IMAGE_GRAPH).write_text("mine")
+    with pytest.raises(FileExistsError, match="holds image.onnx and no export.json"):
+        export_onnx(varied_model(collaboration="none"), FixedInputs(), tmp_path)
+    assert (tmp_path / IMAGE_GRAPH).read_text() == "mine"
 
 
 def test_an_export_that_fails_is_not_taken_for_a_whole_one(tmp_path, monkeypatch):

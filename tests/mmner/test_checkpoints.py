@@ -102,7 +102,8 @@ def test_a_checkpoint_takes_the_place_of_an_older_one_of_its_step(tmp_path):
 
 
 def test_a_model_takes_the_place_of_one_in_shards(tmp_path):
-    for name in ("model-00001-of-00002.safetensors", "model.safetensors.index.json", "README.md", "config.json"):
+    others = ("README.md", "model_of_last_week.safetensors", "model.onnx", "pytorch_model-best.bin")
+    for name in ("model-00001-of-00002.safetensors", "model.safetensors.index.json", "config.json", *others):
         (tmp_path / name).write_text("old")
     staged = tmp_path / "_saving" / "model"
     staged.mkdir(parents=True)
@@ -110,10 +111,33 @@ def test_a_model_takes_the_place_of_one_in_shards(tmp_path):
         (staged / name).write_text("new")
     checkpoints.commit_files(staged, tmp_path)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
-        "README.md": "old",
         "config.json": "new",
         "model.safetensors": "new",
-    }
+    } | dict.fromkeys(others, "old")
+
+
+def test_nothing_is_deleted_that_another_program_wrote(tmp_path):
+    """A folder with files is not taken for that of a run; nor are the plain Trainer's checkpoints for a run's."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "model.safetensors").write_text("mine")
+    with (
+        pytest.raises(FileExistsError, match="mine is not empty.*name a new or an empty folder"),
+        sole_use(tmp_path / "mine"),
+    ):
+        pass
+    run = tmp_path / "run"
+    with sole_use(run), sole_use(tmp_path / "other"):
+        pass
+    with sole_use(run):  # again: it is that of a run now
+        plain = [make_checkpoint(run, step) for step in (1, 2, 3)]
+        ours = [make_checkpoint(run, step, order=step) for step in (4, 5, 6)]
+        rotate(run, 1, None)
+        assert complete_checkpoints(run) == [*plain, ours[-1]]
+        with pytest.raises(FileExistsError, match=r"checkpoint-3 has no progress.json, so it is not replaced"):
+            checkpoints.commit(make_checkpoint(run / "_saving", 3, order=7), plain[-1])
+        (run / "_saving" / "notes").write_text("mine")
+        checkpoints.discard(run / "_saving" / "checkpoint-3")
+        assert [path.name for path in (run / "_saving").iterdir()] == ["notes"]
 
 
 def test_a_file_is_replaced_at_once_or_not_at_all(tmp_path):

@@ -200,6 +200,16 @@ def test_the_least_recently_used_goes_first_and_nothing_that_is_open(tmp_path):
     assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"print"}
 
 
+def test_a_folder_of_others_is_no_store(tmp_path):
+    mine = [tmp_path / "work" / name for name in ("thesis.new", "film.segment")]
+    mine[0].parent.mkdir()
+    for path in mine:
+        path.write_text("mine")
+    with pytest.raises(FileExistsError, match="says that it is a feature store.*name a new or an empty folder"):
+        FeatureStore(tmp_path, "print", 2**30)
+    assert [path.read_text() for path in mine] == ["mine", "mine"]
+
+
 def test_a_store_that_a_killed_process_had_open_can_be_dropped(tmp_path):
     job = in_a_process(tmp_path, "t.add(store, 1, rows=2000)\nprint('go', flush=True)\nsignal.pause()")
     job.stdout.readline()
