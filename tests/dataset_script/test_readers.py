@@ -21,8 +21,9 @@ from dataset_script.sources.formats import FileName, discover, find_format
 from dataset_script.sources.jsonl import read_jsonl
 from dataset_script.sources.policy import repair_tags
 from dataset_script.sources.readers import read_source
-from dataset_script.sources.rows import LANGUAGES, MalformedRow, Row, iob2_problems
+from dataset_script.sources.rows import LANGUAGES, MalformedRow, Row
 from dataset_script.sources.wikidiverse import Span, read_wikidiverse, tag_words
+from dataset_script.spans import iob2_problems
 
 SAMPLES = Path(__file__).with_name("samples")
 GOOD = {"id": "a", "lang": "en", "tokens": ["In", "Paris"], "ner_tags": ["O", "B-LOC"], "image": None}
