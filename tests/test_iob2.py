@@ -1,4 +1,4 @@
-"""IOB2 is one rule: the dataset, the metric and the pipeline find seqeval's entities; and the tags of a row by name."""
+"""IOB2 is one rule: dataset, metric and pipeline find seqeval's entities; and the tags of a row by name."""
 
 import itertools
 from types import SimpleNamespace

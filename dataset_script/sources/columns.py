@@ -122,8 +122,8 @@ class Layout:
         if tag_column is None and layout.tag is None:
             columns = " and ".join(str(column + 1) for column in layout.tags)
             raise ValueError(
-                f"{path}: the columns {columns} look like tags (the first line is {line!r}): name the one to read, "
-                f"for example tag_column={layout.tags[-1] + 1}."
+                f"{path}: the columns {columns} look like tags (the first line is {line!r}): name the one to read "
+                f"by tag_column (--tag_column), for example {layout.tags[-1] + 1}."
             )
         if tag_column is None or line is None:
             return layout
