@@ -118,11 +118,11 @@ class Layout:
         """
         lines = head(path)
         layout = cls.of(lines, numbered)
-        line = next(_content(lines), None)
+        line = next((line[:80] for line in _content(lines)), None)
         if tag_column is None and layout.tag is None:
             columns = " and ".join(str(column + 1) for column in layout.tags)
             raise ValueError(
-                f"{path}: the columns {columns} look like tags (the first line is {line!r}): name the one to read "
+                f"{path}: the columns {columns} look like tags (the first line begins {line!r}): name the one to read "
                 f"by tag_column (--tag_column), for example {layout.tags[-1] + 1}."
             )
         if tag_column is None or line is None:
@@ -130,8 +130,9 @@ class Layout:
         column = tag_column - 1 if tag_column > 0 else layout.columns + tag_column
         if not numbered < column < layout.columns:
             raise ValueError(
-                f"tag_column is {tag_column}, but {path} has {layout.columns} columns (the first line is {line!r}): "
-                f"expected a number from {numbered + 2} to {layout.columns}, or from the end, -1 for the last."
+                f"tag_column is {tag_column}, but {path} has {layout.columns} columns (the first line begins "
+                f"{line!r}): expected a number from {numbered + 2} to {layout.columns}, or, from the end, -1 for the "
+                "last."
             )
         return replace(layout, tag=column)
 

@@ -613,7 +613,7 @@ def test_a_column_of_tags_in_another_scheme_does_not_leave_the_chunks_alone(tmp_
 @pytest.mark.parametrize("tag_column", [0, 1, 4, -3, -4])
 def test_a_column_that_is_none_of_the_tags(tmp_path, tag_column):
     imgid(tmp_path / "train.txt", CHUNKS)
-    with pytest.raises(ValueError, match=rf"tag_column is {tag_column}, but .* has 3 columns .*from 2 to 3, or .*-1"):
+    with pytest.raises(ValueError, match=rf"tag_column is {tag_column}, but .* has 3 columns .*from 2 to 3, or, .*-1"):
         list(read_source(tmp_path, lang="en", tag_column=tag_column))
 
 
