@@ -154,6 +154,8 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArgu
             mention_dropout=data_args.mention_dropout,
             text_augmentation=data_args.text_augmentation,
             seed=seed,
+            name=f"{data_args.dataset}, {split}",
+            may_be_unlabelled=split == "test",
         )
 
     model.model.encoder_chunk_size = args.encoder_chunk_size
@@ -191,12 +193,16 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArgu
         prefix = SPLITS[split]
         scored = trainer.predict_with_controls(sentences[split], prefix)
         results |= scored.metrics
-        tables[prefix] = report.score_table(results, prefix, sentences[split].groups)
+        if table := report.score_table(results, prefix, sentences[split].groups):
+            tables[prefix] = table
         if is_main:
             predicted = report.prediction_rows(sentences[split], *scored.predictions)
+            if table:
+                report.plot_scores(output, split, table)
+                print(report.format_table(table, f"F1 on {split}"), flush=True)
+            else:
+                report.remove_scores(output, split)
             report.write_predictions(output, split, predicted)
-            report.plot_scores(output, split, tables[prefix])
-            print(report.format_table(tables[prefix], f"F1 on {split}"), flush=True)
     if collator.unreadable_images:
         logger.warning(f"{collator.unreadable_images} times an image did not open; the warnings above name them.")
     results["total_runtime"] = round(time.monotonic() - started, 4)  # in seconds, as the Trainer's own

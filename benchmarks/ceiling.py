@@ -39,6 +39,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.measuring import about, write  # noqa: E402
 from collaboration_2mner import Collaboration  # noqa: E402
+from dataset_script.spans import iob2_spans, tag_names  # noqa: E402
 from mmner.analysis import judge, repairs  # noqa: E402
 from mmner.significance import micro_f1, sentence_counts  # noqa: E402
 from modeling_2mner import TwoMNERForTokenClassification  # noqa: E402
@@ -54,12 +55,12 @@ def rows_of(dataset: str, split: str) -> list[dict[str, Any]]:
     """The rows of a split that have a picture, tags by name, without the picture."""
     rows = load_dataset(dataset)[split].remove_columns("image")
     names = rows.features["ner_tags"].feature.names
-    return [row | {"tags": [names[tag] for tag in row["ner_tags"]]} for row in rows if row["image_name"]]
+    return [row | {"tags": tag_names(row["tokens"], row["ner_tags"], names)} for row in rows if row["image_name"]]
 
 
 def types_of(row: dict[str, Any]) -> Counter[str]:
     """How many entities of each type a sentence has."""
-    return Counter(tag[2:] for tag in row["tags"] if tag.startswith("B-"))
+    return Counter(kind for _, _, kind in iob2_spans(row["tags"]))
 
 
 def counted(rows: Sequence[dict[str, Any]], kinds: dict[str, str], types: Sequence[str]) -> dict[str, torch.Tensor]:

@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.grid import grid_parser, test_rows, write_grid  # noqa: E402
 from crf_2mner import LinearChainCRF, iob2_constraints  # noqa: E402
+from dataset_script.spans import iob2_problems  # noqa: E402
 from mmner.collator import MultimodalCollator  # noqa: E402
 from mmner.data import WindowedSentences  # noqa: E402
 from mmner.trainer import TwoMNERTrainer  # noqa: E402
@@ -40,8 +41,7 @@ def decoded_by(crf: LinearChainCRF, labels: Sequence[str], way: str) -> LinearCh
 
 def stray_words(labels: Sequence[str], sequence: Sequence[int]) -> int:
     """The words whose I- tag does not follow a tag of its own type."""
-    tags = ["O", *(labels[tag] for tag in sequence)]
-    return sum(tag.startswith("I-") and before[2:] != tag[2:] for before, tag in zip(tags, tags[1:], strict=False))
+    return len(list(iob2_problems([labels[tag] for tag in sequence])))
 
 
 def main() -> None:

@@ -35,6 +35,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.grid import test_rows  # noqa: E402
 from benchmarks.measuring import about, write  # noqa: E402
 from benchmarks.predictions import PUBLISHED, published  # noqa: E402
+from dataset_script.spans import tag_names  # noqa: E402
 from mmner.analysis import judge, repairs  # noqa: E402
 from mmner.data import label_names  # noqa: E402
 from mmner.entity_f1 import Span, find_entities  # noqa: E402
@@ -120,7 +121,8 @@ def main() -> None:
         tags = label_names(test)
         columns = ["id", "tokens", "ner_tags", "image_name", "image_relation"]
         gold = {
-            row["id"]: row | {"tags": [tags[tag] for tag in row["ner_tags"]]} for row in test.select_columns(columns)
+            row["id"]: row | {"tags": tag_names(row["tokens"], row["ner_tags"], tags)}
+            for row in test.select_columns(columns)
         }
     mentions = read_mentions(arguments.images_tsv)
     runs: list[dict[str, Any]] = []

@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from dataset_script import load  # noqa: E402
+from dataset_script.spans import tag_names  # noqa: E402
 from mmner.entity_f1 import entity_scores, find_entities  # noqa: E402
 from modeling_2mner import TwoMNERForTokenClassification  # noqa: E402
 from onnx_2mner import OnnxEmissions, export_onnx  # noqa: E402
@@ -80,7 +81,7 @@ def measure(rows, run: dict[str, Callable], processor, labels, names, batch_size
             exact = logits if exact is None else exact
             errors[name] = max(errors[name], float(np.abs(logits - exact)[mask].max()))
             tags[name] += [[labels[tag] for tag in line[seen]] for line, seen in zip(predicted, mask, strict=True)]
-    gold = [[names[tag] for tag in row["ner_tags"]] for row in fits]
+    gold = [tag_names(row["tokens"], row["ner_tags"], names) for row in fits]
     entities = {name: find_entities(lines) for name, lines in tags.items()}
     result: dict = {
         "sentences": len(fits),

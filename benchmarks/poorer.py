@@ -23,6 +23,7 @@ import datasets
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from dataset_script.spans import mended_tags, tag_names  # noqa: E402
 from mmner import augmentation  # noqa: E402
 from mmner.entity_f1 import find_entities  # noqa: E402
 
@@ -40,10 +41,7 @@ def cut(tokens: list[str], tags: list[str], shown: Sequence[str], rng: random.Ra
     fitting = [entity for entity in entities if " ".join(tokens[entity[1] : entity[2]]).lower() in names]
     _, start, end = rng.choice(fitting or entities)
     window = slice(max(0, start - AROUND), end + AROUND)
-    tags = tags[window]
-    if tags[0].startswith("I-"):
-        tags = ["B" + tags[0][1:], *tags[1:]]
-    return tokens[window], tags
+    return tokens[window], mended_tags(tags[window])
 
 
 def lower(tokens: list[str], tags: list[str], shown: Sequence[str], rng: random.Random) -> Row:
@@ -66,7 +64,7 @@ WAYS = {
 
 def poorer(row: dict[str, Any], names: dict[str, list[str]], labels: list[str], way: str) -> dict[str, Any]:
     """A row of a dataset with poorer text; `names`: those of what each picture shows. The draw is the row's own."""
-    tokens, tags = row["tokens"], [labels[tag] for tag in row["ner_tags"]]
+    tokens, tags = row["tokens"], tag_names(row["tokens"], row["ner_tags"], labels)
     shown = names[row["image_name"]] if row["image_relation"] == "depicts" else []
     for step in WAYS[way]:
         tokens, tags = step(tokens, tags, shown, random.Random(row["id"]))

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.grid import test_rows  # noqa: E402
+from dataset_script.spans import tag_names  # noqa: E402
 from mmner.data import label_names  # noqa: E402
 from mmner.significance import micro_f1, sentence_counts  # noqa: E402
 
@@ -115,7 +116,8 @@ def main() -> None:
             test, _ = test_rows(folder, None, Path(scratch))
             names = label_names(test)
             gold = {
-                row["id"]: [names[tag] for tag in row["ner_tags"]] for row in test.select_columns(["id", "ner_tags"])
+                row["id"]: tag_names(row["tokens"], row["ner_tags"], names)
+                for row in test.select_columns(["id", "tokens", "ner_tags"])
             }
         scores = recorded(name)
         for path in paths:

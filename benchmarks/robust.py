@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.grid import grid_parser, test_rows, write_grid  # noqa: E402
+from dataset_script.spans import tag_names  # noqa: E402
 from mmner.arguments import DataArguments, TrainingArguments  # noqa: E402
 from mmner.augmentation import lower, no_punctuation, upper  # noqa: E402
 from mmner.collator import MultimodalCollator  # noqa: E402
@@ -52,7 +53,7 @@ def changed(rows: datasets.Dataset, way: str) -> datasets.Dataset:
     names = label_names(rows)
 
     def change(row: dict[str, Any]) -> dict[str, Any]:
-        tokens, tags = row["tokens"], [names[tag] for tag in row["ner_tags"]]
+        tokens, tags = row["tokens"], tag_names(row["tokens"], row["ner_tags"], names)
         for step in WAYS[way]:
             tokens, tags = step(tokens, tags)
         return {"tokens": tokens, "ner_tags": [names.index(tag) for tag in tags]}

@@ -33,6 +33,7 @@ def audit(
     *,
     lang: str | None = None,
     image_folders: Sequence[str | Path | None] = (None, None),
+    tag_column: int | None = None,
     near_duplicate: float = 0.8,
     image_distance: int = 6,
     max_images: int = 2000,
@@ -46,6 +47,7 @@ def audit(
         folder_a, folder_b: in any format that the readers know.
         lang: the language of rows that do not say theirs.
         image_folders: where the pictures of each lie, if not where the readers look.
+        tag_column: of files in columns, as that of ``dataset_script.load``.
         near_duplicate: the Jaccard similarity of word pairs from which sentences are nearly the same.
         image_distance: the bits of 64 in which the perceptual hashes of nearly the same pictures may differ.
         max_images: pictures of each dataset, drawn at random, whose look is examined.
@@ -62,7 +64,7 @@ def audit(
     given = [Path(folder) for folder in (folder_a, folder_b) if folder is not None]
     roots = [Path(root) if root else None for root in (*image_folders, None, None)]
     named = [
-        AuditedFolder(folder, name, lang, root)
+        AuditedFolder(folder, name, lang, root, tag_column)
         for folder, name, root in zip(given, _names(given), roots, strict=False)
     ]
     scan = _Scan(named, AuditedPictures(len(named), max_images, seed))
@@ -315,6 +317,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output_dir", type=Path, help="write audit.json, audit.md and plots there")
     parser.add_argument("--lang", choices=LANGUAGES, help="language of rows that do not say theirs")
     parser.add_argument("--image_folder", nargs="+", default=[], help="of the pictures of A, and of B")
+    parser.add_argument("--tag_column", type=int, metavar="N", help="of files in columns: that of the tags (-1: last)")
     parser.add_argument("--near_duplicate", type=float, default=0.8, help="Jaccard of word pairs (%(default)s)")
     parser.add_argument("--image_distance", type=int, default=6, help="of 64 bits (%(default)s)")
     parser.add_argument("--max_images", type=int, default=2000, help="whose look is examined (%(default)s)")
@@ -331,6 +334,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.folder_b,
         lang=arguments.lang,
         image_folders=arguments.image_folder,
+        tag_column=arguments.tag_column,
         near_duplicate=arguments.near_duplicate,
         image_distance=arguments.image_distance,
         max_images=arguments.max_images,

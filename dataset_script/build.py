@@ -117,7 +117,8 @@ def build(
         workspace: scratch and the provider's downloads; ``{output_dir}.work`` if left out. A build that was killed
             goes on from the downloads.
         licences: of the sentences, one for each of ``sources``, where it is not one whose licence is known.
-        source_options: of ``readers.read_source``: ``lang``, ``label_map``, ``errors``, ``iob2``.
+        source_options: of ``readers.read_source``: ``lang``, ``label_map``, ``errors``, ``iob2``,
+            ``tag_column``.
         own_pictures: take the pictures inside the rows of finished datasets and of those on the Hub, for ``Own``; they
             are written to ``stage.pictures / source``.
         command: the words of the command line, for the card's instructions.
@@ -506,6 +507,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--licences", nargs="+", default=[], help="of the sentences, one for each SOURCE")
     parser.add_argument("--errors", choices=("raise", "skip"), default="raise", help="at a malformed row")
     parser.add_argument("--iob2", choices=("auto", "repair", "strict"), default="auto")
+    parser.add_argument("--tag_column", type=int, metavar="N", help="of files in columns: that of the tags (-1: last)")
     parser.add_argument("--unrelated_share", type=float, default=Shares.unrelated, help="of all rows (%(default)s)")
     parser.add_argument("--missing_share", type=float, default=Shares.missing, help="of all rows (%(default)s)")
     parser.add_argument(
@@ -545,7 +547,7 @@ def run(arguments: argparse.Namespace) -> int:
         languages=arguments.languages,
         workspace=work,
         licences=arguments.licences,
-        source_options={key: getattr(arguments, key) for key in ("lang", "label_map", "errors", "iob2")},
+        source_options={key: getattr(arguments, key) for key in ("lang", "label_map", "errors", "iob2", "tag_column")},
         own_pictures=arguments.provider == "own",
         command=["python", "-m", "dataset_script", *map(_public, _without_places(sys.argv[1:]))],
     )

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from .providers.folder import name_key
 from .report import LoadReport
 from .sources.rows import LANGUAGES
-from .spans import iob2_spans
+from .spans import TagError, iob2_spans, is_unlabelled, tag_names
 
 SPLITS = ("train", "validation", "test")
 NOT_STATED = "not stated"
@@ -224,7 +224,7 @@ def _count_file(
             position = 0
             for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=columns):
                 counts: Counter[tuple[str, bytes]] = Counter()
-                for row in _rows(batch, labels, named):
+                for row in _rows(batch, labels, named, shown):
                     example = _count_row(row, part, lang, split, (shown, group, position), seen, counts)
                     position += 1
                     if example is not None and (len(best) < _EXAMPLES_PER_LANGUAGE or example < best[-1]):
@@ -235,17 +235,21 @@ def _count_file(
                 )
 
 
-def _rows(batch: pa.RecordBatch, labels: list[str], named: bool) -> Iterator[dict[str, Any]]:
+def _rows(batch: pa.RecordBatch, labels: list[str], named: bool, shown: str) -> Iterator[dict[str, Any]]:
     image = batch.column("image")
     present = image.is_valid().to_pylist()
     keys = batch.column("image_name").to_pylist() if named else image.field("bytes")
     relations = batch.column("image_relation").to_pylist() if "image_relation" in batch.schema.names else None
     columns = (batch.column(name).to_pylist() for name in ("id", "tokens", "ner_tags"))
     for number, (row_id, tokens, tags) in enumerate(zip(*columns, strict=True)):
+        try:
+            spans = [] if is_unlabelled(tags) else [*iob2_spans(tag_names(tokens, tags, labels))]
+        except TagError as error:
+            raise ValueError(f"{shown}, row {row_id}: {error}.") from None
         yield {
             "id": row_id,
             "tokens": tokens,
-            "spans": list(iob2_spans([labels[tag] for tag in tags])),
+            "spans": spans,
             "picture": present[number],
             "name": keys[number] if named else None,
             "bytes": None if named or not present[number] else keys[number].as_py(),

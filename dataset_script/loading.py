@@ -20,6 +20,7 @@ def load(
     errors: str = "raise",
     iob2: str = "auto",
     label_map: str | Path | Mapping[str, str] | None = None,
+    tag_column: int | None = None,
     parquet_dir: str | Path | None = None,
     cache_dir: str | Path | None = None,
 ) -> datasets.DatasetDict:
@@ -46,6 +47,8 @@ def load(
             that is not IOB2 at all.
         label_map: from the entity types of the files to others: ``"other-to-misc"``, ``"multinerd-to-four"`` or
             another name in ``label_maps.yaml``, a YAML file, or a mapping; ``"O"`` where a type is no entity.
+        tag_column: of files in columns, the one of the tags, counted from 1 or, if negative, from the end. Needed only
+            where several look like tags and the file is of no known kind, as one of tokens, chunks and entities.
         parquet_dir: write the dataset there too (``write_parquet``).
         cache_dir: of ``datasets``. A change of the files or options makes a new entry.
 
@@ -53,6 +56,7 @@ def load(
         Splits ``train``, ``validation`` and ``test``, as far as the folder has them, with columns ``id``, ``lang``,
         ``tokens``, ``ner_tags``, ``image``, and where the source has them ``caption`` and ``image_relation``. The
         labels are those of the data: O, then B-X and I-X by name, the same in all splits and languages of the folder.
+        Where ``test`` has no gold labels (null, or a list of nulls, -1 or -100 in each row), its tags are -1.
 
     Raises:
         FileNotFoundError: the folder holds no dataset, or a path given is not there.
@@ -66,6 +70,7 @@ def load(
     path = Path(folder).expanduser().absolute()
     if is_parquet(path):
         options = {"lang": lang, "image_folder": image_folder, "captions": captions, "label_map": label_map}
+        options["tag_column"] = tag_column
         unused = [name for name, value in options.items() if value is not None]
         usual = (("errors", errors, "raise"), ("iob2", iob2, "auto"))
         unused += [name for name, value, default in usual if value != default]
@@ -75,6 +80,7 @@ def load(
     else:
         given: dict[str, Any] = {"lang": lang, "image_folder": _text(image_folder), "captions": _text(captions)}
         cache = str(cache_dir) if cache_dir is not None else None
+        given["tag_column"] = tag_column
         given["label_map"] = dict(label_map) if isinstance(label_map, Mapping) else _text(label_map)
         builder = MMNER(config_name=config, data_dir=str(path), cache_dir=cache, errors=errors, iob2=iob2, **given)
         builder.download_and_prepare()

@@ -27,6 +27,7 @@ class MMNERConfig(datasets.BuilderConfig):
     errors: str = "raise"
     iob2: str = "auto"
     label_map: str | dict[str, str] | None = None
+    tag_column: int | None = None
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -38,7 +39,14 @@ class MMNERConfig(datasets.BuilderConfig):
         if self.data_dir is None:
             raise ValueError("MMNER has no data_dir: expected the folder of a dataset.")
         return Corpus(
-            self.data_dir, self.lang, self.image_folder, self.captions, self.errors, self.iob2, self.label_map
+            self.data_dir,
+            self.lang,
+            self.image_folder,
+            self.captions,
+            self.errors,
+            self.iob2,
+            self.label_map,
+            self.tag_column,
         )
 
     def create_config_id(self, config_kwargs: dict[str, Any], custom_features: datasets.Features | None = None) -> str:

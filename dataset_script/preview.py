@@ -37,6 +37,7 @@ def preview(
     lang: str | None = None,
     split: str | None = None,
     seed: int = 0,
+    tag_column: int | None = None,
 ) -> Path:
     """Write a page of rows drawn at random, each as likely as any other.
 
@@ -46,6 +47,7 @@ def preview(
         rows: how many at most.
         lang, split: of which language or split alone.
         seed: of the draw; the same rows and seed give the same bytes.
+        tag_column: of files in columns, as that of ``dataset_script.load``.
 
     Returns:
         The file.
@@ -58,7 +60,7 @@ def preview(
         raise ValueError(f"rows is {rows}; expected 1 or more.")
     if lang not in (None, *LANGUAGES):
         raise ValueError(f"lang is {lang!r}; expected one of {', '.join(LANGUAGES)}.")
-    audited = AuditedFolder(Path(folder), Path(folder).expanduser().resolve().name)
+    audited = AuditedFolder(Path(folder), Path(folder).expanduser().resolve().name, tag_column=tag_column)
     drawn, counts, malformed = _draw(audited, rows, lang, split, seed)
     if not drawn:
         found = ", ".join(f"{key}: {number}" for key, number in sorted(counts.items())) or "none"
@@ -193,10 +195,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lang", choices=LANGUAGES, help="of this language alone")
     parser.add_argument("--split", choices=tuple(SPLIT_FILES), help="of this split alone")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--tag_column", type=int, metavar="N", help="of files in columns: that of the tags (-1: last)")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the page, and say where."""
-    chosen = arguments.rows, arguments.lang, arguments.split, arguments.seed
+    chosen = arguments.rows, arguments.lang, arguments.split, arguments.seed, arguments.tag_column
     print(preview(arguments.folder, arguments.output, *chosen).as_posix())
     return 0

@@ -103,6 +103,11 @@ class DataArguments:
             "choices": ["auto", "repair", "strict"],
         },
     )
+    tag_column: int | None = _option(
+        None,
+        "Of a folder of files in columns: that of the tags, counted from 1 or, if negative, from the end. Needed only "
+        "where several look like tags.",
+    )
     captions: str | None = _option(None, "Of a folder: its file of captions, if not found by itself.")
     image_folder: str | None = _option(None, "Of a folder: where its images are, if not in images/.")
     use_images: bool = _option(True, "False: train and evaluate as if no row had an image.")
@@ -394,6 +399,7 @@ OF_ONE_SET = (
     "search_space",
     "search_trials",
     "streaming",
+    "tag_column",
     "train_languages",
 )
 

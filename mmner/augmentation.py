@@ -4,6 +4,8 @@ import random
 import unicodedata
 from collections.abc import Callable, Sequence
 
+from dataset_script.spans import iob2_spans
+
 Tagged = tuple[list[str], list[str]]  # tokens, and the tag of each
 
 
@@ -55,12 +57,10 @@ def without_mentions(
     tokens: Sequence[str], tags: Sequence[str], probability: float, mask: str, rng: random.Random
 ) -> list[str]:
     """A copy of the words in which those of each entity are, with the probability, the mask."""
-    tokens, hidden = list(tokens), False
-    for position, tag in enumerate(tags):
-        if tag.startswith("B-"):
-            hidden = rng.random() < probability
-        if tag != "O" and hidden:
-            tokens[position] = mask
+    tokens = list(tokens)
+    for start, stop, _ in iob2_spans(tags):
+        if rng.random() < probability:
+            tokens[start:stop] = [mask] * (stop - start)
     return tokens
 
 

@@ -52,8 +52,8 @@ class MultimodalCollator:
     def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """
         Args:
-            features: `tokens`, `labels` and `image` (undecoded, its id if there is a store, or `None`) of each window,
-                and, if captions are read, its `caption`.
+            features: `tokens` and `image` (undecoded, its id if there is a store, or `None`) of each window; its
+                `labels`, where there are gold labels; and, if captions are read, its `caption`.
 
         Returns:
             The tensors of the batch contract, as the processor gives them.
@@ -66,7 +66,7 @@ class MultimodalCollator:
                 text=[feature["tokens"] for feature in features],
                 images=images,
                 captions=[feature["caption"] for feature in features] if "caption" in features[0] else None,
-                word_labels=[feature["labels"] for feature in features],
+                word_labels=[feature["labels"] for feature in features] if "labels" in features[0] else None,
                 pad_to_multiple_of=self.pad_to_multiple_of,
             )
         )

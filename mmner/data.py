@@ -18,6 +18,8 @@ from transformers import EvalPrediction
 import dataset_script
 from dataset_script import probe
 from dataset_script.parquet import attach_report, is_parquet
+from dataset_script.sources.formats import SPLIT_NAMES
+from dataset_script.spans import TagError, check_tokens, iob2_tags, is_unlabelled, mended_tags
 from mmner.arguments import DataArguments
 from mmner.augmentation import augmented, without_mentions
 from mmner.entity_f1 import entity_scores, groups_of
@@ -30,6 +32,13 @@ SPLITS = {"train": "train", "validation": "eval", "test": "test"}
 """The splits of a set, and the prefix of the scores and counts of each."""
 IMAGES = ("own", "hidden", "shuffled")
 IGNORED = -100
+REMEDIES = {
+    "not IOB2": "Correct the row. If the set is IOB1, or has more such slips, convert it: python -m dataset_script "
+    "build SET --provider own --splits source --iob2 repair --output_dir FOLDER, and give --dataset FOLDER.",
+    "no gold label": "Give it gold labels or leave it out: only a test split that has none at all is predicted, and "
+    "not scored.",
+}
+"""What to do about a row, by what is wrong with its tags."""
 
 
 def load_splits(
@@ -54,7 +63,7 @@ def load_splits(
         ValueError: a row is malformed, an option makes no sense for this set, it has none of the splits needed, or no
             `train` where that is needed.
     """
-    loaded = _load_streaming(args, needed) if args.streaming else _load(args, Path(cache), build)
+    loaded = _load_streaming(args, needed) if args.streaming else _renamed(_load(args, Path(cache), build))
     if others := sorted(set(loaded) - set(SPLITS)):
         logger.warning(f"The splits {', '.join(others)} are not read; {', '.join(SPLITS)} are.")
     absent = [split for split in SPLITS if split in needed and split not in loaded]
@@ -98,6 +107,7 @@ def _load(args: DataArguments, cache: Path, build: bool) -> datasets.DatasetDict
         "dataset_iob2": args.dataset_iob2,
         "image_folder": args.image_folder,
         "captions": args.captions,
+        "tag_column": args.tag_column,
     }
     options = {option.removeprefix("dataset_"): value for option, value in given.items()}
     if name == "probe":
@@ -117,6 +127,23 @@ def _load(args: DataArguments, cache: Path, build: bool) -> datasets.DatasetDict
     return loaded
 
 
+def _renamed(splits: dict[str, Any]) -> dict[str, Any]:
+    """The splits by their names here: where there is no `validation`, that is what `dev` is, and so on."""
+    renamed = dict(splits)
+    for name in splits:
+        split = SPLIT_NAMES.get(name, name)
+        if split in splits:
+            continue
+        if split in renamed:
+            names = [other for other in splits if SPLIT_NAMES.get(other) == split]
+            raise ValueError(
+                f"The set has the splits {', '.join(names)}, which all are {split}: expected one of them."
+            )
+        logger.info(f"The split {name} is read as {split}.")
+        renamed[split] = renamed.pop(name)
+    return renamed
+
+
 def _load_streaming(
     args: DataArguments, needed: Collection[str]
 ) -> dict[str, datasets.Dataset | ParquetShards | None]:
@@ -126,12 +153,13 @@ def _load_streaming(
             f"--streaming reads Parquet files, and the dataset is {args.dataset}: give --dataset a folder of them or "
             "a name on the Hub, or leave --streaming out."
         )
-    given = ("dataset_lang", "dataset_errors", "dataset_iob2", "image_folder", "captions")
+    given = ("dataset_lang", "dataset_errors", "dataset_iob2", "image_folder", "captions", "tag_column")
     if unused := [name for name in given if getattr(args, name) not in (None, "raise", "auto")]:
         raise ValueError(f"{args.dataset} is read as Parquet, where {', '.join(unused)} mean nothing: leave them out.")
     folder = Path(args.dataset).expanduser()
     config = args.dataset_config or ("all" if is_parquet(folder) else None)
     files, features = find_shards(args.dataset, config)
+    files = _renamed(files)
     loaded: dict[str, datasets.Dataset | ParquetShards | None] = dict.fromkeys(files)
     if others := {split: files[split] for split in files if split in needed and split != "train"}:
         loaded.update(datasets.load_dataset("parquet", data_files=others, features=features))
@@ -233,10 +261,14 @@ class WindowedSentences(torch.utils.data.Dataset):
         text_augmentation: in training, the probability that a sentence is read as it could have been typed in a post:
             in lower case, in capitals or without punctuation. One that would no longer fit its window stays as it is.
         seed: of the shuffled images, the hidden mentions and the augmented sentences.
+        name: of the set, in messages.
+        may_be_unlabelled: the rows may have no gold labels (null, -1 or -100 for all tags of all rows). Then they can
+            be predicted, not scored: `tags` is `None`, and a window has no `labels`.
 
     Raises:
-        ValueError: tags that the model does not know or that are not IOB2, no two different images to shuffle, or
-            captions are to be read and the rows have none.
+        ValueError: a row has null tokens, not as many tags as tokens, a tag of no name, or tags that are not IOB2 or
+            that the model does not know; no two different images to shuffle; or captions are to be read and the rows
+            have none.
     """
 
     def __init__(
@@ -253,18 +285,17 @@ class WindowedSentences(torch.utils.data.Dataset):
         mention_dropout: float = 0.0,
         text_augmentation: float = 0.0,
         seed: int = 0,
+        name: str = "the set",
+        may_be_unlabelled: bool = False,
     ):
-        names = label_names(rows)
         self.tokens: list[list[str]] = rows["tokens"][:]
-        self.tags: list[list[str]] = [[names[tag] for tag in tags] for tags in rows["ner_tags"][:]]
-        if unknown := sorted({tag for tags in self.tags for tag in tags} - set(label2id)):
+        self.ids: list[str] = _column(rows, "id") or [str(row) for row in range(len(rows))]
+        self.tags = self._gold_tags(rows, name, may_be_unlabelled)
+        if unknown := sorted({tag for tags in self.tags or () for tag in tags} - set(label2id)):
             raise ValueError(
                 f"The set has the tags {', '.join(unknown)}, which the model does not know; it knows "
                 f"{', '.join(label2id)}. Rename them in the set, or train a new model from towers."
             )
-        self.ids: list[str] = _column(rows, "id") or [str(row) for row in range(len(rows))]
-        for name, tags in zip(self.ids, self.tags, strict=True):
-            _check_iob2(name, tags)
         self.label2id = dict(label2id)
         self.id2label = {index: label for label, index in label2id.items()}
         self.languages: list[str | None] = _column(rows, "lang") or [None] * len(rows)
@@ -307,16 +338,39 @@ class WindowedSentences(torch.utils.data.Dataset):
         self._image_ids: dict[int, int] | None = None
         self._show(images)
 
+    def _gold_tags(self, rows: datasets.Dataset, name: str, may_be_unlabelled: bool) -> list[list[str]] | None:
+        """The tags of each sentence by name, or `None` where none has gold labels and that may be."""
+        names, column = label_names(rows), rows["ner_tags"][:]
+        is_unlabelled_set = (
+            may_be_unlabelled
+            and any(map(is_unlabelled, column))
+            and all(is_unlabelled(tags) or len(tags) == 0 for tags in column)
+        )
+        gold = []
+        for row, (tokens, tags) in enumerate(zip(self.tokens, column, strict=True)):
+            try:
+                if is_unlabelled_set:
+                    check_tokens(tokens)
+                else:
+                    gold.append(iob2_tags(tokens, tags, names))
+            except TagError as error:
+                remedy = REMEDIES.get(error.reason, "Correct the row, or leave it out.")
+                raise ValueError(f"{name}, row {self.ids[row]}: {error}. {remedy}") from None
+        if not is_unlabelled_set:
+            return gold
+        logger.warning(f"{name}: no gold labels: predicted, not scored.")
+        return None
+
     def _cut(self, processor: TwoMNERProcessor, training: bool, stride: int | None, max_length: int | None) -> None:
         budget = processor.piece_budget(max_length)
         self._processor, self._budget = processor, budget
         found = []
-        for row, (words, tags) in enumerate(zip(self.tokens, self.tags, strict=True)):
+        for row, words in enumerate(self.tokens):
             counts = processor.piece_counts(words)
             if sum(counts) <= budget:
                 windows = [Window(0, len(words), 0, len(words))]
             elif training:
-                windows = training_windows(counts, tags, budget)
+                windows = training_windows(counts, self.tags[row], budget)
             else:
                 windows = processor.windows(words, stride=stride, max_length=max_length)
             found += [(row, window, sum(counts[window.start : window.stop])) for window in windows]
@@ -378,9 +432,8 @@ class WindowedSentences(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """`tokens` and `labels` of a window, its row's `image`, not decoded (or its id), or `None`; and `caption`."""
         row, window = self.row_of[index], self.windows[index]
-        tags = self.tags[row][window.start : window.stop]
-        if tags and tags[0].startswith("I-"):
-            tags = ["B" + tags[0][1:], *tags[1:]]  # the window begins inside an entity: its rest is one of its own
+        # Where a window begins inside an entity, its rest is one of its own.
+        tags = mended_tags(self.tags[row][window.start : window.stop]) if self.tags is not None else None
         source = self._image_row.get(row)
         tokens = self.tokens[row][window.start : window.stop]
         if self.text_augmentation:
@@ -390,7 +443,9 @@ class WindowedSentences(torch.utils.data.Dataset):
         image = None
         if source in self._has_image:
             image = self.image_file(source) if self._image_ids is None else self._image_ids[source]
-        window = {"tokens": tokens, "labels": [self.label2id[tag] for tag in tags], "image": image}
+        window = {"tokens": tokens, "image": image}
+        if tags is not None:
+            window["labels"] = [self.label2id[tag] for tag in tags]
         if self._captions is not None:
             window["caption"] = None if source is None else self._captions[source]
         return window
@@ -452,7 +507,7 @@ class WindowedSentences(torch.utils.data.Dataset):
     @property
     def groups(self) -> dict[str, list[str]]:
         """The languages, types and image relations of these sentences."""
-        return groups_of(self.tags, self.languages, self.relations)
+        return groups_of(self.tags or (), self.languages, self.relations)
 
 
 def training_windows(piece_counts: Sequence[int], tags: Sequence[str], budget: int) -> list[Window]:
@@ -511,17 +566,6 @@ def derangement(contents: Sequence[Hashable], seed: int) -> list[int]:
         result = {position: others[place % len(others)] for place, position in enumerate(longest)}
         result |= {position: longest[place] for place, position in enumerate(others)}
     return [result[position] for position in range(len(contents))]
-
-
-def _check_iob2(name: str, tags: Sequence[str]) -> None:
-    before = "O"
-    for position, tag in enumerate(tags):
-        if tag.startswith("I-") and before[2:] != tag[2:]:
-            raise ValueError(
-                f"Row {name} is not IOB2: {tag} at word {position} follows {before}; expected B{tag[1:]}, or the "
-                "same type before it."
-            )
-        before = tag
 
 
 def _column(rows: datasets.Dataset, name: str) -> list | None:

@@ -60,8 +60,9 @@ def prediction_rows(
 
     Returns:
         For each sentence, in the order of the set: `id`, `lang`, `text` (the tokens joined by spaces), `tokens`,
-        `ner_tags` (gold), `predicted_tags`, `entities` (`entity_group`, `score`, `word`, `start`, `end`, in characters
-        of `text`), `{name}_tags` of each control, and `image_relation` if the set has it.
+        `ner_tags` (gold; `None` where there are none), `predicted_tags`, `entities` (`entity_group`, `score`, `word`,
+        `start`, `end`, in characters of `text`), `{name}_tags` of each control, and `image_relation` if the set has
+        it.
     """
     tags = sentences.predicted_tags(predictions)
     scores = sentences.stitch(scores)
@@ -82,7 +83,7 @@ def prediction_rows(
                 "lang": sentences.languages[row],
                 "text": text,
                 "tokens": tokens,
-                "ner_tags": sentences.tags[row],
+                "ner_tags": None if sentences.tags is None else sentences.tags[row],
                 "predicted_tags": tags[row],
                 "entities": entities,
                 **{f"{name}_tags": found[row] for name, found in of_controls.items()},
@@ -153,11 +154,11 @@ def plot_scores(folder: str | Path, split: str, table: Sequence[tuple[str, str, 
 
 
 def remove_scores(folder: str | Path, split: str) -> None:
-    """Removes the predictions and the plot of a split, those of an earlier model: this one does not predict it."""
+    """Removes the predictions and the plot of a split, those of an earlier run: this one does not score it."""
     for name in (PREDICTIONS, SCORES_PLOT):
         path = Path(folder) / name.format(split=split)
         if path.is_file():
-            logger.info(f"{path} is of an earlier model in this folder: removed.")
+            logger.info(f"{path} is of an earlier run in this folder: removed.")
             path.unlink()
 
 

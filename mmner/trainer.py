@@ -294,6 +294,8 @@ class TwoMNERTrainer(ResumableTrainer):
 
         self.compute_metrics = compute_metrics
         output = super().evaluation_loop(dataloader, *args, ignore_keys=self._all_but_emissions(), **kwargs)
+        if not decoded:  # without gold labels no metrics are computed
+            decoded[:] = decode_sentences(crf, sentences, *output.predictions)
         return output._replace(predictions=tuple(decoded) if with_scores else decoded[0])
 
     def predict_with_scores(self, dataset: WindowedSentences, metric_key_prefix: str = "test") -> PredictionOutput:

@@ -216,6 +216,34 @@ def test_a_saved_model_is_scored_without_training(finished, recipe, tmp_path):
         run_mmner.main([*argv, "--push_to_hub"])
 
 
+def test_a_test_split_without_gold_labels_is_predicted_and_not_scored(finished, recipe, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    folder, _, _ = finished
+    for split, ner_tags in (("validation", ["B-PER", "O", "O"]), ("test", [-1, -1, -1])):
+        row = {"id": "a", "lang": "en", "tokens": ["Jordan", "is", "here"], "ner_tags": ner_tags}
+        (tmp_path / f"{split}.jsonl").write_text(json.dumps(row) + "\n")
+    output = tmp_path / "out"
+    output.mkdir()
+    for name in ("all_results.json", "f1_test.png", "predictions_test.jsonl"):
+        shutil.copy(folder / name, output / name)
+    options = ["--dataset", str(tmp_path), "--model_name_or_path", str(folder), "--do_train", "false"]
+    results = run_mmner.main([recipe, *options, "--output_dir", str(output)])
+    assert f"{tmp_path}, test: no gold labels: predicted, not scored." in caplog.messages
+    assert "eval_f1" in results and results["test_samples"] == 1
+    assert not [name for name in results if name.startswith("test_") and ("f1" in name or "loss" in name)]
+    written = json.loads((output / "all_results.json").read_text())
+    assert "test_f1" not in written and written["eval_f1"] == results["eval_f1"]
+    (test,), (validation,) = (rows_of(output / f"predictions_{split}.jsonl") for split in ("test", "validation"))
+    assert test["ner_tags"] is None and validation["ner_tags"] == ["B-PER", "O", "O"]
+    assert test["predicted_tags"] == validation["predicted_tags"]
+    # The plot was of an earlier run.
+    assert not (output / "f1_test.png").exists() and (output / "f1_validation.png").exists()
+    hidden = (tmp_path / "test.jsonl").read_text()
+    (tmp_path / "test.jsonl").write_text(hidden + hidden.replace("-1, -1, -1", '"O", "O", "O"').replace('"a"', '"b"'))
+    with pytest.raises(ValueError, match=r"test.jsonl:1: -1 came as tag 1 \(token 'Jordan'\), which is no gold label"):
+        run_mmner.main([recipe, *options, "--output_dir", str(output)])
+
+
 def test_a_text_only_baseline_builds_no_image_tower_and_says_how_many_images_are_missing(
     recipe, tmp_path, monkeypatch, caplog
 ):

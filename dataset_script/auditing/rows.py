@@ -15,7 +15,8 @@ from ..images import LINK, candidates, find_image_root
 from ..parquet import ROWS_PER_GROUP, is_parquet
 from ..sources.formats import discover
 from ..sources.policy import repair_tags
-from ..sources.rows import LANGUAGES, SPLIT_FILES, MalformedRow, Row, check, iob2_problems
+from ..sources.rows import LANGUAGES, SPLIT_FILES, MalformedRow, Row, check
+from ..spans import TagError, iob2_problems, tag_names
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ class AuditedFolder:
         name: what the report calls it.
         lang: the language of rows that do not say theirs.
         image_folder: where the pictures are, if not where the readers look.
+        tag_column: as that of ``dataset_script.load``.
 
     Raises:
         FileNotFoundError: the folder is not there, or holds no dataset.
@@ -66,6 +68,7 @@ class AuditedFolder:
     name: str
     lang: str | None = None
     image_folder: Path | None = None
+    tag_column: int | None = None
 
     def __post_init__(self) -> None:
         self.folder = Path(self.folder).expanduser().absolute()
@@ -74,7 +77,7 @@ class AuditedFolder:
         if self.image_folder is not None and not Path(self.image_folder).expanduser().is_dir():
             raise FileNotFoundError(f"{self.image_folder} is not a folder: expected that of the pictures.")
         self._parquet = is_parquet(self.folder)
-        self._sources = [] if self._parquet else discover(self.folder)
+        self._sources = [] if self._parquet else discover(self.folder, self.tag_column)
 
     def rows(self, pictures: bool = True) -> Iterator[AuditRow]:
         """The rows, split by split as the files are; without their pictures if those are not wanted."""
@@ -120,12 +123,15 @@ _COLUMNS = ("id", "lang", "tokens", "ner_tags", "caption", "image_relation", _NA
 def _parquet_row(path: Path, number: int, record: dict[str, Any], names: list[str]) -> AuditRow:
     image = record.get("image") or {}
     name = record.get(_NAME_COLUMN) or image.get("path")
-    tags = [names[tag] for tag in record["ner_tags"]]
-    relation = record.get("image_relation")
+    split, relation = path.name.split("-")[0], record.get("image_relation")
+    try:
+        tags = tag_names(record["tokens"], record["ner_tags"], names)
+    except TagError as error:
+        return AuditRow(split, record["lang"], record["id"], [], [], problem=error.reason)
     row = Row(
         path, number, record["id"], record["lang"], record["tokens"], tags, name, record.get("caption"), relation
     )
-    checked = _checked(row, path.name.split("-")[0], record["lang"])
+    checked = _checked(row, split, record["lang"])
     if checked.image is None and image.get("bytes"):
         checked = replace(checked, image="unnamed")
     return replace(checked, picture=image.get("bytes")) if checked.image is not None else checked

@@ -14,6 +14,7 @@ from PIL import Image, ImageFile
 from ..files import regular
 from ..images import IMAGE_SUFFIXES, ImageFolder, candidates, find_image_root
 from ..report import LoadReport
+from ..spans import NO_LABEL, is_unlabelled
 from .columns import read_captions
 from .formats import Source, discover
 from .label_maps import LabelMap
@@ -21,7 +22,7 @@ from .policy import Policy
 from .rows import LANGUAGES, SPLIT_FILES, MalformedRow, Row
 
 _HERE = Path(__file__).parent
-_BESIDE = ("files", "images", "mmner", "report")
+_BESIDE = ("files", "images", "mmner", "report", "spans")
 _CODE = (*sorted(_HERE.glob("*.py")), *(_HERE.parent / f"{name}.py" for name in _BESIDE))
 """The modules that decide what a row becomes."""
 
@@ -60,6 +61,7 @@ class Corpus:
             have such slips: 374 tags in Twitter-2015, in 4 % of its sentences. A file in CoNLL's columns that is IOB1
             throughout, as CoNLL-2003 was published, is converted.
         label_map: the name of a built-in map of entity types, a YAML file, or a mapping (``label_maps``).
+        tag_column: as that of ``formats.discover``.
 
     Raises:
         FileNotFoundError: the folder, or a path given, is not there.
@@ -73,6 +75,7 @@ class Corpus:
     errors: str = "raise"
     iob2: str = "auto"
     label_map: str | Path | Mapping[str, str] | LabelMap | None = None
+    tag_column: int | None = None
     policy: Policy = field(init=False)
     sources: list[Source] = field(init=False)
     images: ImageFolder = field(init=False)
@@ -86,7 +89,7 @@ class Corpus:
         self.folder = Path(self.folder).expanduser().resolve()
         if not self.folder.is_dir():
             raise FileNotFoundError(f"{self.folder} is not a folder: expected the folder of a dataset.")
-        self.sources = discover(self.folder)
+        self.sources = discover(self.folder, self.tag_column)
         if self.lang and self.sources[0].lang:
             raise ValueError(
                 f"lang={self.lang!r} was given, but {self.folder} has a folder a language, or its file names say it: "
@@ -108,6 +111,7 @@ class Corpus:
             self.lang,
             self.errors,
             self.iob2,
+            self.tag_column,
             dict(self.policy.label_map.types) if self.policy.label_map else None,
             str(self.images.root),
             self.images.signature(),
@@ -134,8 +138,8 @@ class Corpus:
         for source in self.sources:
             if source.lang in (None, *languages):
                 report.parts.setdefault(source.split, {})
-            for row in self.rows(source, report):
-                types.update(tag[2:] for tag in row.tags if tag != "O")
+            for row in self.rows(source, report, unlabelled_tests=True):
+                types.update(tag[2:] for tag in row.tags if tag != "O" and tag not in NO_LABEL)
                 columns.update(name for name in ("caption", "image_relation") if getattr(row, name) is not None)
                 report.ignored_keys.update(row.ignored_keys)
                 if row.lang in languages:
@@ -155,10 +159,10 @@ class Corpus:
         return Inventory(labels, sorted(columns), report)
 
     def examples(self, source: Source, inventory: Inventory, languages: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-        """The rows of a file as the dataset has them: tags as label ids, the image as a path or ``None``."""
+        """The rows of a file as the dataset has them: tags as label ids (-1: none), the image a path or ``None``."""
         captions = self._read_captions(LoadReport()) or {}
-        ids = {label: number for number, label in enumerate(inventory.labels)}
-        for row in self.rows(source, LoadReport()):
+        ids = dict.fromkeys(NO_LABEL, -1) | {label: number for number, label in enumerate(inventory.labels)}
+        for row in self.rows(source, LoadReport(), unlabelled_tests=True):
             if row.lang not in languages:
                 continue
             image = self.images.find(row.image).path if row.image is not None else None
@@ -174,9 +178,20 @@ class Corpus:
             unused = {"caption", "image_relation"} - set(inventory.columns)
             yield {key: value for key, value in example.items() if key not in unused}
 
-    def rows(self, source: Source, report: LoadReport) -> Iterator[Row]:
-        """The rows of a file after the policy for malformed ones; what it does is counted in ``report``."""
+    def rows(self, source: Source, report: LoadReport, unlabelled_tests: bool = False) -> Iterator[Row]:
+        """The rows of a file after the policy for malformed ones; what it does is counted in ``report``.
+
+        With ``unlabelled_tests``, those of a test split may have no gold labels, if it has none at all.
+        """
         reader = source.reader
+        is_unlabelled_test = (
+            unlabelled_tests
+            and source.split == "test"
+            and not any(
+                isinstance(item, Row) and item.tags and not is_unlabelled(item.tags)
+                for item in reader.read(source.path)
+            )
+        )
         if source.path not in self._mended:
             self._mended[source.path] = self.policy.mends_file(reader.read(source.path), reader.iob1)
         return self.policy.admit(
@@ -188,6 +203,7 @@ class Corpus:
             self._mended[source.path],
             reader.own_ids,
             self._message,
+            is_unlabelled_test,
         )
 
     def _message(self, problem: MalformedRow) -> str:

@@ -4,6 +4,7 @@ To add a format: write a reader, a function that yields the rows of a file in or
 so that the caller may go on, and a function that knows its first lines; name both in ``READERS``.
 """
 
+import functools
 import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -23,10 +24,11 @@ LANGUAGE_CODES |= {"spa": "es", "esp": "es"}
 OTHER_LANGUAGE_CODES = frozenset("it nl pl pt ru zh ita nld ned pol por rus zho".split())
 """Languages of the same sets that are none of ours: their files are left out with a warning."""
 
-_SPLITS = {name: split for split, names in SPLIT_FILES.items() for name in names} | {
+SPLIT_NAMES = {name: split for split, names in SPLIT_FILES.items() for name in names} | {
     "testa": "validation",
     "testb": "test",
 }
+"""What a split may be called, in a file's name or on the Hub, and which it then is."""
 _QUALIFIERS = re.compile(r"w|[0-9]+cands")
 """What else a name may have: ``train_w_10cands.json`` is WikiDiverse with candidate entities."""
 _OTHER_TAG = re.compile(r"[ \t]([ESLU]-[A-Z]\w*)\s*$")
@@ -44,23 +46,25 @@ class Reader:
         default_lang: the language of rows that do not say it.
         own_ids: whether rows have ids of their own, which may then repeat; else they are numbered.
         iob1: whether files may be IOB1 throughout, as published; these are converted.
+        has_columns: whether ``read`` takes the number of the tags' column.
     """
 
     name: str
     suffixes: tuple[str, ...]
-    read: Callable[[Path], Iterator[Row | MalformedRow]]
+    read: Callable[..., Iterator[Row | MalformedRow]]
     looks: Callable[[Sequence[str]], bool]
     default_lang: str | None = None
     own_ids: bool = False
     iob1: bool = False
+    has_columns: bool = False
 
 
 _COLUMN_SUFFIXES = (".txt", ".tsv", ".conll", ".conllu", ".iob", ".iob2", ".bio")
 READERS = (
     Reader("jsonl", (".jsonl", ".json"), read_jsonl, looks_jsonl, own_ids=True),
-    Reader("imgid", _COLUMN_SUFFIXES, read_imgid, looks_imgid, "en", own_ids=True),
-    Reader("numbered", _COLUMN_SUFFIXES, read_numbered, looks_numbered),
-    Reader("conll", (*_COLUMN_SUFFIXES, ""), read_conll, looks_conll, iob1=True),
+    Reader("imgid", _COLUMN_SUFFIXES, read_imgid, looks_imgid, "en", own_ids=True, has_columns=True),
+    Reader("numbered", _COLUMN_SUFFIXES, read_numbered, looks_numbered, has_columns=True),
+    Reader("conll", (*_COLUMN_SUFFIXES, ""), read_conll, looks_conll, iob1=True, has_columns=True),
     Reader("wikidiverse", (".json",), read_wikidiverse, looks_wikidiverse, "en"),
 )
 _SUFFIXES = frozenset(suffix for reader in READERS for suffix in reader.suffixes if suffix)
@@ -92,12 +96,12 @@ class FileName:
         suffix = Path(name).suffix
         suffix = suffix if suffix in _SUFFIXES else ""
         parts = re.split(r"[._-]", name.removesuffix(suffix))
-        splits = [part for part in parts if part in _SPLITS]
+        splits = [part for part in parts if part in SPLIT_NAMES]
         codes = [part for part in parts if part in LANGUAGE_CODES or part in OTHER_LANGUAGE_CODES]
         others = [part for part in parts if part not in splits + codes and not _QUALIFIERS.fullmatch(part)]
         if len(splits) != 1 or len(codes) > 1 or others or not (suffix or codes):
             return None
-        return cls(_SPLITS[splits[0]], codes[0] if codes else None, suffix, list(_SPLITS).index(splits[0]))
+        return cls(SPLIT_NAMES[splits[0]], codes[0] if codes else None, suffix, list(SPLIT_NAMES).index(splits[0]))
 
 
 def find_format(path: Path) -> Reader | None:
@@ -129,14 +133,19 @@ def find_format(path: Path) -> Reader | None:
     raise ValueError(f"{path} is of no known format, its first lines are {shown}: expected one of {names}.{hint}")
 
 
-def discover(folder: Path) -> list[Source]:
+def discover(folder: Path, tag_column: int | None = None) -> list[Source]:
     """The files of rows in ``folder``, by language and split: ``train.jsonl``, ``train_de.tsv``, ``deu.testa``, or
     ``{lang}/train.txt`` and the like; the suffixes are those of ``READERS``.
+
+    Args:
+        folder: the folder.
+        tag_column: of files in columns, the one of the tags, counted from 1 or, if negative, from the end. Needed only
+            where several look like tags.
 
     Raises:
         FileNotFoundError: there are none.
         ValueError: two files claim one split, files of two formats or of both layouts lie there, a file is of no known
-            format, or a sub-folder with such files is not named by a language.
+            format, a sub-folder with such files is not named by a language, or the files have no ``tag_column``.
     """
     left_out: list[str] = []
     sources = _split_files(folder, None, left_out)
@@ -174,7 +183,7 @@ def discover(folder: Path) -> list[Source]:
             "%s: not read: %s. A split is one file, named train, validation or test, perhaps with a language.",
             folder, ", ".join(unread),
         )  # fmt: skip
-    return _formats(folder, sources)
+    return _formats(folder, sources, tag_column)
 
 
 def _named_files(folder: Path) -> list[tuple[FileName, Path]]:
@@ -188,7 +197,9 @@ def _unread(folder: Path) -> list[str]:
     return [
         path.name
         for path in folder.iterdir()
-        if path.suffix in _SUFFIXES and re.split(r"[._-]", path.name)[0] in _SPLITS and not FileName.parse(path.name)
+        if path.suffix in _SUFFIXES
+        and re.split(r"[._-]", path.name)[0] in SPLIT_NAMES
+        and not FileName.parse(path.name)
     ]
 
 
@@ -215,7 +226,7 @@ def _split_files(folder: Path, lang: str | None, left_out: list[str]) -> list[So
     return [Source(found[key][0], key[1], key[0], READERS[0]) for key in order if key in found]
 
 
-def _formats(folder: Path, sources: list[Source]) -> list[Source]:
+def _formats(folder: Path, sources: list[Source], tag_column: int | None) -> list[Source]:
     """``sources`` with the format that their files have; a file without lines has that of the others if it can."""
     known = [find_format(source.path) for source in sources]
     shared = [reader for reader in known if reader]
@@ -227,4 +238,10 @@ def _formats(folder: Path, sources: list[Source]) -> list[Source]:
     names = sorted({source.reader.name for source in formats})
     if len(names) > 1:
         raise ValueError(f"{folder} holds splits in several formats ({', '.join(names)}): keep one.")
-    return formats
+    if tag_column is None:
+        return formats
+    reader = formats[0].reader
+    if not reader.has_columns:
+        raise ValueError(f"{folder} holds {reader.name} files, where tag_column has no use: leave it out.")
+    reader = replace(reader, read=functools.partial(reader.read, tag_column=tag_column))
+    return [replace(source, reader=reader) for source in formats]

@@ -8,9 +8,10 @@ from typing import Any
 import datasets
 import yaml
 
+from ..spans import TagError, tag_names
 from .formats import LANGUAGE_CODES, FileName
 from .pictures import PictureFiles
-from .rows import LANGUAGES, SPLIT_FILES, Row
+from .rows import LANGUAGES, SPLIT_FILES, MalformedRow, Row
 
 KNOWN = Path(__file__).with_suffix(".yaml")
 TOKENS = ("tokens", "words")
@@ -26,8 +27,9 @@ def open_hub_source(
     revision: str | None = None,
     lang: str | None = None,
     pictures: PictureFiles | None = None,
-) -> Iterator[tuple[str, Row]]:
-    """The sentences of a dataset on the Hub, or of a folder laid out like one, with their split.
+) -> Iterator[tuple[str, Row | MalformedRow]]:
+    """The sentences of a dataset on the Hub, or of a folder laid out like one, with their split; in place of a row
+    whose tokens or tags are not as they should be, the problem.
 
     ``hub_sources.yaml`` says how WikiNEuRal and MultiNERD are laid out. Of any other dataset, the splits are those of
     the configs named by a language (``de``), or else of the default config: by their own names (``train_de``), by a
@@ -51,7 +53,7 @@ def open_hub_source(
         # Undecoded: no time is spent on pictures.
         for position, record in enumerate(rows.decode(False)):
             row = reader.row(split, position, record)
-            if row.lang is None or row.lang in languages:
+            if isinstance(row, MalformedRow) or row.lang is None or row.lang in languages:
                 yield split, row
 
 
@@ -79,12 +81,13 @@ class _RecordReader:
             if isinstance(getattr(feature, "feature", None), datasets.ClassLabel)
         }
 
-    def row(self, split: str, position: int, record: dict[str, Any]) -> Row:
-        """The row of a record; ``position`` counts from 0.
+    def row(self, split: str, position: int, record: dict[str, Any]) -> Row | MalformedRow:
+        """The row of a record, or what is wrong with its tokens or tags; ``position`` counts from 0.
 
         Raises:
             ValueError: the record has no tokens, tags or language, or its tags are numbers without names.
         """
+        path, line = Path(self._name, f"{split}_{self._stated}" if self._stated else split), position + 1
         tokens, tags = self._column(record, TOKENS), self._column(record, TAGS)
         lang = self._stated or next((record[key] for key in LANGS if record.get(key)), self._lang)
         if lang is None and not any(key in record for key in LANGS):
@@ -92,13 +95,24 @@ class _RecordReader:
                 f"{self._name} says no language, in its configs, its splits or a column {' or '.join(LANGS)} "
                 f"(columns: {', '.join(record)}): give lang=."
             )
+        names = self._names.get(tags) or self._known or ()
+        numbers = [tag for tag in record[tags] if isinstance(tag, int)] if isinstance(record[tags], list) else []
+        if numbers and not names:
+            raise ValueError(
+                f"{self._name}: the column {tags} holds numbers such as {numbers[0]}; expected a list of ClassLabel "
+                f"or of text. Which tags the numbers stand for is known of {', '.join(_known())}."
+            )
+        try:
+            read_tags = tag_names(record[tokens], record[tags], names)
+        except TagError as error:
+            return MalformedRow(path, line, error.reason, str(error))
         return Row(
-            path=Path(self._name, f"{split}_{self._stated}" if self._stated else split),
-            line=position + 1,
+            path=path,
+            line=line,
             id=str(record["id"]) if record.get("id") not in (None, "") else str(position),
             lang=lang,
             tokens=list(record[tokens]),
-            tags=[self._tag(tag, tags) for tag in record[tags]],
+            tags=read_tags,
             image=self._picture(record),
             caption=record.get("caption"),
             image_relation=record.get("image_relation"),
@@ -125,18 +139,6 @@ class _RecordReader:
             return self._pictures.add(cell, record.get("image_name"))
         except ValueError as error:
             raise ValueError(f"{self._name}: {error}.") from None
-
-    def _tag(self, tag: int | str, column: str) -> str:
-        if isinstance(tag, str):
-            return tag
-        names = self._names.get(column) or self._known
-        if names is None:
-            raise ValueError(
-                f"{self._name}: the column {column} holds numbers such as {tag!r}; expected a list of ClassLabel or "
-                f"of text. Which tags the numbers stand for is known of {', '.join(_known())}."
-            )
-        # A number that has no name stays one, which no tag is: the row is malformed.
-        return names[tag] if 0 <= tag < len(names) else str(tag)
 
 
 def _streams(

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..spans import is_unlabelled
 from .lines import numbered_lines
 from .rows import IMAGE_RELATIONS, MalformedRow, Row
 
@@ -13,8 +14,8 @@ OPTIONAL_KEYS = ("lang", "image", "caption", "image_relation", "image_url")
 
 
 def read_jsonl(path: Path) -> Iterator[Row | MalformedRow]:
-    """A JSON object a line: ``id``, ``tokens``, ``ner_tags``, and optionally ``lang``, ``image``, ``caption``,
-    ``image_relation``, ``image_url``. Blank lines are passed over."""
+    """A JSON object a line: ``id``, ``tokens``, ``ner_tags`` (null in a row that has no gold labels), and optionally
+    ``lang``, ``image``, ``caption``, ``image_relation``, ``image_url``. Blank lines are passed over."""
     for number, line in numbered_lines(path):
         if isinstance(line, MalformedRow):
             yield line
@@ -66,6 +67,9 @@ def _json_row(path: Path, number: int, line: str) -> Row:
                 raise wrong_value(path, number, f"an item of {key}", item, "a string")
         return value
 
+    tokens, tags = texts("tokens"), record["ner_tags"]
+    tags = [None] * len(tokens) if tags is None else tags
+    tags = tags if isinstance(tags, list) and is_unlabelled(tags) else texts("ner_tags")
     row_id = record["id"]
     if isinstance(row_id, int) and not isinstance(row_id, bool):
         row_id = str(row_id)
@@ -81,8 +85,8 @@ def _json_row(path: Path, number: int, line: str) -> Row:
         number,
         row_id,
         text("lang"),
-        texts("tokens"),
-        texts("ner_tags"),
+        tokens,
+        tags,
         image,
         text("caption"),
         relation,

@@ -7,7 +7,8 @@ from typing import Any
 
 import yaml
 
-from .rows import Row, entity_type
+from ..spans import entity_type
+from .rows import Row
 
 BUILT_IN = Path(__file__).with_suffix(".yaml")
 

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from ..report import LoadReport
+from ..spans import iob2_problems, is_iob1, is_unlabelled, mended_tags
 from .label_maps import LabelMap
-from .rows import LANGUAGES, MalformedRow, Row, check, iob2_problems, is_iob1
+from .rows import LANGUAGES, MalformedRow, Row, check
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class Policy:
             return self.iob2 == "repair"
         sentences = slips = with_entities = not_iob1 = 0
         for item in items:
-            if isinstance(item, Row):
+            if isinstance(item, Row) and not is_unlabelled(item.tags):
                 sentences += 1
                 slips += any(mended is not None for _, _, mended in iob2_problems(item.tags))
                 with_entities += any(tag != "O" for tag in item.tags)
@@ -70,6 +71,7 @@ class Policy:
         mend: bool,
         own_ids: bool,
         message: Callable[[MalformedRow], str] = str,
+        unlabelled: bool = False,
     ) -> Iterator[Row]:
         """The rows that are taken, with their language; what is mended or left out is counted in ``report``.
 
@@ -79,6 +81,7 @@ class Policy:
             mend: whether an I-X that begins an entity is read as B-X.
             own_ids: whether ids may repeat, and must not.
             message: how the report quotes a problem.
+            unlabelled: whether a row may have no gold labels at all.
         """
         default = lang or default_lang
         seen: set[str] = set()
@@ -89,8 +92,9 @@ class Policy:
                 if isinstance(item, MalformedRow):
                     raise item
                 row = _with_language(item, lang, default)
-                repairs = repair_tags(row) if mend else []
-                check(row)
+                labelled = not (unlabelled and is_unlabelled(row.tags))
+                repairs = repair_tags(row) if mend and labelled else []
+                check(row, labelled)
                 if own_ids and row.id in seen:
                     raise row.problem("duplicate id", f"id {row.id!r} came before in this file", None, _ID_REMEDY)
             except MalformedRow as problem:
@@ -102,7 +106,7 @@ class Policy:
                 seen.add(row.id)
             for repair in repairs:
                 part.repair(message(repair))
-            if self.label_map:
+            if self.label_map and labelled:
                 self.dropped.update(self.label_map.dropped(row.tags))
                 row.tags = self.label_map.tags(row)
             yield row
@@ -116,11 +120,12 @@ class Policy:
 
 def repair_tags(row: Row) -> list[MalformedRow]:
     """Mend the tags of ``row`` in place, and say what was wrong."""
-    repairs = []
-    for position, tag, mended in list(iob2_problems(row.tags)):
-        if mended is not None:
-            row.tags[position] = mended
-            repairs.append(row.problem("not IOB2", f"{tag!r} begins an entity", position))
+    repairs = [
+        row.problem("not IOB2", f"{tag!r} begins an entity", position)
+        for position, tag, mended in iob2_problems(row.tags)
+        if mended is not None
+    ]
+    row.tags = mended_tags(row.tags)
     return repairs
 
 

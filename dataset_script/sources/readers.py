@@ -7,12 +7,13 @@ from pathlib import Path
 
 from ..parquet import is_parquet
 from ..report import LoadReport
+from ..spans import iob2_problems
 from .corpus import Corpus
 from .hub_sources import open_hub_source
 from .label_maps import LabelMap
 from .pictures import PictureFiles
 from .policy import MAX_REPAIRED_SHARE, Policy
-from .rows import LANGUAGES, MalformedRow, Row, iob2_problems
+from .rows import LANGUAGES, MalformedRow, Row
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -27,6 +28,7 @@ def read_source(
     report: LoadReport | None = None,
     revision: str | None = None,
     pictures: str | Path | None = None,
+    tag_column: int | None = None,
 ) -> Iterator[tuple[str, Row]]:
     """The rows of a source, checked, with the split that they have there; no image is opened.
 
@@ -42,6 +44,7 @@ def read_source(
         revision: of a dataset on the Hub.
         pictures: a folder, into which the pictures inside the rows of a finished dataset or of one on the Hub are
             written, and ``Row.image`` is their name there; if ``None``, they are not taken.
+        tag_column: as that of ``dataset_script.load``.
 
     Raises:
         FileNotFoundError: there is no such folder, and it is no name on the Hub; or the folder holds no dataset.
@@ -55,9 +58,11 @@ def read_source(
         raise ValueError(f"languages are {languages!r}; expected some of {', '.join(LANGUAGES)}.")
     folder = Path(source).expanduser()
     if folder.is_dir() and not is_parquet(folder):
-        corpus = Corpus(folder, lang, errors=errors, iob2=iob2, label_map=label_map)
+        corpus = Corpus(folder, lang, errors=errors, iob2=iob2, label_map=label_map, tag_column=tag_column)
         policy, rows = corpus.policy, _folder_rows(corpus, languages, report)
     elif folder.is_dir() or _HUB_NAME.fullmatch(str(source)):
+        if tag_column is not None:
+            raise ValueError(f"{source} holds no files in columns: tag_column has no use there, leave it out.")
         policy = Policy(errors, iob2, LabelMap.load(label_map))
         files = None if pictures is None else PictureFiles(Path(pictures))
         name = str(folder if folder.is_dir() else source)

@@ -6,6 +6,7 @@ training code calls `entity_scores`, which is all that the module does.
 """
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from seqeval.scheme import IOB2, Entities
 
 logger = logging.getLogger(__name__)
 
+TAG = re.compile(r"O|[BI]-(\S|\S.*\S)")
 Span = tuple[str, int, int]  # type, first word, last word + 1
 
 
@@ -28,9 +30,22 @@ def find_entities(sentences: Sequence[Sequence[str]]) -> list[list[Span]]:
 
     Returns:
         `(type, start, end)` of each entity, `end` exclusive, counted in words.
+
+    Raises:
+        ValueError: a tag is none of `O`, `B-TYPE` and `I-TYPE`.
     """
+    for row, tags in enumerate(sentences):
+        for position, tag in enumerate(tags):
+            if not isinstance(tag, str) or not TAG.fullmatch(tag):
+                raise ValueError(
+                    f"Sentence {row} has the tag {tag!r} at word {position}; expected IOB2: O, B-TYPE or I-TYPE."
+                )
     found = Entities(sentences, scheme=IOB2).entities
-    return [[(entity.tag, entity.start, entity.end) for entity in sentence] for sentence in found]
+    # The type as it stands: seqeval takes hyphens off its ends.
+    return [
+        [(tags[entity.start][2:], entity.start, entity.end) for entity in entities]
+        for tags, entities in zip(sentences, found, strict=True)
+    ]
 
 
 class Counts(NamedTuple):
@@ -72,7 +87,8 @@ def entity_scores(
         gold entity has no score: it is left out.
 
     Raises:
-        ValueError: the sentences, the words of one, or the languages or relations, are not as many as in gold.
+        ValueError: the sentences, the words of one, or the languages or relations, are not as many as in gold; a tag
+            is none of IOB2; or the gold tags are IOB1.
     """
     if len(gold) != len(predicted):
         raise ValueError(f"{len(predicted)} predicted sentences for {len(gold)} gold ones; expected one for each.")
@@ -84,6 +100,7 @@ def entity_scores(
             raise ValueError(f"{len(groups)} {name} for {len(gold)} sentences; expected one (or None) for each.")
     gold_spans = [(row, *span) for row, spans in enumerate(find_entities(gold)) for span in spans]
     predicted_spans = [(row, *span) for row, spans in enumerate(find_entities(predicted)) for span in spans]
+    _check_scheme(gold)
     correct_spans = set(gold_spans) & set(predicted_spans)
 
     def counts_by(groups: Sequence[str | None] | None) -> dict[str | None, Counts]:
@@ -110,6 +127,26 @@ def entity_scores(
                 continue
             scores[f"f1_{name}"] = counts.f1
     return scores
+
+
+def _check_scheme(gold: Sequence[Sequence[str]]) -> None:
+    """Raises a `ValueError` for gold tags in IOB1, and warns of an `I-` that begins an entity: it does not count."""
+    begins = Counter(
+        tag[0]
+        for tags in gold
+        for before, tag in zip(("O", *tags), tags, strict=False)
+        if tag != "O" and before[2:] != tag[2:]
+    )
+    if begins["I"] and not begins["B"]:
+        raise ValueError(
+            f"The gold tags are IOB1: {begins['I']} entities begin with I-. Convert them to IOB2, where the first "
+            "word of every entity has B-, and the predictions if these are IOB1 too."
+        )
+    if begins["I"]:
+        logger.warning(
+            f"{begins['I']} gold I- tags begin an entity, which is not IOB2: these entities are not counted. Correct "
+            "them to B- if they are to be found."
+        )
 
 
 def groups_of(

@@ -132,6 +132,24 @@ def test_labels_slips_and_malformed_rows_are_counted_before_repair(tmp_path):
     assert "| d/train | fr | 1 (50%) | 1 (50%) |" in text
 
 
+def test_rows_without_gold_labels_are_counted_as_malformed(tmp_path):
+    row = {"id": "1", "lang": "de", "tokens": ["In", "Alra"], "ner_tags": ["O", "B-LOC"]}
+    jsonl(tmp_path / "d" / "train.jsonl", [row])
+    jsonl(tmp_path / "d" / "test.jsonl", [row | {"tokens": ["Am", "Mars"], "ner_tags": [-1, -1]}])
+    dataset_script.load(tmp_path / "d", parquet_dir=tmp_path / "p", cache_dir=tmp_path / "cache")
+    for folder in ("d", "p"):
+        found = {count.part: (count.rows, count.malformed) for count in audit(tmp_path / folder).counts}
+        assert found == {f"{folder}/train": (1, {}), f"{folder}/test": (0, {"no gold label": 1})}
+
+
+def test_the_column_of_the_tags_may_be_given(tmp_path):
+    (tmp_path / "eng.train").write_text("Ada B-NP B-PER\nsings B-VP O\n")
+    with pytest.raises(ValueError, match="the columns 2 and 3 look like tags"):
+        audit(tmp_path)
+    (counts,) = audit(tmp_path, tag_column=3).counts
+    assert counts.entities == {"PER": 1}
+
+
 def photo(seed):
     """A picture of no regularity."""
     noise = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)

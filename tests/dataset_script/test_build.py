@@ -4,8 +4,10 @@ import hashlib
 import itertools
 import json
 import os
+import re
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -17,6 +19,7 @@ from dataset_script.pairing import Shares
 from dataset_script.providers.folder import Folder
 from dataset_script.providers.own import Own
 from dataset_script.spans import iob2_spans
+from mmner.data import REMEDIES
 
 PEOPLE = [f"Person{number}" for number in range(60)]
 TOWNS = [f"Town{number}" for number in range(60)]
@@ -380,6 +383,49 @@ def test_links_out_of_the_image_folder_do_not_come_into_the_set(source, tmp_path
     report = load_report(load(tmp_path / "set", cache_dir=tmp_path / "cache")).total()
     assert report.causes == {"private.jpg": "a link out of the image folder, which is not followed"}
     assert (report.images, dict(report.missing)) == (1, {"pipe.jpg": 1})
+
+
+def test_the_column_of_the_tags_is_an_option_of_every_command(tmp_path, capsys):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "eng.train").write_text("Anna B-NP B-PER\nsings B-VP O\n")
+    build_it = ["build", str(tmp_path / "set"), "--provider", "none", "--output_dir", str(tmp_path / "out")]
+    build_it += ["--splits", "source"]
+    commands = [build_it, ["audit", str(tmp_path / "set")]]
+    commands.append(["preview", str(tmp_path / "set"), "--output", str(tmp_path / "page.html")])
+    for command in commands:
+        assert main(command) == 2
+        assert "the columns 2 and 3 look like tags" in capsys.readouterr().err
+        assert main([*command, "--tag_column", "-1"]) == 0
+    assert "B-NP" not in (tmp_path / "page.html").read_text() and "PER" in (tmp_path / "page.html").read_text()
+    rows = load(tmp_path / "out", cache_dir=tmp_path / "cache")["train"]
+    assert rows.features["ner_tags"].feature.names == ["O", "B-PER", "I-PER"] and rows["ner_tags"][:] == [[1, 0]]
+
+
+def test_the_remedy_of_a_run_for_iob1_makes_a_set_in_iob2(tmp_path):
+    """By the command that it names: a finished set whose tags are IOB1, which no run takes."""
+    row = {
+        "id": "a",
+        "lang": "en",
+        "tokens": ["Ada", "in", "New", "York"],
+        "ner_tags": ["B-PER", "O", "B-LOC", "I-LOC"],
+    }
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "train.jsonl").write_text(json.dumps(row) + "\n")
+    load(tmp_path / "set", parquet_dir=tmp_path / "iob1", cache_dir=tmp_path / "cache")
+    path = tmp_path / "iob1" / "en" / "train-00000.parquet"
+    table = pq.read_table(path)
+    tags = pa.array([[4, 0, 2, 2]], table.schema.field("ner_tags").type)  # I-PER O I-LOC I-LOC
+    pq.write_table(table.set_column(table.schema.get_field_index("ner_tags"), "ner_tags", tags), path)
+    rows = load(tmp_path / "iob1", cache_dir=tmp_path / "cache")["train"]
+    assert [
+        rows.features["ner_tags"].feature.names[tag] for tag in rows[0]["ner_tags"]
+    ] == "I-PER O I-LOC I-LOC".split()
+    words = re.search(r"python -m dataset_script (.*) SET (.*) FOLDER,", REMEDIES["not IOB2"]).groups()
+    command = [*words[0].split(), str(tmp_path / "iob1"), *words[1].split(), str(tmp_path / "iob2")]
+    assert main(command) == 0
+    rows = load(tmp_path / "iob2", cache_dir=tmp_path / "cache")["train"]
+    names = rows.features["ner_tags"].feature.names
+    assert [names[tag] for tag in rows[0]["ner_tags"]] == ["B-PER", "O", "B-LOC", "I-LOC"]
 
 
 def test_command_line_pushes_what_it_built(source, tmp_path, monkeypatch, capsys):

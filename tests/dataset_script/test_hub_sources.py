@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from datasets import ClassLabel, Dataset, Features, List, Value
@@ -18,6 +20,7 @@ from hub_server import HubServer
 from dataset_script.report import LoadReport
 from dataset_script.sources.hub_sources import KNOWN, open_hub_source
 from dataset_script.sources.readers import read_source
+from dataset_script.sources.rows import MalformedRow
 
 ROOT = Path(__file__).resolve().parents[2]
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
@@ -218,3 +221,53 @@ def test_slips_are_mended_as_they_come_and_another_scheme_is_an_error_at_the_end
     with pytest.raises(ValueError, match=r"in 1 of 9 sentences an I- tag begins an entity.*iob2='repair'"):
         list(read_source(folder))
     assert len(list(read_source(folder, iob2="repair"))) == 9
+
+
+def raw_folder(folder: Path, tokens: list, tags: list, kind: pa.DataType) -> Path:
+    """As ``finished``, of a file whose tags are whatever they are: ``datasets`` reads them as they stand."""
+    finished(folder, [["O"]])
+    path = folder / "de" / "train-00000.parquet"
+    columns = [pa.array(tokens, pa.list_(pa.string())), pa.array(tags, pa.list_(kind))]
+    schema = pq.read_schema(path)
+    pq.write_table(pa.table(columns, names=schema.names).replace_schema_metadata(schema.metadata), path)
+    return folder
+
+
+WORDS = ["In", "Alra"]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "tags", "message"),
+    [
+        (WORDS, [0, -1], "-1 came as tag 2 (token 'Alra'), which is no gold label; expected a number from 0 (O) to 4"),
+        (WORDS, [-100, 3], "-100 came as tag 1 (token 'In'), which is no gold label"),
+        (WORDS, [0, None], "None came as tag 2 (token 'Alra'), which is no gold label"),
+        (WORDS, None, "ner_tags is None; expected a tag for each token"),
+        (WORDS, [0, 99], "99 came as tag 2 (token 'Alra'); expected a number from 0 (O) to 4 (I-LOC)"),
+        (["In", None], [0, 3], "token 2 is None; expected text"),
+        (None, [0, 3], "tokens is None; expected a list"),
+        (WORDS, [0, 3, 0], "2 tokens and 3 ner_tags came; expected as many tags as tokens"),
+        (WORDS, [0], "2 tokens and 1 ner_tags came"),
+    ],
+)
+def test_a_row_of_bad_tokens_or_tags_is_named_or_left_out_and_counted(tmp_path, tokens, tags, message):
+    folder = raw_folder(tmp_path / "set", [WORDS, tokens], [[0, 3], tags], pa.int64())
+    with pytest.raises(MalformedRow) as caught:
+        list(read_source(folder))
+    assert str(caught.value).startswith(f"{folder}/train_de:2: {message}")
+    report = LoadReport()
+    rows = list(read_source(folder, errors="skip", report=report))
+    assert [row.tags for _, row in rows] == [["O", "B-LOC"]] and report.total("train").skipped.total() == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "tags", "message"),
+    [
+        (pa.float64(), [0.0, 3.0], r"train_de:1: 0.0 came as tag 1 \(token 'In'\); expected O, B-TYPE or I-TYPE"),
+        (pa.bool_(), [False, True], "the column ner_tags holds numbers such as False"),
+        (pa.string(), ["0", "3"], r"train_de:1: '0' came as tag 1 \(token 'In'\); expected O, B-TYPE or I-TYPE"),
+    ],
+)
+def test_tags_that_are_neither_names_nor_whole_numbers(tmp_path, kind, tags, message):
+    with pytest.raises(ValueError, match=message):
+        list(read_source(raw_folder(tmp_path / "set", [WORDS], [tags], kind)))

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dataset_script import load, probe
-from dataset_script.sources.rows import iob2_problems
+from dataset_script.spans import iob2_problems
 
 SPLITS = ("train", "validation", "test")
 LANGUAGES = ("en", "de", "fr", "es")

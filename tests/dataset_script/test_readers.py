@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import unicodedata
 from pathlib import Path
@@ -23,8 +24,9 @@ from dataset_script.sources.formats import FileName, discover, find_format
 from dataset_script.sources.jsonl import read_jsonl
 from dataset_script.sources.policy import repair_tags
 from dataset_script.sources.readers import read_source
-from dataset_script.sources.rows import LANGUAGES, MalformedRow, Row, iob2_problems
+from dataset_script.sources.rows import LANGUAGES, MalformedRow, Row
 from dataset_script.sources.wikidiverse import Span, read_wikidiverse, tag_words
+from dataset_script.spans import iob2_problems
 
 SAMPLES = Path(__file__).with_name("samples")
 GOOD = {"id": "a", "lang": "en", "tokens": ["In", "Paris"], "ner_tags": ["O", "B-LOC"], "image": None}
@@ -92,6 +94,12 @@ BAD_JSON = [
     (GOOD | {"tokens": "In Paris"}, "wrong value", "tokens is 'In Paris'; expected a list of strings"),
     (GOOD | {"tokens": ["In", 3]}, "wrong value", "an item of tokens is 3"),
     (GOOD | {"ner_tags": [0, 1]}, "wrong value", "an item of ner_tags is 0; expected a string"),
+    (GOOD | {"ner_tags": [-1, -1]}, "no gold label", "-1 came as tag 1 (token 'In'), which is no gold label"),
+    (GOOD | {"ner_tags": [None, -100]}, "no gold label", "None came as tag 1 (token 'In'), which is no gold label"),
+    (GOOD | {"ner_tags": None}, "no gold label", "None came as tag 1 (token 'In'), which is no gold label"),
+    (GOOD | {"ner_tags": ["O", -1]}, "wrong value", "an item of ner_tags is -1; expected a string"),
+    (GOOD | {"ner_tags": ["O", None]}, "wrong value", "an item of ner_tags is None; expected a string"),
+    (GOOD | {"tokens": ["In", None]}, "wrong value", "an item of tokens is None; expected a string"),
     (GOOD | {"image": ""}, "wrong value", "image is ''; expected a file name or null"),
     (GOOD | {"image": 7}, "wrong value", "image is 7"),
     (GOOD | {"image_relation": "shows"}, "wrong value", "image_relation is 'shows'"),
@@ -552,6 +560,131 @@ def test_extra_columns_stand_before_or_after_the_tag(tmp_path):
     path = imgid(tmp_path / "train.txt", "IMGID:1\nParis B-LOC B-city\n.  O O\nbad O\n")
     (problem,) = read_imgid(path)
     assert (problem.line, problem.detail) == (4, "'bad O' came; expected token<TAB>tag<TAB>column 3")
+
+
+CHUNKS = "Anna B-NP B-PER\nsings B-VP O\nin B-PP O\nBergen B-NP B-LOC\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        (CHUNKS, "2 and 3"),
+        ("Anna B-NP B-PER\n", "2 and 3"),
+        (CHUNKS.replace(" ", "\t"), "2 and 3"),
+        ("IMGID:1\n" + CHUNKS, "2 and 3"),
+        ("Anna B-PER O\nsings O O\n", "2 and 3"),
+        ("Anna NNP B-PER B-singer\nsings VB O O\n", "3 and 4"),
+        ("Anna B-X B-Y B-Z\n", "2 and 3 and 4"),
+        ("0\tAnna\tB-NP\tB-PER\n1\tsings\tB-VP\tO\n", "3 and 4"),
+    ],
+)
+def test_several_columns_that_look_like_tags_are_ambiguous(tmp_path, text, columns):
+    path = imgid(tmp_path / "train.txt", text)
+    for errors in ("raise", "skip"):
+        with pytest.raises(ValueError) as caught:
+            list(read_source(tmp_path, lang="en", errors=errors))
+        expected = f"{path}: the columns {columns} look like tags .*name the one to read by tag_column"
+        assert re.match(expected, str(caught.value)) and not isinstance(caught.value, MalformedRow)
+
+
+@pytest.mark.parametrize(
+    ("text", "tag_column", "tags"),
+    [
+        (CHUNKS, 3, ["B-PER", "O", "O", "B-LOC"]),
+        (CHUNKS, -1, ["B-PER", "O", "O", "B-LOC"]),
+        (CHUNKS, 2, ["B-NP", "B-VP", "B-PP", "B-NP"]),
+        (CHUNKS, -2, ["B-NP", "B-VP", "B-PP", "B-NP"]),
+        ("IMGID:1\n" + CHUNKS, -1, ["B-PER", "O", "O", "B-LOC"]),
+        ("0\tAnna\tB-NP\tB-PER\n1\tsings\tB-VP\tO\n", 4, ["B-PER", "O"]),
+        # One column alone looks like tags, wherever it stands; and the known kinds, as published.
+        ("Anna B-PER NNP\nsings O VB\n", None, ["B-PER", "O"]),
+        ("1\tAnna\tNNP\tB-PER\n2\tsings\tVB\tO\n", None, ["B-PER", "O"]),
+        ("Anna NNP B-NP B-PER\nsings VB B-VP O\n", None, ["B-PER", "O"]),
+        ("Anna NNP O B-PER\n. . O O\n", None, ["B-PER", "O"]),
+        ("Anna Anna NE B-NC B-PER\nsingt singen VV B-VC O\n", None, ["B-PER", "O"]),
+        ("1\tAnna\tNNP\tB-NP\tB-PER\n2\tsings\tVB\tB-VP\tO\n", None, ["B-PER", "O"]),
+        ("IMGID:1\nAnna\tB-person\tB-singer\nsings\tO\tO\n", None, ["B-person", "O"]),
+        # CoNLL-2003's chunks, for whoever asks for them.
+        ("Anna NNP B-NP B-PER\nsings VB B-VP O\n", 3, ["B-NP", "B-VP"]),
+    ],
+)
+def test_the_column_of_the_tags(tmp_path, text, tag_column, tags):
+    imgid(tmp_path / "train.txt", text)
+    ((_, row),) = read_source(tmp_path, lang="en", tag_column=tag_column)
+    assert row.tags == tags and row.tokens[0] == "Anna"
+    dataset = load(tmp_path, lang="en", tag_column=tag_column, cache_dir=tmp_path / "cache")["train"]
+    names = dataset.features["ner_tags"].feature.names
+    assert [names[tag] for tag in dataset[0]["ner_tags"]] == tags
+
+
+def test_a_column_of_tags_in_another_scheme_does_not_leave_the_chunks_alone(tmp_path):
+    """Where only the chunks are well-formed tags, they are not taken for the entities."""
+    for text in ("Anna B-NP S-PER\nsings B-VP O\n", "Anna NNP B-NP S-PER\nsings VB B-VP O\n"):
+        imgid(tmp_path / "train.txt", text)
+        with pytest.raises(ValueError, match="'S-PER' looks like a tag of BIOES or BILOU"):
+            list(read_source(tmp_path, lang="en"))
+
+
+@pytest.mark.parametrize("tag_column", [0, 1, 4, -3, -4])
+def test_a_column_that_is_none_of_the_tags(tmp_path, tag_column):
+    imgid(tmp_path / "train.txt", CHUNKS)
+    with pytest.raises(ValueError, match=rf"tag_column is {tag_column}, but .* has 3 columns .*from 2 to 3, or, .*-1"):
+        list(read_source(tmp_path, lang="en", tag_column=tag_column))
+
+
+def test_an_empty_file_has_any_column(tmp_path):
+    imgid(tmp_path / "train.txt", CHUNKS)
+    imgid(tmp_path / "test.txt", "\n")
+    assert len(list(read_source(tmp_path, lang="en", tag_column=3))) == 1
+
+
+def test_a_tag_column_has_no_use_where_there_are_no_columns(tmp_path):
+    jsonl(tmp_path / "json" / "train.jsonl", GOOD)
+    with pytest.raises(ValueError, match="holds jsonl files, where tag_column has no use: leave it out"):
+        list(read_source(tmp_path / "json", tag_column=3))
+    folder = write_parquet(load(tmp_path / "json", cache_dir=tmp_path / "cache"), tmp_path / "written")
+    with pytest.raises(ValueError, match="tag_column has no use"):
+        list(read_source(folder, tag_column=3))
+    with pytest.raises(ValueError, match="where tag_column has no use: leave it out"):
+        load(folder, tag_column=3)
+
+
+# Rows without gold labels
+
+HIDDEN = [None, [-1, -1], [-100, -100], [None, None]]
+
+
+@pytest.mark.parametrize("hidden", HIDDEN)
+def test_a_test_split_may_have_no_gold_labels_at_all(tmp_path, hidden):
+    jsonl(tmp_path / "train.jsonl", GOOD)
+    jsonl(tmp_path / "test.jsonl", GOOD | {"ner_tags": hidden}, GOOD | {"id": "b", "tokens": [], "ner_tags": []})
+    dataset = load(tmp_path, cache_dir=tmp_path / "cache")
+    assert dataset["test"]["ner_tags"][:] == [[-1, -1], []]
+    assert dataset["train"]["ner_tags"][:] == [[0, 1]]
+    assert dataset["test"].features["ner_tags"].feature.names == ["O", "B-LOC", "I-LOC"]
+    # It can be written and read again, its card counting no entities in it; a builder of splits has no use for it.
+    folder = write_parquet(dataset, tmp_path / "written")
+    assert load(folder, cache_dir=tmp_path / "cache")["test"]["ner_tags"][:] == [[-1, -1], []]
+    for source in (tmp_path, folder):
+        with pytest.raises(MalformedRow, match=r"came as tag 1 \(token 'In'\), which is no gold label"):
+            list(read_source(source))
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_other_splits_may_not(tmp_path, split):
+    path = jsonl(tmp_path / f"{split}.jsonl", GOOD | {"ner_tags": [-1, -1]})
+    with pytest.raises(MalformedRow) as caught:
+        load(tmp_path, cache_dir=tmp_path / "cache")
+    assert str(caught.value).startswith(f"{path}:1: -1 came as tag 1 (token 'In'), which is no gold label")
+
+
+def test_a_test_split_of_which_a_part_has_gold_labels_is_malformed(tmp_path):
+    path = jsonl(tmp_path / "test.jsonl", GOOD, GOOD | {"id": "b", "ner_tags": [-1, -1]})
+    with pytest.raises(MalformedRow) as caught:
+        load(tmp_path, cache_dir=tmp_path / "cache")
+    assert str(caught.value).startswith(f"{path}:2: -1 came as tag 1")
+    dataset = load(tmp_path, errors="skip", cache_dir=tmp_path / "cache")
+    assert dataset["test"]["id"][:] == ["a"]
 
 
 # WikiDiverse

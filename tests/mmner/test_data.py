@@ -8,14 +8,18 @@ import random
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
+import yaml
+from datasets.table import InMemoryTable
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 import dataset_script
 from mmner.arguments import DataArguments
+from mmner.collator import MultimodalCollator
 from mmner.data import (
     WindowedSentences,
     count_images,
@@ -180,8 +184,67 @@ def test_tags_that_are_not_iob2_are_an_error(processor):
     words = {"id": ["a", "b"], "tokens": [["in", "Paris"]] * 2, "ner_tags": [[0, 3], [1, 4]]}
     features = {**make_rows([1]).features, "id": datasets.Value("string")}
     rows = datasets.Dataset.from_dict(words, features=datasets.Features(features))
-    with pytest.raises(ValueError, match="Row b is not IOB2: I-LOC at word 1 follows B-PER; expected B-LOC"):
+    message = "the set, row b: 'I-LOC' came as tag 2 .token 'Paris'. after 'B-PER'; .* If the set is IOB1.*iob2 repair"
+    with pytest.raises(ValueError, match=message):
         WindowedSentences(rows, processor, LABEL2ID)
+
+
+def raw_rows(tokens: list, tags: list, kind: pa.DataType | None = None) -> datasets.Dataset:
+    """Rows whose tags are whatever they are: so `datasets` reads them from Parquet files."""
+    features = datasets.Features({**make_rows([1]).features, "id": datasets.Value("string")})
+    columns = {
+        "tokens": pa.array(tokens, pa.list_(pa.string())),
+        "ner_tags": pa.array(tags, pa.list_(kind or pa.int64())),
+        "id": pa.array([f"r{row}" for row in range(len(tokens))]),
+    }
+    return datasets.Dataset(InMemoryTable(pa.table(columns)), info=datasets.DatasetInfo(features=features))
+
+
+TWO = ["in", "Paris"]
+BAD_TAGS = [
+    (
+        TWO,
+        [-1, -1],
+        "-1 came as tag 1 (token 'in'), which is no gold label; expected a number from 0 (O) to 4",
+    ),
+    (TWO, [0, -100], "-100 came as tag 2 (token 'Paris'), which is no gold label"),
+    (TWO, [0, None], "None came as tag 2 (token 'Paris'), which is no gold label"),
+    (TWO, None, "ner_tags is None; expected a tag for each token"),
+    (TWO, [0, 99], "99 came as tag 2 (token 'Paris'); expected a number from 0"),
+    (TWO, [0, 5], "5 came as tag 2"),
+    (TWO, [0, 3, 0], "2 tokens and 3 ner_tags came; expected as many tags as tokens"),
+    (TWO, [0], "2 tokens and 1 ner_tags came"),
+    ([None, "Paris"], [0, 3], "token 1 is None; expected text"),
+    (None, [0, 3], "tokens is None; expected a list"),
+]
+
+
+@pytest.mark.parametrize("options", [{}, {"training": True}, {"may_be_unlabelled": True}])
+@pytest.mark.parametrize(("tokens", "tags", "message"), BAD_TAGS)
+def test_a_row_of_bad_tokens_or_tags_is_named(processor, tokens, tags, message, options):
+    rows = raw_rows([TWO, tokens], [[0, 3], tags])
+    with pytest.raises(ValueError) as caught:
+        WindowedSentences(rows, processor, LABEL2ID, name="org/set, test", **options)
+    assert str(caught.value).startswith(f"org/set, test, row r1: {message}")
+    is_label = "no gold label" in message or "ner_tags is None" in message
+    assert ("only a test split that has none at all is predicted" in str(caught.value)) == is_label
+
+
+@pytest.mark.parametrize("hidden", [[-1, -1], [-100, -100], [None, None], [-1, None], None])
+def test_rows_without_any_gold_label_are_predicted_and_not_scored(processor, caplog, hidden):
+    rows = raw_rows([TWO, [], ["Jordan", "won"]], [hidden, [], hidden])
+    sentences = WindowedSentences(rows, processor, LABEL2ID, name="org/set, test", may_be_unlabelled=True)
+    assert "org/set, test: no gold labels: predicted, not scored." in caplog.messages
+    assert sentences.tags is None and sentences.groups == {"language": [], "type": [], "image": []}
+    assert [sentences[index]["tokens"] for index in range(3)] == [TWO, ["Jordan", "won"], []]
+    assert all("labels" not in sentences[index] for index in range(3))
+    batch = MultimodalCollator(processor)([sentences[0], sentences[1]])
+    assert "labels" not in batch and batch["word_starts"].shape == (2, 2)
+    with pytest.raises(ValueError, match="org/set, train, row r0: .* only a test split that has none at all"):
+        WindowedSentences(rows, processor, LABEL2ID, name="org/set, train", training=True)
+    with pytest.raises(ValueError, match="the set, row r1: token 2 is None"):
+        rows = raw_rows([TWO, ["a", None]], [hidden, hidden])
+        WindowedSentences(rows, processor, LABEL2ID, may_be_unlabelled=True)
 
 
 def test_no_image_is_decoded(processor, monkeypatch):
@@ -469,6 +532,60 @@ def test_an_absent_train_split_is_an_error_and_another_a_warning(tmp_path, caplo
     assert "has no validation: what it is for is left out" in caplog.text
     with pytest.raises(ValueError, match="has the splits test, but train, test would be needed"):
         load_splits(arguments, ["train", "test"], tmp_path / "cache")
+
+
+def parquet_set(folder, splits: dict[str, list[str]]) -> str:
+    """A set in Parquet whose card gives its splits these names, each with one sentence of these words."""
+    files = []
+    for split, words in splits.items():
+        row = {"id": split, "lang": "en", "tokens": words, "ner_tags": [0] * len(words), "image": None}
+        features = {"id": datasets.Value("string"), "lang": datasets.Value("string"), **make_rows([1]).features}
+        features = datasets.Features({**features, "image": datasets.Image()})
+        (folder / "data").mkdir(parents=True, exist_ok=True)
+        datasets.Dataset.from_list([row], features=features).to_parquet(folder / "data" / f"{split}.parquet")
+        files.append({"split": split, "path": f"data/{split}.parquet"})
+    configs = [{"config_name": "all", "data_files": files, "default": True}]
+    (folder / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': configs})}---\n")
+    return str(folder)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_split_called_dev_is_the_validation_split(tmp_path, streaming, caplog):
+    folder = parquet_set(tmp_path / "set", {"train": ["a"], "dev": ["b"], "testb": ["c"]})
+    args = DataArguments(dataset=folder, streaming=streaming)
+    with caplog.at_level(logging.INFO):
+        splits = load_splits(args, ["train", "validation", "test"], tmp_path / "cache")
+    assert list(splits) == ["train", "validation", "test"]
+    assert splits["validation"]["tokens"][:] == [["b"]] and splits["test"]["tokens"][:] == [["c"]]
+    assert "The split dev is read as validation." in caplog.messages
+
+
+def test_a_split_called_dev_on_the_hub(tmp_path, monkeypatch):
+    rows = {split: make_rows([2], id=[split]) for split in ("train", "dev", "unlabelled")}
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args: datasets.DatasetDict(rows))
+    splits = load_splits(DataArguments(dataset="org/set"), ["train", "validation"], tmp_path)
+    assert {split: one["id"][:] for split, one in splits.items()} == {"train": ["train"], "validation": ["dev"]}
+
+
+def test_of_two_splits_for_one_the_one_of_that_name_is_read_and_two_others_are_an_error(tmp_path, caplog):
+    folder = parquet_set(tmp_path / "one", {"train": ["a"], "dev": ["b"], "validation": ["c"]})
+    splits = load_splits(DataArguments(dataset=folder), ["train", "validation"], tmp_path / "cache")
+    assert splits["validation"]["tokens"][:] == [["c"]] and "The splits dev are not read" in caplog.text
+    folder = parquet_set(tmp_path / "two", {"train": ["a"], "dev": ["b"], "val": ["c"]})
+    with pytest.raises(ValueError, match="the splits dev, val, which all are validation: expected one of them"):
+        load_splits(DataArguments(dataset=folder), ["train", "validation"], tmp_path / "cache")
+
+
+def test_the_column_of_the_tags_of_a_folder(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.txt").write_text("Anna B-NP B-PER\nsings B-VP O\n")
+    with pytest.raises(ValueError, match="the columns 2 and 3 look like tags .*--tag_column"):
+        load_splits(DataArguments(dataset=str(tmp_path), dataset_lang="en"), ["train"], tmp_path / "cache")
+    args = DataArguments(dataset=str(tmp_path), dataset_lang="en", tag_column=-1)
+    rows = load_splits(args, ["train"], tmp_path / "cache")["train"]
+    assert label_names(rows) == ["O", "B-PER", "I-PER"] and rows["ner_tags"][:] == [[1, 0]]
+    with pytest.raises(ValueError, match="comes from the Hub, where tag_column mean nothing"):
+        load_splits(DataArguments(dataset="org/set", tag_column=3), ["train"], tmp_path)
 
 
 def test_only_the_training_subset_follows_the_seed(tmp_path):

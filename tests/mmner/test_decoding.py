@@ -102,6 +102,27 @@ def test_evaluation_and_pipeline_give_the_same_entities(model_and_processor, tmp
         assert [e["score"] for e in got] == pytest.approx([e["score"] for e in entities], abs=1e-4)
 
 
+@pytest.mark.parametrize("lengths", [[70, 3, 60, 9], [5, 3, 9, 1]])
+def test_without_gold_labels_the_same_is_predicted_and_nothing_is_scored(model_and_processor, tmp_path, lengths):
+    model, processor = model_and_processor
+    rows = make_rows(lengths)
+    hidden = rows.map(lambda row: {"ner_tags": [-1] * len(row["tokens"])}, features=rows.features)
+    trainer = make_trainer(model_and_processor, tmp_path)
+    found, metrics = [], []
+    for one in (rows, hidden):
+        sentences = WindowedSentences(one, processor, model.config.label2id, may_be_unlabelled=True)
+        output = trainer.predict_with_controls(sentences, "test")
+        found.append(prediction_rows(sentences, *output.predictions))
+        metrics.append(set(output.metrics))
+    scores = {"test_loss", "test_f1", "test_text_only_f1", "test_shuffled_image_f1"}
+    assert scores <= metrics[0]
+    assert not [name for name in metrics[1] if "loss" in name or "f1" in name]
+    for labelled, row in zip(*found, strict=True):
+        assert row["ner_tags"] is None and labelled["ner_tags"] is not None
+        assert {**row, "ner_tags": 0, "entities": 0} == {**labelled, "ner_tags": 0, "entities": 0}
+        assert [entity["word"] for entity in row["entities"]] == [entity["word"] for entity in labelled["entities"]]
+
+
 def test_windows_decoded_each_for_itself_would_differ(model_and_processor, tmp_path):
     """Else the test above could not fail."""
     model, processor = model_and_processor

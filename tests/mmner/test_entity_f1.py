@@ -84,6 +84,38 @@ def test_a_type_name_may_hold_a_hyphen():
     assert find_entities([["B-creative-work", "I-creative-work"]]) == [[("creative-work", 0, 2)]]
 
 
+def test_a_type_stands_as_it_is():
+    assert find_entities([["B-A-", "I-A-", "B--b"]]) == [[("A-", 0, 2), ("-b", 2, 3)]]
+
+
+@pytest.mark.parametrize("tag", ["PER", "E-PER", "B", "B-", "I", "", "b-PER", "B-PER ", 1, None])
+def test_a_tag_that_is_none_is_named_with_its_sentence(tag):
+    sound, bad = [["O"], ["O", "O", "B-PER"]], [["O"], ["O", "O", tag]]
+    message = re.escape(f"Sentence 1 has the tag {tag!r} at word 2; expected IOB2: O, B-TYPE or I-TYPE.")
+    for gold, predicted in ((bad, sound), (sound, bad)):
+        with pytest.raises(ValueError, match=message):
+            entity_scores(gold, predicted)
+
+
+def test_gold_tags_in_iob1_are_an_error_that_says_so():
+    # By definition: B- stands only after an entity of the same type.
+    gold = [["I-PER", "I-PER", "O", "I-LOC"], ["I-LOC", "B-LOC"]]
+    with pytest.raises(ValueError, match="The gold tags are IOB1: 3 entities begin with I-. Convert them to IOB2"):
+        entity_scores(gold, gold)
+
+
+def test_a_few_gold_slips_are_not_counted_as_in_seqeval_and_said(caplog):
+    gold = [["B-PER", "I-LOC"], ["I-LOC", "O", "B-LOC"]]
+    predicted = [["B-PER", "I-LOC"], ["B-LOC", "O", "B-LOC"]]
+    with caplog.at_level(logging.WARNING):
+        scores = entity_scores(gold, predicted)
+    assert caplog.messages[0].startswith("2 gold I- tags begin an entity, which is not IOB2: these entities are not")
+    assert scores["f1"] == pytest.approx(f1_score(gold, predicted, **STRICT)) == pytest.approx(4 / 5)
+    caplog.clear()
+    entity_scores(predicted[1:], gold[1:])  # predictions may be anything
+    assert not caplog.messages
+
+
 def test_a_group_without_gold_entities_has_no_score_even_if_something_is_predicted():
     scores = entity_scores([["B-PER"], ["O"]], [["B-PER"], ["B-LOC"]], ["en", "de"])
     assert set(scores) == {"f1", "precision", "recall", "f1_en", "f1_PER"}
@@ -182,6 +214,11 @@ def test_the_evaluate_module_is_one_file_that_imports_nothing_of_ours():
         "evaluate",
         "seqeval",
     } | sys.stdlib_module_names
+
+
+def test_the_evaluate_module_names_a_tag_that_is_none(metric):
+    with pytest.raises(ValueError, match="Sentence 0 has the tag 'PER' at word 0; expected IOB2"):
+        metric.compute(predictions=[["PER"]], references=[["PER"]])
 
 
 def test_groups_that_are_not_as_many_as_the_sentences_are_errors():

@@ -110,6 +110,23 @@ def processor(towers):
 LABEL2ID = {label: index for index, label in enumerate(LABELS)}
 
 
+def test_a_tag_that_is_none_names_the_file_and_the_row(processor, tmp_path):
+    write(make_rows(60), tmp_path)
+    path = tmp_path / "train-00001-of-00003.parquet"
+    table = pq.read_table(path)
+    for bad, message in ((-1, "-1 came as tag 1 .token 'w25'., which is no gold label"), (99, "99 came as tag 1")):
+        tags = table["ner_tags"].to_pylist()
+        tags[5][0] = bad
+        column = pa.array(tags, table.schema.field("ner_tags").type)
+        pq.write_table(table.set_column(3, table.schema.field("ner_tags"), column), path, row_group_size=10)
+        files, features = find_shards(str(tmp_path), None)
+        stream = SentenceStream(
+            ParquetShards(files["train"], features), processor, LABEL2ID, order="sequential", shuffle_buffer=10
+        )
+        with pytest.raises(ValueError, match=rf"row r25: {message}.*\(Read from .*{path.name}.*\)"):
+            list(itertools.islice(stream.batches(0, 1, 4), 30))
+
+
 def make_stream(shards, processor, **options) -> SentenceStream:
     return SentenceStream(shards, processor, LABEL2ID, **{"shuffle_buffer": 35, "max_length": PIECES, **options})
 
