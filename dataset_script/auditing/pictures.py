@@ -4,9 +4,9 @@ import hashlib
 from collections import Counter
 from pathlib import Path, PurePosixPath
 
-from ..images import IMAGE_SUFFIXES
+from ..images import IMAGE_SUFFIXES, open_image
 from ..similarity import image_hash
-from .picture_kinds import Sample, decode
+from .picture_kinds import Sample
 from .rows import AuditRow
 
 NO_PICTURE = -1
@@ -81,7 +81,7 @@ class AuditedPictures:
 
     def _open(self, number: int, row: AuditRow, dataset: int) -> None:
         try:
-            image = decode(row.picture)
+            image = open_image(row.picture)
         except OSError as error:
             self._unreadable[number] = self.problems[dataset][row.image] = str(error)
             return
