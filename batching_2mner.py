@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 try:
-    from .images_2mner import ImageLike, image_id
+    from .images_2mner import ImageLike, image_id, load_image
     from .processing_2mner import TwoMNERProcessor, Window
 except ImportError:
-    from images_2mner import ImageLike, image_id
+    from images_2mner import ImageLike, image_id, load_image
     from processing_2mner import TwoMNERProcessor, Window
 
 # Pieces of a batch, padding included. A CPU gains nothing from more (measured, `benchmarks/inference.py`); an
@@ -71,7 +71,7 @@ class Picture:
         if self.source is None:
             return
         try:
-            opened = processor.open_image(self.source)
+            opened = load_image(self.source)
             self.image_id, self.pixels = image_id(opened), processor.resized(opened)
         except Exception as error:  # told to whoever asked for a text that shows it
             self.error = error

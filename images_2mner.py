@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import io
 import ipaddress
+import math
 import os
 import re
 import socket
@@ -15,6 +16,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,15 +24,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 # PIL image, path, http(s) URL, `data:` URI, base64, bytes, array, tensor, or {"bytes", "path"} as `datasets` stores it
 ImageLike = Any
 
-# What Pillow may decode for a stranger: its other readers are rarer, some start programs (EPS runs Ghostscript).
+# What Pillow may decode for a stranger, and what for anybody: raster formats. One of its other readers runs a program
+# (EPS runs Ghostscript), whatever the file is called.
 STRANGERS_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-# A JPEG is decoded at reduced size as long as what is left is this many times the size that is wanted in the end.
-DRAFT_SCALE = 2
+FORMATS = (*STRANGERS_FORMATS, "TIFF", "AVIF", "JPEG2000", "PPM")
+# How a file begins, and a part of which a real one has some ten at most, while thousands keep Pillow busy for minutes.
+# The first part is so short that 8 MiB of random bytes (a video behind a photograph) hold 128 of it.
+COSTLY_PARTS = (
+    (b"\xff\xd8", b"\xff\xda", "JPEG scans"),
+    (b"\xff\xd8", b"Exif\0\0", "blocks of EXIF data"),
+    (b"\x89PNG", b"iCCP", "colour profiles"),
+)
+MOST_COSTLY_PARTS = 256
 _OPENING = threading.Lock()  # warnings are told what to do for all threads at once
 SHORTEST_BASE64 = 32  # characters; no image file is shorter, and a mistyped path seldom is as long
 DESCRIBED_CHARACTERS = 100
@@ -61,33 +71,26 @@ class UrlPolicy:
 STRICT = UrlPolicy(allow_private=False, max_bytes=8 * 2**20, timeout_s=5.0, max_pixels=16_000_000)
 
 
-def load_image(
-    image: ImageLike,
-    policy: UrlPolicy = UrlPolicy(),  # noqa: B008 (it is frozen)
-    size: tuple[int, int] | None = None,
-) -> Image.Image:
+def load_image(image: ImageLike, policy: UrlPolicy = UrlPolicy()) -> Image.Image:  # noqa: B008 (it is frozen)
     """
-    Opens an image of any kind as 8-bit RGB, upright; transparency on white; the first frame of an animation.
+    Opens an image of any kind as 8-bit RGB, upright, at its own size; transparency on white; the first frame of an
+    animation. Whatever reads an image calls this, so that the same file gives the same pixels everywhere.
 
     Args:
         image: a PIL image, a path, an http(s) URL, a `data:` URI, base64, encoded bytes, an array or tensor `(height,
             width[, channels])` or `(channels, height, width)` (integers 0..255, floats 0..1, or booleans), or
             `{"bytes", "path"}`. White is 255 in a PIL image of mode I or F, 65535 if a value is above that, the
             largest value if one is above that too; in one of mode F it is 1, as in an array, if none is above 1.
-        policy: what may be opened and fetched; `STRICT` for pictures that strangers name.
-        size: what it will be resized to, width and height. An encoded JPEG of more than `DRAFT_SCALE` times this size
-            is then decoded at a half, a quarter or an eighth of its own (its DCT blocks are read in part), never below
-            `DRAFT_SCALE` times `size`. The resized picture then differs by less than 2 of 255 levels on average over
-            its pixels (71 photographs, flags and badges, enlarged with grain: 0.4 on average, 1.5 in the worst, 32 at
-            a single pixel of an edge; the tagger's entities were the same, scores to 3e-4). Stripes of black and white
-            a few pixels wide are the worst there is: 4.
+        policy: what may be opened and fetched; `STRICT` for images that strangers name.
 
     Raises:
-        ValueError: it is not an image, is broken, is refused by the policy, has values that are out of range or not
-            finite, or more pixels than the policy or `PIL.Image.MAX_IMAGE_PIXELS` admits.
+        ValueError: it is not an image of one of `FORMATS`, is broken, is refused by the policy, has values that are
+            out of range or not finite, or more pixels than the policy or `PIL.Image.MAX_IMAGE_PIXELS` admits.
         TypeError: it is of none of these types.
     """
-    name, is_ours = _describe(image), False
+    name = _describe(image)
+    formats = FORMATS if policy.allow_private else STRANGERS_FORMATS
+    limit = min(limit for limit in (policy.max_pixels, Image.MAX_IMAGE_PIXELS, math.inf) if limit is not None)
     if isinstance(image, dict):
         image = image["bytes"] if image.get("bytes") is not None else image.get("path")
     if isinstance(image, torch.Tensor):
@@ -99,32 +102,25 @@ def load_image(
         image = _from_array(image)
     elif not isinstance(image, Image.Image):
         image = _encoded(image, name, policy)
+        if not policy.allow_private:
+            _check_parts(image.getvalue(), name)
     try:
         if not isinstance(image, Image.Image):
-            with _OPENING, warnings.catch_warnings():
-                # Pillow only warns up to twice its limit: decoding such an image already takes gigabytes.
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                image = Image.open(image, formats=None if policy.allow_private else STRANGERS_FORMATS)
-            is_ours = True
-        limits = [limit for limit in (policy.max_pixels, Image.MAX_IMAGE_PIXELS) if limit is not None]
-        if limits and image.width * image.height > min(limits):
-            raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels, the limit is {min(limits)}")
-        if is_ours and size is not None:  # a caller's own picture is not to be changed
-            edge = DRAFT_SCALE * max(size)  # either side: the picture may yet be turned upright
-            image.draft(None, (edge, edge))
+            if isinstance(image, io.BytesIO):  # Pillow takes the memory for all pixels of a WebP when it opens one
+                _check_pixels(_webp_size(image.getvalue()), limit)
+            with _quiet_pillow():
+                image = Image.open(image, formats=formats)
+        _check_pixels(image.size, limit)
         return _to_rgb(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         advice = ", or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it" if policy.allow_private else ""
         raise ValueError(
             f"{name} is refused as a decompression bomb: {str(error).rstrip('.')}. Give a smaller image{advice}."
         ) from error
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"{name} does not exist; expected the path of an image file, a URL, a data: URI or base64."
-        ) from error
     except UnidentifiedImageError as error:
-        formats = "that Pillow knows" if policy.allow_private else f"of {', '.join(STRANGERS_FORMATS)}"
-        raise ValueError(f"{name} cannot be read as an image: it is of no format {formats}, or empty.") from error
+        raise ValueError(
+            f"{name} cannot be read as an image: it is of no format of {', '.join(formats)}, or empty."
+        ) from error
     except MemoryError:
         raise
     except Exception as error:  # on broken files Pillow's readers raise whatever goes wrong first
@@ -169,6 +165,11 @@ def _encoded(image: ImageLike, name: str, policy: UrlPolicy) -> io.BytesIO | Pat
         if not policy.allow_private:
             raise ValueError(f"{name} is refused; expected an http(s) URL, a data: URI or base64 of an image file.")
     if isinstance(image, (str, os.PathLike)) and policy.allow_private:
+        if not _is_file(image):  # a pipe would never end
+            raise ValueError(
+                f"{name} does not exist or is no file; expected the path of an image file, a URL, a data: URI or "
+                "base64."
+            )
         return Path(image)
     expected = "a PIL image, path, URL, data: URI, base64, bytes, array or None"
     raise TypeError(f"An image of type {type(image).__name__}; expected {expected}.")
@@ -177,11 +178,48 @@ def _encoded(image: ImageLike, name: str, policy: UrlPolicy) -> io.BytesIO | Pat
 _SMALLER = "Give a smaller one."
 
 
-def _is_file(path: str) -> bool:
+def _is_file(path: str | os.PathLike) -> bool:
     try:
         return Path(path).is_file()
     except (OSError, ValueError):  # too long for a name, or with a null character
         return False
+
+
+@contextmanager
+def _quiet_pillow():
+    """Without Pillow's warnings: broken metadata of a small file can give 65,535 of them."""
+    with _OPENING, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        # Pillow only warns up to twice its limit: decoding such an image already takes gigabytes.
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def _check_pixels(size: tuple[int, int], limit: float) -> None:
+    if size[0] * size[1] > limit:
+        raise Image.DecompressionBombError(f"{size[0]} x {size[1]} pixels, the limit is {limit}")
+
+
+def _check_parts(content: bytes, name: str) -> None:
+    """Refuses a file whose `COSTLY_PARTS` are many."""
+    for start, part, what in COSTLY_PARTS:
+        if content.startswith(start) and content.count(part) > MOST_COSTLY_PARTS:
+            raise ValueError(
+                f"{name} is refused: it has more than {MOST_COSTLY_PARTS} {what}. Save the image anew and send that."
+            )
+
+
+def _webp_size(content: bytes) -> tuple[int, int]:
+    """Width and height in the header of a WebP file; (0, 0) for any other file."""
+    kind = content[12:16] if content[:4] == b"RIFF" else b""
+    if kind == b"VP8X":
+        return int.from_bytes(content[24:27], "little") + 1, int.from_bytes(content[27:30], "little") + 1
+    if kind == b"VP8L":
+        bits = int.from_bytes(content[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if kind == b"VP8 ":
+        return int.from_bytes(content[26:28], "little") & 0x3FFF, int.from_bytes(content[28:30], "little") & 0x3FFF
+    return 0, 0
 
 
 def _from_base64(text: str) -> bytes | None:
@@ -382,7 +420,11 @@ def _check_finite(values: np.ndarray) -> None:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    image = ImageOps.exif_transpose(image)
+    image.load()
+    with _quiet_pillow():
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    if orientation != 1:
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":  # 16 bits and more: Pillow's own conversion clips to white
         values = np.asarray(image)
         if image.mode == "F":

@@ -797,7 +797,7 @@ def _text_columns(dataset):
             "pictures. Rename one (dataset.rename_column), or pass transformers.pipelines.pt_utils.KeyDataset."
         )
     dataset = dataset.select_columns(columns + ["image"] * ("image" in names))
-    feature = dataset.features["image"] if "image" in names and hasattr(dataset, "__getitem__") else None
+    feature = (dataset.features or {}).get("image")
     if getattr(feature, "decode", False) and getattr(feature, "mode", None) is None:
         dataset = dataset.cast_column("image", replace(feature, decode=False))  # files, to be opened when needed
     return dataset

@@ -451,7 +451,7 @@ class TwoMNERProcessor(ProcessorMixin):
             if image is None:
                 ids.append(0)
                 continue
-            opened = self.open_image(image)
+            opened = load_image(image)
             ids.append(image_id(opened))
             if ids[-1] not in distinct:
                 distinct[ids[-1]] = self.resized(opened)
@@ -464,10 +464,6 @@ class TwoMNERProcessor(ProcessorMixin):
                 if identity:
                     batch["pixel_values"][row] = pixels[row_of[identity]]
         return batch
-
-    def open_image(self, image: ImageLike) -> Image.Image:
-        """As `load_image`; a large JPEG is decoded no finer than the image processor's size needs."""
-        return load_image(image, size=self._fixed_size())
 
     def resized(self, image: Image.Image) -> torch.Tensor:
         """

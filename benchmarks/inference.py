@@ -62,6 +62,7 @@ def bare_way(spec: dict, images: bool) -> tuple[Callable[[int], float], dict]:
     import torch
 
     from batching_2mner import packed
+    from images_2mner import load_image
     from modeling_2mner import TwoMNERForTokenClassification
     from processing_2mner import TwoMNERProcessor
     from towers_2mner import sequence_of
@@ -90,7 +91,7 @@ def bare_way(spec: dict, images: bool) -> tuple[Callable[[int], float], dict]:
     def read_pictures(paths: list[str], size: int) -> float:
         seconds = 0.0
         for first in range(0, len(paths), size):
-            opened = [processor.resized(processor.open_image(path)) for path in paths[first : first + size]]
+            opened = [processor.resized(load_image(path)) for path in paths[first : first + size]]
             pixels = processor.pixel_values(opened)
             start = time.perf_counter()
             sequence_of(model.vision_model, pixels)

@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Iterable
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,11 @@ import pyarrow.parquet as pq
 from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCardData
-from PIL import Image, ImageOps
 
 from . import markdown as md
 from .facts import NOT_STATED, Example, Facts, Part, count
 from .files import mark, refuse_unlisted
+from .images import open_image
 
 ADDRESS = "path/to/this/dataset"
 """Stands in the card where the name on the Hub is not known yet; ``push`` puts that in its place."""
@@ -403,11 +402,10 @@ def _thumbnails(folder: Path, facts: Facts) -> dict[Example, str]:
             content = parquet.read_row_group(group, columns=["image.bytes"])["image"][row].as_py()
         if content is not None:
             assets.mkdir(exist_ok=True)
-            with Image.open(BytesIO(content["bytes"])) as image:
-                image = ImageOps.exif_transpose(image).convert("RGB")
-                image.thumbnail((_THUMBNAIL_PIXELS, _THUMBNAIL_PIXELS))
-                made[example] = f"assets/example-{number}.jpg"
-                image.save(folder / made[example], quality=85)
+            image = open_image(content["bytes"]).convert("RGB")
+            image.thumbnail((_THUMBNAIL_PIXELS, _THUMBNAIL_PIXELS))
+            made[example] = f"assets/example-{number}.jpg"
+            image.save(folder / made[example], quality=85)
     return made
 
 

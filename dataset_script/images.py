@@ -1,14 +1,20 @@
 """Image files: where a row's image lies, and whether it opens."""
 
+import io
 import os
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import EpsImagePlugin, Image, ImageOps, UnidentifiedImageError
 
 from .files import is_inside, regular
 
+# datasets.Image, which decodes the rows that a user looks at, opens whatever Pillow reads: EPS by running Ghostscript.
+EpsImagePlugin.gs_binary = False
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+"""What is opened as an image, whatever it is called; the model's own list."""
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".JPG", ".JPEG", ".PNG")
 """In the order in which they are tried for an image that is named without one."""
 
@@ -23,23 +29,37 @@ def candidates(name: str) -> tuple[str, ...]:
     return tuple(name.removesuffix(".*") + suffix for suffix in IMAGE_SUFFIXES)
 
 
-def image_problem(path: Path) -> str | None:
-    """Why ``path`` cannot be decoded as ``datasets.Image`` will decode it, or ``None`` if it can.
+def open_image(image: Path | bytes) -> Image.Image:
+    """Open an image of one of ``FORMATS`` as ``datasets.Image`` will: all pixels of the first frame, upright.
 
-    All pixels of the first frame are decoded. An image of more than ``PIL.Image.MAX_IMAGE_PIXELS`` pixels is refused
-    by its header alone; Pillow itself only warns up to twice that size.
+    An image of more than ``PIL.Image.MAX_IMAGE_PIXELS`` pixels is refused by its header alone; Pillow itself only
+    warns up to twice that size.
+
+    Raises:
+        OSError: it does not open; the message says why.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(regular(path)) as image:
-                image.load()
-                ImageOps.exif_transpose(image, in_place=True)
+            source = io.BytesIO(image) if isinstance(image, bytes) else regular(image)
+            with Image.open(source, formats=FORMATS) as opened:
+                return ImageOps.exif_transpose(opened)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        return f"too many pixels (PIL.Image.MAX_IMAGE_PIXELS is {Image.MAX_IMAGE_PIXELS}): {error}"
+        raise OSError(f"too many pixels (PIL.Image.MAX_IMAGE_PIXELS is {Image.MAX_IMAGE_PIXELS}): {error}") from error
+    except UnidentifiedImageError as error:
+        raise OSError(f"it is of no format of {', '.join(FORMATS)}, or empty") from error
     except Exception as error:  # Pillow's plugins raise nearly anything on corrupt data: struct.error, IndexError ...
-        return f"{type(error).__name__}: {error}".replace(str(path), path.name)
+        message = f"{type(error).__name__}: {error}"
+        raise OSError(message.replace(str(image), image.name) if isinstance(image, Path) else message) from error
+
+
+def image_problem(path: Path) -> str | None:
+    """Why ``open_image`` does not open ``path``, or ``None`` if it does."""
+    try:
+        open_image(path)
+    except OSError as error:
+        return str(error)
     return None
 
 

@@ -17,10 +17,10 @@ from typing import Any
 
 from PIL import Image
 
-from .auditing.picture_kinds import decode
 from .auditing.rows import AuditedFolder, AuditRow
 from .draws import uniform
 from .highlight import STYLE, colours, entity_html, legend_html
+from .images import open_image
 from .sources.rows import LANGUAGES, SPLIT_FILES
 from .spans import iob2_spans
 
@@ -144,7 +144,7 @@ def _picture(row: AuditRow) -> str:
     if row.picture is None:
         return '<span class="none">its file is not here</span>'
     try:
-        image = decode(row.picture)
+        image = open_image(row.picture)
     except OSError as error:
         return f'<span class="none">does not open: {escape(str(error))}</span>'
     alternative = escape(f"The picture of row {row.id}")

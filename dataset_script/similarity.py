@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import io
 import sqlite3
 import tempfile
 import unicodedata
@@ -15,6 +14,8 @@ import imagehash
 import numpy as np
 from datasketch import MinHash
 from PIL import Image
+
+from .images import open_image
 
 K = TypeVar("K", bound=Hashable)
 
@@ -112,7 +113,7 @@ def near_duplicate_sentences(
             database.close()
 
 
-def image_hash(image: Image.Image | Path | str | bytes) -> int:
+def image_hash(image: Image.Image | Path | bytes) -> int:
     """64 bits that hardly change when a picture is scaled, recompressed or brightened (ImageHash's pHash).
 
     pHash sees the brightness of a picture's larger details. One that has none (a single colour, a flag of stripes)
@@ -123,9 +124,8 @@ def image_hash(image: Image.Image | Path | str | bytes) -> int:
         OSError: the picture does not open.
     """
     if not isinstance(image, Image.Image):
-        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
-            return image_hash(opened.convert("RGBA" if "transparency" in opened.info else opened.mode))
-    if image.mode in ("RGBA", "LA", "PA"):
+        image = open_image(image)
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         # Pixels that nobody sees would count else.
         alpha = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", alpha.size, "white"), alpha)

@@ -1,7 +1,6 @@
 """Batches of the pipeline: every window once, in a bounded look-ahead; every picture once; and whatever the order in
 which windows are read, the results of one text after another."""
 
-import io
 import itertools
 
 import numpy as np
@@ -9,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 from test_pipeline_2mner import TEXTS, limited, make_pipeline, make_towers, picture, same
 
 import batching_2mner
@@ -187,18 +185,18 @@ class TestPictures:
     @pytest.mark.parametrize("num_workers", [0, 2])
     def test_each_is_opened_and_encoded_once(self, ner, files, small_batches, monkeypatch, num_workers):
         opened, encoded = [], 0
-        open_image, encode = ner.processor.open_image, ner.model.model.encode_images
+        load_image, encode = batching_2mner.load_image, ner.model.model.encode_images
 
-        def counted_open(image):
+        def counted_load(image):
             opened.append(image)
-            return open_image(image)
+            return load_image(image)
 
         def counted_encode(pixels, ids):
             nonlocal encoded
             encoded += len(pixels)
             return encode(pixels, ids)
 
-        monkeypatch.setattr(ner.processor, "open_image", counted_open)
+        monkeypatch.setattr(batching_2mner, "load_image", counted_load)
         monkeypatch.setattr(ner.model.model, "encode_images", counted_encode)
         # Long and short texts, and one of several windows: in many batches, and none of them first in two.
         items = [{"text": "Paris " * (1 + number % 7 * 4), "image": files[number % 3]} for number in range(12)]
@@ -284,36 +282,3 @@ class TestErrors:
     def test_a_batch_of_nothing(self, ner, batch_size):
         with pytest.raises(ValueError, match="`batch_size` is .*expected a number of windows"):
             ner(TEXTS, batch_size=batch_size)
-
-
-class TestDraft:
-    def photograph(self, width, height, **options) -> bytes:
-        """A JPEG with large forms, fine texture and edges."""
-        generator = np.random.default_rng(0)
-        coarse = Image.fromarray(generator.integers(0, 256, (9, 12, 3), dtype=np.uint8)).resize((width, height))
-        pixels = np.asarray(coarse).astype(int) + generator.integers(-20, 20, (height, width, 3))
-        pixels[height // 3 : height // 2, width // 4 : width // 3] = (200, 30, 30)
-        buffer = io.BytesIO()
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=90, **options)
-        return buffer.getvalue()
-
-    @pytest.mark.parametrize(
-        ("size", "scale"), [((128, 96), 1), ((128, 128), 2), ((512, 384), 4), ((600, 260), 4), ((63, 800), 1)]
-    )
-    def test_a_large_picture_is_decoded_no_finer_than_twice_what_is_needed(self, ner, size, scale):
-        """The image processor's size is 32 x 32."""
-        content = self.photograph(*size)
-        full, drafted = Image.open(io.BytesIO(content)).convert("RGB"), ner.processor.open_image(content)
-        assert drafted.size == tuple(-(-edge // scale) for edge in size)
-        left, right = (np.asarray(image.resize((32, 32), Image.BICUBIC)).astype(int) for image in (full, drafted))
-        assert np.abs(left - right).mean() <= 1 and np.abs(left - right).max() <= 13
-
-    def test_a_turned_picture_is_upright(self, ner):
-        exif = Image.Exif()
-        exif[0x0112] = 6
-        drafted = ner.processor.open_image(self.photograph(800, 256, exif=exif))
-        assert drafted.size == (64, 200)
-
-    def test_a_callers_picture_is_left_as_it_is(self, ner):
-        mine = Image.open(io.BytesIO(self.photograph(1024, 768)))
-        assert ner.processor.open_image(mine).size == mine.size == (1024, 768)

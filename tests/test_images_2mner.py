@@ -3,18 +3,20 @@
 import base64
 import io
 import math
+import os
 import socket
 import ssl
 import struct
 import threading
 import time
+import warnings
 import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 import images_2mner
 from images_2mner import STRICT, UrlPolicy, image_id, load_image
@@ -32,14 +34,14 @@ def noise(size=(40, 24), seed: int = 0) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
 
 
+def png_chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
 def encoded_size(width: int, height: int) -> bytes:
     """A PNG whose header says so many pixels."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", zlib.compress(b"\0")) + png_chunk(b"IEND", b"")
 
 
 # What an image shows
@@ -237,6 +239,92 @@ def test_strangers_formats_are_few():
         load_image(content, STRICT)
     for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP"):
         assert load_image(encoded(noise(), kind), STRICT).size == (40, 24)
+
+
+@pytest.mark.parametrize("policy", [UrlPolicy(), STRICT], ids=["trusting", "strict"])
+@pytest.mark.parametrize("kind", ["EPS", "PDF", "ICNS"])
+def test_no_other_format_is_opened_whatever_its_name(kind, policy, tmp_path, monkeypatch):
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **options: pytest.fail("Ghostscript was called"))
+    content = encoded(noise((16, 16)), kind)
+    (tmp_path / "x.png").write_bytes(content)
+    images = [content] if policy is STRICT else [content, tmp_path / "x.png", {"path": str(tmp_path / "x.png")}]
+    for image in images:
+        with pytest.raises(ValueError, match="cannot be read as an image: it is of no format of JPEG, PNG"):
+            load_image(image, policy)
+
+
+def test_raster_formats_of_a_fixed_list_are_opened():
+    for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM"):
+        assert load_image(encoded(noise(), kind)).size == (40, 24)
+    several = encoded(noise(), "MPO", save_all=True, append_images=[noise(seed=1)])  # as phones write them
+    assert load_image(several, STRICT).size == (40, 24)
+
+
+def test_a_pipe_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "a.jpg")
+    with pytest.raises(ValueError, match="a.jpg does not exist or is no file"):
+        load_image(tmp_path / "a.jpg")
+
+
+# What takes long
+
+
+def with_parts(content: bytes, parts: bytes) -> bytes:
+    """A JPEG with more scans before its end or more segments behind its start, a PNG with chunks behind its header."""
+    place = {b"\xff\xda": content.rfind(b"\xff\xd9"), b"\xff\xe1": 2}.get(parts[:2], 33)
+    return content[:place] + parts + content[place:]
+
+
+EMPTY_SCAN = b"\xff\xda\0\x08\x01\x01\0\x01\x3f\0"
+EXIF_BLOCK = b"\xff\xe1\0\x10Exif\0\0" + b"MM\0*\0\0\0\x08"
+PROFILE = png_chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(1000)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "part", "what"),
+    [
+        ("JPEG", {"progressive": True}, EMPTY_SCAN, "JPEG scans"),
+        ("JPEG", {}, EXIF_BLOCK, "blocks of EXIF data"),
+        ("PNG", {}, PROFILE, "colour profiles"),
+    ],
+)
+def test_a_file_of_thousands_of_costly_parts_is_refused_undecoded(kind, options, part, what, monkeypatch):
+    plain = encoded(noise(), kind, **options)
+    assert load_image(with_parts(plain, 20 * part), STRICT).size == (40, 24)
+    monkeypatch.setattr(Image, "open", lambda *args, **options: pytest.fail("it was opened"))
+    start = time.perf_counter()
+    with pytest.raises(ValueError, match=f"is refused: it has more than 256 {what}. Save the image anew"):
+        load_image(with_parts(plain, (STRICT.max_bytes - len(plain)) // len(part) * part), STRICT)
+    assert time.perf_counter() - start < 1  # some milliseconds; decoding would take minutes
+
+
+def test_a_photograph_with_a_video_behind_it_is_no_hostile_file():
+    video = np.random.default_rng(0).bytes(STRICT.max_bytes - 2**14)
+    assert load_image(encoded(noise(), "JPEG") + video, STRICT).size == (40, 24)
+
+
+def test_pixels_that_look_like_markers_are_no_markers():
+    image = Image.new("RGB", (64, 64), (0xDA, 0xFF, 0xDA))  # in a BMP: blue, green, red
+    assert encoded(image, "BMP").count(b"\xff\xda") > 4000
+    assert load_image(encoded(image, "BMP"), STRICT).getpixel((0, 0)) == (0xDA, 0xFF, 0xDA)
+
+
+@pytest.mark.parametrize("options", [{"lossless": True}, {}, {"save_all": True, "append_images": [noise()]}])
+def test_a_webp_of_too_many_pixels_is_refused_before_pillow_takes_memory_for_them(options, monkeypatch):
+    content = encoded(noise(), "WEBP", **options)
+    assert images_2mner._webp_size(content) == (40, 24)
+    monkeypatch.setattr(Image, "open", lambda *args, **options: pytest.fail("it was opened"))
+    with pytest.raises(ValueError, match="40 x 24 pixels, the limit is 959"):
+        load_image(content, UrlPolicy(max_pixels=959))
+
+
+def test_broken_metadata_fill_no_log():
+    """65,535 tags of EXIF, none of which is whole: Pillow has a warning for each."""
+    tags = b"".join(struct.pack(">HHLL", tag, 1, 7_000_000, 800_000) for tag in range(500))
+    exif = b"MM\0*\0\0\0\x08" + struct.pack(">H", 500) + tags
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_image(with_parts(encoded(noise()), png_chunk(b"eXIf", exif))).size == (40, 24)
 
 
 # URLs

@@ -4,14 +4,11 @@ Features by hand, not by a pretrained network: what even they tell, any model wi
 """
 
 import heapq
-import io
 import math
-import warnings
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from scipy.stats import entropy
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
@@ -33,24 +30,6 @@ MAX_GAIN = 0.1
 """Of the majority's errors, the share that pictures may avoid before they are said to tell the label."""
 MIN_PICTURES = 40
 """Fewer pictures, or fewer groups of them than ``FOLDS``, say nothing about their look."""
-
-
-def decode(picture: Path | bytes) -> Image.Image:
-    """Open a picture as ``datasets.Image`` will, all pixels.
-
-    Raises:
-        OSError: it does not open; the message says why.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as image:
-                image.load()
-                return ImageOps.exif_transpose(image)
-    except Exception as error:  # Pillow's plugins raise nearly anything on corrupt data: struct.error, IndexError ...
-        name = picture.name if isinstance(picture, Path) else "the picture"
-        raise OSError(f"{type(error).__name__}: {error}".replace(str(picture)[:300], name)) from error
 
 
 def features(image: Image.Image) -> np.ndarray:

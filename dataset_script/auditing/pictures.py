@@ -5,9 +5,9 @@ from collections import Counter
 from pathlib import Path
 
 from ..files import regular
-from ..images import candidates
+from ..images import candidates, open_image
 from ..similarity import image_hash
-from .picture_kinds import Sample, decode
+from .picture_kinds import Sample
 from .rows import AuditRow
 
 NO_PICTURE = -1
@@ -86,7 +86,7 @@ class AuditedPictures:
 
     def _open(self, number: int, row: AuditRow, dataset: int) -> None:
         try:
-            image = decode(row.picture)
+            image = open_image(row.picture)
         except OSError as error:
             self._unreadable[number] = self.problems[dataset][row.image] = str(error)
             return

@@ -38,7 +38,7 @@ from requests_ratelimiter import LimiterAdapter
 from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential_jitter
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
-from ..images import image_problem
+from ..images import FORMATS, image_problem
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -520,11 +520,11 @@ def _is_answer(response: Any) -> bool:
 
 def _suffix(path: Path, limits: Limits) -> str:
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             width, height, form = *image.size, str(image.format)
     except Image.DecompressionBombError as error:
         raise Refused("too many pixels", str(error)) from None
-    except Exception as error:  # as in images.image_problem
+    except Exception as error:  # as in images.open_image
         raise _Undecodable(f"{type(error).__name__}: {error}".replace(str(path), "the file")) from None
     if width * height > limits.max_pixels:
         raise Refused("too many pixels", f"{width} x {height}")

@@ -1,18 +1,23 @@
 """Which image files count as readable, and that datasets.Image then decodes each of them to the same pixels."""
 
 import io
+import json
 import os
 import warnings
 import zlib
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 from datasets import Image as ImageFeature
-from PIL import Image, PngImagePlugin
+from PIL import EpsImagePlugin, Image, PngImagePlugin
 
-from dataset_script import images
-from dataset_script.images import ImageFolder, candidates, find_image_root, image_problem
+import images_2mner
+from dataset_script import audit, images, load, load_report, preview, write_parquet
+from dataset_script.build import Plan, build
+from dataset_script.images import FORMATS, ImageFolder, candidates, find_image_root, image_problem
+from dataset_script.providers.own import Own
 
 
 def picture(mode: str = "RGB", size: tuple[int, int] = (24, 16), seed: int = 0) -> Image.Image:
@@ -186,3 +191,75 @@ def test_signature_tells_of_changes(tmp_path):
     assert [(name, size) for name, size, _ in first] == [("sub/a.jpg", 1)]
     (tmp_path / "sub" / "a.jpg").write_bytes(b"xy")
     assert folder.signature() != first
+
+
+# Formats
+
+
+def test_the_formats_are_the_models_own():
+    assert FORMATS == images_2mner.FORMATS
+
+
+@pytest.fixture
+def ghostscript(tmp_path, monkeypatch):
+    """A file that is there once a program called `gs` was run."""
+    ran = tmp_path / "ran"
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "gs").write_text(f"#!/bin/sh\ntouch {ran}\n")
+    (tmp_path / "bin" / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    return ran
+
+
+@pytest.fixture
+def hostile(tmp_path):
+    """A dataset folder with an EPS under the name of a PNG, and a PNG."""
+    folder = tmp_path / "hostile"
+    (folder / "images").mkdir(parents=True)
+    picture().save(folder / "images" / "x.png", "EPS")
+    picture().save(folder / "images" / "good.png")
+    for split in ("train", "validation", "test"):
+        rows = [
+            {"id": f"{split}-{name}", "lang": "en", "tokens": ["Anna", split, name], "ner_tags": ["B-PER", "O", "O"]}
+            | {"image": f"{name}.png"}
+            for name in ("x", "good")
+        ]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_an_eps_of_a_dataset_folder_does_not_reach_ghostscript(hostile, ghostscript, tmp_path, monkeypatch):
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # as Pillow has it
+    loaded = load(hostile, cache_dir=tmp_path / "cache")
+    assert load_report(loaded).total("train").unreadable_rows == 1
+    assert [image and image.size for image in loaded["train"]["image"]] == [None, (24, 16)]
+    report = audit.audit(hostile)
+    assert [sorted(problems) for problems in report.unreadable.values()] == [["x.png"]]
+    page = preview.preview(hostile, tmp_path / "preview.html").read_text(encoding="utf-8")
+    assert "does not open: it is of no format of JPEG, PNG" in page
+    folder = build(
+        [hostile],
+        tmp_path / "built",
+        lambda stage: Own(stage.image_of, {"hostile": hostile / "images"}),
+        Plan(split_shares=None, unseen="none"),
+    )
+    built = load(folder, cache_dir=tmp_path / "cache")
+    assert sorted(image is None for image in built["train"]["image"]) == [False, True]
+    with pytest.raises(OSError, match="it is of no format of JPEG, PNG"):
+        images.open_image((hostile / "images" / "x.png").read_bytes())
+    assert not ghostscript.exists()
+    with pytest.raises(OSError):  # what would have happened
+        Image.open(hostile / "images" / "x.png").load()
+    assert ghostscript.exists()
+
+
+def test_rows_that_datasets_decodes_do_not_reach_ghostscript(hostile, ghostscript, tmp_path):
+    """A Parquet set of somebody else may hold anything."""
+    rows = load(hostile, cache_dir=tmp_path / "cache")
+    cell = {"bytes": (hostile / "images" / "x.png").read_bytes(), "path": "x.png"}
+    train = rows["train"].cast_column("image", datasets.Image(decode=False))
+    rows["train"] = train.map(lambda row: {"image": cell}, features=rows["train"].features)
+    loaded = load(write_parquet(rows, tmp_path / "parquet"), cache_dir=tmp_path / "cache")
+    with pytest.raises(OSError, match="Unable to locate Ghostscript"):
+        loaded["train"][0]["image"]
+    assert not ghostscript.exists()
