@@ -28,35 +28,49 @@ DEFAULT_MAX_LENGTH = 512
 DEFAULT_STRIDE = 64
 BLOCK_WORDS = 8192
 
+# White space, control characters, and what Unicode says is not shown: zero-width spaces, joiners, direction marks, byte
+# order marks, soft hyphens, variation selectors. A word begins with a character that is none of these; a joiner or soft
+# hyphen between two letters, or a variation selector, may stand inside one. Everything else that is not shown is space.
+SPACE = r"\s\p{Cc}\p{Default_Ignorable_Code_Point}"
+
 # Words as the training data of the four languages has them (Wikipedia as spaCy cuts it): clitics apart (l'|eau,
 # John|'s, did|n't), hyphenated words whole but not ranges and results (1985|-|86, 2:1|-|Sieg), a mention whole, a
-# hashtag's name apart from its sign. What stands between two words is white space, nothing else.
+# hashtag's name apart from its sign. What stands between two words is space, nothing else.
+#
+# No group is repeated without a bound: `regex` keeps some hundred bytes for each repetition. Single classes are
+# repeated freely, which costs nothing.
 WORD_PATTERN = regex.compile(
     r"""
-      (?: https?:// | www\. ) [^\s<>"]* [^\s<>"'’.,;:!?)\]}]             # a URL, less the punctuation after it
+    (?! [SPACE] )
+    (?:
+      (?: https?:// | www\. ) [^SPACE<>"]* [^SPACE<>"'’.,;:!?)\]}]       # a URL, less the punctuation after it
     | (?<! [\w@] ) @ [\p{L}\p{N}_]+                                        # a mention
     | [\p{L}\p{N}] [\p{L}\p{N}_.+%-]{0,63} @ (?: [\p{L}\p{N}-]{1,63} \. ){1,8} \p{L}{2,}   # an e-mail address
-    | (?<! [\p{L}\p{N}] ) (?: (?: \p{L}{1,2} \. ){2,}                      # U.S., z.B., Ph.D.
-                             | \p{Lu} \. (?= \s* [^\s\p{L}\p{N}] | \s+ \S )    # J. Fox; not a text's last letter
+    | (?<! [\p{L}\p{N}] ) (?: (?: \p{L}{1,2} \. ){2,16}                    # U.S., z.B., Ph.D.
+                             | \p{Lu} \. (?= [SPACE]* [^SPACE\p{L}\p{N}] | [SPACE]+ [^SPACE] )  # J. Fox; not the end
                              | (?: St | Dr | Mr | Mrs | Ms | Jr | Sr | Sra | Dra | Mme | Mlle | No | Nr | Bros | Prof
-                                 | Vol | Chr | Inc | Ltd | Corp | (?i: vs | etc | bzw | usw | ca ) ) \. (?= \s* \S ) )
+                                 | Vol | Chr | Inc | Ltd | Corp | (?i: vs | etc | bzw | usw | ca ) )
+                               \. (?= [SPACE]* [^SPACE] ) )
     | (?<! [\p{L}\p{N}] ) (?i: [cdjlmnst] | qu | jusqu | lorsqu | puisqu | quoiqu ) ['’] (?= ["“„«]? [\p{L}\p{N}] )
     | (?i: n ['’] t | ['’] (?: s | re | ve | ll | d | m | t ) ) (?! [\p{L}\p{N}] )    # n't, 's, 're
     | (?<= \p{L} ) - (?i: ci | là ) (?! [\p{L}\p{N}-] )                     # celui|-ci
     | \.{2,}
-    | (?: (?! (?i: n ['’] t ) (?! [\p{L}\p{N}] ) ) [\p{L}\p{M}\p{Nd}\p{Nl}_] \p{M}* )
-      (?: (?! (?i: n ['’] t ) (?! [\p{L}\p{N}] ) ) [\p{L}\p{M}\p{Nd}\p{Nl}_]
-        | (?<= \p{L} ) [\u00ad\u200c\u200d\u2060]+ (?= \p{L} )               # invisible inside a word: a soft hyphen
-        | ['’] (?! (?i: s | re | ve | ll | d | m | t ) (?! [\p{L}\p{N}] ) ) (?= [\p{L}\p{Nd}_] )
-        | (?! (?<= \d ) . \d ) (?! (?<= \d : \d{1,3} ) . ) (?! . (?i: ci | là ) (?! [\p{L}\p{N}-] ) )
-          [-‐‑] (?= [\p{L}\p{Nd}_] )
-        | (?<= \d ) [.,:] (?= \d )
-        | (?<= \p{Lu} ) & (?= \p{Lu} )                                     # AT&T
-        | (?<= \p{Ll} ) \. (?= (?: com | org | net | edu | gov | io | fm | tv | de | fr | es | eu | uk | js ) \b )
-      )*
-    | [🇦-🇿]{1,2} \p{M}*                                                     # a flag
-    | (?= \S ) \X                                                    # any other character, with what combines with it
-    """,
+    | RUN (?:
+        (?: (?<= [\p{L}\p{M}] ) [\u00ad\u200c\u200d\u2060]+ (?= \p{L} )     # not shown, inside a word: a soft hyphen
+          | ['’] (?! (?i: s | re | ve | ll | d | m | t ) (?! [\p{L}\p{N}] ) ) (?= [\p{L}\p{Nd}_] )
+          | (?! (?<= \d ) . \d ) (?! (?<= \d : \d{1,3} ) . ) (?! . (?i: ci | là ) (?! [\p{L}\p{N}-] ) )
+            [-‐‑] (?= [\p{L}\p{Nd}_] )
+          | (?<= \d ) [.,:] (?= \d )
+          | (?<= \p{Lu} ) & (?= \p{Lu} )                                   # AT&T
+          | (?<= \p{Ll} ) \. (?= (?: com | org | net | edu | gov | io | fm | tv | de | fr | es | eu | uk | js ) \b )
+        ) RUN
+      ){0,64}
+    | [🇦-🇿]{1,2} \p{M}*                                                   # a flag
+    | \X                                                       # any other character, with what combines with it
+    )
+    """.replace("SPACE", SPACE)
+    # Letters and digits, less the n of an n't that ends them.
+    .replace("RUN", r"[\p{L}\p{M}\p{Nd}\p{Nl}_]+ (?! (?<= [nN] ) ['’] [tT] (?! [\p{L}\p{N}] ) )"),
     regex.VERBOSE,
 )
 
