@@ -1,8 +1,8 @@
 """Processor of 2M-NER: sentences and images in, the tensors of a batch out; words, windows and character offsets."""
 
 import os
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import regex
@@ -15,10 +15,10 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.utils import logging
 
 try:
-    from .configuration_2mner import TwoMNERConfig
+    from .configuration_2mner import TwoMNERConfig, set_in_package
     from .images_2mner import ImageLike, image_id, load_image
 except ImportError:
-    from configuration_2mner import TwoMNERConfig
+    from configuration_2mner import TwoMNERConfig, set_in_package
     from images_2mner import ImageLike, image_id, load_image
 
 logger = logging.get_logger(__name__)
@@ -28,9 +28,9 @@ DEFAULT_MAX_LENGTH = 512
 DEFAULT_STRIDE = 64
 BLOCK_WORDS = 8192
 
-# White space, control characters, and what Unicode says is not shown: zero-width spaces, joiners, direction marks, byte
-# order marks, soft hyphens, variation selectors. A word begins with a character that is none of these; a joiner or soft
-# hyphen between two letters, or a variation selector, may stand inside one. Everything else that is not shown is space.
+# White space, control characters, and what Unicode says is not shown: zero-width spaces, joiners, soft hyphens, marks
+# of direction and byte order, variation selectors. A word begins with a character that is none of these. A joiner or
+# soft hyphen between two letters, and a variation selector, may stand inside it. All others are between words.
 SPACE = r"\s\p{Cc}\p{Default_Ignorable_Code_Point}"
 
 # Words as the training data of the four languages has them (Wikipedia as spaCy cuts it): clitics apart (l'|eau,
@@ -73,6 +73,7 @@ WORD_PATTERN = regex.compile(
     .replace("RUN", r"[\p{L}\p{M}\p{Nd}\p{Nl}_]+ (?! (?<= [nN] ) ['’] [tT] (?! [\p{L}\p{N}] ) )"),
     regex.VERBOSE,
 )
+VISIBLE = regex.compile(f"[^{SPACE}]")
 
 
 class Window(NamedTuple):
@@ -85,6 +86,14 @@ class Window(NamedTuple):
     stop: int
     keep_start: int
     keep_stop: int
+
+
+def given_words(words: Any) -> list[str] | None:
+    """A sentence that came as words, in whatever holds them in order (list, array, Series, column), or `None`."""
+    if isinstance(words, (str, bytes, Mapping)) or not (hasattr(words, "__getitem__") and isinstance(words, Iterable)):
+        return None
+    words = list(words)
+    return words if all(isinstance(word, str) for word in words) else None
 
 
 class TwoMNERProcessor(ProcessorMixin):
@@ -157,7 +166,7 @@ class TwoMNERProcessor(ProcessorMixin):
 
     def split_words(self, text: str) -> tuple[list[str], list[tuple[int, int]]]:
         """
-        Splits a raw string into words.
+        Splits a raw string into words; what is between them is space (`SPACE`).
 
         Returns:
             The words and, for each, its `(start, end)` characters: `text[start:end] == word`.
@@ -311,8 +320,9 @@ class TwoMNERProcessor(ProcessorMixin):
     def _words(self, sentence: str | Sequence[str], row: int) -> list[str]:
         if isinstance(sentence, str):
             return self.split_words(sentence)[0]
-        if isinstance(sentence, (list, tuple, np.ndarray)) and all(isinstance(word, str) for word in sentence):
-            return list(sentence)
+        words = given_words(sentence)
+        if words is not None:
+            return words
         raise TypeError(
             f"Sentence {row} is of type {type(sentence).__name__}; expected a string or a list of words (strings)."
         )
@@ -557,5 +567,7 @@ def _uncropped(image_processor: BaseImageProcessor) -> BaseImageProcessor:
 if "." not in __name__:  # imported by its own name, not as remote code: that is mapped by `auto_map`
     TwoMNERProcessor.register_for_auto_class("AutoProcessor")
     AutoProcessor.register(TwoMNERConfig, TwoMNERProcessor)
+else:
+    set_in_package(__name__)
 
 __all__ = ["TwoMNERProcessor", "Window"]
