@@ -29,8 +29,9 @@ DEFAULT_STRIDE = 64
 BLOCK_WORDS = 8192
 
 # White space, control characters, and what Unicode says is not shown: zero-width spaces, joiners, soft hyphens, marks
-# of direction and byte order, variation selectors. A word begins with a character that is none of these. A joiner or
-# soft hyphen between two letters, and a variation selector, may stand inside it. All others are between words.
+# of direction and byte order, variation selectors. A word begins with a character that is none of these. A joiner or a
+# soft hyphen between two letters, and what Unicode counts as a letter or mark (a variation selector, a Hangul filler),
+# may stand inside a word. All others are between words.
 SPACE = r"\s\p{Cc}\p{Default_Ignorable_Code_Point}"
 
 # Words as the training data of the four languages has them (Wikipedia as spaCy cuts it): clitics apart (l'|eau,

@@ -88,17 +88,17 @@ def test_the_whole_pipeline(ner, texts, seen):
 
 # Of every class of characters that the word pattern tells apart, and of every beginning of one of its alternatives.
 UNITS = (
-    "a|n|é|中|ก|가|\u0301|a\u0301|Ⅻ|²|½|1|_|-|--|'|''|n't|a'|a'b|l'|d'a|l'\"|jusqu'|'s|.|..|. .|1.|1:1-|a-|1-|a-1-|a-ci-|"
-    "-ci|a.|ab.|A.|A. |A.  |A.\u200b|J.\u00ad|St. |usw.|A&|a.com|a.co|www.|http://|http:// |http://.|https://www.|@|@a|a@|a@b.|"
-    "a@a.a@|a.b-c@d-e.f-|a%|a+|a_.|🇩🇪|🇩|😀|😀\u0301|😀\u200d|a\u00ad|\u00ad|a\u200c|a\u00ad\u200d|\u200b|\x1c|\x00| |\u2028|"
-    "\ufeff|\u200e|\ufe0f|क्\u200d|\ud800|\U000e0041|\u0600|(| \u0301|\r\n|%|ß|İ"
+    "a|n|é|中|ก|가|\u0301|a\u0301|Ⅻ|²|½|1|_|-|--|'|''|n't|a'|a'b|l'|d'a|l'\"|jusqu'|'s|.|..|. .|1.|1:1-|a-|1-|a-1-|"
+    "a-ci-|-ci|a.|ab.|A.|A. |A.  |A.\u200b|J.\u00ad|St. |usw.|A&|a.com|a.co|www.|http://|http:// |http://.|https://www.|"
+    "@|@a|a@|a@b.|a@a.a@|a.b-c@d-e.f-|a%|a+|a_.|🇩🇪|🇩|😀|😀\u0301|😀\u200d|a\u00ad|\u00ad|a\u200c|a\u00ad\u200d|\u200b|"
+    "\x1c|\x00| |\u2028|\ufeff|\u200e|\ufe0f|क्\u200d|\ud800|\U000e0041|\u0600|(| \u0301|\r\n|%|ß|İ"
 ).split("|")
-SIZE = 200_000
+SIZE = 100_000
 
 
 @pytest.mark.parametrize("unit", [*UNITS, "a-b'c.d ", "A. J.  St. ", "a@1-http://www.", "\u00ad.'s-ci n't"])
 def test_no_string_takes_more_than_linear_time(unit):
-    """At most some 2 µs a character; what takes quadratic time would take minutes."""
+    """Some 2 µs a character; what takes quadratic time would take minutes."""
     for before, after in (("", ""), ("a", "!"), ("A.", " "), ("http://", "@b.cc")):
         text = before + unit * (SIZE // len(unit)) + after
         started = time.process_time()
@@ -106,7 +106,7 @@ def test_no_string_takes_more_than_linear_time(unit):
         for match in WORD_PATTERN.finditer(text):
             assert match.start() >= end
             end = match.end()
-        assert time.process_time() - started < 3
+        assert time.process_time() - started < 2
         assert all(map(is_space, text[end:]))
 
 
