@@ -1,5 +1,7 @@
 """Configuration of 2M-NER: two towers, and how they are aligned, fused and read out (arXiv 2404.17122, section 3)."""
 
+import importlib
+import sys
 from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
@@ -221,8 +223,20 @@ class TwoMNERConfig(PreTrainedConfig):
                 raise ValueError(f'A normalization is {normalization}; expected {{"mean": [...], "std": [...]}}.')
 
 
+def set_in_package(module_name: str) -> None:
+    """
+    Sets a module of remote code as an attribute of its package, as `import` does and the loader of Transformers does
+    not. Without it dill pickles the module's classes by value: a fingerprint of `datasets` then is slow, and differs
+    between processes.
+    """
+    package, _, name = module_name.rpartition(".")
+    setattr(importlib.import_module(package), name, sys.modules[module_name])
+
+
 if "." not in __name__:  # imported by its own name, not as remote code: that is mapped by `auto_map`
     TwoMNERConfig.register_for_auto_class()
     AutoConfig.register(TwoMNERConfig.model_type, TwoMNERConfig)
+else:
+    set_in_package(__name__)
 
 __all__ = ["TwoMNERConfig"]

@@ -5,11 +5,9 @@ import binascii
 import hashlib
 import http.client
 import io
-import ipaddress
 import math
 import os
 import re
-import socket
 import threading
 import time
 import urllib.error
@@ -18,7 +16,6 @@ import urllib.request
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +41,6 @@ MOST_COSTLY_PARTS = 256
 _OPENING = threading.Lock()  # warnings are told what to do for all threads at once
 SHORTEST_BASE64 = 32  # characters; no image file is shorter, and a mistyped path seldom is as long
 DESCRIBED_CHARACTERS = 100
-NAT64 = ipaddress.ip_network("64:ff9b::/96")  # IPv6 addresses that stand for IPv4 ones (RFC 6052)
 
 
 @dataclass(frozen=True)
@@ -53,12 +49,10 @@ class UrlPolicy:
     What `load_image` may open and fetch.
 
     Args:
-        allow_private: trust whoever names the picture: paths are opened, URLs may lead to any address, the system's
-            proxies are used. `False` is for strangers' pictures: no path, common formats only, a URL only to public
-            addresses. Every address its name resolves to is checked, the connection is made to a checked one, and
-            redirects go through the same; no proxy, which would resolve the name anew.
+        allow_private: trust whoever names the image: paths are opened, URLs are fetched. `False` is for strangers'
+            images: no path, no URL, common formats only.
         max_bytes: of an encoded picture that comes by URL, `data:` URI or base64.
-        timeout_s: for the whole download, redirects included (looking up a name takes as long as the system lets it).
+        timeout_s: until a server answers, and for all that it then sends.
         max_pixels: width times height of a picture, where that is less than `PIL.Image.MAX_IMAGE_PIXELS`.
     """
 
@@ -68,7 +62,7 @@ class UrlPolicy:
     max_pixels: int | None = None
 
 
-STRICT = UrlPolicy(allow_private=False, max_bytes=8 * 2**20, timeout_s=5.0, max_pixels=16_000_000)
+STRICT = UrlPolicy(allow_private=False, max_bytes=8 * 2**20, max_pixels=16_000_000)
 
 
 def load_image(image: ImageLike, policy: UrlPolicy = UrlPolicy()) -> Image.Image:  # noqa: B008 (it is frozen)
@@ -155,7 +149,7 @@ def _encoded(image: ImageLike, name: str, policy: UrlPolicy) -> io.BytesIO | Pat
         return io.BytesIO(image)
     if isinstance(image, str):
         scheme = image[:8].lower()
-        if scheme.startswith(("http://", "https://")):
+        if policy.allow_private and scheme.startswith(("http://", "https://")):
             return io.BytesIO(_download(image, name, policy))
         content = _from_data_uri(image, name) if scheme.startswith("data:") else _from_base64(image)
         if content is not None and not (policy.allow_private and _is_file(image)):
@@ -163,7 +157,7 @@ def _encoded(image: ImageLike, name: str, policy: UrlPolicy) -> io.BytesIO | Pat
                 raise ValueError(f"{name} has {len(content)} bytes; the limit is {policy.max_bytes}. {_SMALLER}")
             return io.BytesIO(content)
         if not policy.allow_private:
-            raise ValueError(f"{name} is refused; expected an http(s) URL, a data: URI or base64 of an image file.")
+            raise ValueError(f"{name} is refused; expected a data: URI or base64 of an image file.")
     if isinstance(image, (str, os.PathLike)) and policy.allow_private:
         if not _is_file(image):  # a pipe would never end
             raise ValueError(
@@ -248,30 +242,6 @@ def _from_data_uri(uri: str, name: str) -> bytes:
     return content
 
 
-class _RefusedError(ValueError):
-    """The policy says no; told to the caller as it is."""
-
-
-class _Meter:
-    """What is left of a download's time and bytes, over all its redirects."""
-
-    def __init__(self, name: str, policy: UrlPolicy):
-        self.name, self.policy = name, policy
-        self.deadline_s = time.monotonic() + policy.timeout_s
-        self.bytes_left = policy.max_bytes + 2**16  # for the headers
-
-    def seconds_left(self) -> float:
-        left = self.deadline_s - time.monotonic()
-        if left <= 0:
-            raise TimeoutError(f"it took more than {self.policy.timeout_s:g} s")
-        return left
-
-    def count(self, num_bytes: int) -> None:
-        self.bytes_left -= num_bytes
-        if self.bytes_left < 0:
-            raise _RefusedError(f"{self.name} has more than {self.policy.max_bytes} bytes. {_SMALLER}")
-
-
 def _quoted(url: str) -> str:
     """A URL with spaces and letters beyond ASCII quoted after its host, as browsers send it; escapes stay."""
     scheme, host, rest = re.split(r"(?<=://)([^/?#]*)", url.rstrip(), maxsplit=1)
@@ -279,22 +249,13 @@ def _quoted(url: str) -> str:
 
 
 def _download(url: str, name: str, policy: UrlPolicy) -> bytes:
-    meter = _Meter(name, policy)
-    opener = urllib.request.OpenerDirector()  # not build_opener: that one also reads files and FTP
-    for handler in (
-        urllib.request.ProxyHandler(None if policy.allow_private else {}),
-        urllib.request.UnknownHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        urllib.request.HTTPRedirectHandler(),
-        _MeteredHandler(meter),
-    ):
-        opener.add_handler(handler)
+    deadline_s, content = time.monotonic() + policy.timeout_s, bytearray()
     try:
-        with opener.open(_quoted(url), timeout=policy.timeout_s) as response:
-            content = response.read(policy.max_bytes + 1)
-    except _RefusedError:
-        raise
+        with urllib.request.urlopen(_quoted(url), timeout=policy.timeout_s) as response:
+            while len(content) <= policy.max_bytes and (chunk := response.read1(2**16)):
+                content += chunk
+                if time.monotonic() > deadline_s:
+                    raise TimeoutError(f"it took more than {policy.timeout_s:g} s")
     except urllib.error.HTTPError as error:
         error.close()
         raise ValueError(f"{name} could not be downloaded: {error}.") from error
@@ -304,91 +265,7 @@ def _download(url: str, name: str, policy: UrlPolicy) -> bytes:
         raise ValueError(f"{name} could not be downloaded: {error}.") from error
     if len(content) > policy.max_bytes:
         raise ValueError(f"{name} has more than {policy.max_bytes} bytes. {_SMALLER}")
-    return content
-
-
-class _MeteredHandler(urllib.request.AbstractHTTPHandler):
-    """Opens http and https over connections that check the address and count time and bytes."""
-
-    def __init__(self, meter: _Meter):
-        super().__init__()
-        self.meter = meter
-
-    def http_open(self, request):
-        return self.do_open(partial(_connection, http.client.HTTPConnection, self.meter), request)
-
-    def https_open(self, request):
-        return self.do_open(partial(_connection, http.client.HTTPSConnection, self.meter), request)
-
-    http_request = https_request = urllib.request.AbstractHTTPHandler.do_request_
-
-
-def _connection(kind: type, meter: _Meter, host: str, **options) -> http.client.HTTPConnection:
-    connection = kind(host, **options)
-    # Only where the socket comes from is ours: TLS goes on to ask for the certificate of the name, not the address.
-    connection._create_connection = partial(_connect, meter)
-    connection.response_class = partial(_MeteredResponse, meter)
-    return connection
-
-
-def _connect(meter: _Meter, address: tuple[str, int], *_) -> socket.socket:
-    """A socket to a host: under a strict policy one to an address that was checked, and not looked up again."""
-    host, port = address
-    addresses = [host]
-    if not meter.policy.allow_private:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
-        if not addresses or not all(map(_is_public, addresses)):
-            # Which address it is, is none of a stranger's business.
-            raise _RefusedError(f"{meter.name} is refused: {host} is not a public address. Send the image itself.")
-    failure: OSError | None = None
-    for candidate in addresses:
-        try:
-            return socket.create_connection((candidate, port), meter.seconds_left())
-        except OSError as error:
-            failure = error
-    raise failure or OSError(f"{host} has no address")
-
-
-def _is_public(address: str) -> bool:
-    """Whether an address is on the open internet, and so is the IPv4 address inside an IPv6 one that stands for it."""
-    ip = ipaddress.ip_address(address)
-    if isinstance(ip, ipaddress.IPv6Address):
-        inner = ip.ipv4_mapped or ip.sixtofour
-        if ip in NAT64:
-            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        if inner is not None:
-            return _is_public(str(inner))
-        if ip.is_site_local:
-            return False
-    closed = (ip.is_private, ip.is_loopback, ip.is_link_local, ip.is_multicast, ip.is_reserved, ip.is_unspecified)
-    return ip.is_global and not any(closed)
-
-
-class _MeteredResponse(http.client.HTTPResponse):
-    """A response that stops when the meter does, in its headers too: a socket's own time-out begins anew each read."""
-
-    def __init__(self, meter: _Meter, sock: socket.socket, *args, **options):
-        super().__init__(sock, *args, **options)
-        self.fp = io.BufferedReader(_MeteredReader(meter, sock, self.fp.detach()))
-
-
-class _MeteredReader(io.RawIOBase):
-    def __init__(self, meter: _Meter, sock: socket.socket, raw: io.RawIOBase):
-        self.meter, self.sock, self.raw = meter, sock, raw
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer) -> int | None:
-        self.sock.settimeout(self.meter.seconds_left())
-        count = self.raw.readinto(buffer)
-        self.meter.count(count or 0)
-        return count
-
-    def close(self) -> None:
-        self.raw.close()
-        super().close()
+    return bytes(content)
 
 
 def _from_array(array: np.ndarray) -> Image.Image:

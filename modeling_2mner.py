@@ -23,7 +23,7 @@ from transformers.utils import cached_file, can_return_tuple, logging
 try:
     from .alignment_2mner import Alignment, build_alignment, is_sharded, world_size
     from .collaboration_2mner import COLLABORATION_MODULES, Collaboration, CrossAttentionCollaboration, only_where
-    from .configuration_2mner import TwoMNERConfig, tower_width
+    from .configuration_2mner import TwoMNERConfig, set_in_package, tower_width
     from .crf_2mner import LinearChainCRF, iob2_constraints
     from .towers_2mner import (
         drawing_aside,
@@ -41,7 +41,7 @@ try:
 except ImportError:
     from alignment_2mner import Alignment, build_alignment, is_sharded, world_size
     from collaboration_2mner import COLLABORATION_MODULES, Collaboration, CrossAttentionCollaboration, only_where
-    from configuration_2mner import TwoMNERConfig, tower_width
+    from configuration_2mner import TwoMNERConfig, set_in_package, tower_width
     from crf_2mner import LinearChainCRF, iob2_constraints
     from towers_2mner import (
         drawing_aside,
@@ -849,5 +849,7 @@ if "." not in __name__:  # imported by its own name, not as remote code: that is
     TwoMNERForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")
     AutoModel.register(TwoMNERConfig, TwoMNERModel)
     AutoModelForTokenClassification.register(TwoMNERConfig, TwoMNERForTokenClassification)
+else:
+    set_in_package(__name__)
 
 __all__ = ["TwoMNERForTokenClassification", "TwoMNERModel", "TwoMNERPreTrainedModel"]

@@ -3,11 +3,13 @@
 import math
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from numbers import Integral, Real
+from reprlib import Repr
 from typing import Any, NamedTuple
 
 import torch
@@ -31,9 +33,10 @@ try:
         packed,
         release,
     )
-    from .configuration_2mner import PIPELINE_TASKS
+    from .configuration_2mner import PIPELINE_TASKS, set_in_package
     from .explain_2mner import Explanation, explain
     from .onnx_2mner import OnnxEmissions
+    from .processing_2mner import VISIBLE, given_words
 except ImportError:
     from batching_2mner import (
         ACCELERATOR_BATCH_PIECES,
@@ -48,9 +51,10 @@ except ImportError:
         packed,
         release,
     )
-    from configuration_2mner import PIPELINE_TASKS
+    from configuration_2mner import PIPELINE_TASKS, set_in_package
     from explain_2mner import Explanation, explain
     from onnx_2mner import OnnxEmissions
+    from processing_2mner import VISIBLE, given_words
 
 logger = logging.get_logger(__name__)
 
@@ -68,6 +72,64 @@ Query = tuple[int, int, int, int, int]
 BY_PIECES = 0
 # Words, padding included, that are decoded at once.
 DECODED_WORDS = 8192
+
+# A value as it came, cut to what fits a message.
+SHOWN = Repr()
+SHOWN.maxstring = SHOWN.maxother = 80
+SHOWN.maxlevel = 2
+
+
+class InputError(ValueError):
+    """An option that cannot be used, or a text that one refuses. Its message is safe to tell whoever sent them."""
+
+
+def _is_whole(least: int) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, Integral) and not isinstance(value, bool) and value >= least
+
+
+def _is_strings(value: Any) -> bool:
+    return isinstance(value, (str, list, tuple, set, frozenset)) and all(isinstance(item, str) for item in value)
+
+
+# Each option of a call: whether a value is right, and what would be. `None` is always its default.
+OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    # The stock pipeline's enumeration is taken as well.
+    "aggregation_strategy": (
+        lambda value: str(getattr(value, "value", value)).lower() in AGGREGATION_STRATEGIES,
+        f"one of {', '.join(AGGREGATION_STRATEGIES)}",
+    ),
+    "min_score": (
+        lambda value: isinstance(value, Real) and not isinstance(value, bool) and 0 <= value <= 1,
+        "a number from 0 to 1",
+    ),
+    "entity_types": (_is_strings, "a list of strings"),
+    "ignore_labels": (_is_strings, "a list of strings"),
+    "top_k": (_is_whole(1), "a whole number, 1 or more"),
+    "stride": (_is_whole(0), "a whole number, 0 or more"),
+    "long_text": (lambda value: value in LONG_TEXT_POLICIES, f"one of {', '.join(LONG_TEXT_POLICIES)}"),
+    "is_split_into_words": (lambda value: isinstance(value, bool), "True or False"),
+    "delimiter": (lambda value: isinstance(value, str), "a string"),
+    "batch_size": (_is_whole(1), "a whole number, 1 or more"),
+    "num_workers": (_is_whole(0), "a whole number, 0 or more"),
+}
+PREPROCESS_OPTIONS = ("stride", "long_text", "is_split_into_words", "delimiter")
+
+
+def _checked(options: dict[str, Any]) -> dict[str, Any]:
+    """
+    The options that are not `None`.
+
+    Raises:
+        TypeError: an option that does not exist.
+        InputError: a value that is not right.
+    """
+    for name, value in options.items():
+        if name not in OPTIONS:
+            raise TypeError(f"There is no option `{name}`; expected one of {', '.join(OPTIONS)}.")
+        is_right, expected = OPTIONS[name]
+        if value is not None and not is_right(value):
+            raise InputError(f"`{name}` is {SHOWN.repr(value)}; expected {expected}.")
+    return {name: value for name, value in options.items() if value is not None}
 
 
 class Span(NamedTuple):
@@ -121,9 +183,12 @@ class TwoMNERPipeline(Pipeline):
         **kwargs: as for any pipeline: `device`, `batch_size`, `num_workers`, ...; and the options of a call.
 
     Raises:
-        ValueError: no processor, a model none of whose labels begins an entity, or an export of another model.
+        ValueError: no processor, a model none of whose labels begins an entity, an export of another model, or an
+            option of a wrong value ([`InputError`]).
         ImportError: `onnx` without ONNX Runtime.
     """
+
+    InputError = InputError  # for whoever has the pipeline, but not the module of remote code that it comes from
 
     _load_processor = True
     _load_tokenizer = False
@@ -149,6 +214,8 @@ class TwoMNERPipeline(Pipeline):
         self._outside = label2id.get(OUTSIDE)
         if not self._begins:
             raise ValueError(f"The model's labels are {list(label2id)}; expected IOB2 tags, such as B-PER and I-PER.")
+        for name in ("batch_size", "num_workers"):  # the base class keeps these unseen
+            _checked({name: kwargs.get(name)})
         super().__init__(model=model, processor=processor, **kwargs)
         self.model.eval()
         self._onnx = OnnxEmissions.for_model(self.model, processor, onnx) if onnx else None
@@ -158,7 +225,13 @@ class TwoMNERPipeline(Pipeline):
         """The types that the model knows."""
         return [entity_type for entity_type, _ in self._begins.values()]
 
-    def __call__(self, inputs, images=None, **kwargs) -> list[dict] | list[list[dict]] | Iterator[list[dict]]:
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the number of calls: `datasets` would take a pipeline that has been called for another one."""
+        return {**self.__dict__, "call_count": 0}
+
+    def __call__(
+        self, inputs, images=None, *, image=None, **kwargs
+    ) -> list[dict] | list[list[dict]] | Iterator[list[dict]]:
         """
         Finds the entities of one text or many.
 
@@ -169,7 +242,8 @@ class TwoMNERPipeline(Pipeline):
                 further, up to some thousand sentences. A text split already is `{"tokens": [...], "image": ...}`. Of a
                 dataset with columns, `text` (else `tokens`) and `image` are read; a pandas Series in its own order.
             images: the picture of one string; or a list of pictures and `None`s, one for each of a list of strings.
-                A picture is anything that the processor takes: PIL image, path, URL, bytes, base64, array.
+                An image is anything that the processor takes: PIL image, path, URL, bytes, base64, array.
+            image: the same as `images`.
             aggregation_strategy (`str`, *optional*): `"none"` for the label of each word, as the stock pipeline has it
                 of each piece; `"simple"`, `"first"`, `"average"` and `"max"` give whole entities, as by default.
             min_score (`float`, *optional*): what scores less is left out.
@@ -182,7 +256,9 @@ class TwoMNERPipeline(Pipeline):
                 several (`"stride"`), the same with a warning (`"warn"`), or refused (`"error"`).
             is_split_into_words (`bool`, *optional*), delimiter (`str`, *optional*, defaults to a space): `inputs` is a
                 list of words, or a list of such lists (the result is a list of lists in both cases, as the stock
-                pipeline's is); offsets are those in the words joined by the delimiter.
+                pipeline's is); a tuple, array, Series or column of words is a list of words, too. Offsets are those in
+                the words joined by the delimiter. No entity begins or ends with a word of which nothing is shown, such
+                as an empty one.
             batch_size (`int`, *optional*): windows the model reads at once (a short text is one). Default: as many as
                 make 512 pieces with their padding, 4,096 on an accelerator. With 1, a stream is not read ahead.
             num_workers (`int`, *optional*, defaults to 0): threads that open pictures while the model reads. Items of
@@ -204,22 +280,15 @@ class TwoMNERPipeline(Pipeline):
 
         Raises:
             TypeError: an input of another type, or an option that does not exist.
-            ValueError: texts and images that do not match in number, an image that does not open, an option out of its
-                range, a type that the model does not know, a text that is too long where that is an error. Of a
-                stream, the results before it are given first.
+            InputError: a `ValueError`: an option of a wrong value, a type that the model does not know, a text that is
+                too long where that is an error. Of a stream, the results before it are given first.
+            ValueError: texts and images that do not match in number, an image that does not open.
         """
-        batch_size = kwargs.pop("batch_size", None)
-        if batch_size is None:
-            batch_size = self._batch_size
-        if batch_size is not None and (isinstance(batch_size, bool) or batch_size < 1):
-            raise ValueError(
-                f"`batch_size` is {batch_size!r}; expected a number of windows, 1 or more, or None: as many as the "
-                "device reads well at once."
-            )
-        kwargs["batch_size"] = batch_size or BY_PIECES
+        images, kwargs = _either(images, image), _checked(kwargs)
+        kwargs["batch_size"] = kwargs.get("batch_size") or self._batch_size or BY_PIECES
         is_split = kwargs.get("is_split_into_words", self._preprocess_params.get("is_split_into_words", False))
-        if is_split and isinstance(inputs, (list, tuple)) and inputs and all(isinstance(word, str) for word in inputs):
-            inputs, images = [list(inputs)], None if images is None else [images]
+        if is_split and _is_words(inputs):
+            inputs, images = [inputs], None if images is None else [images]
         if isinstance(inputs, (str, dict)):
             if isinstance(images, (list, tuple)):
                 raise ValueError(f"Got a list of {len(images)} images for one text; give the image itself.")
@@ -254,14 +323,17 @@ class TwoMNERPipeline(Pipeline):
             '{"text": ..., "image": ...}, or a list, dataset or other iterable of these.'
         )
 
-    def explain(self, text: str | dict | Sequence[str], image: Any = None, **kwargs) -> Explanation:
+    def explain(
+        self, text: str | dict | Sequence[str], image: Any = None, *, images: Any = None, **kwargs
+    ) -> Explanation:
         """
         The entities of a text as a call finds them, and what its picture or its caption had to do with them.
 
         Args:
             text: a string, or `{"text": ..., "image": ..., "caption": ...}`, or, with `is_split_into_words`, a list of
                 words.
-            image: its picture, of any kind that the processor takes.
+            image: its image, of any kind that the processor takes.
+            images: the same as `image`.
             **kwargs: options of a call, but for `aggregation_strategy` and `ignore_labels`, as it is about whole
                 entities, and `batch_size` and `num_workers`, as it reads one text, window by window.
 
@@ -276,9 +348,8 @@ class TwoMNERPipeline(Pipeline):
             raise TypeError(f"explain() is about the whole entities of one text; it takes no {', '.join(fixed)}.")
         preprocess_params, _, postprocess_params = self._sanitize_parameters(**kwargs)
         preprocess_params = {**self._preprocess_params, **preprocess_params}
-        if preprocess_params.get("is_split_into_words") and isinstance(text, (list, tuple)):
-            text = {"tokens": text}
-        text, own_image, words, caption = _parts(text)
+        text, own_image, words, caption = _parts(text, preprocess_params.get("is_split_into_words", False))
+        image = _either(image, images)
         if own_image is not None and image is not None:
             raise ValueError("Got an image in the input and another as `image`; give one.")
         reading = {**self._postprocess_params, **postprocess_params}
@@ -290,56 +361,19 @@ class TwoMNERPipeline(Pipeline):
             {**reading, "aggregation_strategy": "simple", "ignore_labels": [OUTSIDE]},
         )
 
-    def _sanitize_parameters(
-        self,
-        stride: int | None = None,
-        long_text: str | None = None,
-        is_split_into_words: bool | None = None,
-        delimiter: str | None = None,
-        aggregation_strategy: str | None = None,
-        min_score: float | None = None,
-        entity_types: Sequence[str] | None = None,
-        top_k: int | None = None,
-        ignore_labels: Sequence[str] | None = None,
-    ):
-        if long_text is not None and long_text not in LONG_TEXT_POLICIES:
-            raise ValueError(f"`long_text` is {long_text!r}; expected one of {', '.join(LONG_TEXT_POLICIES)}.")
-        if aggregation_strategy is not None:  # the stock pipeline's enumeration is taken as well
-            aggregation_strategy = str(getattr(aggregation_strategy, "value", aggregation_strategy)).lower()
-            if aggregation_strategy not in AGGREGATION_STRATEGIES:
-                raise ValueError(
-                    f"`aggregation_strategy` is {aggregation_strategy!r}; expected one of "
-                    f"{', '.join(AGGREGATION_STRATEGIES)}."
-                )
-        if min_score is not None and not 0 <= min_score <= 1:
-            raise ValueError(f"`min_score` is {min_score}; a score is a probability, expected 0 to 1.")
-        if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
-            raise ValueError(f"`top_k` is {top_k!r}; expected a number of alternatives, 1 or more.")
-        if entity_types is not None:
-            entity_types = [entity_types] if isinstance(entity_types, str) else list(entity_types)
-            unknown = [entity_type for entity_type in entity_types if entity_type not in self.entity_types]
-            if unknown:
-                raise ValueError(f"The model knows no entities of {unknown}; its types are {self.entity_types}.")
-        if ignore_labels is not None:
-            ignore_labels = [ignore_labels] if isinstance(ignore_labels, str) else list(ignore_labels)
-        preprocess_params = {
-            "stride": stride,
-            "long_text": long_text,
-            "is_split_into_words": is_split_into_words,
-            "delimiter": delimiter,
-        }
-        postprocess_params = {
-            "aggregation_strategy": aggregation_strategy,
-            "min_score": min_score,
-            "entity_types": entity_types,
-            "top_k": top_k,
-            "ignore_labels": ignore_labels,
-        }
-        return (
-            {name: value for name, value in preprocess_params.items() if value is not None},
-            {},
-            {name: value for name, value in postprocess_params.items() if value is not None},
-        )
+    def _sanitize_parameters(self, **options):
+        options = _checked(options)
+        if "aggregation_strategy" in options:
+            strategy = options["aggregation_strategy"]
+            options["aggregation_strategy"] = str(getattr(strategy, "value", strategy)).lower()
+        for name in {"entity_types", "ignore_labels"} & set(options):
+            options[name] = [options[name]] if isinstance(options[name], str) else list(options[name])
+        unknown = [kind for kind in options.get("entity_types", ()) if kind not in self.entity_types]
+        if unknown:
+            types = self.entity_types
+            raise InputError(f"The model knows no entities of {SHOWN.repr(unknown)}; its types are {types}.")
+        preprocess_params = {name: options.pop(name) for name in PREPROCESS_OPTIONS if name in options}
+        return preprocess_params, {}, options
 
     def preprocess(self, inputs: str | dict | Sequence[str], **preprocess_params) -> PreparedText:
         """Splits a text into words and windows and reads its picture, once for all windows."""
@@ -361,9 +395,7 @@ class TwoMNERPipeline(Pipeline):
         **_,
     ) -> PreparedText:
         """A text in words, and its picture: one of `pictures` where it is there already."""
-        if is_split_into_words and isinstance(inputs, (list, tuple)):
-            inputs = {"tokens": inputs}
-        text, image, words, caption = _parts(inputs)
+        text, image, words, caption = _parts(inputs, is_split_into_words)
         if words is None:
             words, offsets = self.processor.split_words(text)
         else:
@@ -400,7 +432,7 @@ class TwoMNERPipeline(Pipeline):
                     f"takes {self.processor.max_pieces} pieces."
                 )
                 if long_text == "error":
-                    text.error = ValueError(f'{message} Cut it, or let it be read in windows: long_text="stride".')
+                    text.error = InputError(f'{message} Cut it, or let it be read in windows: long_text="stride".')
                     continue
                 logger.warning(f"{message} It is read in {len(text.windows)} overlapping windows.")
             if text.picture is not None:
@@ -432,7 +464,10 @@ class TwoMNERPipeline(Pipeline):
                 values = {"entity_group": entity_type, "score": math.exp(item.log_prob)}
             if values["score"] < min_score or (entity_types is not None and entity_type not in entity_types):
                 continue
-            start, end = prepared.offsets[first][0], prepared.offsets[last][1]
+            shown = [word for word in range(first, last + 1) if VISIBLE.search(prepared.words[word])]
+            if not shown:
+                continue
+            start, end = prepared.offsets[shown[0]][0], prepared.offsets[shown[-1]][1]
             values |= {"word": prepared.text[start:end], "start": start, "end": end}
             if isinstance(item, Span) and item.alternatives is not None:
                 values["alternatives"] = [
@@ -734,6 +769,20 @@ def _is_indexed(inputs) -> bool:
     return is_known or not hasattr(inputs, "__iter__")  # a dataset of no known class: there is no other way to read it
 
 
+def _is_words(inputs) -> bool:
+    """Whether inputs are the words of one text (and not several texts), in whatever holds words in order."""
+    if isinstance(inputs, (str, dict, Dataset)) or not (hasattr(inputs, "__len__") and isinstance(inputs, Iterable)):
+        return False
+    return not hasattr(inputs, "columns") and isinstance(next(iter(inputs), None), str)
+
+
+def _either(value: Any, alias: Any) -> Any:
+    """What was given by the one name or the other."""
+    if value is not None and alias is not None:
+        raise ValueError("Got both `image` and `images`, which are two names of one argument; give one of them.")
+    return alias if value is None else value
+
+
 def _unchanged(item):
     return item
 
@@ -751,12 +800,19 @@ def _paired(inputs: Sequence, images: Sequence | None) -> list:
                 f"`images` was given beside an input of type {type(item).__name__}; it goes with strings only, "
                 'a {"text": ..., "image": ...} brings its own.'
             )
-        paired.append({"tokens" if isinstance(item, (list, tuple)) else "text": item, "image": image})
+        paired.append({"text" if isinstance(item, str) else "tokens": item, "image": image})
     return paired
 
 
-def _parts(item: str | dict) -> tuple[str, Any, list[str] | None, str | None]:
+def _parts(item: str | dict | Sequence[str], is_split: bool) -> tuple[str, Any, list[str] | None, str | None]:
     """Text, image, words of a text that is split already, and caption of one input."""
+    if is_split and isinstance(item, str):
+        raise ValueError(
+            "Got a string with is_split_into_words=True; expected a list of words. Leave the option out, or pass "
+            "text.split()."
+        )
+    if is_split and not isinstance(item, dict):
+        item = {"tokens": item}
     if isinstance(item, str):
         return item, None, None, None
     if not isinstance(item, dict):
@@ -768,11 +824,13 @@ def _parts(item: str | dict) -> tuple[str, Any, list[str] | None, str | None]:
     tokens, text, caption = item.get("tokens"), item.get("text"), item.get("caption")
     if not isinstance(caption, str | None):
         raise ValueError(f"Got a caption of type {type(caption).__name__}; expected a string or None.")
-    if not unknown and text is None and isinstance(tokens, (list, tuple)) and all(isinstance(t, str) for t in tokens):
-        return "", item.get("image"), list(tokens), caption
+    words = given_words(tokens)
+    if not unknown and text is None and words is not None:
+        return "", item.get("image"), words, caption
     if unknown or tokens is not None or not isinstance(text, str):
         raise ValueError(
-            f"Got an input with the keys {sorted(map(str, item))} and a text of type {type(text).__name__}; expected "
+            f"Got an input with the keys {sorted(map(str, item))}, a text of type {type(text).__name__} and tokens of "
+            f"type {type(tokens).__name__}; expected "
             '{"text": a string, "image": an image or None}, or {"tokens": a list of words, ...}.'
         )
     return text, item.get("image"), None, caption
@@ -811,5 +869,7 @@ if "." not in __name__ and PIPELINE_TASKS[-1] not in PIPELINE_REGISTRY.supported
     )
     # It would replace, in every saved config, the map of all tasks by this one alone.
     del TwoMNERPipeline._registered_impl
+if "." in __name__:
+    set_in_package(__name__)
 
-__all__ = ["TwoMNERPipeline"]
+__all__ = ["InputError", "TwoMNERPipeline"]

@@ -1,8 +1,8 @@
 """Processor of 2M-NER: sentences and images in, the tensors of a batch out; words, windows and character offsets."""
 
 import os
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import regex
@@ -15,10 +15,10 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.utils import logging
 
 try:
-    from .configuration_2mner import TwoMNERConfig
+    from .configuration_2mner import TwoMNERConfig, set_in_package
     from .images_2mner import ImageLike, image_id, load_image
 except ImportError:
-    from configuration_2mner import TwoMNERConfig
+    from configuration_2mner import TwoMNERConfig, set_in_package
     from images_2mner import ImageLike, image_id, load_image
 
 logger = logging.get_logger(__name__)
@@ -28,37 +28,53 @@ DEFAULT_MAX_LENGTH = 512
 DEFAULT_STRIDE = 64
 BLOCK_WORDS = 8192
 
+# White space, control characters, and what Unicode says is not shown: zero-width spaces, joiners, soft hyphens, marks
+# of direction and byte order, variation selectors. A word begins with a character that is none of these. A joiner or a
+# soft hyphen between two letters, and what Unicode counts as a letter or mark (a variation selector, a Hangul filler),
+# may stand inside a word. All others are between words.
+SPACE = r"\s\p{Cc}\p{Default_Ignorable_Code_Point}"
+
 # Words as the training data of the four languages has them (Wikipedia as spaCy cuts it): clitics apart (l'|eau,
 # John|'s, did|n't), hyphenated words whole but not ranges and results (1985|-|86, 2:1|-|Sieg), a mention whole, a
-# hashtag's name apart from its sign. What stands between two words is white space, nothing else.
+# hashtag's name apart from its sign. What stands between two words is space, nothing else.
+#
+# No group is repeated without a bound: `regex` keeps some hundred bytes for each repetition. Single classes are
+# repeated freely, which costs nothing.
 WORD_PATTERN = regex.compile(
     r"""
-      (?: https?:// | www\. ) [^\s<>"]* [^\s<>"'’.,;:!?)\]}]             # a URL, less the punctuation after it
+    (?! [SPACE] )
+    (?:
+      (?: https?:// | www\. ) [^SPACE<>"]* [^SPACE<>"'’.,;:!?)\]}]       # a URL, less the punctuation after it
     | (?<! [\w@] ) @ [\p{L}\p{N}_]+                                        # a mention
     | [\p{L}\p{N}] [\p{L}\p{N}_.+%-]{0,63} @ (?: [\p{L}\p{N}-]{1,63} \. ){1,8} \p{L}{2,}   # an e-mail address
-    | (?<! [\p{L}\p{N}] ) (?: (?: \p{L}{1,2} \. ){2,}                      # U.S., z.B., Ph.D.
-                             | \p{Lu} \. (?= \s* [^\s\p{L}\p{N}] | \s+ \S )    # J. Fox; not a text's last letter
+    | (?<! [\p{L}\p{N}] ) (?: (?: \p{L}{1,2} \. ){2,16}                    # U.S., z.B., Ph.D.
+                             | \p{Lu} \. (?= [SPACE]* [^SPACE\p{L}\p{N}] | [SPACE]+ [^SPACE] )  # J. Fox; not the end
                              | (?: St | Dr | Mr | Mrs | Ms | Jr | Sr | Sra | Dra | Mme | Mlle | No | Nr | Bros | Prof
-                                 | Vol | Chr | Inc | Ltd | Corp | (?i: vs | etc | bzw | usw | ca ) ) \. (?= \s* \S ) )
+                                 | Vol | Chr | Inc | Ltd | Corp | (?i: vs | etc | bzw | usw | ca ) )
+                               \. (?= [SPACE]* [^SPACE] ) )
     | (?<! [\p{L}\p{N}] ) (?i: [cdjlmnst] | qu | jusqu | lorsqu | puisqu | quoiqu ) ['’] (?= ["“„«]? [\p{L}\p{N}] )
     | (?i: n ['’] t | ['’] (?: s | re | ve | ll | d | m | t ) ) (?! [\p{L}\p{N}] )    # n't, 's, 're
     | (?<= \p{L} ) - (?i: ci | là ) (?! [\p{L}\p{N}-] )                     # celui|-ci
     | \.{2,}
-    | (?: (?! (?i: n ['’] t ) (?! [\p{L}\p{N}] ) ) [\p{L}\p{M}\p{Nd}\p{Nl}_] \p{M}* )
-      (?: (?! (?i: n ['’] t ) (?! [\p{L}\p{N}] ) ) [\p{L}\p{M}\p{Nd}\p{Nl}_]
-        | (?<= \p{L} ) [\u00ad\u200c\u200d\u2060]+ (?= \p{L} )               # invisible inside a word: a soft hyphen
-        | ['’] (?! (?i: s | re | ve | ll | d | m | t ) (?! [\p{L}\p{N}] ) ) (?= [\p{L}\p{Nd}_] )
-        | (?! (?<= \d ) . \d ) (?! (?<= \d : \d{1,3} ) . ) (?! . (?i: ci | là ) (?! [\p{L}\p{N}-] ) )
-          [-‐‑] (?= [\p{L}\p{Nd}_] )
-        | (?<= \d ) [.,:] (?= \d )
-        | (?<= \p{Lu} ) & (?= \p{Lu} )                                     # AT&T
-        | (?<= \p{Ll} ) \. (?= (?: com | org | net | edu | gov | io | fm | tv | de | fr | es | eu | uk | js ) \b )
-      )*
-    | [🇦-🇿]{1,2} \p{M}*                                                     # a flag
-    | (?= \S ) \X                                                    # any other character, with what combines with it
-    """,
+    | RUN (?:
+        (?: (?<= [\p{L}\p{M}] ) [\u00ad\u200c\u200d\u2060]+ (?= \p{L} )     # not shown, inside a word: a soft hyphen
+          | ['’] (?! (?i: s | re | ve | ll | d | m | t ) (?! [\p{L}\p{N}] ) ) (?= [\p{L}\p{Nd}_] )
+          | (?! (?<= \d ) . \d ) (?! (?<= \d : \d{1,3} ) . ) (?! . (?i: ci | là ) (?! [\p{L}\p{N}-] ) )
+            [-‐‑] (?= [\p{L}\p{Nd}_] )
+          | (?<= \d ) [.,:] (?= \d )
+          | (?<= \p{Lu} ) & (?= \p{Lu} )                                   # AT&T
+          | (?<= \p{Ll} ) \. (?= (?: com | org | net | edu | gov | io | fm | tv | de | fr | es | eu | uk | js ) \b )
+        ) RUN
+      ){0,64}
+    | [🇦-🇿]{1,2} \p{M}*                                                   # a flag
+    | \X                                                       # any other character, with what combines with it
+    )
+    """.replace("SPACE", SPACE)
+    # Letters and digits, less the n of an n't that ends them.
+    .replace("RUN", r"[\p{L}\p{M}\p{Nd}\p{Nl}_]+ (?! (?<= [nN] ) ['’] [tT] (?! [\p{L}\p{N}] ) )"),
     regex.VERBOSE,
 )
+VISIBLE = regex.compile(f"[^{SPACE}]")
 
 
 class Window(NamedTuple):
@@ -71,6 +87,14 @@ class Window(NamedTuple):
     stop: int
     keep_start: int
     keep_stop: int
+
+
+def given_words(words: Any) -> list[str] | None:
+    """A sentence that came as words, in whatever holds them in order (list, array, Series, column), or `None`."""
+    if isinstance(words, (str, bytes, Mapping)) or not (hasattr(words, "__getitem__") and isinstance(words, Iterable)):
+        return None
+    words = list(words)
+    return words if all(isinstance(word, str) for word in words) else None
 
 
 class TwoMNERProcessor(ProcessorMixin):
@@ -143,7 +167,7 @@ class TwoMNERProcessor(ProcessorMixin):
 
     def split_words(self, text: str) -> tuple[list[str], list[tuple[int, int]]]:
         """
-        Splits a raw string into words.
+        Splits a raw string into words; what is between them is space (`SPACE`).
 
         Returns:
             The words and, for each, its `(start, end)` characters: `text[start:end] == word`.
@@ -297,8 +321,9 @@ class TwoMNERProcessor(ProcessorMixin):
     def _words(self, sentence: str | Sequence[str], row: int) -> list[str]:
         if isinstance(sentence, str):
             return self.split_words(sentence)[0]
-        if isinstance(sentence, (list, tuple, np.ndarray)) and all(isinstance(word, str) for word in sentence):
-            return list(sentence)
+        words = given_words(sentence)
+        if words is not None:
+            return words
         raise TypeError(
             f"Sentence {row} is of type {type(sentence).__name__}; expected a string or a list of words (strings)."
         )
@@ -539,5 +564,7 @@ def _uncropped(image_processor: BaseImageProcessor) -> BaseImageProcessor:
 if "." not in __name__:  # imported by its own name, not as remote code: that is mapped by `auto_map`
     TwoMNERProcessor.register_for_auto_class("AutoProcessor")
     AutoProcessor.register(TwoMNERConfig, TwoMNERProcessor)
+else:
+    set_in_package(__name__)
 
 __all__ = ["TwoMNERProcessor", "Window"]

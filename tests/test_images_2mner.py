@@ -1,11 +1,10 @@
-"""Images of every kind, broken ones, and what strangers may not have: addresses, redirects, sizes, time."""
+"""Images of every kind, broken ones, and what strangers may not have: paths, URLs, rare formats, much."""
 
 import base64
 import io
 import math
 import os
 import socket
-import ssl
 import struct
 import threading
 import time
@@ -18,10 +17,7 @@ import pytest
 import torch
 from PIL import EpsImagePlugin, Image
 
-import images_2mner
 from images_2mner import STRICT, UrlPolicy, image_id, load_image
-
-PUBLIC = "93.184.216.34"
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -191,10 +187,10 @@ def test_base64_in_every_dress_is_the_image_itself(policy):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("A" * 41, "is refused; expected an http"),  # no multiple of four letters has this many
+        ("A" * 41, "is refused; expected a data"),  # no multiple of four letters has this many
         ("A" * 40, "cannot be read as an image: it is of no format of JPEG, PNG"),
-        ("not base64 at all!" * 3, "is refused; expected an http"),
-        ("Ünicode" * 9, "is refused; expected an http"),
+        ("not base64 at all!" * 3, "is refused; expected a data"),
+        ("Ünicode" * 9, "is refused; expected a data"),
         ("", "is refused"),
         ("data:image/png;base64,%%%", "no data: URI of an image"),
         ("data:image/png;base64", "no data: URI of an image"),
@@ -345,11 +341,6 @@ class Site(BaseHTTPRequestHandler):
             return
         self.send_response(200)
         try:
-            if self.path == "/drip-headers":
-                self.flush_headers()
-                for _ in range(100):
-                    self.wfile.write(b"X: y\r\n")
-                    time.sleep(0.05)
             self.end_headers()
             if self.path == "/drip-body":
                 for _ in range(100):
@@ -378,41 +369,6 @@ def site():
     server.server_close()
 
 
-@pytest.fixture
-def internet(site, monkeypatch):
-    """Names resolve to what `names` says, one answer a look-up; what is sent to public addresses reaches the site."""
-
-    class Internet:
-        names: dict[str, list[list[str]]] = {}
-        looked_up: list[str] = []
-        connected: list[str] = []
-        url = f"http://photos.test:{site.server_port}"
-
-    resolve, connect = socket.getaddrinfo, socket.create_connection
-    Internet.names = {"photos.test": [[PUBLIC]]}
-
-    def fake_getaddrinfo(host, port, *args, **options):
-        if host not in Internet.names:
-            return resolve(host, port, *args, **options)
-        Internet.looked_up.append(host)
-        answers = Internet.names[host]
-        addresses = answers.pop(0) if len(answers) > 1 else answers[0]
-        return [
-            (socket.AF_INET6 if ":" in ip else socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port))
-            for ip in addresses
-        ]
-
-    def fake_create_connection(address, *args, **options):
-        Internet.connected.append(address[0])
-        host = "127.0.0.1" if address[0] == PUBLIC else address[0]
-        return connect((host, address[1]), *args, **options)
-
-    Internet.looked_up, Internet.connected = [], []
-    monkeypatch.setattr(images_2mner.socket, "getaddrinfo", fake_getaddrinfo)
-    monkeypatch.setattr(images_2mner.socket, "create_connection", fake_create_connection)
-    return Internet
-
-
 def test_images_by_url(site):
     assert image_id(load_image(f"{site.url}/a.png")) == image_id(load_image(noise()))
     with pytest.raises(ValueError, match="could not be downloaded.*404"):
@@ -437,69 +393,11 @@ def test_urls_as_people_write_them(url, sent, site):
     assert [path for _, path in site.seen] == [sent]
 
 
-def test_a_public_picture_is_fetched_from_the_address_that_was_checked(internet, site):
-    assert image_id(load_image(f"{internet.url}/a.png", STRICT)) == image_id(noise())
-    assert internet.looked_up == ["photos.test"] and internet.connected == [PUBLIC]
-    assert site.seen == [(f"photos.test:{site.server_port}", "/a.png")]  # the name still goes along
-
-
-@pytest.mark.parametrize(
-    "host",
-    ["127.0.0.1", "localhost", "0.0.0.0", "10.0.0.8", "172.16.3.4", "192.168.1.1", "169.254.169.254", "100.64.0.1"]
-    + ["224.0.0.1", "240.0.0.1", "255.255.255.255", "2130706433", "0x7f.1", "127.1", "[::1]", "[::]", "[fe80::1]"]
-    + ["[fd00:ec2::254]", "[fec0::1]", "[ff02::1]", "[::ffff:127.0.0.1]", "[::ffff:a00:1]", "[::127.0.0.1]"]
-    + ["[64:ff9b::7f00:1]", "[2002:7f00:1::]", "[2001::1]"],
-)
-def test_addresses_that_are_not_public_are_refused_before_a_connection(host, internet, site):
-    with pytest.raises(ValueError, match="is refused|could not be downloaded"):
-        load_image(f"http://{host}:{site.server_port}/a.png", STRICT)
-    assert not internet.connected and not site.seen
-
-
-@pytest.mark.parametrize("address", ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
-def test_public_addresses_are_known_as_such(address):
-    assert images_2mner._is_public(address)
-
-
-@pytest.mark.parametrize("answer", [["127.0.0.1"], [PUBLIC, "10.0.0.1"], ["10.0.0.1", PUBLIC], ["::1"]])
-def test_a_name_with_one_private_address_is_refused(answer, internet, site):
-    internet.names["photos.test"] = [answer]
-    with pytest.raises(ValueError, match="photos.test is not a public address") as caught:
-        load_image(f"{internet.url}/a.png", STRICT)
-    assert not internet.connected and not site.seen
-    assert "10.0.0.1" not in str(caught.value)  # what names mean in here is not told
-
-
-def test_a_name_that_changes_its_mind_is_looked_up_once(internet, site):
-    internet.names["photos.test"] = [[PUBLIC], ["127.0.0.1"]]
-    load_image(f"{internet.url}/a.png", STRICT)
-    assert internet.looked_up == ["photos.test"] and internet.connected == [PUBLIC]
-    with pytest.raises(ValueError, match="is not a public address"):
-        load_image(f"{internet.url}/a.png", STRICT)
-
-
-def test_redirects_are_followed_and_checked(internet, site):
-    internet.names |= {"other.test": [[PUBLIC]], "inside.test": [["127.0.0.1"]]}
-    port = site.server_port
-    assert load_image(f"{internet.url}/to/http://other.test:{port}/a.png", STRICT).size == (40, 24)
-    for target in (f"http://127.0.0.1:{port}/a.png", f"http://inside.test:{port}/a.png", f"http://[::1]:{port}/a.png"):
-        site.seen.clear()
-        with pytest.raises(ValueError, match="is refused"):
-            load_image(f"{internet.url}/to/{target}", STRICT)
-        assert len(site.seen) == 1  # the redirect itself, and nothing after it
-
-
-def test_a_redirect_to_the_name_itself_is_checked_again(internet, site):
-    internet.names["photos.test"] = [[PUBLIC], ["127.0.0.1"]]
-    with pytest.raises(ValueError, match="is not a public address"):
-        load_image(f"{internet.url}/to/{internet.url}/a.png", STRICT)
-    assert len(site.seen) == 1
-
-
-@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://photos.test/a", "gopher://x/", "data:,x", "//"])
-def test_a_redirect_out_of_http_is_an_error(target, internet):
-    with pytest.raises(ValueError, match="could not be downloaded"):
-        load_image(f"{internet.url}/to/{target}", STRICT)
+def test_redirects_are_followed_within_http(site):
+    assert load_image(f"{site.url}/to/{site.url}/a.png").size == (40, 24)
+    for target in ("file:///etc/passwd", "gopher://x/", "data:,x", "//"):
+        with pytest.raises(ValueError, match="could not be downloaded"):
+            load_image(f"{site.url}/to/{target}")
 
 
 def test_a_circle_of_redirects_ends(site):
@@ -508,11 +406,10 @@ def test_a_circle_of_redirects_ends(site):
     assert len(site.seen) < 12
 
 
-@pytest.mark.parametrize("path", ["/drip-headers", "/drip-body"])
-def test_a_site_that_drips_is_left_when_the_time_is_over(path, site):
+def test_a_site_that_drips_is_left_when_the_time_is_over(site):
     start = time.monotonic()
     with pytest.raises(ValueError, match="more than 0.4 s|timed out"):
-        load_image(site.url + path, UrlPolicy(timeout_s=0.4))
+        load_image(f"{site.url}/drip-body", UrlPolicy(timeout_s=0.4))
     assert time.monotonic() - start < 2
 
 
@@ -527,28 +424,17 @@ def test_an_endless_body_is_read_to_the_limit_only(site):
     + ["http://user@photos.test/", "https://\x00/", "http://.../", "http://ü.\udc80/"]
     + ["http://photos.test/\udc80", "http://photos.test/a\nb", "http://photos.test/a\r\nHost: b"],
 )
-def test_a_url_that_cannot_be_is_an_error(url, internet):
-    with pytest.raises(ValueError, match="could not be downloaded|is refused"):
-        load_image(url, STRICT)
-    assert not internet.connected
+def test_a_url_that_cannot_be_is_an_error(url, monkeypatch):
+    def no_such_name(*args, **options):
+        raise socket.gaierror("no such name")
 
-
-def test_the_systems_proxy_is_not_asked_for_strangers(internet, site, monkeypatch):
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    assert load_image(f"{internet.url}/a.png", STRICT).size == (40, 24)
+    monkeypatch.setattr(socket, "getaddrinfo", no_such_name)
     with pytest.raises(ValueError, match="could not be downloaded"):
-        load_image("http://photos.test/a.png")
+        load_image(url)
 
 
-def test_tls_asks_for_the_certificate_of_the_name(internet, monkeypatch):
-    asked = []
-
-    def wrap_socket(self, sock, server_hostname=None, **options):
-        asked.append((server_hostname, self.check_hostname, self.verify_mode))
-        sock.close()
-        raise OSError("stop here")
-
-    monkeypatch.setattr(ssl.SSLContext, "wrap_socket", wrap_socket)
-    with pytest.raises(ValueError, match="stop here"):
-        load_image(internet.url.replace("http:", "https:") + "/a.png", STRICT)
-    assert asked == [("photos.test", True, ssl.CERT_REQUIRED)] and internet.connected == [PUBLIC]
+def test_strangers_urls_are_not_fetched(site):
+    for url in (f"{site.url}/a.png", f"HTTPS://{site.url.removeprefix('http://')}/a.png", f" {site.url}/a.png"):
+        with pytest.raises(ValueError, match="is refused; expected a data: URI or base64"):
+            load_image(url, STRICT)
+    assert not site.seen

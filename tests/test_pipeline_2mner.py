@@ -345,6 +345,71 @@ class TestInputs:
         )
         assert ner([], is_split_into_words=True) == []
 
+    @pytest.mark.parametrize(
+        "kind",
+        [tuple, np.array, lambda words: np.array(words, dtype=object), lambda words: pd.Series(words, [7, 0, 3, 1])]
+        + [lambda words: datasets.Dataset.from_dict({"word": words})["word"]],
+        ids=["tuple", "array", "objects", "series", "column"],
+    )
+    def test_words_in_whatever_holds_them_are_one_text(self, ner, kind):
+        words = ["Jordan", "was", "seen", "in"]
+        expected = ner(words, is_split_into_words=True)
+        assert expected[0]
+        assert ner(kind(words), is_split_into_words=True) == expected
+        assert ner([kind(words)] * 2, is_split_into_words=True) == expected * 2
+        assert ner({"tokens": kind(words)}) == expected[0]
+        explained = ner.explain(kind(words), is_split_into_words=True)
+        same([found.entity for found in explained.entities], expected[0])
+        same(
+            ner(kind(words), images=picture("red"), is_split_into_words=True)[0],
+            ner({"tokens": words, "image": picture("red")}),
+        )
+
+    def test_rows_of_words(self, ner):
+        rows = [["Jordan", "was", "seen"], ["in", "Paris", "."]]
+        expected = ner(rows, is_split_into_words=True)
+        table = datasets.Dataset.from_dict({"tokens": rows})
+        for inputs in (np.array(rows), table["tokens"], table, table.with_format("numpy"), iter(rows)):
+            assert list(ner(inputs, is_split_into_words=True)) == expected
+
+    def test_words_of_which_nothing_is_shown(self, ner, monkeypatch):
+        """The model reads them, as in training; no entity begins or ends with one."""
+
+        def tagged(words, tags):
+            monkeypatch.setattr(ner.model.crf, "decode", lambda emissions, mask: torch.tensor([tags]))
+            text = " ".join(words)
+            found = ner({"tokens": words})
+            assert all(text[entity["start"] : entity["end"]] == entity["word"] for entity in found)
+            labels = ner({"tokens": words}, aggregation_strategy="none")
+            assert all(text[label["start"] : label["end"]] == label["word"] != "" for label in labels)
+            return [(entity["word"], entity["start"]) for entity in found], [label["index"] for label in labels]
+
+        assert tagged(["", "Radbury"], [1, 2]) == ([("Radbury", 1)], [2])
+        assert tagged(["Radbury", "", "\u200b"], [1, 2, 2]) == ([("Radbury", 0)], [1])
+        assert tagged(["Hermes", "\u200b", "Bay"], [1, 2, 2]) == ([("Hermes \u200b Bay", 0)], [1, 3])
+        assert tagged(["", "\ufe0f", "Bay"], [1, 2, 3]) == ([("Bay", 3)], [3])
+
+    @pytest.mark.parametrize("character", ["\u200b", "\ufeff", "\u200e", "\u200f", "\u200d", "\x1c", "\x1f", "\u2066"])
+    def test_what_is_not_shown_between_two_words_cuts_no_entity(self, ner, character, monkeypatch):
+        monkeypatch.setattr(ner.model.crf, "decode", lambda emissions, mask: torch.tensor([[3, 4]]))
+        for text in (f"Hermes{character} Bay", f"Hermes {character}Bay"):
+            (found,) = ner(text)
+            check_layout(text, [found])
+            assert found["word"] == text and found["entity_group"] == "LOC"
+
+    def test_image_and_images_are_one(self, ner):
+        red = picture("red")
+        expected = ner(TEXTS[0], images=red)
+        assert ner(TEXTS[0], image=red) == ner(TEXTS[0], red) == expected != ner(TEXTS[0])
+        assert ner([TEXTS[0]], image=[red]) == [expected]
+        explained = [ner.explain(TEXTS[0], red), ner.explain(TEXTS[0], image=red), ner.explain(TEXTS[0], images=red)]
+        for explanation in explained:
+            same([found.entity for found in explanation.entities], expected)
+            assert explanation.entities[0].score_without_image is not None
+        for call in (ner, ner.explain):
+            with pytest.raises(ValueError, match="both `image` and `images`"):
+                call(TEXTS[0], image=red, images=red)
+
     def test_workers_prepare_the_same(self, ner):
         images = [picture("red"), None] * 3
         for left, right in zip(ner(TEXTS, images=images, num_workers=1), ner(TEXTS, images=images), strict=True):
@@ -357,6 +422,8 @@ class TestInputs:
             ([["two", "words"]], None, TypeError, "Got an input of type list; expected a string or"),
             ({"text": "a", "picture": None}, None, ValueError, r"keys \['picture', 'text'\]"),
             ({"text": 3}, None, ValueError, "a text of type int"),
+            ({"tokens": ["a", None]}, None, ValueError, "tokens of type list"),
+            ({"tokens": "a b"}, None, ValueError, "tokens of type str"),
             ("a", [None], ValueError, "a list of 1 images for one text"),
             (["a", "b"], picture("red"), ValueError, "one image of type Image for a list of 2 texts"),
             (["a", "b"], [picture("red")], ValueError, "1 images for 2 texts"),
@@ -368,6 +435,13 @@ class TestInputs:
     def test_what_cannot_be_read_is_named(self, ner, inputs, images, error, message):
         with pytest.raises(error, match=message):
             ner(inputs, images=images)
+
+    def test_a_string_is_no_list_of_words(self, ner):
+        for inputs in (TEXTS[0], iter(TEXTS)):
+            with pytest.raises(ValueError, match="Got a string with is_split_into_words=True"):
+                list(ner(inputs, is_split_into_words=True))
+        with pytest.raises(ValueError, match="Got a string with is_split_into_words=True"):
+            ner.explain(TEXTS[0], is_split_into_words=True)
 
     def test_without_processor_or_entities(self, ner, towers):
         with pytest.raises(ValueError, match="was given no processor"):
@@ -528,16 +602,44 @@ class TestOptions:
                 r"no entities of \['DOG'\]; its types are \['PER', 'LOC'\]",
             ),
             ({"min_score": 1.5}, ValueError, "`min_score` is 1.5"),
+            ({"min_score": "0.5"}, ValueError, "`min_score` is '0.5'; expected a number from 0 to 1"),
+            ({"min_score": float("nan")}, ValueError, "`min_score` is nan"),
+            ({"batch_size": "8"}, ValueError, "`batch_size` is '8'; expected a whole number, 1 or more"),
+            ({"batch_size": 0}, ValueError, "`batch_size` is 0"),
+            ({"batch_size": 2.5}, ValueError, "`batch_size` is 2.5"),
+            ({"num_workers": "2"}, ValueError, "`num_workers` is '2'; expected a whole number, 0 or more"),
+            ({"num_workers": -1}, ValueError, "`num_workers` is -1"),
+            ({"top_k": "3"}, ValueError, "`top_k` is '3'; expected a whole number, 1 or more"),
+            ({"stride": "3"}, ValueError, "`stride` is '3'; expected a whole number, 0 or more"),
+            ({"stride": -1}, ValueError, "`stride` is -1"),
+            ({"entity_types": 3}, ValueError, "`entity_types` is 3; expected a list of strings"),
+            ({"entity_types": [1]}, ValueError, r"`entity_types` is \[1\]; expected a list of strings"),
+            ({"ignore_labels": {"O": 1}}, ValueError, "`ignore_labels` is {'O': 1}; expected a list of strings"),
+            ({"is_split_into_words": "yes"}, ValueError, "`is_split_into_words` is 'yes'; expected True or False"),
+            ({"delimiter": 1}, ValueError, "`delimiter` is 1; expected a string"),
+            ({"aggregation_strategy": 1}, ValueError, "`aggregation_strategy` is 1; expected one of none, simple"),
+            ({"long_text": False}, ValueError, "`long_text` is False; expected one of stride, error, warn"),
+            ({"long_text": "x" * 100_000}, ValueError, "^.{0,200}expected one of stride, error, warn.$"),
             ({"top_k": 0}, ValueError, "`top_k` is 0"),
             ({"top_k": True}, ValueError, "`top_k` is True"),
             ({"aggregation_strategy": "sum"}, ValueError, "'sum'; expected one of none, simple"),
             ({"long_text": "cut"}, ValueError, "'cut'; expected one of stride, error, warn"),
-            ({"threshold": 0.5}, TypeError, "threshold"),
+            ({"threshold": 0.5}, TypeError, "no option `threshold`; expected one of aggregation_strategy, min_score"),
         ],
     )
     def test_what_cannot_be_is_an_error(self, ner, options, error, message):
-        with pytest.raises(error, match=message):
-            ner(TEXTS[0], **options)
+        for call in (
+            lambda: ner(TEXTS[0], **options),
+            lambda: ner(iter(TEXTS), **options),
+            lambda: TwoMNERPipeline(model=ner.model, processor=ner.processor, device="cpu", **options),
+        ):
+            with pytest.raises(error, match=message) as caught:
+                call()
+            assert error is TypeError or isinstance(caught.value, ner.InputError)
+
+    def test_numbers_of_numpy_are_numbers(self, ner):
+        options = {"min_score": np.float32(0.25), "top_k": np.int64(2), "batch_size": np.int64(2)}
+        assert ner(TEXTS, **options) == ner(TEXTS, min_score=0.25, top_k=2, batch_size=2)
 
 
 class TestBatches:
@@ -735,6 +837,50 @@ print(json.dumps({"class": type(ner).__name__, "module": type(ner).__module__, "
             for expected, got in zip([ner(TEXTS), ner(TEXTS, images=[path] * len(TEXTS))], results, strict=True):
                 for left, right in zip(got, expected, strict=True):
                     same(left, right)
+
+    MAP = """
+import json, sys, time
+import datasets
+from datasets.fingerprint import Hasher
+from transformers import pipeline
+
+datasets.disable_progress_bars()
+ner = pipeline("token-classification", model=sys.argv[1], trust_remote_code=True, device="cpu")
+started = time.perf_counter()
+hashes = [Hasher.hash(ner)]
+seconds = time.perf_counter() - started
+calls, rows = [], datasets.load_from_disk(sys.argv[2])
+for _ in range(2):
+    before = ner.call_count
+    found = rows.map(lambda row: {"entities": ner(row["text"])})
+    calls.append(ner.call_count - before)
+hashes += [Hasher.hash(ner), Hasher.hash(ner.model), Hasher.hash(ner.processor)]
+ner.model.classifier.bias.data += 1
+hashes.append(Hasher.hash(ner))
+print(json.dumps({"hashes": hashes, "seconds": seconds, "calls": calls, "entities": found["entities"][:]}))
+"""
+
+    def test_a_map_over_a_dataset_is_cached_for_all_processes(self, ner, tmp_path):
+        """The fingerprint of the pipeline depends on its weights and options alone, and is quickly made."""
+        ner.save_pretrained(tmp_path / "saved")
+        datasets.Dataset.from_dict({"text": TEXTS}).save_to_disk(tmp_path / "rows")
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        environment |= {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")}
+        outputs = []
+        for _ in range(2):
+            command = [sys.executable, "-P", "-c", self.MAP, str(tmp_path / "saved"), str(tmp_path / "rows")]
+            run = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+            assert run.returncode == 0, run.stderr
+            outputs.append(json.loads(run.stdout.splitlines()[-1]))
+        first, second = outputs
+        assert first["calls"] == [len(TEXTS), 0] and second["calls"] == [0, 0]
+        assert first["hashes"] == second["hashes"]
+        before, after, *_, of_other_weights = first["hashes"]
+        assert before == after != of_other_weights
+        for output in outputs:
+            assert output["seconds"] < 1
+            for found, expected in zip(output["entities"], ner(TEXTS), strict=True):
+                same(found, expected)
 
     def test_a_saved_configuration_names_all_tasks(self, ner, tmp_path):
         ner.save_pretrained(tmp_path)
