@@ -56,6 +56,7 @@ from mmner.model import build_model
 from mmner.model_card import write_model_card
 from mmner.search import model_maker, read_space, search
 from mmner.shards import ParquetShards
+from mmner.stop_signals import save_at_signal
 from mmner.streaming import SentenceStream, StreamTrainer, check_streaming
 from mmner.trainer import TwoMNERTrainer, checkpoint_to_resume
 from modeling_2mner import TwoMNERForTokenClassification
@@ -174,10 +175,14 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArgu
         from mmner.image_features import store_image_features
 
         store_image_features(trainer, list(sentences.values()), data_args)
+    go_on: list[str] = []
     if space is not None:
         results["search"] = search(trainer, space, args.search_trials)
+        go_on = [word for name, value in results["search"].items() for word in (f"--{name}", str(value))]
+        go_on += ["--search_trials", "0"]
     if args.do_train:
-        results |= trainer.train(resume_from_checkpoint=checkpoint).metrics
+        with save_at_signal(trainer, go_on):
+            results |= trainer.train(resume_from_checkpoint=checkpoint).metrics
         trainer.save_model(_internal_call=True)  # pushed at the end, with its card and scores
 
     is_main = trainer.is_world_process_zero()
