@@ -1,6 +1,7 @@
 """The search for hyper-parameters: what it tries, what it keeps, what it trains in the end."""
 
 import json
+import signal
 import types
 
 import pytest
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 import run_mmner
 from mmner.arguments import TrainingArguments
 from mmner.search import draw, read_space, search
+from mmner.trainer import TwoMNERTrainer
 
 optuna = pytest.importorskip("optuna")
 
@@ -49,6 +51,45 @@ def test_its_model_is_that_of_a_run_with_the_best_options(searched):
     run_mmner.main([*OPTIONS, *options, "--output_dir", str(folder / "plain")])
     first, second = (load_file(folder / name / "model.safetensors") for name in ("run", "plain"))
     assert set(first) == set(second) and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def signal_in_training(monkeypatch, number, in_trial):
+    """The second step of the first trial, or of the training after the search, gets a signal."""
+    step = TwoMNERTrainer.training_step
+
+    def signalled(self, *args, **kwargs):
+        if self.state.is_hyper_param_search == in_trial and self.state.global_step == 1:
+            signal.raise_signal(number)
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(TwoMNERTrainer, "training_step", signalled)
+
+
+def test_a_stopped_training_goes_on_with_the_best_options(searched, tmp_path, monkeypatch, caplog):
+    folder, _, _ = searched
+    argv = [*OPTIONS, "--search_trials", "3", "--search_space", str(folder / "space.yaml")]
+    argv += ["--output_dir", str(tmp_path / "run")]
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        signal_in_training(patch, signal.SIGTERM, in_trial=False)
+        run_mmner.main(argv)
+    assert stopped.value.code == 143
+    words = caplog.text.partition("at its end: ")[2].splitlines()[0].split()
+    run_mmner.main([*argv, *words])
+    first, second = (load_file(path / "run" / "model.safetensors") for path in (folder, tmp_path))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_signal_ends_the_search(searched, tmp_path, monkeypatch):
+    folder, _, _ = searched
+    signal_in_training(monkeypatch, signal.SIGINT, in_trial=True)
+    argv = [*OPTIONS, "--search_trials", "3", "--search_space", str(folder / "space.yaml")]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_mmner.main([*argv, "--output_dir", str(tmp_path)])
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not list(tmp_path.glob("*.safetensors"))
 
 
 @pytest.mark.parametrize(
