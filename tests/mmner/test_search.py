@@ -92,6 +92,24 @@ def test_a_signal_ends_the_search(searched, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("*.safetensors"))
 
 
+class FakeTrainer:
+    """Each trial has the scores of its evaluations."""
+
+    def __init__(self, args, evaluations):
+        self.args, self.evaluations = args, evaluations
+
+    def hyperparameter_search(self, compute_objective, direction, **_):
+        objectives = {}
+        for number, scores in self.evaluations.items():
+            self._trial = types.SimpleNamespace(number=number, params={"weight_decay": number / 10})
+            for epoch, score in enumerate(scores, 1):
+                metrics = {"eval_f1": score, "eval_loss": score, "epoch": epoch}
+                objectives[number] = compute_objective(metrics)
+        chosen = (max if direction == "maximize" else min)(objectives, key=objectives.get)
+        parameters = {"weight_decay": chosen / 10}
+        return types.SimpleNamespace(run_id=chosen, objective=objectives[chosen], hyperparameters=parameters)
+
+
 @pytest.mark.parametrize(
     ("options", "best", "kept"),
     [
@@ -101,28 +119,20 @@ def test_a_signal_ends_the_search(searched, tmp_path, monkeypatch):
         ({"metric_for_best_model": "eval_loss"}, 1, [0.5, 0.3]),
     ],
 )
-def test_a_trial_counts_by_the_evaluation_whose_model_would_be_kept(options, best, kept, tmp_path):
+def test_a_trial_counts_by_the_evaluation_whose_model_would_be_kept(options, best, kept, tmp_path, caplog):
     args = TrainingArguments(output_dir=str(tmp_path), **options)
-    evaluations = {0: [0.5, 0.9, 0.6], 1: [0.7, 0.3, 0.8]}
-
-    class Trainer:
-        def hyperparameter_search(self, compute_objective, direction, **_):
-            objectives = {}
-            for number, scores in evaluations.items():
-                self._trial = types.SimpleNamespace(number=number, params={"weight_decay": number / 10})
-                for epoch, score in enumerate(scores, 1):
-                    metrics = {"eval_f1": score, "eval_loss": score, "epoch": epoch}
-                    objectives[number] = compute_objective(metrics)
-            chosen = (max if direction == "maximize" else min)(objectives, key=objectives.get)
-            parameters = {"weight_decay": chosen / 10}
-            return types.SimpleNamespace(run_id=chosen, objective=objectives[chosen], hyperparameters=parameters)
-
-    trainer = Trainer()
-    trainer.args = args
+    trainer = FakeTrainer(args, {0: [0.5, 0.9, 0.6], 1: [0.7, 0.3, 0.8]})
     assert search(trainer, {"weight_decay": {"low": 0.0, "high": 0.1}}, trials=2) == {"weight_decay": best / 10}
     trace = [json.loads(line) for line in (tmp_path / "search.jsonl").read_text().splitlines()]
     assert [line[args.metric_for_best_model] for line in trace] == kept
     assert args.load_best_model_at_end == options.get("load_best_model_at_end", True)
+    assert "the search tells nothing" not in caplog.text
+
+
+def test_trials_that_all_score_the_same_are_told(tmp_path, caplog):
+    trainer = FakeTrainer(TrainingArguments(output_dir=str(tmp_path)), {0: [0.0], 1: [0.0, 0.0]})
+    search(trainer, {"weight_decay": {"low": 0.0, "high": 0.1}}, trials=2)
+    assert "All 2 trials have the same eval_f1 on dev, 0.0000: the search tells nothing" in caplog.text
 
 
 def test_trials_stay_in_the_space():
