@@ -186,12 +186,6 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArgu
         trainer.add_callback(WarnOfFewSteps(results["train_samples"]))
         with save_at_signal(trainer, go_on):
             results |= trainer.train(resume_from_checkpoint=checkpoint).metrics
-        if not trainer.state.global_step:
-            raise ValueError(
-                f"No step was trained on the {results['train_samples']} training rows: num_train_epochs is "
-                f"{args.num_train_epochs:g}, max_steps {args.max_steps}, a batch {args.train_batch_size} rows "
-                f"(dataloader_drop_last {args.dataloader_drop_last}). To score a saved model: --do_train false."
-            )
         trainer.save_model(_internal_call=True)  # pushed at the end, with its card and scores
 
     is_main = trainer.is_world_process_zero()

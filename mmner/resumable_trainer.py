@@ -63,6 +63,11 @@ class ResumableTrainer(Trainer):
         # A random sampler takes the seed set last for its own.
         set_seed(self.args.seed)
         loader = super().get_train_dataloader()
+        if not len(loader):
+            raise ValueError(
+                f"The {len(self.train_dataset)} training rows make no whole batch (--per_device_train_batch_size "
+                f"{self.args.per_device_train_batch_size}), and --dataloader_drop_last leaves out what is less."
+            )
         loader.base_dataloader.worker_init_fn = partial(heed_parent_alone, then=loader.worker_init_fn)
         return loader
 

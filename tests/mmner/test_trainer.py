@@ -376,14 +376,14 @@ def test_a_push_during_the_training_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("options", "steps", "told"),
     [
-        # 200 rows by 16 are 13 steps an epoch: 8 epochs are 104.
-        ({"num_train_epochs": 1, "per_device_train_batch_size": 16}, 13, "--num_train_epochs 8"),
-        ({"num_train_epochs": 2, "per_device_train_batch_size": 16}, 26, "--num_train_epochs 8"),
-        ({"max_steps": 13, "per_device_train_batch_size": 16}, 13, "--max_steps 100"),
+        # 200 rows by 16 are 13 steps an epoch: 16 epochs are 208.
+        ({"num_train_epochs": 1, "per_device_train_batch_size": 16}, 13, "--num_train_epochs 16"),
+        ({"num_train_epochs": 2, "per_device_train_batch_size": 16}, 26, "--num_train_epochs 16"),
+        ({"max_steps": 13, "per_device_train_batch_size": 16}, 13, "--max_steps 200"),
         (
             {"num_train_epochs": 4, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 8},
             28,
-            "--num_train_epochs 15",
+            "--num_train_epochs 29",
         ),
     ],
 )
