@@ -32,6 +32,16 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def process_rank() -> int:
+    """The number of this process among those that train together; 0 without a process group."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def unshared_image_ids(batch_size: int, device: torch.device) -> Tensor:
+    """Ids `(batch_size,)` for images that no other row shows, on any process."""
+    return torch.arange(1, batch_size + 1, device=device) + (process_rank() << 32)
+
+
 def is_sharded(module: nn.Module) -> bool:
     """Whether a part of `module` is spread over several processes (FSDP), so that all must run it together."""
     if world_size() == 1:
@@ -76,6 +86,13 @@ def gather_all(tensors: Sequence[Tensor]) -> list[Tensor]:
         ranks.append(ranks[-1] + x.dim())
     shapes = [[row[stop - x.dim() : stop] for x, stop in zip(tensors, ranks, strict=True)] for row in exchanged]
     return list(_Gather.apply(shapes, *tensors))
+
+
+def sum_over_processes(x: Tensor) -> Tensor:
+    """`x` (no gradient flows through it), summed in place over all processes; a collective call."""
+    if world_size() > 1:
+        dist.all_reduce(x, group=_gather_group())
+    return x
 
 
 class _Gather(torch.autograd.Function):
@@ -397,7 +414,7 @@ class Alignment(nn.Module, ABC):
             words = torch.where(word_mask[:, :, None], text_states, 0)
             patches = torch.where(usable[:, None, None], image_states, 0)
             local = self.embed(words, word_mask, patches)
-            rank = dist.get_rank() if world_size() > 1 else 0
+            rank = process_rank()
             rows = torch.stack([usable.long(), image_ids, torch.full_like(image_ids, rank)], dim=1)
             *everywhere, rows = gather_all([*local, rows])
             candidates = find_candidates(rows, image_ids, rank, local[0].dtype)

@@ -56,8 +56,9 @@ from mmner.model import build_model
 from mmner.model_card import write_model_card
 from mmner.search import model_maker, read_space, search
 from mmner.shards import ParquetShards
+from mmner.stop_signals import save_at_signal
 from mmner.streaming import SentenceStream, StreamTrainer, check_streaming
-from mmner.trainer import TwoMNERTrainer, checkpoint_to_resume
+from mmner.trainer import TwoMNERTrainer, WarnOfFewSteps, checkpoint_to_resume, few_steps
 from modeling_2mner import TwoMNERForTokenClassification
 from pipeline_2mner import TwoMNERPipeline
 
@@ -157,6 +158,8 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArgu
             name=f"{data_args.dataset}, {split}",
             may_be_unlabelled=split == "test",
         )
+        if split == "train" and not sentences[split].groups["type"]:
+            logger.warning(f"None of the {len(rows)} training sentences has an entity: no type can be learned.")
 
     model.model.encoder_chunk_size = args.encoder_chunk_size
     collator = MultimodalCollator(processor, model.config.uses_images, 8 if args.bf16 or args.fp16 else None)
@@ -176,15 +179,20 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArgu
         from mmner.image_features import store_image_features
 
         store_image_features(trainer, list(sentences.values()), data_args)
+    go_on: list[str] = []
     if space is not None:
         results["search"] = search(trainer, space, args.search_trials)
+        go_on = [word for name, value in results["search"].items() for word in (f"--{name}", str(value))]
+        go_on += ["--search_trials", "0"]
     if args.do_train:
-        results |= trainer.train(resume_from_checkpoint=checkpoint).metrics
+        trainer.add_callback(WarnOfFewSteps(results["train_samples"]))
+        with save_at_signal(trainer, go_on):
+            results |= trainer.train(resume_from_checkpoint=checkpoint).metrics
         trainer.save_model(_internal_call=True)  # pushed at the end, with its card and scores
 
     is_main = trainer.is_world_process_zero()
     output.mkdir(parents=True, exist_ok=True)
-    tables, predicted = {}, []
+    tables, predicted, cautions = {}, [], []
     for split, asked in (("validation", args.do_eval), ("test", args.do_predict)):
         if not asked or split not in sentences:
             if is_main and args.do_train:
@@ -203,8 +211,14 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArgu
             else:
                 report.remove_scores(output, split)
             report.write_predictions(output, split, predicted)
+            if table and (caution := report.caution(predicted)):
+                results[f"{prefix}_caution"] = caution
+                cautions.append(f"{split}: {caution}")
     if collator.unreadable_images:
         logger.warning(f"{collator.unreadable_images} times an image did not open; the warnings above name them.")
+    if cautions:
+        few = few_steps(args, trainer.state.global_step, results["train_samples"]) if args.do_train else ""
+        logger.warning(" ".join([*cautions, few]))
     results["total_runtime"] = round(time.monotonic() - started, 4)  # in seconds, as the Trainer's own
     if is_main:
         report.write_results(output, results, update=not args.do_train)

@@ -200,6 +200,7 @@ class TrainingArguments(transformers.TrainingArguments):
         "label_smoothing_factor": (0.0, "it smooths a softmax; the tags' loss is a CRF's"),
         "prediction_loss_only": (False, "without predictions there is no F1"),
         "batch_eval_metrics": (False, "entity F1 needs whole sentences, not batches"),
+        "enable_jit_checkpoint": (False, "a signal saves a checkpoint as it is, and the run then ends"),
         "eval_do_concat_batches": (True, "entity F1 needs whole sentences, not batches"),
     }
 
@@ -214,6 +215,11 @@ class TrainingArguments(transformers.TrainingArguments):
         if self.metric_for_best_model is not None and not self.metric_for_best_model.startswith("eval_"):
             self.metric_for_best_model = f"eval_{self.metric_for_best_model}"  # as the evaluation calls it
         self.do_eval = do_eval  # the plain class switches it on when dev is scored during training
+        if self.do_train and self.num_train_epochs <= 0 and self.max_steps <= 0:
+            raise ValueError(
+                f"`num_train_epochs` is {self.num_train_epochs:g}, which trains nothing; expected more than 0. To "
+                "score a saved model: --do_train false --model_name_or_path FOLDER."
+            )
         if self.encoder_chunk_size is not None and self.encoder_chunk_size < 1:
             raise ValueError(f"`encoder_chunk_size` is {self.encoder_chunk_size}; expected 1 or more, or none.")
         chooses = self.do_train and self.eval_strategy != "no" and self.metric_for_best_model is not None

@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import EpsImagePlugin, Image
 
-from images_2mner import STRICT, UrlPolicy, image_id, load_image
+from images_2mner import STRICT, UrlPolicy, _webp_size, image_id, load_image
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -308,7 +308,7 @@ def test_pixels_that_look_like_markers_are_no_markers():
 @pytest.mark.parametrize("options", [{"lossless": True}, {}, {"save_all": True, "append_images": [noise()]}])
 def test_a_webp_of_too_many_pixels_is_refused_before_pillow_takes_memory_for_them(options, monkeypatch):
     content = encoded(noise(), "WEBP", **options)
-    assert images_2mner._webp_size(content) == (40, 24)
+    assert _webp_size(content) == (40, 24)
     monkeypatch.setattr(Image, "open", lambda *args, **options: pytest.fail("it was opened"))
     with pytest.raises(ValueError, match="40 x 24 pixels, the limit is 959"):
         load_image(content, UrlPolicy(max_pixels=959))
