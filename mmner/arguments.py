@@ -316,12 +316,13 @@ def find_recipe(name: str | Path) -> Path:
     Raises:
         FileNotFoundError: there is neither.
     """
-    shipped = {path.relative_to(RECIPES).as_posix(): path for path in sorted(RECIPES.glob("**/*.yaml"))}
-    path, inside = Path(name), Path(name).as_posix().removeprefix("recipes/")
-    if path.is_file():
-        return path
-    if (found := shipped.get(inside) or shipped.get(f"{inside}.yaml")) is not None:
-        return found
+    if Path(name).is_file():
+        return Path(name)
+    files = [*sorted(RECIPES.glob("*.yaml")), *sorted(RECIPES.glob("search/*.yaml"))]
+    shipped = {path.relative_to(RECIPES).as_posix(): path for path in files}
+    inside = Path(name).as_posix().removeprefix("recipes/").removesuffix(".yaml") + ".yaml"
+    if inside in shipped:
+        return shipped[inside]
     raise FileNotFoundError(
         f"There is no recipe {name}; expected a YAML file, or one of those in recipes/: {', '.join(shipped)}."
     )

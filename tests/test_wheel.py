@@ -32,7 +32,7 @@ from mmner.arguments import DEFAULT_RECIPE, RECIPES, TrainingArguments, find_rec
 from mmner.search import read_space
 for name in ("base", "base.yaml", "recipes/base.yaml", RECIPES / "base.yaml"):
     assert find_recipe(name) == RECIPES / "base.yaml"
-assert find_recipe("accelerate/ddp").is_relative_to(place) and DEFAULT_RECIPE.is_file()
+assert DEFAULT_RECIPE.is_relative_to(place) and (RECIPES / "accelerate" / "ddp.yaml").is_file()
 assert parse_arguments([]) and read_space(TrainingArguments().search_space, TrainingArguments())
 
 import runpy
