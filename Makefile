@@ -25,14 +25,17 @@ test: $(INSTALLED)
 	$(BIN)/ruff check .
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
-# They come with the source distribution alone. Their markers are not ours, hence no --strict-markers.
+# The common tests come with the source distribution alone. Their markers are not ours, hence no addopts.
 SOURCE := $(VENV)/transformers-source
-test-common: $(INSTALLED)
+test-common: $(SOURCE)/PKG-INFO
+	TRANSFORMERS_SOURCE=$(SOURCE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -o addopts= -W ignore \
+		tests/test_transformers_common.py
+
+$(SOURCE)/PKG-INFO: $(INSTALLED)
 	rm -rf $(SOURCE) && mkdir -p $(SOURCE)
 	$(BIN)/python -m pip download --quiet --no-deps --no-binary transformers --dest $(SOURCE) \
 		"$$($(BIN)/python -m pip freeze | grep '^transformers==')"
-	tar xzf $(SOURCE)/transformers-*.tar.gz -C $(SOURCE) --strip-components 1
-	TRANSFORMERS_SOURCE=$(SOURCE) $(BIN)/python -m pytest -q -o addopts= -W ignore tests/test_transformers_common.py
+	tar xzmf $(SOURCE)/transformers-*.tar.gz -C $(SOURCE) --strip-components 1
 
 results: $(INSTALLED)
 	$(BIN)/python benchmarks/report.py

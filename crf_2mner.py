@@ -52,8 +52,11 @@ def iob2_constraints(labels: Sequence[str]) -> TagConstraints:
     if not labels:
         raise ValueError("IOB2 constraints need at least one label, got none.")
     for position, label in enumerate(labels):
-        if not isinstance(label, str) or not (label == "O" or (label[:2] in ("B-", "I-") and len(label) > 2)):
-            raise ValueError(f"Label {position} is {label!r}; an IOB2 label is 'O', 'B-<type>' or 'I-<type>'.")
+        is_tag = isinstance(label, str) and (label == "O" or (label[:2] in ("B-", "I-") and len(label) > 2))
+        if not is_tag or not label.isprintable():
+            raise ValueError(
+                f"Label {position} is {label!r}; an IOB2 label is 'O', 'B-<type>' or 'I-<type>', on one line."
+            )
     duplicates = sorted({label for label in labels if labels.count(label) > 1})
     if duplicates:
         raise ValueError(f"Labels must be distinct, but {duplicates} occur more than once in {labels}.")

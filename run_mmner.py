@@ -93,7 +93,7 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArgu
         )
     if data_args.streaming and args.do_train:
         check_streaming(data_args, args)
-    space = read_space(Path(args.search_space), args) if args.search_trials else None
+    space = read_space(args.search_space, args) if args.search_trials else None
     checkpoint = checkpoint_to_resume(args) if args.do_train else None
     started = time.monotonic()
     output = Path(args.output_dir)
@@ -230,8 +230,7 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArgu
             else:
                 texts = examples.own_sentences({lang for known in sentences.values() for lang in known.languages})
             widget = examples.widget_examples(ner, texts)
-            location = getattr(trainer, "hub_model_id", None)
-            write_model_card(output, (model_args, data_args, args), model.config, results, tables, widget, location)
+            write_model_card(output, (model_args, data_args, args), model.config, results, tables, widget)
     if args.push_to_hub:
         trainer.push_to_hub()
     return results

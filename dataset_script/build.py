@@ -176,7 +176,7 @@ def build(
                 "unseen": plan.unseen,
                 "near_duplicate": plan.near_duplicate,
                 "image_distance": plan.image_distance,
-                **{key: value for key, value in (source_options or {}).items() if value is not None},
+                **{key: _public(value) for key, value in (source_options or {}).items() if value is not None},
             },
             "seed": plan.seed,
             "sources": described,
@@ -600,8 +600,10 @@ def _without_places(words: Sequence[str]) -> list[str]:
 
 
 def _public(word: str) -> str:
-    """A word of the command, a path by its name alone: the card goes to the Hub."""
-    return Path(word).resolve().name if os.sep in word and Path(word).expanduser().exists() else word
+    """A word of the command or the value of an option, a path by its name alone: the card goes to the Hub."""
+    option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    is_path = os.sep in value and os.path.exists(os.path.expanduser(value))
+    return option + equals + (Path(value).resolve().name if is_path else value)
 
 
 def _has_files(source: str) -> bool:

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import datasets
 import pyarrow.parquet as pq
@@ -161,7 +162,7 @@ def _introduction(facts: Facts) -> list[str]:
         f"# {_title(facts)}",
         "",
         f"{md.number(total.sentences)} sentences in {md.listing(names)} with {md.number(total.entities.total())} "
-        f"named entities of the types {md.listing(facts.types)}. "
+        f"named entities of the types {md.listing(map(md.text, facts.types))}. "
         f"{md.of(total.pictures, total.sentences)} have a picture; there are {md.number(facts.distinct_pictures)} "
         "different ones.",
         "",
@@ -187,7 +188,7 @@ def _provenance(facts: Facts) -> list[str]:
         return ["The folder has no record of its construction, so that where the sentences come from is not stated."]
     rows = [
         [
-            f"[{md.text(source['name'])}](https://huggingface.co/datasets/{source['name']})"
+            f"[{md.text(source['name'])}](https://huggingface.co/datasets/{quote(source['name'])})"
             if _on_the_hub(source)
             else md.text(source["name"]),
             source.get("rows"),
@@ -198,7 +199,8 @@ def _provenance(facts: Facts) -> list[str]:
     ]
     lines = md.table(["source of sentences", "rows read", "languages", "licence"], rows, numbers=False)
     if facts.picture_files:
-        lines += ["", f"Pictures are those of the provider `{_options(facts).get('provider', NOT_STATED)}`; ", ""]
+        provider = md.code(_options(facts).get("provider", NOT_STATED))
+        lines += ["", f"Pictures are those of the provider {provider}; ", ""]
         lines[-2] += "`pictures.jsonl` says of each one where it comes from."
     return lines
 
@@ -293,9 +295,7 @@ def _examples(facts: Facts, thumbnails: dict[Example, str]) -> list[str]:
         notes = [note for note in (relation, *said) if note]
         if example in thumbnails:
             lines += [f"![{md.text(example.name or example.id)}]({thumbnails[example]})", ""]
-        about = f"{example.lang}, {example.split}, `{md.text(example.id)}`" + (
-            f" ({'; '.join(notes)})" if notes else ""
-        )
+        about = f"{example.lang}, {example.split}, {md.code(example.id)}" + (f" ({'; '.join(notes)})" if notes else "")
         lines += [f"{_marked(example)}", "", f"<sub>{about}</sub>", ""]
     return lines[:-1] or ["No row is short enough to be shown here."]
 
@@ -413,7 +413,7 @@ def _marked(example: Example) -> str:
     words = [md.text(token) for token in example.tokens]
     for start, end, kind in example.spans:
         words[start] = f"**{words[start]}"
-        words[end - 1] = f"{words[end - 1]}** `{kind}`"
+        words[end - 1] = f"{words[end - 1]}** {md.code(kind)}"
     return " ".join(words)
 
 

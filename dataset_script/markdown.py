@@ -1,5 +1,6 @@
 """Values of a dataset card as Markdown: tables, numbers, shares, and text that must not be read as markup."""
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -47,3 +48,10 @@ def text(value: Any) -> str:
     """``value`` as Markdown that shows it letter by letter, also in a table."""
     text = " ".join(str(value).split()).replace("&", "&amp;").replace("<", "&lt;")
     return "".join(f"\\{letter}" if letter in "\\`*_{}[]#|~$!" else letter for letter in text)
+
+
+def code(value: Any) -> str:
+    """``value`` as a code span that shows it letter by letter; not for tables, where a ``|`` ends the cell."""
+    text = " ".join(str(value).split())
+    ticks = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{ticks} {text} {ticks}" if "`" in text else f"`{text}`"

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import difflib
 import json
+import os
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from transformers import HfArgumentParser
 
 from configuration_2mner import ALIGNMENTS, COLLABORATIONS, TAGGING_HEADS, TEXT_POOLINGS, TwoMNERConfig
 
-RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+RECIPES = Path(__file__).resolve().parent / "recipes"  # in the repository a link to its own folder of them
 DEFAULT_RECIPE = RECIPES / "probe.yaml"
 
 # What a saved model has weights for: another value would throw some away and draw others at random.
@@ -291,7 +292,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments,
     Reads a recipe and the options that override it.
 
     Args:
-        argv: `[recipe.yaml] [--name value ...]`; without a recipe, `recipes/probe.yaml`.
+        argv: `[recipe] [--name value ...]`, the recipe as in `find_recipe`; without one, `recipes/probe.yaml`.
 
     Raises:
         ValueError: an unknown or malformed option, in the recipe or on the command line.
@@ -300,7 +301,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments,
     parser = _Parser((ModelArguments, DataArguments, TrainingArguments), prog="run_mmner.py", allow_abbrev=False)
     parser.usage = "run_mmner.py [recipe.yaml] [--name value ...]"
     argv = list(argv)
-    recipe = Path(argv.pop(0)) if argv and not argv[0].startswith("-") else DEFAULT_RECIPE
+    recipe = find_recipe(argv.pop(0)) if argv and not argv[0].startswith("-") else DEFAULT_RECIPE
     from_recipe, cleared = _recipe_options(recipe, parser)
     parser.set_defaults(**cleared)
     *arguments, unknown = parser.parse_args_into_dataclasses(
@@ -315,6 +316,29 @@ def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments,
     return tuple(arguments)
 
 
+def find_recipe(name: str | Path) -> Path:
+    """
+    The file of a recipe or of a search space.
+
+    Args:
+        name: a path; or, where there is no such file, what one that comes with 2M-NER is called: `base`, `base.yaml`,
+            `recipes/base.yaml`, `search/local`.
+
+    Raises:
+        FileNotFoundError: there is neither.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    files = [*sorted(RECIPES.glob("*.yaml")), *sorted(RECIPES.glob("search/*.yaml"))]
+    shipped = {path.relative_to(RECIPES).as_posix(): path for path in files}
+    inside = Path(name).as_posix().removeprefix("recipes/").removesuffix(".yaml") + ".yaml"
+    if inside in shipped:
+        return shipped[inside]
+    raise FileNotFoundError(
+        f"There is no recipe {name}; expected a YAML file, or one of those in recipes/: {', '.join(shipped)}."
+    )
+
+
 def _options(parser: HfArgumentParser) -> list[str]:
     return [option for action in parser._actions for option in action.option_strings]
 
@@ -327,11 +351,6 @@ def _unknown(name: str, where: str, known: Sequence[str]) -> str:
 
 def _recipe_options(recipe: Path, parser: HfArgumentParser) -> tuple[list[str], dict[str, Any]]:
     """The recipe as command-line words, so that both are typed and checked alike, and the options it empties."""
-    if not recipe.is_file():
-        raise FileNotFoundError(
-            f"There is no recipe {recipe}; expected a YAML file, such as those in {RECIPES.name}/: "
-            f"{', '.join(sorted(path.name for path in RECIPES.glob('*.yaml'))) or 'none here'}."
-        )
     try:
         with recipe.open(encoding="utf-8") as file:
             values = yaml.load(file, _UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
@@ -361,12 +380,12 @@ def _recipe_options(recipe: Path, parser: HfArgumentParser) -> tuple[list[str], 
 
 def recipe_text(*arguments: Any, full: bool = False) -> str:
     """
-    A recipe that repeats the run: the options that differ from what an empty recipe gives on this machine; or, if
-    `full`, one to train on another set as this one was: every option that has a value, without those of
-    `OF_ONE_SET`.
+    A recipe that repeats the run, without what names a place on this machine: the options that differ from what an
+    empty recipe gives here; or, if `full`, one to train on another set as this one was: every option that has a
+    value, without those of `OF_ONE_SET`.
     """
     values = {}
-    left_out = NOT_IN_A_RECIPE + (OF_ONE_SET if full else ())
+    left_out = NOT_IN_A_RECIPE + PATHS + (OF_ONE_SET if full else ())
     for group in arguments:
         plain = type(group)()
         for f in dataclasses.fields(group):
@@ -374,10 +393,28 @@ def recipe_text(*arguments: Any, full: bool = False) -> str:
             differs = value is not None if full else value != getattr(plain, f.name)
             if f.init and f.name not in left_out and differs:
                 value = getattr(value, "value", value)  # of an enum
-                values[f.name] = value.to_dict() if hasattr(value, "to_dict") else value
+                value = value.to_dict() if hasattr(value, "to_dict") else value
+                if not (_has_path(value) or (f.name in NAMES_OR_PATHS and is_local(value))):
+                    values[f.name] = value
     return yaml.safe_dump(json.loads(json.dumps(values, default=str)), sort_keys=False, allow_unicode=True)
 
 
+def is_local(name: Any) -> bool:
+    """Whether the value of an option of `NAMES_OR_PATHS` is a folder or file of this machine."""
+    return isinstance(name, str) and name not in MADE_HERE and os.path.exists(os.path.expanduser(name))
+
+
+def _has_path(value: Any) -> bool:
+    """Whether an absolute path is anywhere in the value of an option."""
+    if isinstance(value, dict | list):
+        return any(map(_has_path, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, str) and os.path.isabs(os.path.expanduser(value))
+
+
+# Where something lies on this machine: always; or if there is such a folder or file, and else what the Hub calls it.
+PATHS = ("captions", "image_feature_store", "image_folder", "output_dir", "search_space")
+NAMES_OR_PATHS = ("dataset", "deepspeed", "global_vision_model", "model_name_or_path", "text_model", "vision_model")
+MADE_HERE = ("probe", "tiny")
 # A secret, what belongs to one process or one start, and where the model of this one run goes.
 NOT_IN_A_RECIPE = (
     "hub_always_push",
@@ -389,24 +426,28 @@ NOT_IN_A_RECIPE = (
     "push_to_hub",
     "resume_from_checkpoint",
 )
-# Where a set lay and in which form, which part of it was taken, and the search whose result the other options are:
-# elsewhere there is no such file, language or format, and nobody asked for so few rows or to search again.
+# The form of a set, which part of it was taken, and the search whose result the other options are: elsewhere there is
+# no such language or format, and nobody asked for so few rows or to search again.
 OF_ONE_SET = (
-    "captions",
     "dataset_config",
     "dataset_errors",
     "dataset_iob2",
     "dataset_lang",
-    "image_feature_store",
-    "image_folder",
     "max_eval_samples",
     "max_predict_samples",
     "max_train_samples",
-    "search_space",
     "search_trials",
     "streaming",
     "tag_column",
     "train_languages",
 )
 
-__all__ = ["DataArguments", "ModelArguments", "TrainingArguments", "parse_arguments", "recipe_text"]
+__all__ = [
+    "DataArguments",
+    "ModelArguments",
+    "TrainingArguments",
+    "find_recipe",
+    "is_local",
+    "parse_arguments",
+    "recipe_text",
+]

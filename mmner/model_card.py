@@ -1,10 +1,11 @@
 """The model card of a run: a README.md with metadata that the Hub reads, both controls beside every score."""
 
 import dataclasses
+import json
 import os
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +16,15 @@ import transformers
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from configuration_2mner import TwoMNERConfig
-from mmner.arguments import DataArguments, ModelArguments, TrainingArguments, recipe_text
-from mmner.card_template import (
-    AUTO_SNIPPET,
-    CITATION,
-    LIMITS,
-    LIMITS_OF_PICTURES,
-    PIPELINE_SNIPPET,
-    PIPELINE_SNIPPET_WITH_IMAGE,
-    SYNTHETIC,
-    TEMPLATE,
-    TRAIN_SNIPPET,
-)
+from dataset_script.markdown import code, text
+from mmner.arguments import DataArguments, ModelArguments, TrainingArguments, is_local, recipe_text
 from mmner.checkpoints import replacing
 from mmner.data import SPLITS
+from mmner.publish import LOCATION, NAME
 from mmner.report import CONTROLS, Table, is_all_zero
 
-PAPER = "https://arxiv.org/abs/2404.17122"
+TEMPLATE = Path(__file__).with_suffix(".md")
+TITLES = {"eval": "Dev set, on which the checkpoint was chosen", "test": "Test set, scored once"}
 
 Arguments = tuple[ModelArguments, DataArguments, TrainingArguments]
 
@@ -43,10 +36,10 @@ def write_model_card(
     results: Mapping[str, Any],
     tables: Mapping[str, Table],
     examples: Sequence[Mapping[str, Any]] = (),
-    location: str | None = None,
 ) -> Path:
     """
-    Writes `README.md`, and `recipe.yaml` with the options of the run, but those that hold for its set alone.
+    Writes `README.md`, in which `LOCATION` stands for the repository until `publish` names it, and `recipe.yaml` with
+    the options of the run, but those that hold for its set alone. Neither says where something lies on this machine.
 
     Args:
         folder: of the run; what plots it has are shown.
@@ -55,134 +48,112 @@ def write_model_card(
         results: what `all_results.json` holds.
         tables: by prefix (`"eval"`, `"test"`), the lines of `score_table`.
         examples: of `widget_examples`.
-        location: from where the snippets load the model. Default: `hub_model_id`, or the name of the output folder.
     """
     folder = Path(folder)
     model_args, data_args, training_args = arguments
-    location = location or training_args.hub_model_id or Path(training_args.output_dir).absolute().name
-    name = location.rpartition("/")[2]
-    is_probe, sees_pictures = data_args.dataset == "probe", config.collaboration != "none"
+    is_probe, sees_images = data_args.dataset == "probe", config.collaboration != "none"
     types = sorted({label[2:] for label in config.labels if label != "O"})
     languages = sorted({name for table in tables.values() for heading, name, _ in table if heading == "language"})
-    examples = list(examples)
-    blanks = {
-        "location": location,
-        "example": _quoted(examples[0]["text"] if examples else "Jordan was seen in Paris."),
-        "images": '["photo.jpg"]' if sees_pictures else "None",
-        "image": '"photo.jpg"' if sees_pictures else "None",
-        "kind": "PER" if "PER" in types else types[0],
-    }
-    text = TEMPLATE.format(
-        name=name,
-        location=location,
-        paper=PAPER,
-        pictures_in_short="and, where there is one, its picture" if sees_pictures else "alone, without pictures",
-        languages=", ".join(languages) or "text",
-        types=", ".join(types),
-        synthetic=SYNTHETIC if is_probe else "",
-        pipeline_snippet=(PIPELINE_SNIPPET_WITH_IMAGE if sees_pictures else PIPELINE_SNIPPET)
-        .format(**blanks)
-        .rstrip(),
-        output=_output(examples),
-        auto_snippet=AUTO_SNIPPET.format(**blanks).rstrip(),
-        train_snippet=TRAIN_SNIPPET.format(**blanks).rstrip(),
-        results="\n\n".join(_results(folder, prefix, tables[prefix], results) for prefix in tables) or "Not scored.",
-        data=_data(data_args, results),
-        towers="\n".join(f"- {part}: `{_short(tower)}`" for part, tower in _towers(model_args).items()),
-        facts="\n".join(f"- {fact}: {value}" for fact, value in _facts(training_args, results).items()),
-        curve=_plot(folder, "training_curve.png", "Training loss and dev F1 by step"),
-        recipe=_recipe(arguments),
-        limits="\n".join(f"- {limit}" for limit in LIMITS + (LIMITS_OF_PICTURES if sees_pictures else ())),
-        licence=(
-            "Apache-2.0, code and weights."
-            if is_probe
-            else "The code is Apache-2.0. The weights come from the towers and the data above: their licences apply."
-        ),
-        citation=CITATION,
-    )
-    on_hub = [tower for tower in _towers(model_args).values() if tower != "tiny" and not Path(tower).exists()]
-    dataset_on_hub = not is_probe and not Path(data_args.dataset).expanduser().exists()
-    tags = ["2m-ner", "named-entity-recognition", "multilingual", "multimodal" if sees_pictures else "text-only"]
+    towers = _towers(model_args, config)
+    tags = ["2m-ner", "named-entity-recognition", "multilingual", "multimodal" if sees_images else "text-only"]
     metadata = ModelCardData(
         language=[name for name in languages if re.fullmatch("[a-z]{2,3}", name)] or None,
         license="apache-2.0" if is_probe else "other",
         library_name="transformers",
         pipeline_tag="token-classification",
         tags=[*tags, *(["synthetic"] if is_probe else [])],
-        base_model=on_hub or None,
-        datasets=[data_args.dataset] if dataset_on_hub else None,
+        base_model=[name for _, name, _ in towers if name != "tiny" and not is_local(name)] or None,
+        datasets=None if is_probe or is_local(data_args.dataset) else [data_args.dataset],
         metrics=["f1", "precision", "recall"],
-        widget=examples or None,
-        model_name=name,
+        widget=list(examples) or None,
+        model_name=NAME,
         eval_results=_eval_results(data_args, results, tables.get("test", ())) or None,
+    )
+    card = ModelCard.from_template(
+        metadata,
+        template_path=str(TEMPLATE),
+        name=NAME,
+        location=LOCATION,
+        is_probe=is_probe,
+        sees_images=sees_images,
+        languages=text(", ".join(languages)),
+        types=text(", ".join(types)),
+        example=_literal(examples[0]["text"] if examples else "Jordan was seen in Paris."),
+        tag=_literal(f"B-{'PER' if 'PER' in types else types[0]}"),
+        controls=list(CONTROLS.values()),
+        splits=[_split(folder, prefix, table, results) for prefix, table in tables.items()],
+        dataset=", ".join([_dataset(data_args, code), *map(code, filter(None, [data_args.dataset_config]))]),
+        counts=_counts(results),
+        towers=[(part, f"a local {kind}" if is_local(name) else code(name)) for part, name, kind in towers],
+        facts=_facts(training_args, results),
+        curve=_plot(folder, "training_curve.png"),
+        recipe=recipe_text(*arguments),
     )
     with replacing(folder / "recipe.yaml") as recipe:
         recipe.write_text(
-            f"# The options of the run that made {location}, for any set: without where its own lay and which part\n"
-            "# of it was taken. Folders are named by their last part.\n"
-            + _recipe((_with_defaults(model_args, config), data_args, training_args), full=True)
-            + "\n",
+            "# The options of the run that made this model, for any dataset: without which part of its own was taken\n"
+            "# and where something lay on a machine.\n"
+            + recipe_text(_with_defaults(model_args, config), data_args, training_args, full=True),
             encoding="utf-8",
         )
     path = folder / "README.md"
-    with replacing(path) as card:
-        ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{text}").save(card)
+    with replacing(path) as aside:
+        card.save(aside)
     return path
 
 
-def _towers(model_args: ModelArguments) -> dict[str, str]:
-    """What the model was made from."""
-    if model_args.model_name_or_path is not None:
-        return {"trained further from": model_args.model_name_or_path}
-    towers = {
-        "text tower": model_args.text_model,
-        "image tower": model_args.vision_model,
-        "second image tower": model_args.global_vision_model,
-    }
-    return {part: tower for part, tower in towers.items() if tower is not None}
-
-
-def _short(name: str) -> str:
-    """A folder by its last part alone: the rest says something of a machine, nothing of the model."""
-    return Path(name).expanduser().absolute().name if Path(name).expanduser().exists() else name
-
-
-def _quoted(text: str) -> str:
-    return text.replace("\\", "\\\\").replace('"', '\\"')
-
-
-def _output(examples: Sequence[Mapping[str, Any]]) -> str:
-    """What the model says to the snippet's text."""
-    if not examples:
-        return ""
-    entities = "\n".join(f" {entity}," for entity in examples[0]["output"])
-    return f"To the text alone this model answers:\n\n```text\n[\n{entities}\n]\n```"
-
-
-def _results(folder: Path, prefix: str, table: Table, results: Mapping[str, Any]) -> str:
-    """The table of a split and its plot, after what must be known before; of zeros there is no table."""
-    split = {prefix: split for split, prefix in SPLITS.items()}[prefix]
-    title = {"eval": "Dev set, on which the checkpoint was chosen", "test": "Test set, scored once"}[prefix]
-    warning = results.get(f"{prefix}_caution")
-    known = [f"**{warning}**", ""] if warning else []
-    if is_all_zero(table):
-        return "\n".join([f"{title}: every score is 0.", "", *known]).rstrip()
-    lines = [
-        f"{title}: entity-level F1 in percent, strict IOB2, micro-averaged. *Text only*: the same weights, pictures "
-        "hidden. *Shuffled*: every picture swapped for another sentence's.",
-        "",
-        *known,
-        f"| | {' | '.join(CONTROLS.values())} |",
-        "|---|" + "---:|" * len(CONTROLS),
+def _towers(model_args: ModelArguments, config: TwoMNERConfig) -> list[tuple[str, str, str]]:
+    """What the model was made from: the part, its name or folder, and of what kind it is."""
+    towers = [
+        ("text tower", model_args.text_model, config.text_config),
+        ("image tower", model_args.vision_model, config.vision_config),
+        ("second image tower", model_args.global_vision_model, config.global_vision_config),
     ]
-    for heading, name, values in table:
-        cells = " | ".join("" if value is None else f"{100 * value:.2f}" for value in values)
-        lines.append(f"| {f'{heading} {name}'.strip()} | {cells} |")
-    return ("\n".join(lines) + "\n\n" + _plot(folder, f"f1_{split}.png", f"F1 on the {split} split")).rstrip()
+    if model_args.model_name_or_path is not None:
+        towers = [("trained further from", model_args.model_name_or_path, config)]
+    return [(part, name, getattr(kind, "model_type", "model")) for part, name, kind in towers if name is not None]
 
 
-def _plot(folder: Path, name: str, what: str) -> str:
-    return f"![{what}]({name})\n\n" if (folder / name).is_file() else ""
+def _dataset(data_args: DataArguments, shown: Callable[[str], str] = str) -> str:
+    """What the dataset is called, where it is one that others may find."""
+    if data_args.dataset == "probe":
+        return "The synthetic probe"
+    return "A local dataset" if is_local(data_args.dataset) else shown(data_args.dataset)
+
+
+def _literal(text: str) -> str:
+    """A string as Python writes it; in double quotes, and with every letter as it is."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _split(folder: Path, prefix: str, table: Table, results: Mapping[str, Any]) -> dict[str, Any]:
+    """The table of a split, its plot, and what must be known before; a table of zeros is left out."""
+    name = {prefix: split for split, prefix in SPLITS.items()}[prefix]
+    rows = [
+        (text(f"{heading} {group}"), ["" if value is None else f"{100 * value:.2f}" for value in values])
+        for heading, group, values in table
+    ]
+    rows = [] if is_all_zero(table) else rows
+    return {
+        "name": name,
+        "caution": results.get(f"{prefix}_caution"),
+        "title": TITLES[prefix],
+        "rows": rows,
+        "plot": _plot(folder, f"f1_{name}.png"),
+    }
+
+
+def _plot(folder: Path, name: str) -> str | None:
+    return name if (folder / name).is_file() else None
+
+
+def _counts(results: Mapping[str, Any]) -> list[list[Any]]:
+    """Of each split its name, its sentences, those with an image, and those whose image is missing."""
+    return [
+        [split, *(results.get(f"{prefix}_{name}", "") for name in ("samples", "samples_with_image", "missing_images"))]
+        for split, prefix in SPLITS.items()
+        if f"{prefix}_samples" in results
+    ]
 
 
 def _facts(args: TrainingArguments, results: Mapping[str, Any]) -> dict[str, str]:
@@ -220,35 +191,11 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes} min {rest} s" if hours else f"{minutes} min {rest} s"
 
 
-def _data(data_args: DataArguments, results: Mapping[str, Any]) -> str:
-    part = f", `{data_args.dataset_config}`" if data_args.dataset_config else ""
-    title = "The synthetic probe" if data_args.dataset == "probe" else f"`{_short(data_args.dataset)}`"
-    lines = [f"{title}{part}.", "", "| split | sentences | with a picture | picture missing |", "|---|---:|---:|---:|"]
-    for split, prefix in SPLITS.items():
-        if f"{prefix}_samples" in results:
-            cells = (
-                results.get(f"{prefix}_{name}", "") for name in ("samples", "samples_with_image", "missing_images")
-            )
-            lines.append(f"| {split} | {' | '.join(map(str, cells))} |")
-    return "\n".join(lines)
-
-
 def _with_defaults(model_args: ModelArguments, config: TwoMNERConfig) -> ModelArguments:
     """The model's options, those that were not given as the model has them."""
     unset = [f.name for f in dataclasses.fields(model_args) if getattr(model_args, f.name) is None]
     of_config = {f.name for f in dataclasses.fields(TwoMNERConfig)}
     return dataclasses.replace(model_args, **{name: getattr(config, name) for name in unset if name in of_config})
-
-
-def _recipe(arguments: Arguments, full: bool = False) -> str:
-    """The recipe, without what says something of the machine alone."""
-    text = recipe_text(*arguments, full=full)
-    model_args, data_args, _ = arguments
-    folders = (data_args.dataset, data_args.image_folder, data_args.captions, data_args.image_feature_store)
-    for value in (*_towers(model_args).values(), *folders):
-        if value is not None:
-            text = text.replace(f": {value}\n", f": {_short(value)}\n")
-    return "\n".join(line for line in text.splitlines() if not line.startswith(("output_dir:", "logging_dir:")))
 
 
 def _eval_results(data_args: DataArguments, results: Mapping[str, Any], table: Table) -> list[EvalResult]:
@@ -266,8 +213,8 @@ def _eval_results(data_args: DataArguments, results: Mapping[str, Any], table: T
         EvalResult(
             task_type="token-classification",
             task_name="Named entity recognition",
-            dataset_type=_short(data_args.dataset).lower(),
-            dataset_name=_short(data_args.dataset),
+            dataset_type="local" if is_local(data_args.dataset) else data_args.dataset,
+            dataset_name=_dataset(data_args),
             dataset_config=data_args.dataset_config,
             dataset_split="test",
             metric_type=metric,

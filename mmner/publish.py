@@ -8,11 +8,12 @@ A finished run's folder to the Hub, in one commit: all of it is there, or nothin
 import argparse
 import fnmatch
 import logging
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,10 @@ PUBLISHED = (
 # Of an earlier push, what would be loaded by mistake: shards of weights and code that this model has no more.
 REPLACED = ("*.safetensors", "*.safetensors.index.json", "*_2mner.py", "handler.py")
 
+NAME = "this-model"
+LOCATION = f"path/to/{NAME}"
+"""Stand in the card of a run for the name of its repository, which `publish` puts in their place."""
+
 
 def files_to_publish(folder: str | Path) -> list[str]:
     """
@@ -52,6 +57,20 @@ def files_to_publish(folder: str | Path) -> list[str]:
             f"{folder} has no {' and no '.join(missing)}; expected the output_dir of a finished training."
         )
     return names
+
+
+def card_for(folder: str | Path, repo_id: str) -> str:
+    """
+    The card of a run as that of the repository `repo_id`: its name and all snippets.
+
+    Raises:
+        ValueError: the card's metadata is invalid.
+    """
+    card, name = ModelCard.load(Path(folder) / "README.md"), repo_id.rpartition("/")[2]
+    card.text = card.text.replace(LOCATION, repo_id).replace(NAME, name)
+    if card.data.model_name == NAME:
+        card.data.model_name = name
+    return str(card)
 
 
 def publish(
@@ -76,7 +95,7 @@ def publish(
         message: of the commit.
 
     Raises:
-        ValueError: there is no model in the folder, or the Hub finds its card's metadata invalid.
+        ValueError: there is no model in the folder, or its card's metadata is invalid.
         OSError, HfHubHTTPError, httpx.HTTPError: the Hub was not reached or refused; with a note on how to go on.
     """
     folder = Path(folder)
@@ -88,11 +107,12 @@ def publish(
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         present = api.list_repo_files(repo_id, revision=revision)
         stale = [name for name in present if _matches(name, REPLACED) and name not in names and "/" not in name]
+        card = card_for(folder, repo_id).encode()
         # Not `upload_folder`: where Xet is installed, that makes several commits.
         commit = api.create_commit(
             repo_id,
             [
-                *(CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in names),
+                *(CommitOperationAdd(name, card if name == "README.md" else folder / name) for name in names),
                 *(CommitOperationDelete(path_in_repo=name) for name in stale),
             ],
             commit_message=message,
@@ -101,11 +121,9 @@ def publish(
     except Exception as error:
         error.add_note(
             f"The model was not published, but is complete in {folder}. Publish it, without training again, by: "
-            f"python -m mmner.publish {folder} {repo_id}"
+            f"python -m mmner.publish {shlex.quote(str(folder))} {repo_id}"
         )
         raise
-    if f'"{repo_id}"' not in (folder / "README.md").read_text(encoding="utf-8"):
-        logger.warning(f"The card's snippets do not load {repo_id}: it was written under another --hub_model_id.")
     logger.info(f"Published: {commit.commit_url}")
     return commit
 

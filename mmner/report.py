@@ -177,7 +177,8 @@ def plot_scores(folder: str | Path, split: str, table: Table) -> Path | None:
     for column, (name, colour) in enumerate(zip(CONTROLS.values(), COLOURS, strict=True)):
         heights = [np.nan if values[column] is None else values[column] for _, _, values in table]
         axes.bar(positions + 0.27 * (column - 1), heights, width=0.25, label=name, color=colour)
-    axes.set_xticks(positions, [name for _, name, _ in table], rotation=30, ha="right")
+    names = [name for _, name, _ in table]
+    axes.set_xticks(positions, names, rotation=30, ha="right", parse_math=False)  # a $ is a $
     for place in range(1, len(table)):
         if table[place][0] != table[place - 1][0]:
             axes.axvline(place - 0.5, color="0.8", linewidth=0.8)

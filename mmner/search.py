@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from mmner.arguments import TrainingArguments
+from mmner.arguments import TrainingArguments, find_recipe
 from mmner.trainer import TwoMNERTrainer
 
 if TYPE_CHECKING:
@@ -22,21 +22,20 @@ TRACE = "search.jsonl"
 ONCE = {"save_strategy": "no", "load_best_model_at_end": False, "push_to_hub": False}
 
 
-def read_space(path: Path, args: TrainingArguments) -> dict[str, dict[str, Any]]:
+def read_space(path: str | Path, args: TrainingArguments) -> dict[str, dict[str, Any]]:
     """
     The space of a search.
 
     Args:
-        path: a YAML file; of each option of `TrainingArguments` that is searched: `{low, high}`, with `log: true`
-            where it is searched by its logarithm, or `{choices: [...]}`.
+        path: a YAML file, found as a recipe is (`find_recipe`); of each option of `TrainingArguments` that is
+            searched: `{low, high}`, with `log: true` where it is searched by its logarithm, or `{choices: [...]}`.
         args: of the run.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: an option does not exist, or a range is none.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no search space {path}; expected YAML, as recipes/search/local.yaml.")
+    path = find_recipe(path)
     space = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(space, dict) or not space:
         raise ValueError(

@@ -495,6 +495,7 @@ def test_iob2_constraints_read_any_order_and_types():
     [
         (["O", "B-X", "I-X", "X"], "Label 3 is 'X'"),
         (["O", "B-"], "Label 1 is 'B-'"),
+        (["O", "B-a\nb"], r"Label 1 is 'B-a\\nb'; an IOB2 label is .* on one line"),
         (["O", ""], "Label 1 is ''"),
         (["O", "b-X"], "Label 1 is 'b-X'"),
         (["O", "S-X"], "Label 1 is 'S-X'"),

@@ -22,6 +22,7 @@ from pipeline_2mner import TwoMNERPipeline
 from processing_2mner import TwoMNERProcessor
 
 ROOT = Path(__file__).resolve().parent.parent
+RUN = "2000 the winter: term #1/run"
 RECIPE = """
 dataset: probe
 probe_sentences: 160
@@ -80,7 +81,7 @@ def run_python(
 
 def texts_of(folder: Path) -> list[str]:
     """Sentences of the run's test split, and an empty one."""
-    lines = (folder / "run" / "predictions_test.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (folder / RUN / "predictions_test.jsonl").read_text(encoding="utf-8").splitlines()
     return ["", *(json.loads(line)["text"] for line in lines[:12])]
 
 
@@ -106,7 +107,7 @@ def ask_stranger(hub: HubServer, folder: Path, repo: str, revision: str = "main"
 
 def predictions_here(folder: Path, picture: Path) -> dict:
     """The same from the run's folder, before any push."""
-    texts = texts_of(folder.parent)
+    texts = texts_of(picture.parent)
     model = TwoMNERForTokenClassification.from_pretrained(folder)
     processor = TwoMNERProcessor.from_pretrained(folder)
     ner = TwoMNERPipeline(model=model, processor=processor, device="cpu")
@@ -137,7 +138,7 @@ def pushed(hub, tmp_path_factory):
     folder = tmp_path_factory.mktemp("publish")
     Image.new("RGB", (40, 24), "red").save(folder / "photo.jpg")
     (folder / "recipe.yaml").write_text(RECIPE)
-    output = str(folder / "run")
+    output = str(folder / RUN)
     hub.fail_next("POST /api/models/org/probe/commit", times=20)
     train = ["run_mmner.py", str(folder / "recipe.yaml"), "--output_dir", output]
     first = run_python(hub, folder / "home", *train, "--push_to_hub", "--hub_model_id", "org/probe")
@@ -152,7 +153,7 @@ def pushed(hub, tmp_path_factory):
 def test_a_push_that_is_cut_off_leaves_nothing_half_done_and_says_how_to_go_on(pushed):
     folder, first, cut_off, present, _ = pushed
     assert first.returncode != 0
-    assert f"python -m mmner.publish {folder / 'run'} org/probe" in first.stderr
+    assert f"python -m mmner.publish '{folder / RUN}' org/probe" in first.stderr
     assert present == [".gitattributes"]  # all in one commit, or nothing
     assert any(request.startswith("PUT /lfs") for request in cut_off)
 
@@ -165,12 +166,23 @@ def test_repeated_it_completes_in_one_commit_and_sends_nothing_twice(hub, pushed
     assert sum("/commit/" in request for request in again) == 1
     files = hub.files("model", "org/probe")
     for name, kept in files.items():
-        if name != ".gitattributes":
-            assert kept.read_bytes() == (folder / "run" / name).read_bytes(), name
+        if name not in (".gitattributes", "README.md"):
+            assert kept.read_bytes() == (folder / RUN / name).read_bytes(), name
     expected = {"config.json", "model.safetensors", "tokenizer.json", "processor_config.json", "README.md"}
     expected |= {"recipe.yaml", "all_results.json", "training_curve.png", "f1_test.png", *CODE_FILES}
     assert expected <= set(files)
     assert not [name for name in files if "predictions" in name or name.endswith(".bin") or "/" in name]
+
+
+def test_what_is_published_is_of_its_repository_and_tells_nothing_of_the_machine(hub, pushed):
+    folder, *_ = pushed
+    files = hub.files("model", "org/probe")
+    published = ModelCard.load(files["README.md"])
+    assert published.data.model_name == "probe" and published.text.startswith("\n# probe\n")
+    assert published.text.count('"org/probe", trust_remote_code=True)') == 5 and "this-model" not in published.content
+    for name, kept in files.items():
+        for part in (folder.name, "winter", str(ROOT)):
+            assert part.encode() not in kept.read_bytes(), (name, part)
 
 
 def test_a_stranger_loads_it_and_gets_the_predictions_of_before_the_push(hub, pushed):
@@ -178,7 +190,7 @@ def test_a_stranger_loads_it_and_gets_the_predictions_of_before_the_push(hub, pu
     found = ask_stranger(hub, folder, "org/probe")
     names = ["TwoMNERModel", "TwoMNERForTokenClassification", "TwoMNERProcessor", "TwoMNERPipeline"]
     assert found["classes"] == names and found["width"] == 128
-    expected = predictions_here(folder / "run", folder / "photo.jpg")
+    expected = predictions_here(folder / RUN, folder / "photo.jpg")
     assert sum(map(len, expected["picture"])) > 0
     assert found["tags"] == expected["tags"]
     assert same_entities(found["text"], expected["text"]) and same_entities(found["picture"], expected["picture"])
@@ -186,7 +198,7 @@ def test_a_stranger_loads_it_and_gets_the_predictions_of_before_the_push(hub, pu
 
 def test_a_pinned_revision_stays_what_it_was_after_a_second_push(hub, pushed):
     folder, *_ = pushed
-    run = folder / "run"
+    run = folder / RUN
     old = hub.store.sha("model", "org/probe", "main")
     before = predictions_here(run, folder / "photo.jpg")
     weights = load_file(run / "model.safetensors")
@@ -207,20 +219,20 @@ def test_a_pinned_revision_stays_what_it_was_after_a_second_push(hub, pushed):
 
 def test_the_card_is_valid_here_and_for_the_hub(hub, pushed):
     folder, *_ = pushed
-    card = ModelCard.load(folder / "run" / "README.md", ignore_metadata_errors=False)
+    card = ModelCard.load(folder / RUN / "README.md", ignore_metadata_errors=False)
     name, results = model_index_to_eval_results(card.data.to_dict()["model-index"])
-    assert name == "probe" and eval_results_to_model_index(name, results) == card.data.to_dict()["model-index"]
+    assert name == "this-model" and eval_results_to_model_index(name, results) == card.data.to_dict()["model-index"]
     assert {result.metric_name for result in results} >= {"F1", "F1, text only", "F1, shuffled", "F1 (language de)"}
     code = "import sys; from huggingface_hub import ModelCard; ModelCard.load(sys.argv[1]).validate()"
     before = len(hub.requests)
-    done = run_python(hub, folder / "home", "-c", code, str(folder / "run" / "README.md"))
+    done = run_python(hub, folder / "home", "-c", code, str(folder / RUN / "README.md"))
     assert done.returncode == 0, done.stderr
     assert hub.requests[before:] == ["POST /api/validate-yaml"]
 
 
 def test_every_number_of_the_card_is_of_the_run(pushed):
     folder, *_ = pushed
-    run = folder / "run"
+    run = folder / RUN
     results = json.loads((run / "all_results.json").read_text())
     card = ModelCard.load(run / "README.md")
     values = {f"{100 * value:.2f}" for name, value in results.items() if "f1" in name}

@@ -12,6 +12,7 @@ from PIL import Image
 from mmner.arguments import DataArguments, ModelArguments, TrainingArguments, parse_arguments
 from mmner.examples import own_sentences, widget_examples
 from mmner.model_card import write_model_card
+from mmner.publish import card_for
 from mmner.tiny_towers import make_tiny_towers
 from modeling_2mner import TwoMNERForTokenClassification
 from pipeline_2mner import TwoMNERPipeline
@@ -28,7 +29,7 @@ def blocks(markdown: str, language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
-    """A folder in which `outputs/probe` is a model, `org/model` one with its card, `photo.jpg` a picture ..."""
+    """A folder in which `outputs/probe` is a model, `org/model` one with the card that it is published with ..."""
     folder = tmp_path_factory.mktemp("world")
     torch.manual_seed(0)
     towers = make_tiny_towers(folder / "towers", [ROW["tokens"]], vocab_size=300, image_size_px=32)
@@ -52,10 +53,11 @@ def world(tmp_path_factory) -> Path:
         arguments = (
             ModelArguments(text_model="tiny", vision_model="tiny"),
             DataArguments(dataset="probe"),
-            TrainingArguments(output_dir=str(folder / place), use_cpu=True, hub_model_id=place),
+            TrainingArguments(output_dir=str(folder / place), use_cpu=True),
         )
         examples = widget_examples(ner, own_sentences(["en", "de"]))
-        write_model_card(folder / place, arguments, model.config, {}, {}, examples)
+        card = write_model_card(folder / place, arguments, model.config, {}, {}, examples)
+        card.write_text(card_for(folder / place, place), encoding="utf-8")
     return folder
 
 

@@ -71,3 +71,8 @@ class TwoMNERCommonTest(ModelTesterMixin, unittest.TestCase):
         if return_labels and model_class is TwoMNERForTokenClassification:
             inputs["labels"] = torch.zeros(inputs["input_ids"].shape, dtype=torch.long)
         return inputs
+
+    def test_reverse_loading_mapping(self):
+        # The library saves some towers (ViT here) under the weight names of their first release. `save_pretrained` of
+        # these models keeps the present names, the only ones that a checkpoint of Trainer is restored by.
+        super().test_reverse_loading_mapping(check_keys_were_modified=False)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -19,7 +20,8 @@ def plot(report: AuditReport, folder: Path) -> list[str]:
     Returns:
         The names of the PNG files in ``folder``.
     """
-    figures = {"labels.png": _labels(report), "overlap.png": _overlap(report), "kinds.png": _kinds(report)}
+    with matplotlib.rc_context({"text.parse_math": False}):  # a $ in the name of a type is a $
+        figures = {"labels.png": _labels(report), "overlap.png": _overlap(report), "kinds.png": _kinds(report)}
     for name, figure in figures.items():
         if figure is not None:
             # No date and no version of the library: the same report gives the same bytes.

@@ -10,7 +10,7 @@ from .report import AuditReport
 def markdown(report: AuditReport) -> str:
     """The whole report."""
     sections = [
-        f"# Audit of {' and '.join(map(_code, report.datasets))}",
+        f"# Audit of {_escape(' and '.join(report.datasets))}",
         "\n".join(f"- **{verdict.level}** {_escape(verdict.text)}" for verdict in report.verdicts),
         _rows(report),
         _types(report),
@@ -27,7 +27,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A Markdown table; text to the left, numbers to the right."""
     rows = [list(row) for row in rows]
     numeric = [all(isinstance(row[column], int | float) for row in rows) for column in range(len(header))]
-    lines = [header, ["---:" if right else "---" for right in numeric]]
+    lines = [[_escape(name) for name in header], ["---:" if right else "---" for right in numeric]]
     lines += [[_escape(f"{cell:.3f}" if isinstance(cell, float) else str(cell)) for cell in row] for row in rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -118,7 +118,3 @@ def _escape(text: str) -> str:
     for character in "\\|<*_`[]":
         text = text.replace(character, f"\\{character}")
     return " ".join(text.split())
-
-
-def _code(text: str) -> str:
-    return f"`{text}`"

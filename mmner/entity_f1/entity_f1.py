@@ -1,8 +1,8 @@
 """
 Entity-level precision, recall and F1: micro-averaged, strict IOB2 as seqeval reads it; by language, type and image.
 
-An `evaluate` module, complete in this file: `evaluate.load("mmner/entity_f1")` from the root of the repository. The
-training code calls `entity_scores`, which is all that the module does.
+An `evaluate` module, complete in this file: `evaluate.load(mmner.entity_f1.PATH)`. The training code calls
+`entity_scores`, which is all that the module does.
 """
 
 import logging
@@ -173,7 +173,7 @@ Returns:
     has no gold entity has no score: it is left out.
 
 Example:
-    >>> metric = evaluate.load("mmner/entity_f1")
+    >>> metric = evaluate.load(mmner.entity_f1.PATH)
     >>> metric.compute(predictions=[["B-PER", "O"]], references=[["B-PER", "B-LOC"]], languages=["de"])["recall"]
     0.5
 """

@@ -335,7 +335,8 @@ def test_overlaps_agree_with_comparing_all_rows():
 
 def test_command_writes_report_and_plots_and_exits_by_what_it_found(official, tmp_path, capsys):
     folder, rows = official
-    imgid(tmp_path / "leaky" / "train.txt", rows[:3])
+    of_dollars = ["B-$\\frac$|x", *["O"] * 11]  # a type that neither plots nor tables may read as markup
+    imgid(tmp_path / "leaky" / "train.txt", [*rows[:3], ("17_06_99", sentence(99), of_dollars)])
     imgid(tmp_path / "leaky" / "test.txt", rows[2:4])
 
     def command(*arguments):
@@ -351,6 +352,7 @@ def test_command_writes_report_and_plots_and_exits_by_what_it_found(official, tm
     report = json.loads((out / "audit.json").read_text())
     assert {one["exact"] for one in report["overlaps"]} == {1}
     assert (out / "audit.md").read_text().startswith(printed)
+    assert r"| part | language | $\\frac$\|x | PER |" in printed
     for name in ("labels.png", "overlap.png"):
         assert Image.open(io.BytesIO((out / name).read_bytes())).width > 100
     assert command(tmp_path / "leaky")[0] == 0

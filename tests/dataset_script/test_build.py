@@ -264,6 +264,24 @@ def test_own_pictures_of_a_finished_dataset_are_taken_from_its_rows(source, tmp_
     assert not (tmp_path / "second.work" / "own_pictures").exists()
 
 
+def test_card_and_record_tell_of_files_by_their_names_alone(tmp_path, monkeypatch):
+    """However the command line gives them."""
+    place = tmp_path / "2000 the winter: term #1"
+    (place / "own").mkdir(parents=True)
+    row = {"id": "1", "lang": "en", "tokens": ["Ada"], "ner_tags": ["B-PER"], "image": None}
+    (place / "own" / "train.jsonl").write_text(json.dumps(row) + "\n")
+    (place / "map.yaml").write_text("PER: HUMAN\n")
+    command = ["build", str(place / "own"), "--provider=none", f"--label_map={place / 'map.yaml'}"]
+    command += ["--splits", "source", f"--output_dir={place / 'set'}"]
+    monkeypatch.setattr("sys.argv", ["dataset_script", *command])
+    assert main(command) == 0
+    record = json.loads((place / "set" / "build.json").read_text())
+    assert record["command"][3:7] == ["build", "own", "--provider=none", "--label_map=map.yaml"]
+    assert record["options"]["label_map"] == "map.yaml"
+    for name in ("README.md", "build.json", "load_report.json", "pictures.jsonl", "LICENSE.md"):
+        assert "winter" not in (place / "set" / name).read_text(), name
+
+
 def test_an_index_says_which_names_of_own_pictures_are_one_entity(source, tmp_path):
     generator = np.random.default_rng(1)
     rows = []

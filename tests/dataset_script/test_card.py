@@ -16,10 +16,12 @@ from datasets.utils.metadata import MetadataConfigs
 from finished_dataset import LICENCES, make, picture
 from hub_store import validate_yaml
 from huggingface_hub import DatasetCard
+from markdown_it import MarkdownIt
 from PIL import Image
 from seqeval.metrics.sequence_labeling import get_entities
 
 from dataset_script import card
+from dataset_script.build import build
 from dataset_script.facts import count
 from dataset_script.files import MARKER, mark
 
@@ -188,6 +190,37 @@ def test_examples_show_their_picture_and_entities(folder, text, rows):
             assert all(abs(a - b) < 8 for a, b in zip(thumbnail.getpixel((50, 50)), colour, strict=True))
         assert LICENCES[number % 4], "one without a licence was shown though there are others"
     assert "<b>" not in text
+
+
+@pytest.mark.parametrize("kind", ["<script>x</script>", "a|b", 'it\'s"x"', "`t`", "``", "a_b_*c*", "&lt;"])
+def test_a_type_and_an_id_are_shown_letter_by_letter_whatever_they_are(kind, tmp_path):
+    (tmp_path / "own").mkdir()
+    for split in ("train", "test"):
+        with (tmp_path / "own" / f"{split}.jsonl").open("w") as file:
+            for number in range(3):
+                row = {
+                    "id": f"{kind} {split}{number}",
+                    "lang": "en",
+                    "tokens": ["Ada", kind, "was", "in", f"{split}{number}", "."],
+                }
+                row |= {"ner_tags": ["O", f"B-{kind}", "O", "O", "B-PER", "O"], "image": None}
+                file.write(json.dumps(row) + "\n")
+    text = (build([tmp_path / "own"], tmp_path / "set", None) / "README.md").read_text(encoding="utf-8")
+    tokens = MarkdownIt("commonmark").enable("table").parse(DatasetCard(text).text)
+    inline = [token.children for token in tokens if token.type == "inline"]
+    shown = ["".join(child.content for child in children) for children in inline]
+    (at,) = [number for number, line in enumerate(shown) if line.startswith("6 sentences in English with 12 named")]
+    assert [child.type for child in inline[at]] == ["text"]
+    assert f" of the types {' and '.join(sorted([kind, 'PER']))}. " in shown[at]
+    assert kind in shown[shown.index("Entities by type:") :]
+    examples = [number for number, line in enumerate(shown) if line.startswith("<sub>en, train, ")]
+    assert examples
+    for number in examples:
+        assert shown[number].startswith(f"<sub>en, train, {kind} t")
+        kinds = [child.content for child in inline[number - 1] if child.type == "code_inline"]
+        assert kinds == [kind, "PER"] and shown[number - 1].startswith(f"Ada {kind} {kind} was in t")
+    html = [child.content for children in inline for child in children if child.type == "html_inline"]
+    assert set(html) <= {"<sub>", "</sub>"} and "html_block" not in {token.type for token in tokens}
 
 
 def test_same_folder_same_bytes(folder):

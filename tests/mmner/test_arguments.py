@@ -1,6 +1,7 @@
 """Recipes and the command line: types, precedence, and errors that say what to do."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import yaml
@@ -11,6 +12,7 @@ from mmner.arguments import (
     DataArguments,
     ModelArguments,
     TrainingArguments,
+    find_recipe,
     parse_arguments,
     recipe_text,
     slow_bfloat16,
@@ -160,6 +162,17 @@ def test_a_wrong_recipe_is_an_error(recipe, text, message):
     with pytest.raises(ValueError) as error:
         parse_arguments([recipe(text)])
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["base", "base.yaml", "recipes/base", "recipes/base.yaml", "./recipes/base.yaml"])
+def test_a_recipe_is_found_by_its_name_from_anywhere(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_recipe(name).samefile(Path(__file__).parents[2] / "recipes" / "base.yaml")
+    assert parse_arguments([name, "--use_cpu", "--bf16", "false"])[0].text_model == "FacebookAI/xlm-roberta-base"
+    (tmp_path / "recipes").mkdir()
+    for path in (tmp_path / "base", tmp_path / "base.yaml", tmp_path / "recipes/base", tmp_path / "recipes/base.yaml"):
+        path.write_text("alignment: clip\n")
+    assert parse_arguments([name, "--use_cpu"])[0].alignment == "clip"  # one's own file comes first
 
 
 def test_a_recipe_that_is_a_list_or_is_not_there_is_an_error(tmp_path):

@@ -186,10 +186,11 @@ def test_every_score_is_that_of_a_brute_force_count(seed):
 
 @pytest.fixture
 def metric(tmp_path, monkeypatch):
-    """As a stranger loads it: from its folder, offline."""
+    """As a stranger loads it: from another folder, offline."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(evaluate.config, "HF_MODULES_CACHE", str(tmp_path / "modules"))
     monkeypatch.setattr(evaluate.config, "HF_EVALUATE_OFFLINE", True)
-    return evaluate.load(str(Path(entity_f1.__file__).parent), cache_dir=str(tmp_path / "cache"))
+    return evaluate.load(entity_f1.PATH, cache_dir=str(tmp_path / "cache"))
 
 
 def test_the_evaluate_module_gives_the_same_scores_whole_or_in_batches(metric):
@@ -226,10 +227,9 @@ def test_groups_that_are_not_as_many_as_the_sentences_are_errors():
         entity_scores([["O"], ["O"]], [["O"], ["O"]], ["en"])
 
 
-def test_the_snippet_of_its_readme_gives_what_it_says(metric, monkeypatch):
-    folder = Path(entity_f1.__file__).parent
-    monkeypatch.chdir(folder.parent.parent)
-    (snippet,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+def test_the_snippet_of_its_readme_gives_what_it_says(metric):
+    readme = Path(entity_f1.PATH, "README.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     names: dict = {}
     exec(snippet.replace("metric.compute(", "scores = metric.compute("), names)
     half = {"f1": 0.5, "precision": 0.5, "recall": 0.5}

@@ -1,16 +1,27 @@
 """The card: metadata that huggingface_hub reads back, both controls, and no word that is not true of the run."""
 
+import ast
+import dataclasses
 import re
 
 import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
 from tiny_models import tiny_config
 
 from configuration_2mner import TwoMNERConfig
-from mmner.arguments import DataArguments, ModelArguments, TrainingArguments, parse_arguments
+from mmner.arguments import (
+    NAMES_OR_PATHS,
+    PATHS,
+    DataArguments,
+    ModelArguments,
+    TrainingArguments,
+    parse_arguments,
+)
 from mmner.model_card import hardware, write_model_card
+from mmner.publish import card_for
 
 LABELS = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
 RESULTS = {
@@ -37,13 +48,12 @@ def make_config(**options) -> TwoMNERConfig:
     return tiny_config(labels=LABELS, **options)
 
 
-def write(tmp_path, model=None, data=None, config=None, examples=EXAMPLES, location=None, **training):
+def write(tmp_path, model=None, data=None, config=None, examples=EXAMPLES, tables=TABLES, **training):
     model = ModelArguments(**(model or {"text_model": "tiny", "vision_model": "tiny"}))
     data = DataArguments(**(data or {"dataset": "probe"}))
     training = TrainingArguments(output_dir=str(tmp_path / "my-run"), use_cpu=True, **training)
     arguments = (model, data, training)
-    path = write_model_card(tmp_path, arguments, config or make_config(), RESULTS, TABLES, examples, location)
-    return ModelCard.load(path)
+    return ModelCard.load(write_model_card(tmp_path, arguments, config or make_config(), RESULTS, tables, examples))
 
 
 def test_the_metadata_is_read_back(tmp_path):
@@ -63,7 +73,7 @@ def test_the_metadata_is_read_back(tmp_path):
     assert results["F1, shuffled (language de)"].metric_value == 0.2
     assert (results["F1"].metric_value, results["F1"].dataset_split) == (0.9123, "test")
     assert results["F1, text only"].metric_value == 0.5
-    assert card.data.model_name == "my-run"
+    assert card.data.model_name == "this-model" and "# this-model\n" in card.text
 
 
 def test_the_probe_is_called_synthetic_and_other_data_is_not(tmp_path):
@@ -88,16 +98,27 @@ def test_the_usage_is_code_that_compiles_and_names_where_the_model_is(tmp_path):
     assert len(snippets) == 3
     for code in snippets:
         compile(code, "card", "exec")
-        assert '"my-run", trust_remote_code=True)' in code
+        assert '"path/to/this-model", trust_remote_code=True)' in code
     assert 'ner("Paris \\"gewinnt\\"")' in snippets[0]
-    assert '"me/model", trust' in write(tmp_path, hub_model_id="me/model").text
-    assert '"you/model", trust' in write(tmp_path, hub_model_id="model", location="you/model").text
 
 
-def test_a_text_only_model_is_not_shown_a_picture(tmp_path):
+def test_the_card_that_is_published_is_that_of_its_repository(tmp_path):
+    """And no other: not of the folder's name, not of the repository that the run was told of."""
+    write(tmp_path, hub_model_id="else/where")
+    card = ModelCard(card_for(tmp_path, "me/1.0"))
+    assert "# 1.0\n" in card.text and card.data.model_name == "1.0"  # a name, which YAML must not read as a number
+    assert set(re.findall(r'"([^"]*)", trust_remote_code', card.text)) == {"me/1.0"}
+    assert "--model_name_or_path me/1.0 --dataset" in card.text
+    assert not re.search("this-model|my-run|else/where", card.content)
+    assert card.data.to_dict() | {"model-index": 0} == write(tmp_path).data.to_dict() | {"model-index": 0}
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n# Mine\nWritten by hand.\n")
+    assert card_for(tmp_path, "me/y") == (tmp_path / "README.md").read_text()
+
+
+def test_a_text_only_model_is_not_shown_an_image(tmp_path):
     card = write(tmp_path, config=make_config(collaboration="none", alignment="none"))
     assert "photo.jpg" not in card.text and "images=None" in card.text
-    assert "alone, without pictures" in card.text and "multimodal" not in card.data.tags
+    assert "alone, without images" in card.text and "multimodal" not in card.data.tags
     assert "photo.jpg" in write(tmp_path).text
 
 
@@ -140,32 +161,109 @@ def test_the_recipe_file_has_every_option_and_repeats_the_run(tmp_path):
     assert values["collaboration_heads"] == 2  # not given, so as the model has it
     assert "hf_secret" not in text and not {"output_dir", "hub_model_id", "push_to_hub"} & set(values)
     again = parse_arguments([str(tmp_path / "recipe.yaml"), "--output_dir", str(tmp_path / "my-run")])
-    write_model_card(tmp_path, again, make_config(), RESULTS, TABLES, location="me/model")
+    write_model_card(tmp_path, again, make_config(), RESULTS, TABLES)
     assert yaml.safe_load((tmp_path / "recipe.yaml").read_text()) == values
 
 
 def test_the_recipe_file_holds_for_another_set_and_the_card_tells_of_this_one(tmp_path):
     """What is not there for another: files, languages, a form of the set, a space to search."""
-    of_data = {"captions": "texts.tsv", "image_folder": "photos", "train_languages": "en,de", "dataset_config": "de"}
-    of_data |= {"streaming": True, "max_train_samples": 7, "image_feature_store": "vectors", "dataset_iob2": "repair"}
-    of_search = {"search_trials": 2, "search_space": "space.yaml"}
-    text = write(tmp_path, data={"dataset": "org/set", "shuffle_buffer": 9, **of_data}, **of_search).text
+    of_data = {"train_languages": "en,de", "dataset_config": "de", "streaming": True, "max_train_samples": 7}
+    of_data |= {"dataset_iob2": "repair"}
+    text = write(tmp_path, data={"dataset": "org/set", "shuffle_buffer": 9, **of_data}, search_trials=2).text
     shown = yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.DOTALL).group(1))
-    assert (of_data | of_search).items() <= shown.items()
+    assert (of_data | {"search_trials": 2}).items() <= shown.items()
     command = re.search(r"python run_mmner.py recipe.yaml (.*)", text).group(1).split()
     _, data, training = parse_arguments([str(tmp_path / "recipe.yaml"), *command])
     assert data == DataArguments(dataset="path/to/folder", shuffle_buffer=9)
     assert training.search_trials == 0
 
 
-def test_folders_of_the_machine_are_named_by_their_last_part(tmp_path):
-    for name in ("text-tower", "image-tower", "data"):
-        (tmp_path / name).mkdir()
-    model = {"text_model": str(tmp_path / "text-tower"), "vision_model": str(tmp_path / "image-tower")}
-    card = write(tmp_path, model, {"dataset": str(tmp_path / "data")})
-    assert str(tmp_path) not in card.content
-    assert "`text-tower`" in card.text and "text_model: text-tower" in card.text
+FOLDERS = [
+    "plainfolder",
+    "kolon: kestrel",
+    "2000 #hash mark",
+    "wide " * 20 + "end",
+    "b\u00fccher-\u672c",
+    "'quoted \"twice",
+    "- dash",
+]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_nothing_is_told_of_where_something_lies_on_the_machine(tmp_path, folder, monkeypatch):
+    """No part of a path, whatever is in it, absolute or not; the other options come out as they went in."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("upper", "lower"):
+        (tmp_path / folder / name).mkdir(parents=True)
+    model = {"text_model": str(tmp_path / folder / "upper"), "vision_model": f"{folder}/lower", "tagging_head": "crf"}
+    data = {"dataset": f"{folder}/upper", "captions": str(tmp_path / folder / "c.tsv"), "image_folder": f"{folder}/x"}
+    data |= {"image_feature_store": f"{folder}/vectors", "probe_sentences": 70, "dataset_config": "en: #1"}
+    training = {"search_space": f"{folder}/space.yaml", "run_name": str(tmp_path / folder), "seed": 3}
+    training["lr_scheduler_kwargs"] = {"table": [str(tmp_path / folder)]}
+    card = write(tmp_path, model, data, **training)
+    recipe = (tmp_path / "recipe.yaml").read_text(encoding="utf-8")
+    parts = {
+        tmp_path.name,
+        "my-run",
+        "upper",
+        "lower",
+        "c.tsv",
+        "vectors",
+        "space.yaml",
+        *re.findall(r"\w{4,}", folder),
+    }
+    assert not [part for part in parts if part in card.content + recipe]
+    shown = re.search(r"```yaml\n(.*?)```", card.text, re.DOTALL).group(1)
+    (tmp_path / "shown.yaml").write_text(shown, encoding="utf-8")
+    of_set, of_training = {"probe_sentences": 70, "dataset_config": "en: #1"}, {"seed": 3}
+    assert yaml.safe_load(shown) == {"tagging_head": "crf"} | of_set | of_training
+    again = parse_arguments([str(tmp_path / "shown.yaml")])
+    assert again[:2] == (ModelArguments(tagging_head="crf"), DataArguments(**of_set)) and again[2].seed == 3
+    again = parse_arguments([str(tmp_path / "recipe.yaml")])
+    assert again[1] == DataArguments(probe_sentences=70) and again[2].seed == 3 and again[0].tagging_head == "crf"
+    assert f"text tower: a local {make_config().text_config.model_type}\n" in card.text
+    assert "A local dataset, `en: #1`.\n" in card.text
     assert card.data.base_model is None and card.data.datasets is None
+
+
+def test_the_paths_among_the_options_of_the_library_are_known():
+    """Those whose help speaks of paths; a version with others needs them in `PATHS` or `NAMES_OR_PATHS`."""
+    told = {
+        f.name
+        for f in dataclasses.fields(TrainingArguments)
+        if f.init and re.search("path|folder|director", f"{f.name} {f.metadata.get('help', '')}")
+    }
+    assert told == {"output_dir", "deepspeed", "fsdp_config", "accelerator_config"}
+    assert "output_dir" in PATHS and "deepspeed" in NAMES_OR_PATHS  # the library reads the files of the other two
+
+
+KINDS = ["<script>alert(1)</script>", "a|b", 'it\'s "x"', "`t`", "a_b_*c*", "$x$", "&lt;", "[a](b)", "back\\slash"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_entity_type_is_shown_letter_by_letter_whatever_it_is(tmp_path, kind):
+    entity = {"entity_group": kind, "score": 0.9, "word": "Paris", "start": 0, "end": 5}
+    card = write(
+        tmp_path,
+        config=tiny_config(labels=["O", f"B-{kind}", f"I-{kind}"]),
+        examples=[{"text": f"Paris ``` {kind}", "output": [entity]}],
+        tables={"test": [("", "all", [0.5, 0.5, 0.5]), ("type", kind, [1.0, 0.25, 0.2])]},
+    )
+    tokens = MarkdownIt("commonmark").enable("table").parse(card.text)
+    inline = [token for token in tokens if token.type == "inline"]
+    shown = ["".join(child.content for child in token.children) for token in inline]
+    assert f"model for text, with the entity types {kind}. Each entity" in shown[1]
+    assert [child.type for child in inline[1].children] == ["text", "link_open", "text", "link_close", "text"]
+    row = shown.index(f"type {kind}")
+    assert shown[row : row + 4] == [f"type {kind}", "100.00", "25.00", "20.00"]
+    assert "html_block" not in {token.type for token in tokens}
+    snippets = [token.content for token in tokens if token.type == "fence" and token.info == "python"]
+    assert len(snippets) == 3
+    strings = {node.value for code in snippets for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)}
+    assert {f"B-{kind}", f"Paris ``` {kind}"} <= strings
+    assert card.data.to_dict()["widget"][0]["output"] == [entity]
+    (answer,) = [token.content for token in tokens if token.type == "fence" and token.info == "text"]
+    assert ast.literal_eval(answer) == [entity]
 
 
 @pytest.mark.parametrize("tables", [{}, {"eval": [("", "all", [0.5, 0.5, 0.5])]}])

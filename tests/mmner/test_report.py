@@ -155,6 +155,10 @@ def test_plots_are_pictures(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"f1_test.png", "training_curve.png"}
 
 
+def test_a_type_with_dollars_is_drawn_as_it_is_written(tmp_path):
+    plot_scores(tmp_path, "test", [("", "all", [0.5, 0.5, 0.5]), ("type", "$\\frac$", [1.0, None, None])])
+
+
 def test_without_a_logged_loss_there_is_no_curve_and_that_is_said(tmp_path, caplog):
     (tmp_path / "training_curve.png").write_bytes(b"of the training before")
     with caplog.at_level(logging.INFO):

@@ -162,7 +162,7 @@ def test_a_wrong_space_is_refused(space, message, tmp_path):
 
 
 def test_a_space_that_is_not_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match="expected YAML"):
+    with pytest.raises(FileNotFoundError, match="expected a YAML file, or one of .* search/local.yaml"):
         read_space(tmp_path / "none.yaml", TrainingArguments())
 
 
@@ -174,7 +174,7 @@ def test_a_search_needs_dev():
 
 
 def test_the_shipped_space_is_one():
-    assert read_space(run_mmner.Path("recipes/search/local.yaml"), TrainingArguments())
+    assert read_space(TrainingArguments().search_space, TrainingArguments())
 
 
 def test_numbers_are_numbers_however_they_are_written(tmp_path):
