@@ -173,7 +173,7 @@ def test_pictures_shared_broken_and_absent(pictured):
     assert leak.examples == ["9: copy.png | 0: 0.png", "10: large.jpg | 1: 1.png"]
     assert report.missing == {"d": 1}
     assert list(report.unreadable["d"]) == ["broken.png"]
-    assert "UnidentifiedImageError" in report.unreadable["d"]["broken.png"]
+    assert "of no format of JPEG" in report.unreadable["d"]["broken.png"]
     assert (report.counts[0].named, report.counts[0].opened) == (5, 4)
     assert "1 pictures of d do not open: broken.png." in lines(report, "WARNING")
 
