@@ -113,7 +113,7 @@ def test_pictures_are_inside_and_nothing_is_asked_for(folder, tmp_path):
         assert thumbnail.size == (320, 107)
         assert thumbnail.getpixel((100, 50))[1] > 180
     placeholders = [one["text"] for one in read.all("span", class_="none")]
-    assert placeholders[0].startswith("does not open: UnidentifiedImageError")
+    assert placeholders[0].startswith("does not open: it is of no format of JPEG")
     assert placeholders[1:] == ["no picture", "its file is not here", "no picture"]
     (policy,) = [one["content"] for one in read.all("meta") if "http-equiv" in one]
     assert policy.startswith("default-src 'none'; img-src data:;")
