@@ -21,6 +21,7 @@ from transformers import (
     BertForTokenClassification,
     BertModel,
     BertTokenizerFast,
+    TokenClassificationPipeline,
     ViTConfig,
     ViTImageProcessorPil,
     ViTModel,
@@ -892,3 +893,8 @@ print(json.dumps({"hashes": hashes, "seconds": seconds, "calls": calls, "entitie
         assert type(pipe) is TwoMNERPipeline and pipe(TEXTS) == ner(TEXTS)
         pipe = pipeline("ner", model=ner.model, processor=ner.processor, pipeline_class=TwoMNERPipeline, device="cpu")
         assert pipe(TEXTS) == ner(TEXTS)
+        for options in ({}, {"processor": ner.processor}):
+            with pytest.raises(Exception, match="guess which tokenizer"):
+                pipeline("ner", model=ner.model, device="cpu", **options)
+        pipe = pipeline("ner", model=ner.model, tokenizer=ner.processor.tokenizer, device="cpu")
+        assert type(pipe) is TokenClassificationPipeline  # as the README warns
