@@ -35,7 +35,7 @@ test-common: $(INSTALLED)
 	TRANSFORMERS_SOURCE=$(SOURCE) $(BIN)/python -m pytest -q -o addopts= -W ignore tests/test_transformers_common.py
 
 results: $(INSTALLED)
-	$(BIN)/python benchmarks/report.py
+	$(BIN)/python benchmarks/accuracy/report.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -16,14 +16,7 @@ from PIL import Image
 
 import dataset_script
 from mmner.arguments import DataArguments
-from mmner.data import (
-    WindowedSentences,
-    count_images,
-    derangement,
-    label_names,
-    load_splits,
-    training_windows,
-)
+from mmner.data import WindowedSentences, count_images, derangement, label_names, load_splits, training_windows
 from mmner.tiny_towers import make_tiny_towers
 from processing_2mner import TwoMNERProcessor
 

@@ -21,12 +21,7 @@ from mmner.collator import MultimodalCollator
 from mmner.data import WindowedSentences
 from mmner.model import build_model
 from mmner.report import prediction_rows
-from mmner.trainer import (
-    LengthGroupedSampler,
-    TwoMNERTrainer,
-    checkpoint_to_resume,
-    parameter_groups,
-)
+from mmner.trainer import LengthGroupedSampler, TwoMNERTrainer, checkpoint_to_resume, parameter_groups
 
 LABELS = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
 WORDS = ["Jordan", "won", "in", "Paris", "today", "."]
