@@ -1,113 +1,81 @@
-"""What a large contrastive batch and one training step cost one process: ``python benchmarks/speed/scaling.py``.
+"""Cost of large contrastive batches and of a step of the recommended model: ``python benchmarks/speed/scaling.py``.
 
-One process with ``--local_rows`` rows stands for one of many: the columns are the rows of all of them, as the gather
-would have brought them. By blocks (ours) against whole matrices and the library's cross entropy, each in a process of
-its own, whose highest resident memory is read before and after. ``--step_rows`` rows go through forward and backward
-of a model with the towers, frozen and trained parts of ``recipes/base.yaml``, at random weights, in float32. Writes
-``benchmarks/results/scaling.json``.
+Each loss takes ``--rows`` pairs in one process of its own: seconds of forward and backward, and the peak memory beyond
+inputs and gradients, which a whole matrix of similarities would let grow with the square of the rows. A training step
+is forward and backward of the model of ``recipes/base.yaml``, with random weights, in float32. All on one thread.
+Writes ``benchmarks/results/scaling.json``; ``docs/scaling.md`` says what follows.
 """
 
 import argparse
 import json
-import math
-import os
-import platform
-import resource
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from transformers import SiglipVisionConfig, XLMRobertaConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from alignment_2mner import build_alignment, find_candidates  # noqa: E402
+from alignment_2mner import build_alignment  # noqa: E402
+from benchmarks.measuring import RESULTS, about, peak_mib, write  # noqa: E402
 from configuration_2mner import TwoMNERConfig  # noqa: E402
 from modeling_2mner import TwoMNERForTokenClassification  # noqa: E402
 
 WIDTH = 256
+TYPES = ("PER", "LOC", "ORG", "MISC")
 
 
-def dense_row_losses(module, local, everywhere) -> torch.Tensor:
-    """The same losses over whole matrices, every row usable and with an image of its own."""
-    own = torch.arange(len(local[0]))
-    if type(module).__name__ == "NTXentAlignment":
-        logits = torch.cat(local) @ torch.cat(everywhere).T / module.temperature
-        rows = torch.arange(len(logits))
-        count = len(everywhere[0])
-        logits = logits.index_put((rows, torch.cat([own, own + count])), torch.tensor(-math.inf))
-        return F.cross_entropy(logits, torch.cat([own + count, own]), reduction="none")
-    if type(module).__name__ == "SigLIPAlignment":
-        logits = module.scale() * (local[0] @ everywhere[1].T) + module.logit_bias
-        signs = torch.full_like(logits, -1.0).scatter_(1, own[:, None], 1.0)
-        return -F.logsigmoid(signs * logits).sum(dim=1)
-    scale = module.scale()
-    return (
-        F.cross_entropy(scale * (local[0] @ everywhere[1].T), own, reduction="none")
-        + F.cross_entropy(scale * (local[1] @ everywhere[0].T), own, reduction="none")
-    ) / 2
-
-
-def highest_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def cell(kind: str, way: str, local_rows: int, global_rows: int, rounds: int) -> dict[str, float]:
-    """Seconds of forward and backward (median), the memory they add to what holds inputs and gradients, the loss."""
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
-    module = build_alignment(kind, 8, 8, WIDTH)
-    everywhere = [F.normalize(torch.randn(global_rows, WIDTH), dim=1).requires_grad_() for _ in range(2)]
-    for x in everywhere:
-        x.grad = torch.ones_like(x)  # touched, so that it is resident before the count begins
-    rows = torch.stack([torch.ones(global_rows), torch.zeros(global_rows), torch.zeros(global_rows)], 1).long()
-    module.row_losses(  # libraries load what they need on the first call
-        [x[:4] for x in everywhere],
-        [x[:8] for x in everywhere],
-        find_candidates(rows[:8], rows[:4, 1], 0, torch.float),
-    ).sum().backward()
-    before, seconds = highest_mib(), []
-    for _ in range(rounds):
+def seconds_of(step: Callable[[], torch.Tensor], rounds: int) -> float:
+    """The median time of forward and backward; the first does not count."""
+    seconds = []
+    for _ in range(rounds + 1):
         start = time.perf_counter()
-        local = [x[:local_rows] for x in everywhere]
-        if way == "blocks":
-            candidates = find_candidates(rows, rows[:local_rows, 1], 0, torch.float)
-            losses = module.row_losses(local, everywhere, candidates)
-        else:
-            losses = dense_row_losses(module, local, everywhere)
-        loss = losses.mean()
-        loss.backward()
+        step().backward()
         seconds.append(time.perf_counter() - start)
-    return {
-        "seconds": statistics.median(seconds),
-        "slowest_seconds": max(seconds),
-        "added_mib": highest_mib() - before,
-        "loss": loss.item(),
-    }
+    return round(statistics.median(seconds[1:]), 3)
 
 
-def step(rows: int, rounds: int) -> dict[str, float]:
-    """Seconds of forward and backward of the recommended model: 32 pieces, 20 words, one 224 x 224 image a row."""
+def loss_cell(kind: str, rows: int, rounds: int) -> dict[str, float]:
+    """Seconds and added memory of one loss over pairs of one vector per sentence and one per image."""
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    labels = ["O"] + [f"{side}-{name}" for name in ("PER", "LOC", "ORG", "MISC") for side in "BI"]
+    alignment = build_alignment(kind, WIDTH, WIDTH, WIDTH)
+
+    def inputs(count: int) -> tuple[torch.Tensor, ...]:
+        states = [torch.randn(count, 1, WIDTH).requires_grad_() for _ in range(2)]
+        for x in states:
+            x.grad = torch.ones_like(x)  # resident before the memory is read
+        here = torch.ones(count, dtype=torch.bool)
+        return states[0], here[:, None], states[1], here, torch.arange(1, count + 1)
+
+    alignment(*inputs(8)).backward()  # loads what the libraries load on the first call
+    batch = inputs(rows)
+    before = peak_mib()
+    seconds = seconds_of(lambda: alignment(*batch), rounds)
+    return {"seconds": seconds, "added_mib": round(peak_mib() - before)}
+
+
+def step_cell(rows: int, rounds: int) -> dict[str, float]:
+    """Seconds of a training step: 32 tokens, 20 words and one image of 224 x 224 pixels per row."""
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    labels = ["O"] + [f"{prefix}-{name}" for name in TYPES for prefix in "BI"]
     text = XLMRobertaConfig(vocab_size=250002, max_position_embeddings=514, type_vocab_size=1)
-    model = TwoMNERForTokenClassification(
-        TwoMNERConfig(
-            text_config=text.to_dict(),
-            vision_config=SiglipVisionConfig().to_dict(),
-            alignment="token",
-            collaboration="gated",
-            projection_dim=WIDTH,
-            id2label=dict(enumerate(labels)),
-            label2id={label: index for index, label in enumerate(labels)},
-        )
-    ).train()
+    config = TwoMNERConfig(
+        text_config=text.to_dict(),
+        vision_config=SiglipVisionConfig().to_dict(),
+        alignment="token",
+        collaboration="gated",
+        projection_dim=WIDTH,
+        id2label=dict(enumerate(labels)),
+        label2id={label: index for index, label in enumerate(labels)},
+    )
+    model = TwoMNERForTokenClassification(config).train()
     model.model.vision_model.requires_grad_(False)
     texts = {
         "input_ids": torch.randint(5, 1000, (rows, 32)),
@@ -116,66 +84,38 @@ def step(rows: int, rounds: int) -> dict[str, float]:
         "labels": torch.zeros(rows, 20, dtype=torch.long),
     }
     images = {"pixel_values": torch.randn(rows, 3, 224, 224), "image_ids": torch.arange(1, rows + 1)}
-    result: dict[str, float] = {
+    return {
         "rows": rows,
         "parameters": sum(p.numel() for p in model.parameters()),
         "trained_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "with_images_seconds": seconds_of(lambda: model(**texts, **images).loss, rounds),
+        "text_only_seconds": seconds_of(lambda: model(**texts).loss, rounds),
     }
-    for name, batch in (("with_images", texts | images), ("text_only", texts)):
-        seconds = []
-        for _ in range(rounds + 1):
-            start = time.perf_counter()
-            model.zero_grad(set_to_none=True)
-            model(**batch).loss.backward()
-            seconds.append(time.perf_counter() - start)
-        result[f"{name}_seconds"] = statistics.median(seconds[1:])
-        result[f"{name}_slowest_seconds"] = max(seconds[1:])
-    return result
 
 
 def main() -> None:
+    """Measures, prints, writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kinds", nargs="+", default=["clip", "siglip", "nt_xent"])
-    parser.add_argument("--ways", nargs="+", default=["blocks", "dense"])
-    parser.add_argument("--local_rows", type=int, nargs="+", default=[512])
-    parser.add_argument("--global_rows", type=int, nargs="+", default=[32768])
+    parser.add_argument("--rows", type=int, nargs="+", default=[1024, 4096, 16384])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--step_rows", type=int, default=8, help="0: no training step")
-    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "scaling.json")
-    parser.add_argument("--cell", nargs=4, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.cell:
-        kind, way, local_rows, global_rows = args.cell
-        print(json.dumps(cell(kind, way, int(local_rows), int(global_rows), args.rounds)))
+    parser.add_argument("--output", type=Path, default=RESULTS / "scaling.json")
+    parser.add_argument("--cell", nargs=2, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.cell:
+        print(json.dumps(loss_cell(arguments.cell[0], int(arguments.cell[1]), arguments.rounds)))
         return
-    results = []
-    print("kind     way     local   global   seconds   added MiB   loss")
-    for kind in args.kinds:
-        for global_rows in args.global_rows:
-            for local_rows in args.local_rows:
-                for way in args.ways:
-                    sizes = [kind, way, str(local_rows), str(global_rows)]
-                    command = [sys.executable, __file__, "--rounds", str(args.rounds), "--cell", *sizes]
-                    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-                    results.append(
-                        {"kind": kind, "way": way, "local_rows": local_rows, "global_rows": global_rows} | found
-                    )
-                    print(
-                        f"{kind:8} {way:7} {local_rows:5} {global_rows:8} {found['seconds']:9.3f} "
-                        f"{found['added_mib']:11.0f}   {found['loss']:.5f}",
-                        flush=True,
-                    )
-    measured_step = step(args.step_rows, args.rounds) if args.step_rows else None
-    print(measured_step)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    about = {
-        "command": " ".join(["python", "benchmarks/speed/scaling.py", *sys.argv[1:]]),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, one thread a process",
-        "projection_dim": WIDTH,
-    }
-    args.output.write_text(json.dumps(about | {"cells": results, "step": measured_step}, indent=1) + "\n")
+    cells = []
+    for kind in arguments.kinds:
+        for rows in arguments.rows:
+            command = [sys.executable, __file__, "--rounds", str(arguments.rounds), "--cell", kind, str(rows)]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            cells.append({"kind": kind, "rows": rows} | json.loads(done.stdout.splitlines()[-1]))
+            print(cells[-1], flush=True)
+    step = step_cell(arguments.step_rows, arguments.rounds) if arguments.step_rows else None
+    print(step)
+    write(arguments.output, about(["torch", "transformers"]) | {"width": WIDTH, "cells": cells, "step": step})
 
 
 if __name__ == "__main__":

@@ -85,8 +85,8 @@ def test_the_interval_is_that_of_the_normal_approximation():
     assert (low, high) == pytest.approx((apart.mean() - half, apart.mean() + half), abs=0.15 * half)
 
 
-def test_what_does_not_belong_together_is_refused():
-    with pytest.raises(ValueError, match="do not belong together"):
+def test_counts_of_other_sentences_are_refused():
+    with pytest.raises(ValueError, match="expected the same sentences"):
         sentence_counts(GOLD, PREDICTED[:3])
     counts = sentence_counts(GOLD, PREDICTED)[None]
     with pytest.raises(ValueError, match="expected .seeds, sentences, 3."):

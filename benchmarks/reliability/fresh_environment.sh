@@ -1,8 +1,8 @@
 #!/bin/sh
 # Loads a model where there is nothing but torch, transformers and pillow: all that a published model needs.
 #
-#     benchmarks/fresh_environment.sh outputs/probe            # a folder
-#     benchmarks/fresh_environment.sh org/name [revision]      # from the Hub, or from the one at HF_ENDPOINT
+#     benchmarks/reliability/fresh_environment.sh outputs/probe            # a folder
+#     benchmarks/reliability/fresh_environment.sh org/name [revision]      # from the Hub, or from the one at HF_ENDPOINT
 set -eu
 if [ -d "$1" ]; then model=$(cd "$1" && pwd); else model=$1; fi
 scratch=$(mktemp -d)
