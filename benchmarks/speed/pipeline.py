@@ -5,8 +5,8 @@ Speed, peak memory and F1 of the pipeline with PyTorch and ONNX Runtime, beside 
 
 A call takes a list of raw texts (and image files) and returns entities. ``torch``, ``onnx`` and ``onnx_int8`` are
 `TwoMNERPipeline`, with the images of the dataset or without (``_images``). ``stock`` is transformers' own
-token-classification pipeline over the same text tower and classifier, which reads no images and knows no CRF;
-``stock_best`` is the same at the batch size that is fastest here. ``--against`` adds ``torch`` of another checkout of
+token-classification pipeline over the same text tower and classifier, which reads no images and knows no CRF, at the
+batch size ``--stock_batch_size``. ``--against`` adds ``torch`` of another checkout of
 this repository. Each way is a process of its own; they take turns over the same sentences of all languages. Writes
 ``benchmarks/results/pipeline.json``.
 """
@@ -30,9 +30,8 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.measuring import RESULTS, about, peak_mib, spread, write  # noqa: E402
 
-WAYS = ("torch", "torch_images", "onnx", "onnx_images", "onnx_int8", "onnx_int8_images", "stock", "stock_best")
-STOCK_BATCH_SIZES = (1, 2, 4, 8, 16, 32)
-PROBE_SENTENCES = 128
+WAYS = ("torch", "torch_images", "onnx", "onnx_images", "onnx_int8", "onnx_int8_images", "stock")
+WARM_UP_SENTENCES = 128
 Call = Callable[[list[str], list[str | None] | None], Any]  # texts, images -> entities of each text
 
 
@@ -54,7 +53,7 @@ def our_call(way: str, spec: dict[str, Any]) -> Call:
     return lambda texts, images: ner(texts, images=images)
 
 
-def stock_call(way: str, spec: dict[str, Any]) -> Call:
+def stock_call(spec: dict[str, Any]) -> Call:
     """The stock pipeline over the text tower and classifier of the model."""
     import torch
     from transformers import AutoModelForTokenClassification, TokenClassificationPipeline
@@ -70,13 +69,7 @@ def stock_call(way: str, spec: dict[str, Any]) -> Call:
     model.classifier.load_state_dict(tagger.classifier.state_dict())
     tokenizer = TwoMNERProcessor.from_pretrained(spec["model"]).tokenizer
     ner = TokenClassificationPipeline(model=model, tokenizer=tokenizer, aggregation_strategy="first", device="cpu")
-    seconds = {}
-    for size in STOCK_BATCH_SIZES if way == "stock_best" else ():
-        start = time.perf_counter()
-        ner(spec["texts"][:PROBE_SENTENCES], batch_size=size)
-        seconds[size] = time.perf_counter() - start
-    batch_size = min(seconds, key=seconds.__getitem__, default=1)
-    return lambda texts, images: ner(texts, batch_size=batch_size)
+    return lambda texts, images: ner(texts, batch_size=spec["stock_batch_size"])
 
 
 def work(way: str, spec_path: str, checkout: str) -> None:
@@ -87,7 +80,7 @@ def work(way: str, spec_path: str, checkout: str) -> None:
 
     spec = json.loads(Path(spec_path).read_text())
     torch.set_num_threads(spec["threads"])
-    call = (stock_call if way.startswith("stock") else our_call)(way, spec)
+    call = stock_call(spec) if way == "stock" else our_call(way, spec)
     print("ready", file=answers, flush=True)
     found: list[list[dict[str, Any]]] = []
     for line in sys.stdin:
@@ -145,6 +138,7 @@ def main() -> None:
     parser.add_argument("--sentences", type=int, default=2000, help="of test")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--stock_batch_size", type=int, default=1)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--against", type=Path, help="another checkout of this repository")
     parser.add_argument("--output", type=Path, default=RESULTS / "pipeline.json")
@@ -156,6 +150,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         spec: dict[str, Any] = sentences(arguments.dataset, arguments.sentences, Path(folder))
         spec |= {"model": str(Path(arguments.model).resolve()), "threads": arguments.threads, "scratch": folder}
+        spec["stock_batch_size"] = arguments.stock_batch_size
         Path(folder, "spec.json").write_text(json.dumps(spec))
         environment = os.environ | {f"{name}_NUM_THREADS": str(arguments.threads) for name in ("OMP", "RAYON")}
         workers: dict[str, subprocess.Popen] = {}
@@ -181,8 +176,8 @@ def main() -> None:
         seconds: dict[str, list[float]] = {way: [] for way in workers}
         for number in range(arguments.rounds + 1):
             for way in workers:
-                taken = turn(way, len(spec["texts"]) if number else PROBE_SENTENCES)  # the first round is a warm-up
-                seconds[way] += [taken] if number else []
+                second = turn(way, len(spec["texts"]) if number else WARM_UP_SENTENCES)
+                seconds[way] += [second] if number else []
         facts = {way: json.loads(worker.communicate()[0]) for way, worker in workers.items()}
 
     results: dict[str, dict[str, Any]] = {}
