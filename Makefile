@@ -1,11 +1,10 @@
 # `make demo`: install, train the synthetic probe on CPU, predict with and without pictures.
 # `make test`: install, lint, run the offline tests.
 # `make test-common`: fetch the source of transformers and run its own common model tests over ours.
-# `make results`: make benchmarks/README.md from the JSON that the benchmarks wrote.
 # All use their own environment in .venv, made again only when the dependencies change.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-common results clean
+.PHONY: help demo test test-common clean
 
 # The first Python >= 3.11 on the path; `make PYTHON=/path/to/python ...` chooses another.
 PYTHON ?= $(firstword $(foreach name,python3 python3.11 python3.12 python3.13 python3.14,$(shell \
@@ -36,9 +35,6 @@ $(SOURCE)/PKG-INFO: $(INSTALLED)
 	$(BIN)/python -m pip download --quiet --no-deps --no-binary transformers --dest $(SOURCE) \
 		"$$($(BIN)/python -m pip freeze | grep '^transformers==')"
 	tar xzmf $(SOURCE)/transformers-*.tar.gz -C $(SOURCE) --strip-components 1
-
-results: $(INSTALLED)
-	$(BIN)/python benchmarks/report.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -15,7 +15,7 @@ except ImportError:
     from images_2mner import ImageLike, image_id, load_image
     from processing_2mner import TwoMNERProcessor, Window
 
-# Pieces of a batch, padding included. A CPU gains nothing from more (measured, `benchmarks/inference.py`); an
+# Pieces of a batch, padding included. A CPU gains nothing from more (measured, `benchmarks/speed/inference.py`); an
 # accelerator needs more to be busy.
 CPU_BATCH_PIECES = 512
 ACCELERATOR_BATCH_PIECES = 4096

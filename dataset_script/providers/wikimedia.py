@@ -13,16 +13,7 @@ from typing import Any
 
 from ..files import claim
 from .base import Candidate, Mention, Picture
-from .fetching import (
-    LIMITS,
-    POLITE,
-    Fetcher,
-    Limits,
-    Politeness,
-    Refused,
-    clear_parts,
-    politeness_of,
-)
+from .fetching import LIMITS, POLITE, Fetcher, Limits, Politeness, Refused, clear_parts, politeness_of
 from .ledger import Ledger, Todo
 from .licences import LICENCES, AllowList
 from .mediawiki import File, Item, MediaWiki, Page, batches, title_of

@@ -15,7 +15,7 @@ import torch
 from mmner import feature_store
 from mmner.feature_store import FeatureStore, Layout
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 ROOM = 2**30
 
 

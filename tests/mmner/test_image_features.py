@@ -29,7 +29,7 @@ from mmner.model import build_model
 from mmner.tiny_towers import make_tiny_towers
 from mmner.trainer import TwoMNERTrainer
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 RECIPE = """
 dataset: probe
 probe_sentences: 120
