@@ -18,7 +18,7 @@ help:
 
 demo: $(INSTALLED)
 	$(BIN)/python run_mmner.py recipes/probe.yaml --output_dir outputs/probe
-	$(BIN)/python -m mmner.demo outputs/probe
+	$(BIN)/python -m mmner.probe.demo outputs/probe
 
 test: $(INSTALLED)
 	$(BIN)/ruff check .

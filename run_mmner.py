@@ -47,18 +47,18 @@ import torch
 import transformers
 from transformers import EarlyStoppingCallback, set_seed
 
-from mmner import examples, report
-from mmner.arguments import DataArguments, ModelArguments, TrainingArguments, parse_arguments, slow_bfloat16
-from mmner.checkpoints import sole_use
-from mmner.collator import MultimodalCollator
-from mmner.data import SPLITS, WindowedSentences, count_images, label_names, load_splits
-from mmner.model import build_model
-from mmner.model_card import write_model_card
-from mmner.search import model_maker, read_space, search
-from mmner.shards import ParquetShards
-from mmner.stop_signals import save_at_signal
-from mmner.streaming import SentenceStream, StreamTrainer, check_streaming
-from mmner.trainer import TwoMNERTrainer, WarnOfFewSteps, checkpoint_to_resume, few_steps
+from mmner.data.collator import MultimodalCollator
+from mmner.data.sentences import SPLITS, WindowedSentences, count_images, label_names, load_splits
+from mmner.data.shards import ParquetShards
+from mmner.options import DataArguments, ModelArguments, TrainingArguments, parse_arguments, slow_bfloat16
+from mmner.results import examples, report
+from mmner.results.model_card import write_model_card
+from mmner.training.checkpoints import sole_use
+from mmner.training.model import build_model
+from mmner.training.search import model_maker, read_space, search
+from mmner.training.stop_signals import save_at_signal
+from mmner.training.streaming import SentenceStream, StreamTrainer, check_streaming
+from mmner.training.trainer import TwoMNERTrainer, WarnOfFewSteps, checkpoint_to_resume, few_steps
 from modeling_2mner import TwoMNERForTokenClassification
 from pipeline_2mner import TwoMNERPipeline
 
@@ -89,7 +89,7 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArgu
     if args.push_to_hub and not args.do_train:
         raise ValueError(
             "do_train is false, so there is nothing new to push. To publish a finished run: "
-            "python -m mmner.publish outputs/name org/name"
+            "python -m mmner.results.publish outputs/name org/name"
         )
     if data_args.streaming and args.do_train:
         check_streaming(data_args, args)
@@ -176,7 +176,7 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArgu
     )
     if data_args.image_feature_store != "none":
         # Here, not above: it needs file locks of a kind that not every system has.
-        from mmner.image_features import store_image_features
+        from mmner.training.image_features import store_image_features
 
         store_image_features(trainer, list(sentences.values()), data_args)
     go_on: list[str] = []

@@ -4,6 +4,6 @@ from .loading import load
 from .mmner import MMNER, MMNERConfig
 from .parquet import write_parquet
 from .report import LoadReport, ReportPart, load_report
-from .sources.rows import MalformedRow
+from .rows import MalformedRow
 
 __all__ = ["MMNER", "LoadReport", "MMNERConfig", "MalformedRow", "ReportPart", "load", "load_report", "write_parquet"]

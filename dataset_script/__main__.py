@@ -4,7 +4,9 @@ import argparse
 import logging
 import sys
 
-from . import audit, build, preview, push
+from .auditing import audit
+from .building import build
+from .publishing import preview, push
 
 COMMANDS = {
     "build": (build, "make a dataset of sentences and pictures"),

@@ -11,10 +11,10 @@ from typing import Any
 import datasets
 from datasets.builder import Key
 
+from .formats.corpus import Corpus, Inventory
+from .formats.registry import Source
 from .report import load_report
-from .sources.corpus import Corpus, Inventory
-from .sources.formats import Source
-from .sources.rows import LANGUAGES
+from .rows import LANGUAGES
 
 
 @dataclass(eq=False)

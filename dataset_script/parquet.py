@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets.table import embed_table_storage, table_cast
 
-from .card import KIND, write_card
 from .files import replacing
+from .publishing.card import KIND, write_card
 from .report import LoadReport, load_report
-from .sources.rows import LANGUAGES
+from .rows import LANGUAGES
 
 logger = logging.getLogger(__name__)
 

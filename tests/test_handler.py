@@ -13,7 +13,7 @@ from test_images_2mner import encoded_size
 
 import handler as handler_module
 from handler import EndpointHandler, Limits
-from mmner.tiny_towers import make_tiny_towers
+from mmner.probe.tiny_towers import make_tiny_towers
 from modeling_2mner import TwoMNERForTokenClassification
 from pipeline_2mner import TwoMNERPipeline
 from processing_2mner import TwoMNERProcessor

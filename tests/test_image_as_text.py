@@ -9,11 +9,11 @@ import torch
 from tiny_models import tiny_batch, tiny_model
 
 from crf_2mner import LinearChainCRF
-from mmner.arguments import DataArguments, ModelArguments, TrainingArguments
-from mmner.collator import MultimodalCollator
-from mmner.data import WindowedSentences
-from mmner.model import build_model
-from mmner.trainer import TwoMNERTrainer
+from mmner.data.collator import MultimodalCollator
+from mmner.data.sentences import WindowedSentences
+from mmner.options import DataArguments, ModelArguments, TrainingArguments
+from mmner.training.model import build_model
+from mmner.training.trainer import TwoMNERTrainer
 from pipeline_2mner import TwoMNERPipeline
 from run_mmner import main
 

@@ -12,7 +12,7 @@ from test_pipeline_2mner import make_pipeline, make_towers
 
 from handler import EndpointHandler, Limits
 from images_2mner import image_id
-from mmner.collator import MultimodalCollator
+from mmner.data.collator import MultimodalCollator
 from onnx_2mner import export_onnx
 from pipeline_2mner import TwoMNERPipeline
 

@@ -212,7 +212,7 @@ def test_a_saved_model_is_scored_without_training(finished, recipe, tmp_path):
     assert not (tmp_path / "again" / "model.safetensors").exists()
     with pytest.raises(ValueError, match="nothing is trained yet: name a saved model by --model_name_or_path"):
         run_mmner.main([recipe, "--do_train", "false", "--output_dir", str(tmp_path)])
-    with pytest.raises(ValueError, match="do_train is false, so there is nothing new to push.*mmner.publish"):
+    with pytest.raises(ValueError, match="do_train is false, so there is nothing new to push.*mmner.results.publish"):
         run_mmner.main([*argv, "--push_to_hub"])
 
 

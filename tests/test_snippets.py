@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from mmner.arguments import DataArguments, ModelArguments, TrainingArguments, parse_arguments
-from mmner.examples import own_sentences, widget_examples
-from mmner.model_card import write_model_card
-from mmner.publish import card_for
-from mmner.tiny_towers import make_tiny_towers
+from mmner.options import DataArguments, ModelArguments, TrainingArguments, parse_arguments
+from mmner.probe.tiny_towers import make_tiny_towers
+from mmner.results.examples import own_sentences, widget_examples
+from mmner.results.model_card import write_model_card
+from mmner.results.publish import card_for
 from modeling_2mner import TwoMNERForTokenClassification
 from pipeline_2mner import TwoMNERPipeline
 from processing_2mner import TwoMNERProcessor

@@ -11,7 +11,7 @@ import torch
 import yaml
 from PIL import Image
 
-from mmner.tiny_towers import make_tiny_towers
+from mmner.probe.tiny_towers import make_tiny_towers
 from modeling_2mner import TwoMNERForTokenClassification
 from pipeline_2mner import TwoMNERPipeline
 from processing_2mner import TwoMNERProcessor

@@ -22,14 +22,15 @@ for name in names:
     if not name.endswith("__main__"):
         module = importlib.import_module(name.removesuffix(".__init__"))
         assert Path(module.__file__).is_relative_to(place), module.__file__
-assert {"run_mmner", "handler", "modeling_2mner", "mmner.trainer", "dataset_script.build"} <= {*names}
+expected = {"run_mmner", "handler", "modeling_2mner", "mmner.training.trainer", "dataset_script.building.build"}
+assert expected <= {*names}
 
 import evaluate, mmner.entity_f1
 metric = evaluate.load(mmner.entity_f1.PATH)
 assert metric.compute(predictions=[["B-A", "O"]], references=[["B-A", "B-A"]])["recall"] == 0.5
 
-from mmner.arguments import DEFAULT_RECIPE, RECIPES, TrainingArguments, find_recipe, parse_arguments
-from mmner.search import read_space
+from mmner.options import DEFAULT_RECIPE, RECIPES, TrainingArguments, find_recipe, parse_arguments
+from mmner.training.search import read_space
 for name in ("base", "base.yaml", "recipes/base.yaml", RECIPES / "base.yaml"):
     assert find_recipe(name) == RECIPES / "base.yaml"
 assert DEFAULT_RECIPE.is_relative_to(place) and (RECIPES / "accelerate" / "ddp.yaml").is_file()

@@ -32,12 +32,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.accuracy.analysis import calibration, mistakes, repairs  # noqa: E402
 from benchmarks.accuracy.predictions import Rows, publish, read, with_gold  # noqa: E402
-from benchmarks.accuracy.significance import (  # noqa: E402
-    bootstrap_interval,
-    micro_f1,
-    randomization_test,
-    sentence_counts,
-)
+from benchmarks.accuracy.significance import bootstrap_interval, micro_f1, randomization_test, sentence_counts  # noqa: E402
 from benchmarks.measuring import RESULTS, about, write  # noqa: E402
 from mmner.entity_f1 import find_entities  # noqa: E402
 

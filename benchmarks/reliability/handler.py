@@ -32,7 +32,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.measuring import RESULTS, about, peak_mib, write  # noqa: E402
 from handler import EndpointHandler, Limits  # noqa: E402
-from mmner.tiny_towers import make_tiny_towers  # noqa: E402
+from mmner.probe.tiny_towers import make_tiny_towers  # noqa: E402
 from modeling_2mner import TwoMNERForTokenClassification  # noqa: E402
 from processing_2mner import TwoMNERProcessor  # noqa: E402
 

@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.measuring import RESULTS, about, write  # noqa: E402
-from mmner.tiny_towers import make_tiny_towers  # noqa: E402
+from mmner.probe.tiny_towers import make_tiny_towers  # noqa: E402
 
 COMMON = """
 dataset: probe

@@ -5,8 +5,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from .image_kinds import Predictability
 from .overlap import Overlap
-from .picture_kinds import Predictability
 
 LEAK, WARNING, NOTE, FINE = "LEAK", "WARNING", "NOTE", "FINE"
 

@@ -11,11 +11,11 @@ import datasets
 import pyarrow.parquet as pq
 
 from ..files import is_inside
+from ..formats.policy import repair_tags
+from ..formats.registry import discover
 from ..images import LINK, candidates, find_image_root
 from ..parquet import ROWS_PER_GROUP, is_parquet
-from ..sources.formats import discover
-from ..sources.policy import repair_tags
-from ..sources.rows import LANGUAGES, SPLIT_FILES, MalformedRow, Row, check
+from ..rows import LANGUAGES, SPLIT_FILES, MalformedRow, Row, check
 from ..spans import TagError, iob2_problems, tag_names
 
 logger = logging.getLogger(__name__)

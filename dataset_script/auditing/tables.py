@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from ..sources.rows import LANGUAGES
+from ..rows import LANGUAGES
 from .report import AuditReport
 
 

@@ -11,8 +11,8 @@ import datasets
 import pyarrow as pa
 from PIL import Image
 
-from dataset_script import card
 from dataset_script.parquet import ShardWriter
+from dataset_script.publishing import card
 
 LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-MISC", "I-MISC"]
 FEATURES = datasets.Features(

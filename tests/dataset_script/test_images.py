@@ -14,10 +14,12 @@ from datasets import Image as ImageFeature
 from PIL import EpsImagePlugin, Image, PngImagePlugin
 
 import images_2mner
-from dataset_script import audit, images, load, load_report, preview, write_parquet
-from dataset_script.build import Plan, build
+from dataset_script import images, load, load_report, write_parquet
+from dataset_script.auditing import audit
+from dataset_script.building.build import Plan, build
+from dataset_script.building.providers.own import Own
 from dataset_script.images import FORMATS, ImageFolder, candidates, find_image_root, image_problem
-from dataset_script.providers.own import Own
+from dataset_script.publishing import preview
 
 
 def picture(mode: str = "RGB", size: tuple[int, int] = (24, 16), seed: int = 0) -> Image.Image:

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from dataset_script import MMNER, MalformedRow, load, load_report, write_parquet
-from dataset_script.sources.corpus import Corpus
+from dataset_script.formats.corpus import Corpus
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 COLUMNS = ["id", "lang", "tokens", "ner_tags", "image"]

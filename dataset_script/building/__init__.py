@@ -1,0 +1,1 @@
+"""Construct a dataset: sentences of any source, images of a provider, splits that do not leak."""

@@ -1,0 +1,298 @@
+"""Readers of formats with a token a line: ``IMGID:`` CoNLL (UMT, GMNER, FMNERG, MMNERD), WikiNEuRal's and MultiNERD's
+numbered tokens, and the columns of CoNLL-2002 and CoNLL-2003."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+from ..images import IMAGE_SUFFIXES
+from ..rows import MalformedRow, Row
+from ..spans import is_tag
+from .lines import column_encoding, head, numbered_lines
+
+IMGID = "IMGID:"
+DOCSTART = "-DOCSTART-"
+
+_MOST = 0.9
+"""Of the lines looked at: so many must agree with a format, since some may be malformed."""
+_LOOKS_LIKE_A_TAG = re.compile(r"O|[BIESLUM]-.+")
+_CHUNKS = frozenset("ADJP ADVP CONJP INTJ LST NP PP PRT SBAR UCP VP NC PC VC".split())
+"""The types of chunks of CoNLL-2003, English and German."""
+_CAPTION = re.compile(r"(?P<file>\S.*?) :(?P<caption>.*)", re.DOTALL)
+
+
+def read_imgid(path: Path, tag_column: int | None = None) -> Iterator[Row | MalformedRow]:
+    """Sentences of an ``IMGID:`` line and then ``token<TAB>tag`` lines, ended by a blank line or the next ``IMGID:``.
+
+    The image of ``IMGID:17_06_12483`` is ``17_06_12483`` with one of ``IMAGE_SUFFIXES``. A token is what stands before
+    the tab, white space included; a blank stands for the tab in files that have none. Of further columns, see
+    ``Layout``: FMNERG has the fine type after the coarse one, others a part of speech before the tag.
+    """
+    layout = Layout.of_file(path, tag_column)
+    for block in _blocks(numbered_lines(path)):
+        yield _imgid_row(path, block, layout)
+
+
+def read_numbered(path: Path, tag_column: int | None = None) -> Iterator[Row | MalformedRow]:
+    """Lines of ``number<TAB>token<TAB>tag``, a blank line after each sentence; numbers begin anew in each.
+
+    WikiNEuRal has these three columns. MultiNERD may have more, about the entity: of these, the first URL of an image
+    in a sentence is kept as the row's ``image_url``. Others may have a part of speech before the tag.
+    """
+    layout = Layout.of_file(path, tag_column, numbered=True)
+    for number, block in enumerate(_blocks(numbered_lines(path))):
+        yield _numbered_row(path, block, layout, number)
+
+
+def read_conll(path: Path, tag_column: int | None = None) -> Iterator[Row | MalformedRow]:
+    """The columns of CoNLL-2002 (token, perhaps part of speech, tag) and CoNLL-2003 (token, perhaps lemma, part of
+    speech, chunk, tag), separated by blanks or tabs; ``-DOCSTART-`` lines are passed over.
+
+    UTF-8, or ISO-8859-1 where it is not (``lines.column_encoding``).
+    """
+    layout = Layout.of_file(path, tag_column)
+    for number, block in enumerate(_blocks(numbered_lines(path, column_encoding(path)))):
+        yield _column_row(path, block, layout, str(number))
+
+
+def looks_imgid(lines: Sequence[str]) -> bool:
+    """Whether a line names an image."""
+    return any(line.startswith(IMGID) for line in lines)
+
+
+def looks_numbered(lines: Sequence[str]) -> bool:
+    """Whether the first column counts the tokens of each sentence, and a later one has the tags."""
+    layout = Layout.of(lines, numbered=True)
+    sound = total = 0
+    for block in _blocks(enumerate(lines, 1)):
+        rows = [str(line).split("\t") for _, line in block.lines]
+        first = rows[0][0] if rows else ""
+        start = int(first) if first in ("0", "1") else None
+        for position, columns in enumerate(rows):
+            total += 1
+            sound += start is not None and columns[0] == str(start + position) and layout.fits(columns)
+    return total > 0 and sound >= _MOST * total and not looks_imgid(lines)
+
+
+def looks_conll(lines: Sequence[str]) -> bool:
+    """Whether most lines have as many columns, and one of these holds tags.
+
+    Numbered tokens have such columns too; what tells them apart is that the numbers go on within a sentence, so a
+    file of nothing but sentences of one token may be either.
+    """
+    long_sentences = any(len(block.lines) > 1 for block in _blocks(enumerate(lines)))
+    if looks_imgid(lines) or (looks_numbered(lines) and long_sentences):
+        return False
+    layout = Layout.of(lines)
+    rows = [_split(line) for line in _content(lines)]
+    sound = sum(len(columns) == layout.columns and layout.fits(columns) for columns in rows)
+    return layout.columns >= 2 and sound >= _MOST * len(rows)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How many columns the lines of a file have, and in which of them the tag stands.
+
+    Attributes:
+        columns: that most lines have.
+        tags: the columns, from 0, that look like tags, or the last one where none does.
+        tag: the one to read, or ``None`` where there are several and the file is of no known kind. Known are
+            CoNLL-2003, whose chunks come before the tag, and FMNERG, whose fine types come after the coarse ones.
+        numbered: whether a number comes before the token.
+    """
+
+    columns: int
+    tags: tuple[int, ...]
+    tag: int | None
+    numbered: bool = False
+
+    @classmethod
+    def of_file(cls, path: Path, tag_column: int | None, numbered: bool = False) -> "Layout":
+        """The layout of a file, its tags in ``tag_column``, counted from 1 or, if negative, from the end.
+
+        Raises:
+            ValueError: the file has no such column after the token, or several that look like tags and none was given.
+        """
+        lines = head(path)
+        layout = cls.of(lines, numbered)
+        line = next((line[:80] for line in _content(lines)), None)
+        if tag_column is None and layout.tag is None:
+            columns = " and ".join(str(column + 1) for column in layout.tags)
+            raise ValueError(
+                f"{path}: the columns {columns} look like tags (the first line begins {line!r}): name the one to read "
+                f"by tag_column (--tag_column), for example {layout.tags[-1] + 1}."
+            )
+        if tag_column is None or line is None:
+            return layout
+        column = tag_column - 1 if tag_column > 0 else layout.columns + tag_column
+        if not numbered < column < layout.columns:
+            raise ValueError(
+                f"tag_column is {tag_column}, but {path} has {layout.columns} columns (the first line begins "
+                f"{line!r}): expected a number from {numbered + 2} to {layout.columns}, or, from the end, -1 for the "
+                "last."
+            )
+        return replace(layout, tag=column)
+
+    @classmethod
+    def of(cls, lines: Iterable[str], numbered: bool = False) -> "Layout":
+        """The layout that most of ``lines`` have."""
+        lines = list(lines)
+        rows = [line.split("\t") if numbered else _split(line) for line in _content(lines)]
+        counts = Counter(len(columns) for columns in rows)
+        columns = counts.most_common(1)[0][0] if counts else 2 + numbered
+        cells = {column: [row[column].strip() for row in rows if len(row) > column] for column in range(columns)}
+        tags = [
+            column
+            for column in range(1 + numbered, columns)
+            if 2 * sum(_LOOKS_LIKE_A_TAG.fullmatch(cell) is not None for cell in cells[column]) > len(rows)
+        ] or [columns - 1]
+        tag = tags[0] if len(tags) == 1 else None
+        if len(tags) == 2:
+            first, second = (cells[column] for column in tags)
+            kinds = [cell[2:] for cell in first if cell != "O"]
+            has_chunks = sum(kind in _CHUNKS for kind in kinds) >= _MOST * len(kinds)
+            if has_chunks and tags == [columns - 2, columns - 1] and columns >= 4 + numbered:
+                tag = tags[1]  # CoNLL-2003
+            elif looks_imgid(lines) and not has_chunks and all(map(_same_prefix, first, second)):
+                tag = tags[0]  # FMNERG
+        return cls(columns, tuple(tags), tag, numbered)
+
+    def fits(self, columns: Sequence[str]) -> bool:
+        """Whether a line has a tag where it should be."""
+        places = self.tags if self.tag is None else (self.tag,)
+        return all(place < len(columns) and is_tag(columns[place].strip()) for place in places)
+
+    def __str__(self) -> str:
+        names = ["number", "token"] if self.numbered else ["token"]
+        columns = range(len(names), self.tag + 1 if self.numbered else self.columns)
+        return "<TAB>".join([*names, *("tag" if number == self.tag else f"column {number + 1}" for number in columns)])
+
+
+def read_captions(path: Path) -> Iterator[tuple[int, str, str] | MalformedRow]:
+    """``file.jpg :caption`` lines as (line, file, caption); blank lines are passed over."""
+    for number, line in numbered_lines(path):
+        if isinstance(line, MalformedRow):
+            yield line
+        elif line.strip():
+            match = _CAPTION.fullmatch(line)
+            if match:
+                yield number, match["file"], match["caption"]
+            else:
+                yield MalformedRow(path, number, "bad caption", f"{line!r} came; expected 'file.jpg :caption'")
+
+
+@dataclass
+class _Block:
+    """The lines of a sentence. ``imgid`` is ``None`` where no ``IMGID:`` line stands before them."""
+
+    line: int
+    imgid: str | None = None
+    lines: list[tuple[int, str | MalformedRow]] = field(default_factory=list)
+
+
+def _blocks(lines: Iterable[tuple[int, str | MalformedRow]]) -> Iterator[_Block]:
+    """The sentences of a file: what stands between blank lines, ``IMGID:`` lines and ``-DOCSTART-`` lines."""
+    block: _Block | None = None
+    for number, line in lines:
+        if isinstance(line, str) and line.startswith(IMGID):
+            if block:
+                yield block
+            block = _Block(number, line.removeprefix(IMGID).strip())
+        elif isinstance(line, str) and _is_docstart(line):
+            # Between IMGID: and the first token it says nothing; elsewhere it ends a sentence.
+            if block and block.lines:
+                yield block
+                block = None
+        elif isinstance(line, str) and not line.strip(" \t"):
+            if block:
+                yield block
+            block = None
+        else:
+            block = block or _Block(number)
+            block.lines.append((number, line))
+    if block:
+        yield block
+
+
+def _content(lines: Iterable[str]) -> Iterator[str]:
+    return (line for line in lines if line.strip(" \t") and not line.startswith(IMGID) and not _is_docstart(line))
+
+
+def _same_prefix(one: str, other: str) -> bool:
+    return one[:1] == other[:1]
+
+
+def _is_docstart(line: str) -> bool:
+    return line.startswith(DOCSTART) and line[len(DOCSTART) :][:1] in ("", " ", "\t")
+
+
+def _split(line: str) -> list[str]:
+    line = line.rstrip(" \t") if line.strip(" \t") else line
+    return line.split("\t") if "\t" in line else re.split(" +", line)
+
+
+def _imgid_row(path: Path, block: _Block, layout: Layout) -> Row | MalformedRow:
+    broken = next((line for _, line in block.lines if isinstance(line, MalformedRow)), None)
+    if broken is not None:
+        return broken  # it may be the IMGID: line
+    if not block.imgid:
+        came = "'IMGID:' came without an id" if block.imgid == "" else "a token came before any IMGID: line"
+        return MalformedRow(path, block.line, "no IMGID", f"{came}; expected 'IMGID:' and an id before each sentence")
+    row = _column_row(path, block, layout, block.imgid)
+    if isinstance(row, Row):
+        suffix = PurePosixPath(block.imgid).suffix.lower()
+        row.image = block.imgid if suffix in IMAGE_SUFFIXES else f"{block.imgid}.*"
+    return row
+
+
+def _column_row(path: Path, block: _Block, layout: Layout, row_id: str) -> Row | MalformedRow:
+    tokens, tags = [], []
+    for number, line in block.lines:
+        if isinstance(line, MalformedRow):
+            return line
+        columns = _split(line)
+        if len(columns) != layout.columns:
+            return MalformedRow(path, number, "bad line", f"{line!r} came; expected {layout}")
+        tokens.append(columns[0])
+        tags.append(columns[layout.tag].strip())
+    extra = tuple(f"column {number + 1}" for number in range(1, layout.columns) if number != layout.tag)
+    first = block.lines[0][0] if block.lines else block.line
+    return Row(path, block.line, row_id, None, tokens, tags, ignored_keys=extra, first_token_line=first)
+
+
+def _numbered_row(path: Path, block: _Block, layout: Layout, number: int) -> Row | MalformedRow:
+    tokens: list[str] = []
+    tags: list[str] = []
+    extra: set[str] = set()
+    image_url: str | None = None
+    start: int | None = None
+    for line_number, line in block.lines:
+        if isinstance(line, MalformedRow):
+            return line
+        columns = line.split("\t")
+        if len(columns) <= layout.tag or not re.fullmatch(r"[0-9]+", columns[0]):
+            return MalformedRow(path, line_number, "bad line", f"{line!r} came; expected {layout}")
+        start = int(columns[0]) if start is None else start
+        if start > 1 or int(columns[0]) != start + len(tokens):
+            expected = start + len(tokens) if start <= 1 else "0 or 1 at the start of a sentence"
+            return MalformedRow(path, line_number, "bad number", f"token {columns[0]} came; expected {expected}")
+        tokens.append(columns[1])
+        tags.append(columns[layout.tag].strip())
+        for position, value in enumerate(columns):
+            if _is_image_url(value.strip()) and position > 1:
+                image_url = image_url or value.strip()
+            elif value.strip() and position not in (0, 1, layout.tag):
+                extra.add(f"column {position + 1}")
+    row = Row(path, block.line, str(number), None, tokens, tags, image_url=image_url, first_token_line=block.line)
+    row.ignored_keys = tuple(sorted(extra))
+    return row
+
+
+def _is_image_url(text: str) -> bool:
+    if not text.startswith(("http://", "https://")):
+        return False
+    path = urlsplit(text).path
+    return "Special:FilePath/" in path or PurePosixPath(path).suffix.lower() in (*IMAGE_SUFFIXES, ".svg")

@@ -1,0 +1,177 @@
+"""Datasets on the Hugging Face Hub as sources of sentences, streamed: no more of them is kept than the row at hand."""
+
+from collections.abc import Iterator, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import datasets
+import yaml
+
+from ..building.row_images import PictureFiles
+from ..rows import LANGUAGES, SPLIT_FILES, MalformedRow, Row
+from ..spans import TagError, tag_names
+from .registry import LANGUAGE_CODES, FileName
+
+KNOWN = Path(__file__).with_suffix(".yaml")
+TOKENS = ("tokens", "words")
+TAGS = ("ner_tags", "tags", "ner")
+LANGS = ("lang", "language")
+OPTIONAL = ("id", "caption", "image_relation", "image_url")
+PICTURES = ("image", "image_name")
+
+
+def open_hub_source(
+    name: str,
+    languages: Sequence[str] = LANGUAGES,
+    revision: str | None = None,
+    lang: str | None = None,
+    pictures: PictureFiles | None = None,
+) -> Iterator[tuple[str, Row | MalformedRow]]:
+    """The sentences of a dataset on the Hub, or of a folder laid out like one, with their split; in place of a row
+    whose tokens or tags are not as they should be, the problem.
+
+    ``hub_sources.yaml`` says how WikiNEuRal and MultiNERD are laid out. Of any other dataset, the splits are those of
+    the configs named by a language (``de``), or else of the default config: by their own names (``train_de``), by a
+    column ``lang``, or by ``lang=``. It needs a column of tokens (one of ``TOKENS``) and one of tags (one of
+    ``TAGS``), the tags as ClassLabel or as text.
+
+    Args:
+        name: ``org/name``.
+        languages: those wanted; others are not read where the layout allows it, else passed over.
+        revision: a branch, tag or commit.
+        lang: the language of rows that nothing says the language of.
+        pictures: where those of the column ``image`` are written; if ``None``, they are not taken.
+
+    Raises:
+        ValueError: the dataset has no such columns, its tags have no names, it says no language, its splits are of
+            other names, or its pictures, if they are to be taken, are not in its rows.
+        huggingface_hub.errors.HfHubHTTPError, datasets.exceptions.DatasetNotFoundError: as ``datasets.load_dataset``.
+    """
+    for split, stated, rows in _streams(name, languages, revision):
+        reader = _RecordReader(name, rows.features or {}, stated, lang, pictures)
+        # Undecoded: no time is spent on pictures.
+        for position, record in enumerate(rows.decode(False)):
+            row = reader.row(split, position, record)
+            if isinstance(row, MalformedRow) or row.lang is None or row.lang in languages:
+                yield split, row
+
+
+def stated_facts(name: str) -> dict[str, str]:
+    """``licence`` and ``annotations_creators`` of a dataset, where they are known."""
+    known = _known().get(name, {})
+    return {key: known[key] for key in ("licence", "annotations_creators") if key in known}
+
+
+class _RecordReader:
+    """Makes rows of the records of one split; ``stated`` is its language, ``lang`` that of records without, and
+    ``pictures`` takes theirs."""
+
+    def __init__(
+        self, name: str, features: dict[str, Any], stated: str | None, lang: str | None, pictures: PictureFiles | None
+    ):
+        self._name, self._stated, self._lang, self._pictures = name, stated, lang, pictures
+        kind = features.get("image")
+        if pictures is not None and kind is not None and not isinstance(kind, datasets.Image):
+            raise ValueError(f"{name} has a column image of {kind}; expected pictures, of datasets.Image.")
+        self._known = _known().get(name, {}).get("tags")
+        self._names = {
+            column: feature.feature.names
+            for column, feature in features.items()
+            if isinstance(getattr(feature, "feature", None), datasets.ClassLabel)
+        }
+
+    def row(self, split: str, position: int, record: dict[str, Any]) -> Row | MalformedRow:
+        """The row of a record, or what is wrong with its tokens or tags; ``position`` counts from 0.
+
+        Raises:
+            ValueError: the record has no tokens, tags or language, or its tags are numbers without names.
+        """
+        path, line = Path(self._name, f"{split}_{self._stated}" if self._stated else split), position + 1
+        tokens, tags = self._column(record, TOKENS), self._column(record, TAGS)
+        lang = self._stated or next((record[key] for key in LANGS if record.get(key)), self._lang)
+        if lang is None and not any(key in record for key in LANGS):
+            raise ValueError(
+                f"{self._name} says no language, in its configs, its splits or a column {' or '.join(LANGS)} "
+                f"(columns: {', '.join(record)}): give lang=."
+            )
+        names = self._names.get(tags) or self._known or ()
+        numbers = [tag for tag in record[tags] if isinstance(tag, int)] if isinstance(record[tags], list) else []
+        if numbers and not names:
+            raise ValueError(
+                f"{self._name}: the column {tags} holds numbers such as {numbers[0]}; expected a list of ClassLabel "
+                f"or of text. Which tags the numbers stand for is known of {', '.join(_known())}."
+            )
+        try:
+            read_tags = tag_names(record[tokens], record[tags], names)
+        except TagError as error:
+            return MalformedRow(path, line, error.reason, str(error))
+        return Row(
+            path=path,
+            line=line,
+            id=str(record["id"]) if record.get("id") not in (None, "") else str(position),
+            lang=lang,
+            tokens=list(record[tokens]),
+            tags=read_tags,
+            image=self._picture(record),
+            caption=record.get("caption"),
+            image_relation=record.get("image_relation"),
+            image_url=record.get("image_url"),
+            ignored_keys=tuple(key for key in record if key not in (tokens, tags, *LANGS, *OPTIONAL, *self._taken)),
+        )
+
+    def _column(self, record: dict[str, Any], names: Sequence[str]) -> str:
+        found = next((column for column in names if column in record), None)
+        if found is None:
+            came = ", ".join(record) or "none"
+            raise ValueError(f"{self._name} has no column {' or '.join(names)} (columns: {came}).")
+        return found
+
+    @property
+    def _taken(self) -> tuple[str, ...]:
+        return () if self._pictures is None else PICTURES
+
+    def _picture(self, record: dict[str, Any]) -> str | None:
+        cell = record.get("image") if self._pictures is not None else None
+        if cell is None:
+            return None
+        try:
+            return self._pictures.add(cell, record.get("image_name"))
+        except ValueError as error:
+            raise ValueError(f"{self._name}: {error}.") from None
+
+
+def _streams(
+    name: str, languages: Sequence[str], revision: str | None
+) -> Iterator[tuple[str, str | None, datasets.IterableDataset]]:
+    """The splits that hold the languages: split, the language if it has but one, and its rows."""
+    known = _known().get(name)
+    options: dict[str, Any] = {"streaming": True, "revision": revision}
+    if known:
+        for lang, split in product(languages, SPLIT_FILES):
+            if "files" in known:
+                # Of data_files given so, datasets makes one split by the name of train.
+                place = {"data_files": [known["files"][split].format(lang=lang)], "split": "train"}
+            else:
+                place = {"split": known["splits"][split].format(lang=lang)}
+            yield split, lang, datasets.load_dataset(name, **place, **options)
+        return
+    configs = datasets.get_dataset_config_names(name, revision=revision)
+    by_language = {LANGUAGE_CODES[config]: config for config in configs if config in LANGUAGE_CODES}
+    wanted: list[tuple[str, str | None]] = [(by_language[lang], lang) for lang in languages if lang in by_language]
+    if by_language and not wanted:
+        raise ValueError(f"{name} has no config of {', '.join(languages)} (configs: {', '.join(configs)}).")
+    if not by_language and len(configs) > 1 and "default" not in configs:
+        raise ValueError(f"{name} has several configs ({', '.join(configs)}), none of a language or by default.")
+    for config, stated_by_config in wanted or [("default" if "default" in configs else configs[0], None)]:
+        for split_name, rows in datasets.load_dataset(name, config, **options).items():
+            parsed = FileName.parse(f"{split_name}.txt")
+            if parsed is None:
+                raise ValueError(f"{name} has a split {split_name!r}; expected train, validation or test.")
+            stated = LANGUAGE_CODES.get(parsed.lang) if parsed.lang else stated_by_config
+            if parsed.lang is None or stated in languages:
+                yield parsed.split, stated, rows
+
+
+def _known() -> dict[str, Any]:
+    return yaml.safe_load(KNOWN.read_text(encoding="utf-8"))

@@ -1,0 +1,247 @@
+"""The files of a dataset folder: their format by content, their split and language by name.
+
+To add a format: write a reader, a function that yields the rows of a file in order, or the problem in place of a row
+so that the caller may go on, and a function that knows its first lines; name both in ``READERS``.
+"""
+
+import functools
+import logging
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..rows import LANGUAGES, SPLIT_FILES, MalformedRow, Row
+from .columns import looks_conll, looks_imgid, looks_numbered, read_conll, read_imgid, read_numbered
+from .jsonl import looks_jsonl, read_jsonl
+from .lines import head
+from .wikidiverse import looks_wikidiverse, read_wikidiverse
+
+logger = logging.getLogger(__name__)
+
+LANGUAGE_CODES = {"en": "en", "eng": "en", "de": "de", "deu": "de", "ger": "de", "fr": "fr", "fra": "fr", "es": "es"}
+LANGUAGE_CODES |= {"spa": "es", "esp": "es"}
+OTHER_LANGUAGE_CODES = frozenset("it nl pl pt ru zh ita nld ned pol por rus zho".split())
+"""Languages of the same sets that are none of ours: their files are left out with a warning."""
+
+SPLIT_NAMES = {name: split for split, names in SPLIT_FILES.items() for name in names} | {
+    "testa": "validation",
+    "testb": "test",
+}
+"""What a split may be called, in a file's name or on the Hub, and which it then is."""
+_QUALIFIERS = re.compile(r"w|[0-9]+cands")
+"""What else a name may have: ``train_w_10cands.json`` is WikiDiverse with candidate entities."""
+_OTHER_TAG = re.compile(r"[ \t]([ESLU]-[A-Z]\w*)\s*$")
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A format.
+
+    Attributes:
+        name: what the format is called.
+        suffixes: of its files; ``""`` stands for ``eng.train`` and the like.
+        read: the function that reads a file.
+        looks: whether a file's first lines are of this format.
+        default_lang: the language of rows that do not say it.
+        own_ids: whether rows have ids of their own, which may then repeat; else they are numbered.
+        iob1: whether files may be IOB1 throughout, as published; these are converted.
+        has_columns: whether ``read`` takes the number of the tags' column.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    read: Callable[..., Iterator[Row | MalformedRow]]
+    looks: Callable[[Sequence[str]], bool]
+    default_lang: str | None = None
+    own_ids: bool = False
+    iob1: bool = False
+    has_columns: bool = False
+
+
+_COLUMN_SUFFIXES = (".txt", ".tsv", ".conll", ".conllu", ".iob", ".iob2", ".bio")
+READERS = (
+    Reader("jsonl", (".jsonl", ".json"), read_jsonl, looks_jsonl, own_ids=True),
+    Reader("imgid", _COLUMN_SUFFIXES, read_imgid, looks_imgid, "en", own_ids=True, has_columns=True),
+    Reader("numbered", _COLUMN_SUFFIXES, read_numbered, looks_numbered, has_columns=True),
+    Reader("conll", (*_COLUMN_SUFFIXES, ""), read_conll, looks_conll, iob1=True, has_columns=True),
+    Reader("wikidiverse", (".json",), read_wikidiverse, looks_wikidiverse, "en"),
+)
+_SUFFIXES = frozenset(suffix for reader in READERS for suffix in reader.suffixes if suffix)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file of rows. ``lang`` is the language of its folder or name, ``None`` where neither says it."""
+
+    path: Path
+    split: str
+    lang: str | None
+    reader: Reader
+
+
+@dataclass(frozen=True)
+class FileName:
+    """What the name of a file says: ``lang`` is a code as it stands there, of whichever language, or ``None``."""
+
+    split: str
+    lang: str | None
+    suffix: str
+    rank: int
+
+    @classmethod
+    def parse(cls, name: str) -> "FileName | None":
+        """``train.txt``, ``test_en.tsv``, ``dev-de.conllu``, ``eng.testa``, ``train_w_10cands.json``; ``None`` for
+        names that are not so made."""
+        suffix = Path(name).suffix
+        suffix = suffix if suffix in _SUFFIXES else ""
+        parts = re.split(r"[._-]", name.removesuffix(suffix))
+        splits = [part for part in parts if part in SPLIT_NAMES]
+        codes = [part for part in parts if part in LANGUAGE_CODES or part in OTHER_LANGUAGE_CODES]
+        others = [part for part in parts if part not in splits + codes and not _QUALIFIERS.fullmatch(part)]
+        if len(splits) != 1 or len(codes) > 1 or others or not (suffix or codes):
+            return None
+        return cls(SPLIT_NAMES[splits[0]], codes[0] if codes else None, suffix, list(SPLIT_NAMES).index(splits[0]))
+
+
+def find_format(path: Path) -> Reader | None:
+    """The format of a file by its first lines; ``None`` for a file of no lines.
+
+    Raises:
+        ValueError: no format fits, or several do.
+    """
+    parsed = FileName.parse(path.name)
+    suffix = parsed.suffix if parsed else path.suffix
+    candidates = [reader for reader in READERS if suffix in reader.suffixes]
+    lines = head(path)
+    if not any(line.strip() for line in lines):
+        return None
+    if suffix == ".jsonl":
+        return candidates[0]
+    fitting = [reader for reader in candidates if reader.looks(lines)]
+    if len(fitting) == 1:
+        return fitting[0]
+    shown = "; ".join(repr(line if len(line) <= 60 else f"{line[:60]}...") for line in lines if line.strip())[:200]
+    names = ", ".join(reader.name for reader in fitting or candidates)
+    if fitting:
+        raise ValueError(
+            f"{path} may be of several formats ({names}), its first lines are {shown}: expected one. A sentence of "
+            "several tokens would tell; or write the file as JSONL."
+        )
+    other = next(filter(None, map(_OTHER_TAG.search, lines)), None)
+    hint = f" {other[1]!r} looks like a tag of BIOES or BILOU; expected IOB2: O, B-TYPE, I-TYPE." if other else ""
+    raise ValueError(f"{path} is of no known format, its first lines are {shown}: expected one of {names}.{hint}")
+
+
+def discover(folder: Path, tag_column: int | None = None) -> list[Source]:
+    """The files of rows in ``folder``, by language and split: ``train.jsonl``, ``train_de.tsv``, ``deu.testa``, or
+    ``{lang}/train.txt`` and the like; the suffixes are those of ``READERS``.
+
+    Args:
+        folder: the folder.
+        tag_column: of files in columns, the one of the tags, counted from 1 or, if negative, from the end. Needed only
+            where several look like tags.
+
+    Raises:
+        FileNotFoundError: there are none.
+        ValueError: two files claim one split, files of two formats or of both layouts lie there, a file is of no known
+            format, a sub-folder with such files is not named by a language, or the files have no ``tag_column``.
+    """
+    left_out: list[str] = []
+    sources = _split_files(folder, None, left_out)
+    children = sorted(path for path in folder.iterdir() if path.is_dir())
+    by_language = {path.name: files for path in children if (files := _named_files(path))}
+    if sources and by_language:
+        raise ValueError(
+            f"{folder} holds {sources[0].path.name} and {next(iter(by_language))}/ as well; expected one file a split "
+            "or one folder a language, not both."
+        )
+    foreign = [name for name in by_language if name in OTHER_LANGUAGE_CODES]
+    unknown = [name for name in by_language if name not in LANGUAGES]
+    if unknown != foreign or len(unknown) == len(by_language) > 0:
+        raise ValueError(
+            f"{folder} holds splits in {', '.join(unknown)}, expected folders named {', '.join(LANGUAGES)}. If such a "
+            "folder is a dataset of its own, load that folder."
+        )
+    left_out += [f"{name}/" for name in foreign]
+    for lang in LANGUAGES:
+        if lang in by_language:
+            sources += _split_files(folder / lang, lang, left_out)
+    if not sources:
+        others = f" Of other languages: {', '.join(left_out)}." if left_out else ""
+        raise FileNotFoundError(
+            f"{folder} holds no dataset: expected train, validation or test as .jsonl or .txt (IMGID: lines), in it "
+            f"or in folders named {', '.join(LANGUAGES)}, or files of another format that is known "
+            f"({', '.join(reader.name for reader in READERS)}); or a Parquet folder with its README.md.{others}"
+        )
+    if left_out:
+        logger.warning("%s: left out, as of other languages: %s", folder, ", ".join(left_out))
+    if unread := sorted(
+        {name for place in {folder, *(source.path.parent for source in sources)} for name in _unread(place)}
+    ):
+        logger.warning(
+            "%s: not read: %s. A split is one file, named train, validation or test, perhaps with a language.",
+            folder, ", ".join(unread),
+        )  # fmt: skip
+    return _formats(folder, sources, tag_column)
+
+
+def _named_files(folder: Path) -> list[tuple[FileName, Path]]:
+    named = ((FileName.parse(path.name), path) for path in folder.iterdir())
+    found = [(name, path) for name, path in named if name is not None and path.is_file()]
+    return sorted(found, key=lambda item: (item[0].rank, item[1].name))
+
+
+def _unread(folder: Path) -> list[str]:
+    """The files that look like a part of a split by the beginning of their names, and are none."""
+    return [
+        path.name
+        for path in folder.iterdir()
+        if path.suffix in _SUFFIXES
+        and re.split(r"[._-]", path.name)[0] in SPLIT_NAMES
+        and not FileName.parse(path.name)
+    ]
+
+
+def _split_files(folder: Path, lang: str | None, left_out: list[str]) -> list[Source]:
+    found: dict[tuple[str | None, str], list[Path]] = {}
+    for name, path in _named_files(folder):
+        stated = LANGUAGE_CODES.get(name.lang or "")
+        if name.lang and stated is None:
+            left_out.append(path.name)
+        elif lang and stated not in (None, lang):
+            raise ValueError(f"{path} is in a folder of {lang!r}, but its name says {name.lang!r}: expected the same.")
+        else:
+            found.setdefault((lang or stated, name.split), []).append(path)
+    for (_, split), paths in found.items():
+        if len(paths) > 1:
+            files = ", ".join(path.name for path in paths)
+            raise ValueError(f"{folder} holds {files}: expected one file for the split {split!r}, remove the others.")
+    languages = {language for language, _ in found}
+    if None in languages and len(languages) > 1:
+        bare = next(paths[0].name for (language, _), paths in found.items() if language is None)
+        others = next(paths[0].name for (language, _), paths in found.items() if language is not None)
+        raise ValueError(f"{folder} holds {bare} and {others}: expected all names to say a language, or none.")
+    order = [(language, split) for language in (None, *LANGUAGES) for split in SPLIT_FILES]
+    return [Source(found[key][0], key[1], key[0], READERS[0]) for key in order if key in found]
+
+
+def _formats(folder: Path, sources: list[Source], tag_column: int | None) -> list[Source]:
+    """``sources`` with the format that their files have; a file without lines has that of the others if it can."""
+    known = [find_format(source.path) for source in sources]
+    shared = [reader for reader in known if reader]
+    formats = []
+    for source, reader in zip(sources, known, strict=True):
+        suffix = source.path.suffix if source.path.suffix in _SUFFIXES else ""
+        possible = [candidate for candidate in (*shared, *READERS) if suffix in candidate.suffixes]
+        formats.append(replace(source, reader=reader or possible[0]))
+    names = sorted({source.reader.name for source in formats})
+    if len(names) > 1:
+        raise ValueError(f"{folder} holds splits in several formats ({', '.join(names)}): keep one.")
+    if tag_column is None:
+        return formats
+    reader = formats[0].reader
+    if not reader.has_columns:
+        raise ValueError(f"{folder} holds {reader.name} files, where tag_column has no use: leave it out.")
+    reader = replace(reader, read=functools.partial(reader.read, tag_column=tag_column))
+    return [replace(source, reader=reader) for source in formats]

@@ -1,0 +1,1 @@
+"""The dataset card, the preview page, and the push to the Hub."""

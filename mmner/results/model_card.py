@@ -1,0 +1,229 @@
+"""The model card of a run: a README.md with metadata that the Hub reads, both controls beside every score."""
+
+import dataclasses
+import json
+import os
+import platform
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import accelerate
+import datasets
+import torch
+import transformers
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from configuration_2mner import TwoMNERConfig
+from dataset_script.publishing.markdown import code, text
+from mmner.data.sentences import SPLITS
+from mmner.options import DataArguments, ModelArguments, TrainingArguments, is_local, recipe_text
+from mmner.results.publish import LOCATION, NAME
+from mmner.results.report import CONTROLS, Table, is_all_zero
+from mmner.training.checkpoints import replacing
+
+TEMPLATE = Path(__file__).with_suffix(".md")
+TITLES = {"eval": "Dev set, on which the checkpoint was chosen", "test": "Test set, scored once"}
+
+Arguments = tuple[ModelArguments, DataArguments, TrainingArguments]
+
+
+def write_model_card(
+    folder: str | Path,
+    arguments: Arguments,
+    config: TwoMNERConfig,
+    results: Mapping[str, Any],
+    tables: Mapping[str, Table],
+    examples: Sequence[Mapping[str, Any]] = (),
+) -> Path:
+    """
+    Writes `README.md`, in which `LOCATION` stands for the repository until `publish` names it, and `recipe.yaml` with
+    the options of the run, but those that hold for its set alone. Neither says where something lies on this machine.
+
+    Args:
+        folder: of the run; what plots it has are shown.
+        arguments: of the run.
+        config: of the model.
+        results: what `all_results.json` holds.
+        tables: by prefix (`"eval"`, `"test"`), the lines of `score_table`.
+        examples: of `widget_examples`.
+    """
+    folder = Path(folder)
+    model_args, data_args, training_args = arguments
+    is_probe, sees_images = data_args.dataset == "probe", config.collaboration != "none"
+    types = sorted({label[2:] for label in config.labels if label != "O"})
+    languages = sorted({name for table in tables.values() for heading, name, _ in table if heading == "language"})
+    towers = _towers(model_args, config)
+    tags = ["2m-ner", "named-entity-recognition", "multilingual", "multimodal" if sees_images else "text-only"]
+    metadata = ModelCardData(
+        language=[name for name in languages if re.fullmatch("[a-z]{2,3}", name)] or None,
+        license="apache-2.0" if is_probe else "other",
+        library_name="transformers",
+        pipeline_tag="token-classification",
+        tags=[*tags, *(["synthetic"] if is_probe else [])],
+        base_model=[name for _, name, _ in towers if name != "tiny" and not is_local(name)] or None,
+        datasets=None if is_probe or is_local(data_args.dataset) else [data_args.dataset],
+        metrics=["f1", "precision", "recall"],
+        widget=list(examples) or None,
+        model_name=NAME,
+        eval_results=_eval_results(data_args, results, tables.get("test", ())) or None,
+    )
+    card = ModelCard.from_template(
+        metadata,
+        template_path=str(TEMPLATE),
+        name=NAME,
+        location=LOCATION,
+        is_probe=is_probe,
+        sees_images=sees_images,
+        languages=text(", ".join(languages)),
+        types=text(", ".join(types)),
+        example=_literal(examples[0]["text"] if examples else "Jordan was seen in Paris."),
+        tag=_literal(f"B-{'PER' if 'PER' in types else types[0]}"),
+        controls=list(CONTROLS.values()),
+        splits=[_split(folder, prefix, table, results) for prefix, table in tables.items()],
+        dataset=", ".join([_dataset(data_args, code), *map(code, filter(None, [data_args.dataset_config]))]),
+        counts=_counts(results),
+        towers=[(part, f"a local {kind}" if is_local(name) else code(name)) for part, name, kind in towers],
+        facts=_facts(training_args, results),
+        curve=_plot(folder, "training_curve.png"),
+        recipe=recipe_text(*arguments),
+    )
+    with replacing(folder / "recipe.yaml") as recipe:
+        recipe.write_text(
+            "# The options of the run that made this model, for any dataset: without which part of its own was taken\n"
+            "# and where something lay on a machine.\n"
+            + recipe_text(_with_defaults(model_args, config), data_args, training_args, full=True),
+            encoding="utf-8",
+        )
+    path = folder / "README.md"
+    with replacing(path) as aside:
+        card.save(aside)
+    return path
+
+
+def _towers(model_args: ModelArguments, config: TwoMNERConfig) -> list[tuple[str, str, str]]:
+    """What the model was made from: the part, its name or folder, and of what kind it is."""
+    towers = [
+        ("text tower", model_args.text_model, config.text_config),
+        ("image tower", model_args.vision_model, config.vision_config),
+        ("second image tower", model_args.global_vision_model, config.global_vision_config),
+    ]
+    if model_args.model_name_or_path is not None:
+        towers = [("trained further from", model_args.model_name_or_path, config)]
+    return [(part, name, getattr(kind, "model_type", "model")) for part, name, kind in towers if name is not None]
+
+
+def _dataset(data_args: DataArguments, shown: Callable[[str], str] = str) -> str:
+    """What the dataset is called, where it is one that others may find."""
+    if data_args.dataset == "probe":
+        return "The synthetic probe"
+    return "A local dataset" if is_local(data_args.dataset) else shown(data_args.dataset)
+
+
+def _literal(text: str) -> str:
+    """A string as Python writes it; in double quotes, and with every letter as it is."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _split(folder: Path, prefix: str, table: Table, results: Mapping[str, Any]) -> dict[str, Any]:
+    """The table of a split, its plot, and what must be known before; a table of zeros is left out."""
+    name = {prefix: split for split, prefix in SPLITS.items()}[prefix]
+    rows = [
+        (text(f"{heading} {group}"), ["" if value is None else f"{100 * value:.2f}" for value in values])
+        for heading, group, values in table
+    ]
+    rows = [] if is_all_zero(table) else rows
+    return {
+        "name": name,
+        "caution": results.get(f"{prefix}_caution"),
+        "title": TITLES[prefix],
+        "rows": rows,
+        "plot": _plot(folder, f"f1_{name}.png"),
+    }
+
+
+def _plot(folder: Path, name: str) -> str | None:
+    return name if (folder / name).is_file() else None
+
+
+def _counts(results: Mapping[str, Any]) -> list[list[Any]]:
+    """Of each split its name, its sentences, those with an image, and those whose image is missing."""
+    return [
+        [split, *(results.get(f"{prefix}_{name}", "") for name in ("samples", "samples_with_image", "missing_images"))]
+        for split, prefix in SPLITS.items()
+        if f"{prefix}_samples" in results
+    ]
+
+
+def _facts(args: TrainingArguments, results: Mapping[str, Any]) -> dict[str, str]:
+    """Seeds, duration, hardware and versions."""
+    facts = {"seed": str(args.seed)}
+    if args.data_seed is not None:
+        facts["seed of the order of the data"] = str(args.data_seed)
+    if "train_runtime" in results:
+        facts["duration of the training"] = _duration(results["train_runtime"])
+    if "total_runtime" in results:
+        facts["duration of the whole run, scoring and controls included"] = _duration(results["total_runtime"])
+    facts["hardware"] = f"{hardware()}; {args.world_size} process{'es' if args.world_size > 1 else ''}"
+    facts["versions"] = (
+        f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}, "
+        f"datasets {datasets.__version__}, accelerate {accelerate.__version__}"
+    )
+    return facts
+
+
+def hardware() -> str:
+    """The accelerators of this machine, or its processor."""
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        return ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    information, model = Path("/proc/cpuinfo"), None
+    if information.is_file():
+        model = re.search(r"^model name\s*:\s*(.+)$", information.read_text(encoding="utf-8"), re.MULTILINE)
+    return f"{model[1] if model else platform.machine()}, {cores} cores, no GPU"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min {rest} s" if hours else f"{minutes} min {rest} s"
+
+
+def _with_defaults(model_args: ModelArguments, config: TwoMNERConfig) -> ModelArguments:
+    """The model's options, those that were not given as the model has them."""
+    unset = [f.name for f in dataclasses.fields(model_args) if getattr(model_args, f.name) is None]
+    of_config = {f.name for f in dataclasses.fields(TwoMNERConfig)}
+    return dataclasses.replace(model_args, **{name: getattr(config, name) for name in unset if name in of_config})
+
+
+def _eval_results(data_args: DataArguments, results: Mapping[str, Any], table: Table) -> list[EvalResult]:
+    """The `model-index`: precision and recall over all, F1 over all and by language, type and image, with controls;
+    nothing where all F1 are 0."""
+    if is_all_zero(table):
+        return []
+    named = {"precision": ("precision", "Precision"), "recall": ("recall", "Recall")}
+    for heading, name, _ in table:
+        for control, shown in CONTROLS.items():
+            title = "F1" if not control else f"F1, {shown}"
+            key = f"{control}f1" + (f"_{name}" if heading else "")
+            named[key] = ("f1", f"{title} ({heading} {name})" if heading else title)
+    return [
+        EvalResult(
+            task_type="token-classification",
+            task_name="Named entity recognition",
+            dataset_type="local" if is_local(data_args.dataset) else data_args.dataset,
+            dataset_name=_dataset(data_args),
+            dataset_config=data_args.dataset_config,
+            dataset_split="test",
+            metric_type=metric,
+            metric_name=title,
+            metric_value=round(results[f"test_{key}"], 4),
+        )
+        for key, (metric, title) in named.items()
+        if f"test_{key}" in results
+    ]
+
+
+__all__ = ["hardware", "write_model_card"]

@@ -1,0 +1,151 @@
+"""
+A finished run's folder to the Hub, in one commit: all of it is there, or nothing.
+
+    # again, after a push that was interrupted; what has arrived is not sent twice
+    python -m mmner.results.publish outputs/probe org/name
+"""
+
+import argparse
+import fnmatch
+import logging
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
+
+logger = logging.getLogger(__name__)
+
+# Weights, code, processor, recipe, scores, card, plots. Predictions stay behind: they hold the sentences of the data,
+# whose licence may not allow it; so do pickles, checkpoints and everything in folders.
+PUBLISHED = (
+    "*.safetensors",
+    "*_2mner.py",
+    "handler.py",
+    "*.json",
+    "*.jinja",
+    "*.model",
+    "vocab.txt",
+    "merges.txt",
+    "recipe.yaml",
+    "README.md",
+    "*.png",
+)
+# Of an earlier push, what would be loaded by mistake: shards of weights and code that this model has no more.
+REPLACED = ("*.safetensors", "*.safetensors.index.json", "*_2mner.py", "handler.py")
+
+NAME = "this-model"
+LOCATION = f"path/to/{NAME}"
+"""Stand in the card of a run for the name of its repository, which `publish` puts in their place."""
+
+
+def files_to_publish(folder: str | Path) -> list[str]:
+    """
+    The names of the files that make up the published model.
+
+    Raises:
+        ValueError: there is no model in the folder.
+    """
+    folder = Path(folder)
+    names = sorted(path.name for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    names = [name for name in names if _matches(name, PUBLISHED)]
+    missing = [pattern for pattern in ("config.json", "*.safetensors", "processor_config.json", "README.md")]
+    missing = [pattern for pattern in missing if not fnmatch.filter(names, pattern)]
+    if missing:
+        raise ValueError(
+            f"{folder} has no {' and no '.join(missing)}; expected the output_dir of a finished training."
+        )
+    return names
+
+
+def card_for(folder: str | Path, repo_id: str) -> str:
+    """
+    The card of a run as that of the repository `repo_id`: its name and all snippets.
+
+    Raises:
+        ValueError: the card's metadata is invalid.
+    """
+    card, name = ModelCard.load(Path(folder) / "README.md"), repo_id.rpartition("/")[2]
+    card.text = card.text.replace(LOCATION, repo_id).replace(NAME, name)
+    if card.data.model_name == NAME:
+        card.data.model_name = name
+    return str(card)
+
+
+def publish(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    token: str | None = None,
+    private: bool | None = None,
+    revision: str | None = None,
+    message: str = "2M-NER model",
+) -> CommitInfo:
+    """
+    Puts the model in a folder on the Hub, in one commit. Large files that an interrupted push has sent already, and
+    files that are there as they are, are not sent again.
+
+    Args:
+        folder: the output_dir of a finished training.
+        repo_id: `"org/name"` or `"name"`; made if it does not exist.
+        token: with the right to write. Default: the one that `hf auth login` has stored.
+        private: of a repository that is made.
+        revision: the branch; made if it does not exist. Default: `main`.
+        message: of the commit.
+
+    Raises:
+        ValueError: there is no model in the folder, or its card's metadata is invalid.
+        OSError, HfHubHTTPError, httpx.HTTPError: the Hub was not reached or refused; with a note on how to go on.
+    """
+    folder = Path(folder)
+    names = files_to_publish(folder)
+    api = HfApi(token=token)
+    try:
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        present = api.list_repo_files(repo_id, revision=revision)
+        stale = [name for name in present if _matches(name, REPLACED) and name not in names and "/" not in name]
+        card = card_for(folder, repo_id).encode()
+        # Not `upload_folder`: where Xet is installed, that makes several commits.
+        commit = api.create_commit(
+            repo_id,
+            [
+                *(CommitOperationAdd(name, card if name == "README.md" else folder / name) for name in names),
+                *(CommitOperationDelete(path_in_repo=name) for name in stale),
+            ],
+            commit_message=message,
+            revision=revision,
+        )
+    except Exception as error:
+        error.add_note(
+            f"The model was not published, but is complete in {folder}. Publish it, without training again, by: "
+            f"python -m mmner.results.publish {shlex.quote(str(folder))} {repo_id}"
+        )
+        raise
+    logger.info(f"Published: {commit.commit_url}")
+    return commit
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Publishes the folder that the arguments name; prints where it is."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mmner.results.publish", description="Push a finished run to the Hub."
+    )
+    parser.add_argument("folder", help="output_dir of a finished training, such as outputs/probe")
+    parser.add_argument("repo_id", help="org/name")
+    parser.add_argument("--private", action="store_true", default=None, help="make the repository private")
+    parser.add_argument("--revision", help="a branch other than main")
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    commit = publish(arguments.folder, arguments.repo_id, private=arguments.private, revision=arguments.revision)
+    sys.stdout.write(f"{commit.commit_url}\n")
+
+
+if __name__ == "__main__":
+    main()

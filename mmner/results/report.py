@@ -1,0 +1,238 @@
+"""What a run leaves behind for people and programs: scores, predictions, plots, a table for the terminal."""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmner.data.sentences import SPLITS, WindowedSentences
+from mmner.entity_f1 import find_entities
+from mmner.training.checkpoints import replacing
+
+logger = logging.getLogger(__name__)
+
+RESULTS_FILE = "all_results.json"
+PREDICTIONS, SCORES_PLOT = "predictions_{split}.jsonl", "f1_{split}.png"
+
+# Heading, name and F1, with own images and both controls, of each line of a report.
+Table = Sequence[tuple[str, str, Sequence[float | None]]]
+# The three ways to show the images of a set, by the prefix of their scores and the heading of a report.
+CONTROLS = {"": "own images", "text_only_": "text only", "shuffled_image_": "shuffled"}
+COLOURS = ("#2f6db3", "#9aa5b1", "#d9822b")
+
+
+def write_results(folder: str | Path, results: Mapping[str, Any], update: bool = False) -> Path:
+    """
+    Writes `all_results.json`.
+
+    Args:
+        folder: of the run.
+        results: names and values.
+        update: keep what an earlier run wrote of other splits (an evaluation after its training). Of a split that
+            has results now none is kept: they would be those of other sentences beside these.
+    """
+    path = Path(folder) / RESULTS_FILE
+    if update and path.is_file():
+        prefixes = tuple(f"{prefix}_" for prefix in SPLITS.values())
+        new = tuple(prefix for prefix in prefixes if any(name.startswith(prefix) for name in results))
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        results = {name: value for name, value in earlier.items() if not name.startswith(new)} | dict(results)
+    with replacing(path) as file:
+        file.write_text(json.dumps(dict(sorted(results.items())), indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def prediction_rows(
+    sentences: WindowedSentences,
+    predictions: np.ndarray,
+    scores: np.ndarray,
+    controls: Mapping[str, np.ndarray] | None = None,
+) -> list[dict[str, Any]]:
+    """
+    What the model says of each sentence.
+
+    Args:
+        sentences: those that were predicted.
+        predictions: tag ids (num_windows, num_words).
+        scores: the posterior of each predicted entity at its first word, same shape.
+        controls: name -> tag ids, same shape, of what is predicted with images hidden or shuffled.
+
+    Returns:
+        For each sentence, in the order of the set: `id`, `lang`, `text` (the tokens joined by spaces), `tokens`,
+        `ner_tags` (gold; `None` where there are none), `predicted_tags`, `entities` (`entity_group`, `score`, `word`,
+        `start`, `end`, in characters of `text`), `{name}_tags` of each control, and `image_relation` if the set has
+        it.
+    """
+    tags = sentences.predicted_tags(predictions)
+    scores = sentences.stitch(scores)
+    of_controls = {name: sentences.predicted_tags(found) for name, found in (controls or {}).items()}
+    rows = []
+    for row, spans in enumerate(find_entities(tags)):
+        tokens = sentences.tokens[row]
+        text = " ".join(tokens)
+        starts = np.cumsum([0] + [len(token) + 1 for token in tokens]).tolist()
+        entities = []
+        for kind, first, stop in spans:
+            start, end = starts[first], starts[stop] - 1
+            entity = {"entity_group": kind, "score": scores[row][first], "word": text[start:end]}
+            entities.append({**entity, "start": start, "end": end})
+        rows.append(
+            {
+                "id": sentences.ids[row],
+                "lang": sentences.languages[row],
+                "text": text,
+                "tokens": tokens,
+                "ner_tags": None if sentences.tags is None else sentences.tags[row],
+                "predicted_tags": tags[row],
+                "entities": entities,
+                **{f"{name}_tags": found[row] for name, found in of_controls.items()},
+            }
+        )
+        if sentences.relations[row] is not None:
+            rows[-1]["image_relation"] = sentences.relations[row]
+    return rows
+
+
+def write_predictions(folder: str | Path, split: str, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Writes `predictions_{split}.jsonl`, a line of JSON a sentence."""
+    path = Path(folder) / PREDICTIONS.format(split=split)
+    with replacing(path) as aside, aside.open("w", encoding="utf-8", newline="\n") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return path
+
+
+def caution(rows: Sequence[Mapping[str, Any]]) -> str:
+    """
+    What to know before the scores of a split: that no entity is predicted, that none is right, or types of which none
+    is predicted; empty where there is nothing to say.
+
+    Args:
+        rows: what `prediction_rows` gives.
+    """
+    gold, predicted = (find_entities([row[name] for row in rows]) for name in ("ner_tags", "predicted_tags"))
+    in_gold, found = (Counter(kind for spans in split for kind, _, _ in spans) for split in (gold, predicted))
+    where = f"these {len(rows):,} sentences"
+    if not found:
+        return f"The model predicts no entity at all in {where}, which have {in_gold.total():,}."
+    if not any(set(spans) & set(others) for spans, others in zip(gold, predicted, strict=True)):
+        return f"Of the {found.total():,} entities that the model predicts in {where}, none is right."
+    if never := [kind for kind in sorted(in_gold) if kind not in found]:
+        return f"The model never predicts {' or '.join(never)}; {where} have {sum(in_gold[kind] for kind in never):,}."
+    return ""
+
+
+def is_all_zero(table: Table) -> bool:
+    """Whether no F1 of a `score_table` is above 0."""
+    return not any(value for _, _, values in table for value in values)
+
+
+def score_table(results: Mapping[str, Any], prefix: str, groups: Mapping[str, Sequence[str]]) -> Table:
+    """
+    The F1 of a split with its controls.
+
+    Args:
+        results: of the run.
+        prefix: `"eval"` or `"test"`.
+        groups: the names of the languages, types and image relations, under their headings.
+
+    Returns:
+        Heading, name, and F1 with own images, text only, with shuffled images (`None` where there is none); the first
+        line is over all.
+    """
+    lines = [("", "all", "")] + [(heading, name, f"_{name}") for heading, names in groups.items() for name in names]
+    table = [
+        (heading, name, [results.get(f"{prefix}_{control}f1{suffix}") for control in CONTROLS])
+        for heading, name, suffix in lines
+    ]
+    return [line for line in table if any(value is not None for value in line[2])]
+
+
+def format_table(table: Table, title: str) -> str:
+    """`score_table` as text: a line a group, a column a way to show the images."""
+    width = max([len(f"{heading} {name}") for heading, name, _ in table] + [len(title)])
+    lines = [f"{title:<{width}}" + "".join(f"{name:>13}" for name in CONTROLS.values())]
+    lines.append("-" * len(lines[0]))
+    for heading, name, values in table:
+        cells = "".join("            -" if value is None else f"{100 * value:13.2f}" for value in values)
+        lines.append(f"{f'{heading} {name}'.strip():<{width}}{cells}")
+    return "\n".join(lines)
+
+
+def plot_scores(folder: str | Path, split: str, table: Table) -> Path | None:
+    """
+    Writes `f1_{split}.png`: F1 over all and by language, type and image relation, with both controls. Where all are 0
+    there is none, not even that of an earlier model.
+    """
+    path = Path(folder) / SCORES_PLOT.format(split=split)
+    if is_all_zero(table):
+        path.unlink(missing_ok=True)
+        return None
+    figure, axes = _axes(width_in=2.0 + 0.75 * len(table))
+    positions = np.arange(len(table))
+    for column, (name, colour) in enumerate(zip(CONTROLS.values(), COLOURS, strict=True)):
+        heights = [np.nan if values[column] is None else values[column] for _, _, values in table]
+        axes.bar(positions + 0.27 * (column - 1), heights, width=0.25, label=name, color=colour)
+    names = [name for _, name, _ in table]
+    axes.set_xticks(positions, names, rotation=30, ha="right", parse_math=False)  # a $ is a $
+    for place in range(1, len(table)):
+        if table[place][0] != table[place - 1][0]:
+            axes.axvline(place - 0.5, color="0.8", linewidth=0.8)
+    axes.set(ylim=(0, 1.02), ylabel="entity F1", title=f"{split}: F1 by language, type and image")
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    return _save(figure, path)
+
+
+def remove_scores(folder: str | Path, split: str) -> None:
+    """Removes the predictions and the plot of a split, those of an earlier run: this one does not score it."""
+    for name in (PREDICTIONS, SCORES_PLOT):
+        path = Path(folder) / name.format(split=split)
+        if path.is_file():
+            logger.info(f"{path} is of an earlier run in this folder: removed.")
+            path.unlink()
+
+
+def plot_training(folder: str | Path, log_history: Sequence[Mapping[str, float]]) -> Path | None:
+    """
+    Writes `training_curve.png` from a Trainer's log: training loss and dev F1 by step. Without a loss there is none,
+    not even that of an earlier training.
+    """
+    path = Path(folder) / "training_curve.png"
+    losses = [(entry["step"], entry["loss"]) for entry in log_history if "loss" in entry]
+    scores = [(entry["step"], entry["eval_f1"]) for entry in log_history if "eval_f1" in entry]
+    if not losses:
+        logger.info("No training loss was logged (fewer steps than logging_steps): no training curve is drawn.")
+        path.unlink(missing_ok=True)
+        return None
+    figure, axes = _axes(width_in=7.0)
+    axes.plot(*zip(*losses, strict=True), color="0.45", label="training loss")
+    axes.set(xlabel="step", ylabel="training loss", title="Training")
+    if scores:
+        right = axes.twinx()
+        right.plot(*zip(*scores, strict=True), color=COLOURS[0], marker="o", label="dev F1")
+        right.set(ylabel="dev entity F1", ylim=(0, 1.02))
+        right.spines["top"].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    return _save(figure, path)
+
+
+def _axes(width_in: float):
+    # Not pyplot: it looks for a display, and keeps every figure until it is told to forget it.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width_in, 4.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _save(figure, path: Path) -> Path:
+    with replacing(path) as file:
+        figure.savefig(file, dpi=150)
+    return path

@@ -1,0 +1,106 @@
+"""The model of a run: a saved one, or a new one from towers; and which parts of the towers are not trained."""
+
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import nn
+from transformers import AutoConfig
+
+from mmner.options import ModelArguments
+from mmner.probe.tiny_pretraining import pretrain_on_drawings
+from mmner.probe.tiny_towers import make_tiny_towers
+from modeling_2mner import TwoMNERForTokenClassification
+from processing_2mner import TwoMNERProcessor
+
+logger = logging.getLogger(__name__)
+
+TOWERS = ("text_model", "vision_model", "global_vision_model")
+
+
+def build_model(
+    args: ModelArguments, labels: list[str], words: list[list[str]], folder: Path, build: bool
+) -> tuple[TwoMNERForTokenClassification, TwoMNERProcessor]:
+    """
+    The model of a run, partly frozen if so asked, with its processor.
+
+    Args:
+        args: a saved model, or towers and options.
+        labels: the tags in id order, for a new model.
+        words: sentences to train a tiny tokenizer on, if a tower is `"tiny"`.
+        folder: where tiny towers are written.
+        build: False on a process that finds them written by another.
+
+    Raises:
+        ValueError: there is neither a saved model nor towers, or an option contradicts the saved model.
+    """
+    if args.model_name_or_path is not None:
+        if unread := [name for name in TOWERS if getattr(args, name)]:
+            logger.warning(f"The towers come with {args.model_name_or_path}: {', '.join(unread)} not read.")
+        config = AutoConfig.from_pretrained(args.model_name_or_path)
+        args.check_architecture(config)
+        processor = TwoMNERProcessor.from_pretrained(args.model_name_or_path)
+        model = TwoMNERForTokenClassification.from_pretrained(args.model_name_or_path, **args.config_options())
+    else:
+        if args.text_model is None or args.vision_model is None:
+            raise ValueError(
+                "There is no model: give --text_model and --vision_model (names on the Hub or folders), or "
+                "--model_name_or_path for a saved 2M-NER model."
+            )
+        tiny = (folder / "text", folder / "vision")
+        if build and "tiny" in (args.text_model, args.vision_model):
+            tiny = make_tiny_towers(folder, words)
+            if args.vision_model == "tiny":
+                pretrain_on_drawings(tiny[1])
+        text = tiny[0] if args.text_model == "tiny" else args.text_model
+        vision = tiny[1] if args.vision_model == "tiny" else args.vision_model
+        processor = TwoMNERProcessor.from_towers(text, vision, whole_image=args.whole_image)
+        model = TwoMNERForTokenClassification.from_towers(
+            text, vision, args.global_vision_model, labels=labels, **args.config_options()
+        )
+    for name in TOWERS:
+        tower = getattr(model.model, name)
+        if tower is not None:
+            freeze(tower, getattr(args, f"freeze_{name}"), name)
+        elif getattr(args, f"freeze_{name}") != "none":
+            logger.info(f"The model has no {name}: freeze_{name} has nothing to do.")
+    return model, processor
+
+
+def freeze(tower: nn.Module, how: str, name: str = "tower") -> None:
+    """
+    Switches off the training of a tower, or of its lowest part.
+
+    Args:
+        tower: an encoder.
+        how: `"none"`, `"embeddings"`, `"all"`, or a number of lowest layers, embeddings included.
+        name: of the tower, for an error.
+
+    Raises:
+        ValueError: `how` is none of these, or there are not so many layers.
+    """
+    if how == "none":
+        return
+    if how == "all":
+        tower.requires_grad_(False)
+        return
+    if how != "embeddings" and not re.fullmatch(r"\d+", how):
+        raise ValueError(f"`freeze_{name}` is {how!r}; expected none, embeddings, all, or a number of lowest layers.")
+    embeddings = _shallowest(tower, lambda path, module: path.rpartition(".")[2] in ("embeddings", "embedder"))
+    if embeddings is None:
+        raise ValueError(f"`freeze_{name}` is {how!r}, but {type(tower).__name__} has no embeddings of its own.")
+    embeddings.requires_grad_(False)
+    if how != "embeddings":
+        layers = _shallowest(tower, lambda path, module: isinstance(module, nn.ModuleList) and len(module) > 1)
+        found = len(layers) if layers is not None else 0
+        if int(how) > found:
+            raise ValueError(f"`freeze_{name}` is {how}, but {type(tower).__name__} has {found} layers.")
+        for layer in layers[: int(how)] if layers is not None else ():
+            layer.requires_grad_(False)
+
+
+def _shallowest(tower: nn.Module, fits: Callable[[str, nn.Module], bool]) -> nn.Module | None:
+    """The first module that fits, of those with the fewest steps from the root."""
+    found = [(path.count("."), path, module) for path, module in tower.named_modules() if path and fits(path, module)]
+    return min(found, key=lambda item: item[0])[2] if found else None

@@ -1,0 +1,338 @@
+"""The audit on datasets whose leaks, slips and giveaways were put there, and so are known."""
+
+import argparse
+import io
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import dataset_script
+from dataset_script.auditing.audit import add_arguments, audit, run
+from dataset_script.auditing.image_kinds import Sample, features, told_by_look, told_by_memory
+from dataset_script.auditing.overlap import Occurrences, overlaps
+from dataset_script.auditing.tables import markdown
+
+SHARED = Path(__file__).parents[4] / "shared" / "data"
+WORDS = [first + second for first in ("ba", "do", "ke", "li", "mu", "pa", "ro") for second in ("n", "rt", "lis", "vo")]
+
+
+def sentence(seed, words=12):
+    return random.Random(seed).choices(WORDS, k=words)
+
+
+def imgid(path, rows):
+    """Write (image, tokens, tags) as IMGID: blocks."""
+    blocks = []
+    for image, tokens, tags in rows:
+        lines = [f"{token}\t{tag}" for token, tag in zip(tokens, tags, strict=True)]
+        blocks.append("\n".join([f"IMGID:{image}", *lines]))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n\n".join(blocks) + "\n", encoding="utf-8")
+
+
+def jsonl(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def found(report, kind, part, other):
+    return next((one for one in report.overlaps if (one.kind, one.part, one.other) == (kind, part, other)), None)
+
+
+def lines(report, level):
+    return [verdict.text for verdict in report.verdicts if verdict.level == level]
+
+
+@pytest.fixture
+def official(tmp_path):
+    """Twenty training, six validation and ten test tweets that share nothing, without their pictures."""
+    tags = ["B-PER", "I-PER", *["O"] * 10]
+    rows = [(f"17_06_{number}", sentence(number), tags) for number in range(36)]
+    for name, part in (("train", rows[:20]), ("valid", rows[20:26]), ("test", rows[26:])):
+        imgid(tmp_path / "official" / f"{name}.txt", part)
+    return tmp_path / "official", rows
+
+
+def test_a_re_split_that_trains_on_another_sets_test_is_found(official, tmp_path):
+    folder, rows = official
+    imgid(tmp_path / "resplit" / "train.txt", rows[5:20] + rows[26:33])
+    imgid(tmp_path / "resplit" / "valid.txt", rows[20:23])
+    imgid(tmp_path / "resplit" / "test.txt", rows[33:] + rows[:5])
+    report = audit(tmp_path / "resplit", folder)
+    assert report.leaks
+    for kind in ("sentences", "pictures"):
+        leak = found(report, kind, "official/test", "resplit/train")
+        assert (leak.things, leak.exact, leak.near, leak.rows) == (7, 7, 0, 10)
+        assert found(report, kind, "resplit/test", "official/train").exact == 5
+        assert found(report, kind, "resplit/test", "resplit/train") is None
+    leaks = lines(report, "LEAK")
+    assert "7 images named in official/test occur in resplit/train (7 of 10 rows, 70.0%)." in leaks
+    assert "7 sentences in official/test occur in resplit/train (7 of 10 rows, 70.0%)." in leaks
+    assert "5 images named in resplit/test occur in official/train (5 of 8 rows, 62.5%)." in leaks
+    assert len(leaks) == 4
+    example = found(report, "sentences", "official/test", "resplit/train").examples[0]
+    assert example.count("17_06_26: " + " ".join(rows[26][1])) == 2
+    assert "36 of the 36 rows of official that name a picture have no file." in lines(report, "WARNING")
+
+
+def test_a_clean_dataset_is_called_clean(official):
+    report = audit(official[0])
+    assert not report.leaks and report.overlaps == []
+    assert lines(report, "FINE") == [
+        "No sentence and no picture of a test or validation set occurs in what comes before it.",
+        "All rows of official are well-formed IOB2.",
+    ]
+
+
+def test_the_same_folder_twice_is_told_apart(official):
+    report = audit(official[0], official[0])
+    assert report.datasets == ["A:official", "B:official"]
+    assert found(report, "sentences", "A:official/test", "B:official/test").exact == 10
+    assert not report.leaks
+
+
+def test_nearly_the_same_sentences_across_splits(tmp_path):
+    long = sentence(1, 20)
+    changed = [*long[:10], "other", *long[11:]]
+    tags = ["O"] * 20
+    imgid(tmp_path / "d" / "train.txt", [("1", long, tags), ("2", sentence(2, 20), tags), ("3", long, tags)])
+    imgid(tmp_path / "d" / "test.txt", [("4", changed, tags), ("5", [word.upper() for word in long], tags)])
+    report = audit(tmp_path / "d")
+    leak = found(report, "sentences", "d/test", "d/train")
+    assert (leak.things, leak.exact, leak.near) == (2, 1, 1)
+    within = found(report, "sentences", "d/train", "d/train")
+    assert (within.things, within.exact) == (1, 2)
+    assert "1 sentence occurs more than once in d/train (2 of 3 rows, 66.7%)." in lines(report, "NOTE")
+
+
+def test_labels_slips_and_malformed_rows_are_counted_before_repair(tmp_path):
+    good = ["B-PER", "O", "B-LOC"]
+    rows = [
+        {"id": "1", "lang": "de", "tokens": sentence(1, 3), "ner_tags": good},
+        {"id": "2", "lang": "de", "tokens": sentence(2, 3), "ner_tags": ["I-PER", "O", "I-LOC"]},
+        {"id": "3", "lang": "fr", "tokens": sentence(3, 3), "ner_tags": ["B-PER", "I-LOC", "O"]},
+        {"id": "4", "lang": "fr", "tokens": sentence(4, 3), "ner_tags": ["O", "O"]},
+        {"id": "5", "lang": "fr", "tokens": sentence(5, 3), "ner_tags": ["O", "PER", "O"]},
+        {"id": "6", "lang": "fr", "tokens": sentence(6, 3), "ner_tags": ["O", "O", "O"]},
+    ]
+    jsonl(tmp_path / "d" / "train.jsonl", rows)
+    report = audit(tmp_path / "d")
+    german, french = report.counts
+    assert (german.lang, german.rows, german.tokens, german.entities) == ("de", 2, 6, {"PER": 2, "LOC": 2})
+    assert (german.slips, german.slip_rows, french.slips) == (2, 1, 1)
+    assert (french.rows, french.without_entity, french.entities) == (2, 1, {"PER": 1, "LOC": 1})
+    assert french.malformed == {"length mismatch": 1, "not IOB2": 1}
+    assert "3 tags of d break IOB2: an I-X begins an entity (2 rows, 50.0%)." in lines(report, "WARNING")
+    text = markdown(report)
+    assert "| d/train | de | 2 | 6 | 4 | 0 | 0 | 0 | 2 | 0 |" in text
+    assert "| d/train | fr | 1 (50%) | 1 (50%) |" in text
+
+
+def photo(seed):
+    """A picture of no regularity."""
+    noise = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
+    return Image.fromarray(noise).resize((64, 48), Image.Resampling.BICUBIC)
+
+
+def reddish(seed):
+    red = np.array(photo(seed))
+    red[..., 0], red[..., 1:] = 255 - red[..., 0] // 4, red[..., 1:] // 3
+    return Image.fromarray(red)
+
+
+@pytest.fixture
+def pictured(tmp_path):
+    """Rows with pictures: two of test that train has, one of them smaller; one broken; one absent."""
+    images = tmp_path / "d" / "images"
+    images.mkdir(parents=True)
+    for number in range(6):
+        photo(number).save(images / f"{number}.png")
+    (images / "copy.png").write_bytes((images / "0.png").read_bytes())
+    photo(1).resize((128, 96)).save(images / "large.jpg", quality=90)
+    (images / "broken.png").write_bytes(b"\x89PNG\r\n no picture")
+
+    def row(number, image):
+        tags = ["B-PER", *["O"] * 11]
+        return {"id": str(number), "lang": "en", "tokens": sentence(number), "ner_tags": tags, "image": image}
+
+    train = ["0.png", "1.png", "1.png", "2.png", "broken.png", None]
+    test = ["copy.png", "large.jpg", "3.png", "gone.png"]
+    jsonl(tmp_path / "d" / "en" / "train.jsonl", [row(number, image) for number, image in enumerate(train)])
+    jsonl(tmp_path / "d" / "en" / "test.jsonl", [row(number + 9, image) for number, image in enumerate(test)])
+    return tmp_path / "d"
+
+
+def test_pictures_shared_broken_and_absent(pictured):
+    report = audit(pictured)
+    leak = found(report, "pictures", "d/test", "d/train")
+    assert (leak.things, leak.exact, leak.near, leak.rows) == (2, 1, 1, 4)
+    assert leak.examples == ["9: copy.png | 0: 0.png", "10: large.jpg | 1: 1.png"]
+    assert report.missing == {"d": 1}
+    assert list(report.unreadable["d"]) == ["broken.png"]
+    assert "of no format of JPEG" in report.unreadable["d"]["broken.png"]
+    assert (report.counts[0].named, report.counts[0].opened) == (5, 4)
+    assert "1 pictures of d do not open: broken.png." in lines(report, "WARNING")
+
+
+def test_parquet_is_audited_as_its_source_was(pictured, tmp_path):
+    (pictured / "images" / "broken.png").unlink()
+    dataset_script.load(pictured, cache_dir=tmp_path / "cache", parquet_dir=tmp_path / "parquet")
+    report = audit(tmp_path / "parquet", pictured)
+    leak = found(report, "pictures", "parquet/test", "parquet/train")
+    assert (leak.things, leak.exact, leak.near) == (2, 1, 1)
+    assert found(report, "pictures", "parquet/test", "d/test").exact == 3
+    assert found(report, "sentences", "parquet/train", "d/train").exact == 6
+    assert [part.entities for part in report.counts if part.part == "parquet/train"] == [{"PER": 6}]
+
+
+def dataset_with_relations(folder, gives_away):
+    """Pictures of which half are red; whether those are the ones that depict, or chance decides."""
+    (folder / "images").mkdir(parents=True)
+    draw, rows = random.Random(1), []
+    for number in range(120):
+        is_red = number % 2 == 0
+        (reddish if is_red else photo)(number).save(folder / "images" / f"{number}.png")
+        depicts = is_red if gives_away else draw.random() < 0.5
+        rows.append(
+            {
+                "id": str(number),
+                "lang": "es",
+                "tokens": sentence(number),
+                "ner_tags": [f"B-{draw.choice(('PER', 'LOC'))}", *["O"] * 11],
+                "image": f"{number}.png",
+                "image_relation": "depicts" if depicts else "unrelated",
+            }
+        )
+    jsonl(folder / "es" / "train.jsonl", rows)
+    return folder
+
+
+@pytest.mark.parametrize("gives_away", [True, False])
+def test_a_look_that_gives_the_relation_away_is_found(tmp_path, gives_away):
+    report = audit(dataset_with_relations(tmp_path / "d", gives_away))
+    by_target = {told.target: told for told in report.predictability}
+    relation, kind = by_target["relation"], by_target["entity type"]
+    assert (relation.classes, kind.classes) == (["depicts", "unrelated"], ["LOC", "PER"])
+    assert np.array(relation.contingency).sum() == relation.labels == 120
+    assert relation.tells == gives_away
+    assert not gives_away or (relation.accuracy > 0.95 and relation.information > 0.2)
+    # Types were drawn by chance in either.
+    assert kind.accuracy < 0.65 and not kind.tells
+    warned = [text for text in lines(report, "WARNING") if "depicts or is unrelated" in text]
+    assert len(warned) == gives_away
+    assert audit(tmp_path / "d").to_json() == report.to_json()
+
+
+def test_copies_of_one_picture_do_not_count_as_knowledge():
+    # Each of eight pictures forty times over, with labels by chance: only memory could tell them.
+    look = np.repeat(np.random.default_rng(0).normal(size=(8, 30)), 40, axis=0).astype(np.float32)
+    label = np.repeat([0, 1, 1, 0, 1, 0, 0, 1], 40)
+    counts, groups = np.eye(2, dtype=int)[label], np.repeat(np.arange(8), 40)
+    grouped = told_by_look("t", "d", ["a", "b"], look, counts, groups, 0)
+    alone = told_by_look("t", "d", ["a", "b"], look, counts, np.arange(320), 0)
+    assert alone.accuracy == 1 and grouped.accuracy < 0.8
+    assert told_by_look("t", "d", ["a", "b"], look[:20], counts[:20], groups[:20], 0) is None
+
+
+def test_memory_tells_what_the_same_picture_had():
+    train, test = np.array([[3, 1], [0, 2], [0, 0]]), np.array([[2, 1], [1, 5], [4, 4]])
+    told = told_by_memory("t", "d", ["a", "b"], train, test)
+    # The third picture is not in training. Of 9 labels, 2 + 5 are the most frequent of their pictures; 6 are b.
+    assert (told.labels, told.pictures) == (9, 2)
+    assert told.accuracy == pytest.approx(7 / 9) and told.majority == pytest.approx(6 / 9)
+    assert told.gain == pytest.approx((7 - 6) / (9 - 6)) and not told.tells
+    assert told_by_memory("t", "d", ["a", "b"], train * 0, test) is None
+
+
+def test_sample_is_bounded_and_does_not_depend_on_order():
+    def drawn(order):
+        sample = Sample(5, seed=3)
+        for number in order:
+            sample.offer(number, f"picture {number}", photo(number))
+        numbers, look = sample.features()
+        return numbers.tolist(), look
+
+    forward, look = drawn(range(30))
+    backward, again = drawn(reversed(range(30)))
+    assert forward == backward and len(forward) == 5
+    assert np.array_equal(look, again) and np.array_equal(look[0], features(photo(forward[0])))
+    assert np.isfinite(features(Image.new("L", (1, 500)))).all()
+
+
+def test_overlaps_agree_with_comparing_all_rows():
+    draw = np.random.default_rng(2)
+    thing, part = draw.integers(-1, 25, 80), draw.integers(0, 3, 80).astype(np.int8)
+    near = [(1, 2), (3, 9), (9, 20), (4, 5)]
+    linked = {*near, *((second, first) for first, second in near)}
+    got = {(one.part, one.other): one for one in overlaps("x", Occurrences(thing, part, ["a", "b", "c"], near))}
+    for number, name in enumerate("abc"):
+        for other, other_name in enumerate("abc"):
+            exact = near_rows = 0
+            for row in np.flatnonzero((part == number) & (thing >= 0)):
+                others = {int(thing[one]) for one in np.flatnonzero((part == other) & (thing >= 0)) if one != row}
+                exact += int(thing[row]) in others
+                close = any((int(thing[row]), one) in linked for one in others)
+                near_rows += close and int(thing[row]) not in others
+            assert (got[name, other_name].exact, got[name, other_name].near) == (exact, near_rows)
+
+
+def test_command_writes_report_and_plots_and_exits_by_what_it_found(official, tmp_path, capsys):
+    folder, rows = official
+    imgid(tmp_path / "leaky" / "train.txt", rows[:3])
+    imgid(tmp_path / "leaky" / "test.txt", rows[2:4])
+
+    def command(*arguments):
+        parser = argparse.ArgumentParser()
+        add_arguments(parser)
+        status = run(parser.parse_args([*map(str, arguments)]))
+        return status, capsys.readouterr().out
+
+    out = tmp_path / "out"
+    status, printed = command(tmp_path / "leaky", "--strict", "--output_dir", out)
+    assert status == 1
+    assert "- **LEAK** 1 sentence in leaky/test occurs in leaky/train (1 of 2 rows, 50.0%)." in printed
+    report = json.loads((out / "audit.json").read_text())
+    assert {one["exact"] for one in report["overlaps"]} == {1}
+    assert (out / "audit.md").read_text().startswith(printed)
+    for name in ("labels.png", "overlap.png"):
+        assert Image.open(io.BytesIO((out / name).read_bytes())).width > 100
+    assert command(tmp_path / "leaky")[0] == 0
+    assert command(folder, "--strict")[0] == 0
+
+
+def test_bad_options_are_refused(official):
+    with pytest.raises(FileNotFoundError, match="is not a folder: expected the folder of a dataset"):
+        audit(official[0] / "nowhere")
+    with pytest.raises(ValueError, match="lang is 'it'; expected one of en, de, fr, es"):
+        audit(official[0], lang="it")
+    with pytest.raises(ValueError, match="threshold is 2"):
+        audit(official[0], near_duplicate=2)
+
+
+@pytest.mark.skipif(not (SHARED / "twitter_text").is_dir(), reason="no Twitter text here")
+def test_the_re_split_of_twitter_2017_is_found(tmp_path):
+    official = SHARED / "twitter_text" / "twitter2017"
+    blocks = {
+        name: (official / f"{name}.txt").read_text(encoding="utf-8").strip().split("\n\n")
+        for name in ("train", "valid", "test")
+    }
+    moved = blocks["test"][:350]
+    (tmp_path / "paper").mkdir()
+    for name, part in (
+        ("train", blocks["train"][:2000] + moved),
+        ("valid", blocks["valid"]),
+        ("test", blocks["train"][2000:2400]),
+    ):
+        (tmp_path / "paper" / f"{name}.txt").write_text("\n\n".join(part) + "\n", encoding="utf-8")
+    report = audit(tmp_path / "paper", official)
+    images = {block.split("\n")[0] for block in moved}
+    leak = next(
+        text for text in lines(report, "LEAK") if "images named in twitter2017/test occur in paper/train" in text
+    )
+    assert leak.startswith(f"{len(images)} images")
+    assert found(report, "pictures", "twitter2017/test", "paper/train").exact == 350
+    assert found(report, "sentences", "twitter2017/test", "paper/train").exact >= 350

@@ -1,0 +1,459 @@
+"""Building a dataset end to end: what is promised of it holds for the rows that are read back."""
+
+import hashlib
+import itertools
+import json
+import os
+import re
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from dataset_script import load, load_report
+from dataset_script.__main__ import main
+from dataset_script.building.build import Plan, build
+from dataset_script.building.pairing import Shares
+from dataset_script.building.providers.folder import Folder
+from dataset_script.building.providers.own import Own
+from dataset_script.spans import iob2_spans
+from mmner.data.sentences import REMEDIES
+
+PEOPLE = [f"Person{number}" for number in range(60)]
+TOWNS = [f"Town{number}" for number in range(60)]
+FILLER_WORDS = "old new red blue small large early late quiet loud open closed warm cold north south".split()
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """600 sentences in two languages, and pictures of the first forty people and towns; two are near-duplicates."""
+    folder = tmp_path_factory.mktemp("source")
+    generator = np.random.default_rng(0)
+    (folder / "images").mkdir()
+    lines = ["file\ttypes\tmentions\tlicence\tauthor\tsource"]
+    for number in range(40):
+        for kind, name in (("PER", PEOPLE[number]), ("LOC", TOWNS[number])):
+            pixels = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).resize((64, 64)).save(folder / "images" / f"{name}.jpg", quality=90)
+            if name in ("Person0", "Town1"):
+                other = {"Person0": "Person2", "Town1": "Town3"}[name]
+                Image.fromarray(pixels).resize((60, 60)).save(folder / "images" / f"again-{name}.jpg", quality=70)
+                lines.append(f"again-{name}.jpg\t{kind}\t{other}\tCC0\tAnn\thttps://example.org/{name}")
+            lines.append(f"{name}.jpg\t{kind}\t{name};{name}o\tCC BY 4.0\tAnn\thttps://example.org/{name}")
+    Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize((64, 64)).save(
+        folder / "images" / "filler.png"
+    )
+    lines.append("filler.png\t\t\tCC0\t\t")
+    (folder / "images" / "broken.jpg").write_bytes(b"no picture")
+    lines.append("broken.jpg\tPER\tPerson45\tCC0\t\t")
+    (folder / "index.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for lang in ("en", "es"):
+        (folder / lang).mkdir()
+        for split, count in (("train", 200), ("validation", 50), ("test", 50)):
+            rows = []
+            for number in range(count):
+                words = list(generator.choice(FILLER_WORDS, 9))
+                person, town = generator.choice(PEOPLE), generator.choice(TOWNS) + ("o" if lang == "es" else "")
+                tokens = [*words[:4], str(person), *words[4:], str(town), "."]
+                tags = ["O"] * 4 + ["B-PER"] + ["O"] * 5 + ["B-LOC", "O"]
+                rows.append({"id": f"{number}", "lang": lang, "tokens": tokens, "ner_tags": tags, "image": None})
+            if split == "test":
+                rows[0]["tokens"] = [
+                    "Twice",
+                    "said",
+                    "words",
+                    "of",
+                    "Person1",
+                    "and",
+                    "more",
+                    "so",
+                    "on",
+                    "in",
+                    "Town2",
+                ]
+                rows[0]["ner_tags"] = ["O"] * 4 + ["B-PER"] + ["O"] * 5 + ["B-LOC"]
+            if split == "train":
+                rows[7]["tokens"] = [
+                    "Twice",
+                    "said",
+                    "words",
+                    "of",
+                    "Person1",
+                    "and",
+                    "more",
+                    "so",
+                    "on",
+                    "in",
+                    "Town2",
+                    ".",
+                ]
+                rows[7]["ner_tags"] = ["O"] * 4 + ["B-PER"] + ["O"] * 5 + ["B-LOC", "O"]
+            text = "".join(json.dumps(row) + "\n" for row in rows)
+            (folder / lang / f"{split}.jsonl").write_text(text, encoding="utf-8")
+    return folder
+
+
+def built(source, folder, **options):
+    return build([source], folder / "out", Folder(source / "index.tsv"), Plan(**options), workspace=folder / "work")
+
+
+def rows_of(folder):
+    """All rows as dictionaries, with tags as text and the split, read with pyarrow alone."""
+    rows = []
+    for path in sorted(folder.glob("*/*.parquet")):
+        table = pq.read_table(path)
+        names = json.loads(pq.read_schema(path).metadata[b"huggingface"])["info"]["features"]["ner_tags"]["feature"]
+        for row in table.to_pylist():
+            row["ner_tags"] = [names["names"][tag] for tag in row["ner_tags"]]
+            rows.append(row | {"split": path.name.split("-")[0]})
+    return rows
+
+
+def entities(row):
+    # Names of the two languages are one entity where the index says so: it has the first forty of each kind.
+    surfaces = [" ".join(row["tokens"][start:end]) for start, end, _ in iob2_spans(row["ner_tags"])]
+    joined = {f"{name}o": name for name in (*PEOPLE[:40], *TOWNS[:40])}
+    return {joined.get(surface, surface) for surface in surfaces}
+
+
+def crossing(rows, key):
+    """What two splits share."""
+    by_split = {}
+    for row in rows:
+        by_split.setdefault(row["split"], set()).update(key(row))
+    shared, splits = set(), list(by_split.values())
+    for number, first in enumerate(splits):
+        for second in splits[number + 1 :]:
+            shared |= first & second
+    return shared
+
+
+def picture(row):
+    aliases = {"again-Person0.jpg": "Person0.jpg", "again-Town1.jpg": "Town1.jpg"}
+    return {aliases.get(row["image_name"], row["image_name"])} - {None}
+
+
+@pytest.mark.parametrize("unseen", ["none", "images", "entities", "both"])
+@pytest.mark.parametrize("shares", [(0.6, 0.2, 0.2), None], ids=["resplit", "source"])
+def test_what_is_to_be_unseen_is_in_one_split(source, tmp_path, unseen, shares):
+    rows = rows_of(built(source, tmp_path, unseen=unseen, split_shares=shares))
+    if unseen in ("images", "both"):
+        assert not crossing(rows, picture)
+    if unseen in ("entities", "both"):
+        assert not crossing(rows, entities)
+    if unseen == "none":
+        assert crossing(rows, picture) and crossing(rows, entities), "else the other cases show nothing"
+    # Near-duplicate sentences share a split, or only the tested one is left.
+    twice = [row["split"] for row in rows if row["tokens"][0] == "Twice"]
+    assert set(twice) == {"test"} if shares is None else len(set(twice)) <= 1
+    facts = json.loads((tmp_path / "out" / "build.json").read_text())
+    assert facts["counts"]["rows read"] == 600 == len(rows) + sum(facts["left_out"].values())
+    if unseen == "none" and shares:
+        assert len(rows) == 600
+
+
+def test_pictures_are_what_their_relation_says(source, tmp_path):
+    folder = built(source, tmp_path, shares=Shares(0.3, 0.2))
+    rows, names = rows_of(folder), {}
+    for line in (source / "index.tsv").read_text().splitlines()[1:]:
+        file, types, mentions, *_ = line.split("\t")
+        names[file] = (set(mentions.split(";")), types)
+    for row in rows:
+        surfaces = {" ".join(row["tokens"][start:end]) for start, end, _ in iob2_spans(row["ner_tags"])}
+        if row["image_name"] is None:
+            assert row["image"] is None and row["image_relation"] == "none"
+            continue
+        depicted = bool(names[row["image_name"]][0] & surfaces)
+        assert row["image_relation"] == ("depicts" if depicted else "unrelated")
+        data = (source / "images" / row["image_name"]).read_bytes()
+        assert row["image"] == {"bytes": data, "path": row["image_name"]}
+    assert not any(row["image_name"] == "broken.jpg" for row in rows)
+    assert list(json.loads((folder / "build.json").read_text())["counts"]["pictures that do not open"]) == [
+        "broken.jpg"
+    ]
+    # A filler is as likely as a picture used once: not sure to be drawn by one seed.
+    assert any(
+        row["image_name"] == "filler.png"
+        for seed in range(4)
+        for row in rows_of(built(source, tmp_path / str(seed), shares=Shares(0.9, 0.0), seed=seed))
+    )
+
+
+def test_pictures_file_has_origin_and_count_of_each(source, tmp_path):
+    folder = built(source, tmp_path)
+    rows = rows_of(folder)
+    pictures = [json.loads(line) for line in (folder / "pictures.jsonl").read_text().splitlines()]
+    assert {item["name"] for item in pictures} == {row["image_name"] for row in rows} - {None}
+    for item in pictures:
+        assert item["rows"] == sum(row["image_name"] == item["name"] for row in rows)
+        assert item["sha256"] == hashlib.sha256((source / "images" / item["name"]).read_bytes()).hexdigest()
+    person = next(item for item in pictures if item["name"].startswith("Person"))
+    assert person["licence"] in ("CC BY 4.0", "CC0") and person["author"] == "Ann" and person["types"] == ["PER"]
+
+
+def test_same_bytes_twice_and_others_for_another_seed(source, tmp_path):
+    def digest(name, seed):
+        folder = built(source, tmp_path / name, seed=seed)
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+    first = digest("a", 0)
+    assert first == digest("b", 0)
+    assert first["en/train-00000.parquet"] != digest("c", 1)["en/train-00000.parquet"]
+    assert not (tmp_path / "a" / "work" / "stage.sqlite").exists()
+
+
+def test_load_reads_it_back_and_a_second_build_replaces_it(source, tmp_path):
+    folder = built(source, tmp_path)
+    dataset = load(folder, "es")
+    assert set(dataset) == {"train", "validation", "test"} and set(dataset["train"]["lang"]) == {"es"}
+    with_picture = next(row for row in dataset["train"] if row["image"] is not None)
+    assert with_picture["image"].size[0] in (60, 64)
+    assert load_report(dataset).total().rows == sum(len(split) for split in dataset.values()) == 300
+    again = build([source], folder, None, languages=["en"], workspace=tmp_path / "work")
+    rows = rows_of(again)
+    assert len(rows) == 300 and all(row["image"] is None and row["image_relation"] == "none" for row in rows)
+
+
+def test_own_pictures_are_kept_and_their_relation_is_what_the_source_says(source, tmp_path):
+    rows = [
+        {"id": str(number), "tokens": [f"Tree{number}", *FILLER_WORDS[number : number + 6]], "lang": "en",
+         "ner_tags": ["B-MISC"] + ["O"] * 6, "image": f"Person{number}.jpg", "caption": f"caption {number}"}
+        for number in range(1, 9)
+    ]  # fmt: skip
+    rows[0] |= {"image_relation": "unrelated"}
+    rows[1] |= {"image": "gone.jpg"}
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def provider(stage):
+        return Own(stage.image_of, {"own": source / "images"})
+
+    folder = build([tmp_path / "own"], tmp_path / "out", provider, Plan(split_shares=None), workspace=tmp_path / "w")
+    read = {row["id"]: row for row in rows_of(folder)}
+    assert read["1"]["image_relation"] == "unrelated" and read["3"]["image_relation"] is None
+    assert read["2"]["image"] is None and read["2"]["image_relation"] == "none" and read["2"]["caption"] is None
+    assert read["3"]["image_name"] == "Person3.jpg" and read["3"]["caption"] == "caption 3"
+
+
+def test_own_pictures_of_a_finished_dataset_are_taken_from_its_rows(source, tmp_path):
+    folders = [tmp_path / name for name in ("files", "first", "second")]
+    (folders[0] / "images").mkdir(parents=True)
+    content = {number: (source / "images" / f"Person{number}.jpg").read_bytes() for number in range(4, 12)}
+    content[5] = content[4]
+    for number, data in content.items():
+        (folders[0] / "images" / f"{number}.jpg").write_bytes(data)
+    rows = [
+        {"id": str(number), "tokens": [f"Tree{number}", *FILLER_WORDS[number : number + 4]], "lang": "en",
+         "ner_tags": ["B-MISC"] + ["O"] * 4, "image": f"{number}.jpg" if number > 3 else None,
+         "image_relation": "depicts" if number > 3 else "none"}
+        for number in range(12)
+    ]  # fmt: skip
+    (folders[0] / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for before, after in itertools.pairwise(folders):
+        command = ["build", str(before), "--provider", "own", "--splits", "source", "--unseen", "none"]
+        assert main([*command, "--output_dir", str(after)]) == 0
+        read = {int(row["id"]): row for row in rows_of(after)}
+        assert {number: row["image"] and row["image"]["bytes"] for number, row in read.items()} == {
+            number: content.get(number) for number in range(12)
+        }
+        assert all(read[number]["image_relation"] == row["image_relation"] for number, row in enumerate(rows))
+    assert read[7]["image_name"] == "7.jpg"
+    assert not (tmp_path / "second.work" / "own_pictures").exists()
+
+
+def test_card_and_record_tell_of_files_by_their_names_alone(tmp_path, monkeypatch):
+    """However the command line gives them."""
+    place = tmp_path / "2000 the winter: term #1"
+    (place / "own").mkdir(parents=True)
+    row = {"id": "1", "lang": "en", "tokens": ["Ada"], "ner_tags": ["B-PER"], "image": None}
+    (place / "own" / "train.jsonl").write_text(json.dumps(row) + "\n")
+    (place / "map.yaml").write_text("PER: HUMAN\n")
+    command = ["build", str(place / "own"), "--provider=none", f"--label_map={place / 'map.yaml'}"]
+    command += ["--splits", "source", f"--output_dir={place / 'set'}"]
+    monkeypatch.setattr("sys.argv", ["dataset_script", *command])
+    assert main(command) == 0
+    record = json.loads((place / "set" / "build.json").read_text())
+    assert record["command"][3:7] == ["build", "own", "--provider=none", "--label_map=map.yaml"]
+    assert record["options"]["label_map"] == "map.yaml"
+    for name in ("README.md", "build.json", "load_report.json", "pictures.jsonl", "LICENSE.md"):
+        assert "winter" not in (place / "set" / name).read_text(), name
+
+
+def test_an_index_says_which_names_of_own_pictures_are_one_entity(source, tmp_path):
+    generator = np.random.default_rng(1)
+    rows = []
+    for number in range(2, 40):
+        for turn, name in enumerate([f"Person{number}", f"Person{number}o"] * 3):
+            tokens = [name, *(f"word{word}" for word in generator.integers(0, 10_000, 8))]
+            row = {"id": f"{number}-{turn}", "tokens": tokens, "ner_tags": ["B-PER"] + ["O"] * 8, "lang": "en"}
+            rows.append(row | {"image": f"Person{number}.jpg" if turn == 0 else None})
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    torn = {}
+    for given in ((), ("--image_index", str(source / "index.tsv"))):
+        out = tmp_path / f"out{len(given)}"
+        command = ["build", str(tmp_path / "own"), "--provider", "own", "--image_folder", str(source / "images")]
+        command += ["--output_dir", str(out), "--unseen", "both", "--splits", "0.5,0.1,0.4", *given]
+        assert main(command) == 0
+        splits = {}
+        for split, part in load(out, "en").items():
+            for row_id in part["id"]:
+                splits.setdefault(row_id.split("-")[0], set()).add(split)
+        torn[bool(given)] = sum(len(found) > 1 for found in splits.values())
+        assert len(splits) == 38
+    assert torn[False] > 0 and torn[True] == 0
+    pictures = [json.loads(line) for line in (out / "pictures.jsonl").read_text().splitlines()]
+    known = {picture["name"]: picture for picture in pictures}
+    assert known["Person5.jpg"]["mentions"] == ["Person5", "Person5o"]
+    assert known["Person5.jpg"]["licence"] == "CC BY 4.0" and known["Person5.jpg"]["types"] == ["PER"]
+
+
+def test_command_line_builds_and_says_what_is_wrong(source, tmp_path, capsys):
+    index = str(source / "index.tsv")
+    command = [
+        "build",
+        str(source),
+        "--provider",
+        "folder",
+        "--output_dir",
+        str(tmp_path / "out"),
+        "--image_index",
+        index,
+    ]
+    assert main(command) == 0
+    assert capsys.readouterr().out.strip().endswith("out/README.md")
+    assert json.loads((tmp_path / "out" / "build.json").read_text())["command"][:3] == [
+        "python",
+        "-m",
+        "dataset_script",
+    ]
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter.txt").write_text("mine")
+    for wrong, message in (
+        (
+            [*command[:4], "--output_dir", str(tmp_path / "full"), "--image_index", index],
+            "full holds letter.txt, which this program did not write",
+        ),
+        (command[:6], "needs --image_index"),
+        ([*command, "--splits", "0.8,0.2"], "three numbers as 0.8,0.1,0.1"),
+        ([*command, "--missing_share", "0.9"], "of at most 1 together"),
+        (["build", str(tmp_path / "nowhere"), *command[2:]], "nowhere"),
+    ):
+        assert main(wrong) == 2
+        assert message in capsys.readouterr().err
+    assert (tmp_path / "full" / "letter.txt").read_text() == "mine"
+
+
+def test_nothing_but_what_it_wrote_is_replaced(source, tmp_path, capsys):
+    """The dataset of an earlier call is; a clone with notes, and what a workspace holds besides, are not."""
+    out, work = tmp_path / "out", tmp_path / "work"
+    mine = {work / "own_pictures" / "holiday.jpg": "a", work / "stage.sqlite": "b", work / ".build-x" / "c": "c"}
+    for path, text in mine.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    command = ["build", str(source), "--provider", "own", "--output_dir", str(out), "--workspace", str(work)]
+    assert main(command) == main(command) == 0
+    assert {path: path.read_text() for path in work.rglob("*") if path.is_file()} == mine
+    files = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    for name in ("notes.md", ".git/HEAD"):
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_text("mine")
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert f"{out} holds {name}" in error and "name a new or an empty folder" in error
+        (out / name).unlink()
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == files
+    (out / ".2m-ner").unlink()  # as an earlier version wrote it
+    assert main(command) == 2
+    assert "2m-ner does not list it" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "work"]
+
+
+def test_links_out_of_the_image_folder_do_not_come_into_the_set(source, tmp_path, caplog):
+    images = tmp_path / "set" / "images"
+    images.mkdir(parents=True)
+    (images / "own.jpg").write_bytes((source / "images" / "Person1.jpg").read_bytes())
+    (images / "private.jpg").symlink_to(source / "images" / "Person2.jpg")
+    os.mkfifo(images / "pipe.jpg")
+    names = ["own.jpg", "private.jpg", "pipe.jpg"]
+    rows = [
+        {"id": name, "tokens": ["Oslo", *FILLER_WORDS[number:]], "lang": "en", "image": name,
+         "ner_tags": ["B-LOC", *["O"] * (16 - number)]}
+        for number, name in enumerate(names)
+    ]  # fmt: skip
+    (tmp_path / "set" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    index = "file\ttypes\tmentions\n" + "".join(f"{name}\tLOC\tOslo\n" for name in names)
+    (tmp_path / "set" / "index.tsv").write_text(index)
+    command = ["build", str(tmp_path / "set"), "--splits", "source", "--unseen", "none", "--missing_share", "0"]
+    for provider in (["own"], ["folder", "--image_index", str(tmp_path / "set" / "index.tsv")]):
+        out = tmp_path / provider[0]
+        assert main([*command, "--output_dir", str(out), "--provider", *provider]) == 0
+        assert {row["image_name"] for row in rows_of(out)} <= {"own.jpg", None}
+        assert not any(
+            (source / "images" / "Person2.jpg").read_bytes() in p.read_bytes() for p in out.rglob("*.parquet")
+        )
+    counts = json.loads((out / "build.json").read_text())["counts"]["provider"]
+    assert (counts["links out of the folder"], counts["missing files"], counts["pictures"]) == (1, 1, 1)
+    assert "private.jpg is a link out of the image folder" in caplog.text
+    report = load_report(load(tmp_path / "set", cache_dir=tmp_path / "cache")).total()
+    assert report.causes == {"private.jpg": "a link out of the image folder, which is not followed"}
+    assert (report.images, dict(report.missing)) == (1, {"pipe.jpg": 1})
+
+
+def test_the_column_of_the_tags_is_an_option_of_every_command(tmp_path, capsys):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "eng.train").write_text("Anna B-NP B-PER\nsings B-VP O\n")
+    build_it = ["build", str(tmp_path / "set"), "--provider", "none", "--output_dir", str(tmp_path / "out")]
+    build_it += ["--splits", "source"]
+    commands = [build_it, ["audit", str(tmp_path / "set")]]
+    commands.append(["preview", str(tmp_path / "set"), "--output", str(tmp_path / "page.html")])
+    for command in commands:
+        assert main(command) == 2
+        assert "the columns 2 and 3 look like tags" in capsys.readouterr().err
+        assert main([*command, "--tag_column", "-1"]) == 0
+    assert "B-NP" not in (tmp_path / "page.html").read_text() and "PER" in (tmp_path / "page.html").read_text()
+    rows = load(tmp_path / "out", cache_dir=tmp_path / "cache")["train"]
+    assert rows.features["ner_tags"].feature.names == ["O", "B-PER", "I-PER"] and rows["ner_tags"][:] == [[1, 0]]
+
+
+def test_the_remedy_of_a_run_for_iob1_makes_a_set_in_iob2(tmp_path):
+    """By the command that it names: a finished set whose tags are IOB1, which no run takes."""
+    row = {
+        "id": "a",
+        "lang": "en",
+        "tokens": ["Ada", "in", "New", "York"],
+        "ner_tags": ["B-PER", "O", "B-LOC", "I-LOC"],
+    }
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "train.jsonl").write_text(json.dumps(row) + "\n")
+    load(tmp_path / "set", parquet_dir=tmp_path / "iob1", cache_dir=tmp_path / "cache")
+    path = tmp_path / "iob1" / "en" / "train-00000.parquet"
+    table = pq.read_table(path)
+    tags = pa.array([[4, 0, 2, 2]], table.schema.field("ner_tags").type)  # I-PER O I-LOC I-LOC
+    pq.write_table(table.set_column(table.schema.get_field_index("ner_tags"), "ner_tags", tags), path)
+    rows = load(tmp_path / "iob1", cache_dir=tmp_path / "cache")["train"]
+    assert [
+        rows.features["ner_tags"].feature.names[tag] for tag in rows[0]["ner_tags"]
+    ] == "I-PER O I-LOC I-LOC".split()
+    words = re.search(r"python -m dataset_script (.*) SET (.*) FOLDER,", REMEDIES["not IOB2"]).groups()
+    command = [*words[0].split(), str(tmp_path / "iob1"), *words[1].split(), str(tmp_path / "iob2")]
+    assert main(command) == 0
+    rows = load(tmp_path / "iob2", cache_dir=tmp_path / "cache")["train"]
+    names = rows.features["ner_tags"].feature.names
+    assert [names[tag] for tag in rows[0]["ner_tags"]] == ["B-PER", "O", "B-LOC", "I-LOC"]
+
+
+def test_command_line_pushes_what_it_built(source, tmp_path, monkeypatch, capsys):
+    pushed = []
+    monkeypatch.setattr(
+        "dataset_script.building.build.push", lambda *args, **options: pushed.append((args, options)) or "URL"
+    )
+    command = ["build", str(source), "--provider", "none", "--output_dir", str(tmp_path / "out"), "--private"]
+    assert main([*command, "--push_to_hub", "org/mmner"]) == 0
+    assert pushed == [((tmp_path / "out", "org/mmner"), {"private": True})]
+    assert capsys.readouterr().out.splitlines()[-1] == "URL"
+    words = json.loads((tmp_path / "out" / "build.json").read_text())["command"]
+    assert "org/mmner" not in words and not any("/" in word for word in words), "no place of this machine"

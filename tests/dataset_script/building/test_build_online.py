@@ -1,0 +1,105 @@
+"""A build with pictures from Wikimedia, end to end against a loopback server that fails, killed and started again."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "providers"))
+from wikimedia_server import WikimediaServer  # noqa: E402
+
+ROOT = Path(__file__).parents[3]
+PEOPLE = 24
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Each person is named in two sentences, one for each of the towns Paris and Mercury."""
+    folder = tmp_path / "source"
+    (folder / "en").mkdir(parents=True)
+    rows = []
+    for number in range(2 * PEOPLE):
+        person = ["Ada", f"Number{number // 2}"]
+        town = ("Paris", "Mercury")[number % 2]
+        tokens = [*person, "was", "seen", "on", f"day{number}", f"of{number}", "near", town]
+        tags = ["B-PER", "I-PER", "O", "O", "O", "O", "O", "O", "B-LOC"]
+        rows.append({"id": str(number), "lang": "en", "tokens": tokens, "ner_tags": tags})
+    (folder / "en" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture
+def server():
+    with WikimediaServer() as server:
+        for number in range(PEOPLE):
+            server.add_entity("en", f"Ada Number{number}", f"Q{1000 + number}", ["Q5"], f"Ada {number}.jpg")
+        # Of the faults, those that are answers: forbidden or missing licence, no picture, not a picture.
+        server.files["Ada 1.jpg"]["licence"] = "CC BY-NC 4.0"
+        server.files["Ada 2.jpg"]["licence"] = None
+        server.items["Q1003"]["P18"] = []
+        server.files["Ada 4.jpg"]["mime"] = "application/pdf"
+        # Paris is reached by a redirect; Mercury is several things, none of them a place.
+        server.add_entity("en", "Paris (France)", "Q90", ["Q515"], "Paris.jpg")
+        server.items["Q515"] = {"P279": ["Q2221906"]}
+        server.redirects.setdefault("en", {})["Paris"] = ("Paris (France)", None)
+        server.pages["en"]["Mercury"] = {"item": "Q2", "disambiguation": True, "links": ["Ada Number1", "Ada Number2"]}
+        server.items["Q2"] = {"P31": ["Q4167410"]}
+        yield server
+
+
+def command(server, source, output):
+    options = [f"--{name}_api={url}" for name, url in server.addresses.items()]
+    return [
+        *[sys.executable, "-m", "dataset_script", "build", str(source), "--provider", "wikimedia"],
+        *["--contact", "tests@example.org", "--requests_per_second", "400", "--output_dir", str(output)],
+        *["--unrelated_share", "0.1", "--missing_share", "0.1", *options],
+    ]
+
+
+def digests(folder):
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_faults_and_a_kill_change_nothing(server, source, tmp_path):
+    whole = subprocess.run(command(server, source, tmp_path / "whole"), cwd=ROOT, capture_output=True, text=True)
+    assert whole.returncode == 0, whole.stderr
+    asked_for_whole = Counter(server.log)
+    server.log.clear()
+
+    server.delay_s = 0.01
+    for pattern, how in (("^/thumb/", "truncated"), ("^/en/", "503"), ("^/thumb/", "cut"), ("^/wikidata/", "maxlag")):
+        server.fail_next(pattern, how)
+    server.fail_next("^/commons/", "429", Retry_After="1")
+    process = subprocess.Popen(command(server, source, tmp_path / "killed"), cwd=ROOT, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while len(server.downloads()) < 8:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.002)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert not (tmp_path / "killed").exists(), "no half dataset"
+    server.delay_s = 0
+    again = subprocess.run(command(server, source, tmp_path / "killed"), cwd=ROOT, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+
+    assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
+    # Five requests failed, and at most two were under way at the kill: nothing else was asked twice.
+    assert sum((Counter(server.log) - asked_for_whole).values()) <= 5 + 2
+
+    pictures = [json.loads(line) for line in (tmp_path / "whole" / "pictures.jsonl").read_text().splitlines()]
+    entities = {item["entity"] for item in pictures}
+    assert entities >= {"Q90"} and not entities & {"Q1001", "Q1002", "Q1003", "Q1004", "Q2"}
+    assert all(item["licence"] == "CC BY-SA 4.0" and item["author"] == "Someone" for item in pictures)
+    assert all(item["source"] for item in pictures)
+    counts = json.loads((tmp_path / "whole" / "build.json").read_text())["counts"]["provider"]
+    assert counts["mentions: found"] == PEOPLE - 4 + 1, counts

@@ -1,0 +1,241 @@
+"""Near-duplicates against comparing all pairs, on sentences and pictures made for it."""
+
+import io
+import random
+import subprocess
+import sys
+from itertools import combinations
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
+
+from dataset_script.building.similarity import (
+    groups,
+    image_hash,
+    near_duplicate_images,
+    near_duplicate_sentences,
+    sentence_signature,
+)
+
+VOCABULARY = [f"{first}{second}" for first in "kmnprst" for second in ("a", "ena", "ilo", "oru", "uva", "ey")]
+
+
+def _words_of(tokens):
+    """What the similarity is defined on, written anew: words without case, those with a letter or digit."""
+    return [token.lower() for token in tokens if any(character.isalnum() for character in token)]
+
+
+def _similarity(first, second):
+    first, second = _words_of(first), _words_of(second)
+    if len(first) < 5 or len(second) < 5:
+        return float(first == second)
+    one, other = ({(words[i], words[i + 1]) for i in range(len(words) - 1)} for words in (first, second))
+    return len(one & other) / len(one | other)
+
+
+@pytest.fixture(scope="module")
+def sentences():
+    """Sentences, and copies of some with words changed, dropped and added, in a shuffled order."""
+    draw = random.Random(3)
+    made = [draw.choices(VOCABULARY, k=draw.randint(1, 30)) for _ in range(250)]
+    for sentence in draw.choices(made, k=250):
+        copy = list(sentence)
+        for _ in range(draw.randint(0, 3)):
+            where = draw.randrange(len(copy))
+            copy[where : where + draw.randint(0, 1)] = draw.choices(VOCABULARY, k=draw.randint(1, 2))
+        made.append([word.upper() for word in copy] + ["!"])
+    draw.shuffle(made)
+    return made
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.8, 0.9])
+def test_sentences_agree_with_comparing_all_pairs(sentences, threshold, tmp_path):
+    found = {
+        (first, second): similarity
+        for first, second, similarity in near_duplicate_sentences(enumerate(sentences), threshold, tmp_path)
+    }
+    for (first, second), similarity in found.items():
+        assert first < second
+        assert similarity == pytest.approx(_similarity(sentences[first], sentences[second]))
+        assert similarity >= threshold
+    # Of sentences with the same words only the first is compared with others.
+    first_of: dict[tuple, int] = {}
+    for number, tokens in enumerate(sentences):
+        first_of.setdefault(tuple(_words_of(tokens)), number)
+    expected = {
+        (first, second)
+        for first, second in combinations(sorted(first_of.values()), 2)
+        if _similarity(sentences[first], sentences[second]) >= threshold
+    }
+    assert len(expected) >= 5
+    assert len(expected - found.keys()) <= 0.02 * len(expected)
+    equal = {
+        (first_of[tuple(_words_of(tokens))], number)
+        for number, tokens in enumerate(sentences)
+        if first_of[tuple(_words_of(tokens))] != number
+    }
+    assert equal and {pair for pair, similarity in found.items() if pair in equal and similarity == 1} == equal
+    assert not list(tmp_path.iterdir())
+
+
+def test_sentences_at_the_threshold_are_found():
+    # 17 of 21 pairs of words shared: 0.81, the hardest that 0.8 asks for.
+    base = [[f"{name}{number}" for name in "abcdefghijklmnopqrst"] for number in range(400)]
+    changed = [[*words[:9], "x", *words[10:]] for words in base]
+    pairs = list(near_duplicate_sentences(enumerate(base + changed)))
+    assert {(first, second) for first, second, _ in pairs} <= {(number, number + 400) for number in range(400)}
+    assert len(pairs) >= 0.98 * 400
+    assert {similarity for _, _, similarity in pairs} == {17 / 21}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ("a b c d", "a b c d", True),
+        ("a b c d", "a b c", False),
+        ("la la", "la la la la la", False),
+        ("la la la la la", "la la la la la la", True),
+        ("Der Kanzler besucht heute Paris .", "der kanzler besucht heute paris", True),
+        ("Ann met Bo in Kiel http://t.co/a", "Ann met Bo in Kiel http://t.co/b", True),
+        ("? !", "?", False),
+        ("? !", "? !", True),
+    ],
+)
+def test_short_sentences_must_be_equal(first, second, expected):
+    pairs = list(near_duplicate_sentences([(7, first.split()), (4, second.split())]))
+    assert pairs == ([(7, 4, 1.0)] if expected else [])
+
+
+def test_a_crowd_of_equal_sentences_makes_few_pairs():
+    pairs = list(near_duplicate_sentences((number, "a b c d e f".split()) for number in range(1000)))
+    assert pairs == [(0, number, 1.0) for number in range(1, 1000)]
+
+
+def test_empty_and_odd_input():
+    assert list(near_duplicate_sentences([])) == []
+    assert list(near_duplicate_sentences([(0, []), (1, ["\ud800"]), (2, [])])) == [(0, 2, 1.0)]
+    with pytest.raises(ValueError, match="threshold is 0; expected a Jaccard similarity above 0"):
+        list(near_duplicate_sentences([], 0))
+
+
+def test_signature_is_the_same_in_another_process():
+    tokens = "Die Stadt Köln liegt am Rhein .".split()
+    code = f"from dataset_script.building.similarity import sentence_signature as s; print(*s({tokens!r}))"
+    environment = {"PYTHONHASHSEED": "77", "OMP_NUM_THREADS": "1"}
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert tuple(map(int, out.stdout.split())) == sentence_signature(tokens)
+
+
+@pytest.mark.parametrize("distance", [0, 3, 6, 12])
+def test_image_hashes_agree_with_comparing_all_pairs(distance):
+    draw = random.Random(5)
+    hashes = [draw.getrandbits(64) for _ in range(300)]
+    for bits in list(hashes):
+        for _ in range(draw.randint(0, 14)):
+            bits ^= 1 << draw.randrange(64)
+        hashes.append(bits)
+    hashes = list(dict.fromkeys(hashes))
+    found = list(near_duplicate_images(enumerate(hashes), distance))
+    expected = {
+        (first, second, (hashes[first] ^ hashes[second]).bit_count())
+        for first, second in combinations(range(len(hashes)), 2)
+        if (hashes[first] ^ hashes[second]).bit_count() <= distance
+    }
+    assert len(found) == len(set(found))
+    assert {(*sorted((first, second)), bits) for first, second, bits in found} == expected
+    assert len(expected) > 20 or distance == 0
+
+
+def test_pictures_of_one_hash_make_few_pairs():
+    assert list(near_duplicate_images((name, 5) for name in "abcd")) == [("a", name, 0) for name in "bcd"]
+    assert list(near_duplicate_images([])) == []
+    with pytest.raises(ValueError, match="max_distance is 32"):
+        list(near_duplicate_images([], 32))
+
+
+def _picture(seed):
+    draw = random.Random(seed)
+    image = Image.new("RGB", (160, 120), tuple(draw.choices(range(256), k=3)))
+    pen = ImageDraw.Draw(image)
+    for _ in range(9):
+        x, y = draw.randrange(120), draw.randrange(90)
+        pen.ellipse(
+            (x, y, x + draw.randint(15, 70), y + draw.randint(15, 70)), fill=tuple(draw.choices(range(256), k=3))
+        )
+    return image.filter(ImageFilter.GaussianBlur(1))
+
+
+def _jpeg(image, quality):
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality)
+    return file.getvalue()
+
+
+def test_copies_of_a_picture_are_found_and_others_are_not():
+    pictures = {}
+    for seed in range(40):
+        image = _picture(seed)
+        pictures[seed, "as it is"] = image
+        pictures[seed, "small"] = image.resize((80, 60))
+        pictures[seed, "jpeg"] = _jpeg(image, 60)
+        pictures[seed, "brighter"] = ImageEnhance.Brightness(image).enhance(1.1)
+    hashes = [(name, image_hash(picture)) for name, picture in pictures.items()]
+    joined = groups(near_duplicate_images(hashes))
+    assert {(name[0], group[0]) for name, group in joined.items()} == {(seed, seed) for seed in range(40)}
+    assert len(joined) >= 0.95 * len(pictures)
+
+
+def test_pictures_without_detail_are_alike_only_in_the_same_colours():
+    colours = ["black", "white", "red", "lime", "blue", "yellow", "gray"]
+    flat = {name: Image.new("RGB", (64, 48), name) for name in colours}
+    flat |= {
+        f"{first} over {second}": _striped(first, second)
+        for first in ("red", "white", "blue", "black")
+        for second in ("white", "lime", "yellow")
+        if first != second
+    }
+    hashes = {name: image_hash(picture) for name, picture in flat.items()}
+    assert list(near_duplicate_images(hashes.items())) == []
+    for name, picture in flat.items():
+        copy = image_hash(_jpeg(picture.resize((200, 150)), 85))
+        assert (copy ^ hashes[name]).bit_count() <= 6, name
+
+
+def _striped(first, second):
+    image = Image.new("RGB", (64, 48), first)
+    image.paste(second, (0, 24, 64, 48))
+    return image
+
+
+def test_image_hash_of_file_bytes_and_transparency(tmp_path):
+    image = _picture(1)
+    image.save(tmp_path / "a.png")
+    assert image_hash(tmp_path / "a.png") == image_hash((tmp_path / "a.png").read_bytes()) == image_hash(image)
+    hidden = image.convert("RGBA")
+    hidden.putalpha(0)
+    assert image_hash(hidden) == image_hash(Image.new("RGB", image.size, "white"))
+    with pytest.raises(OSError):
+        image_hash(b"no picture")
+
+
+def test_groups_are_the_connected_components():
+    assert groups([]) == {}
+    assert groups([("d", "c"), ("b", "a", 0.9), ("c", "a"), ("x", "x")]) == {
+        **dict.fromkeys("abcd", "a"),
+        "x": "x",
+    }
+    draw = np.random.default_rng(0)
+    pairs = draw.integers(0, 300, (200, 2)).tolist()
+    joined = groups(pairs)
+    neighbours: dict[int, set[int]] = {}
+    for first, second in pairs:
+        neighbours.setdefault(first, {first}).add(second)
+        neighbours.setdefault(second, {second}).add(first)
+    for start in neighbours:
+        reached, front = {start}, [start]
+        while front:
+            fresh = neighbours[front.pop()] - reached
+            reached |= fresh
+            front += fresh
+        assert joined[start] == min(reached)

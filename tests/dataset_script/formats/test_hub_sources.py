@@ -1,0 +1,273 @@
+"""Sources on the Hub: the layouts of WikiNEuRal and MultiNERD, other datasets, and what they must have.
+
+The Hub is the loopback one, asked from another process; layouts of other datasets are folders, which ``datasets``
+reads as it reads a repository.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from datasets import ClassLabel, Dataset, Features, List, Value
+from hub_server import HubServer
+
+from dataset_script.formats.hub_sources import KNOWN, open_hub_source
+from dataset_script.formats.readers import read_source
+from dataset_script.report import LoadReport
+from dataset_script.rows import MalformedRow
+
+ROOT = Path(__file__).resolve().parents[3]
+TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_progress_bars():
+    datasets.disable_progress_bars()
+    yield
+    datasets.enable_progress_bars()
+
+
+def write_parquet_file(path: Path, records: list[dict], names: list[str] | None = None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tag = (
+        ClassLabel(names=names)
+        if names
+        else Value("string" if isinstance(records[0]["ner_tags"][0], str) else "int64")
+    )
+    types = {"tokens": List(Value("string")), "ner_tags": List(tag)}
+    features = {key: types.get(key, Value("string")) for key in records[0]}
+    Dataset.from_list(records, features=Features(features)).to_parquet(path)
+
+
+def write_jsonl(path: Path, records: list[dict]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+
+
+def shown(pairs) -> list[tuple]:
+    return [(split, row.lang, row.id, row.tokens, row.tags) for split, row in pairs]
+
+
+READ = """
+import json, logging, sys
+from dataset_script.formats.readers import read_source
+from dataset_script.report import LoadReport
+found = {}
+for name, languages, label_map in json.loads(sys.argv[1]):
+    report = LoadReport()
+    rows = read_source(name, languages, label_map=label_map, report=report)
+    rows = [(split, row.lang, row.id, row.tokens, row.tags) for split, row in rows]
+    found[name] = {"rows": rows, "repaired": report.total().repaired_tags, "ignored": dict(report.ignored_keys)}
+print(json.dumps(found))
+"""
+
+
+def test_wikineural_and_multinerd_are_streamed_by_name(tmp_path):
+    # WikiNEuRal: a split a language, in Parquet. MultiNERD: folders of JSON lines. Tags are bare numbers in both.
+    for lang in ("de", "en", "it"):
+        for split in ("train", "val", "test"):
+            row = {"tokens": [split, "Alra"], "ner_tags": [0, 5], "lang": lang}
+            slip = {"tokens": ["Alra"], "ner_tags": [6], "lang": lang}
+            rows = [row] * 19 + [slip] if split == "train" else [row]
+            write_parquet_file(tmp_path / f"w/data/{split}_{lang}-00000-of-00001-0a1b2c3d.parquet", rows)
+            row = {"tokens": [split, "Mars", "2001"], "ner_tags": [0, 11, 27], "lang": lang}
+            write_jsonl(tmp_path / f"m/{split}/{split}_{lang}.jsonl", [row, row])
+    with HubServer(tmp_path / "hub") as hub:
+        hub.add("dataset", "Babelscape/wikineural", tmp_path / "w")
+        hub.add("dataset", "Babelscape/multinerd", tmp_path / "m")
+        wanted = [
+            ["Babelscape/wikineural", ["de", "en"], None],
+            ["Babelscape/multinerd", ["en"], "multinerd-to-four"],
+        ]
+        done = subprocess.run(
+            [sys.executable, "-c", READ, json.dumps(wanted)],
+            cwd=ROOT,
+            env=hub.environment(tmp_path / "home") | {"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout)
+        fetched = {
+            request.rsplit("/", 1)[-1] for request in hub.requests if request.startswith("GET") and "_" in request
+        }
+    assert found["Babelscape/wikineural"]["repaired"] == 2
+    rows = found["Babelscape/wikineural"]["rows"]
+    sizes = {("train", "de"): 20, ("train", "en"): 20} | {
+        (split, lang): 1 for split in ("validation", "test") for lang in ("de", "en")
+    }
+    assert {key: sum(tuple(row[:2]) == key for row in rows) for key in sizes} == sizes and len(rows) == 44
+    assert rows[0] == ["train", "de", "0", ["train", "Alra"], ["O", "B-LOC"]]
+    assert rows[19] == ["train", "de", "19", ["Alra"], ["B-LOC"]]
+    name = {"train": "train", "validation": "val", "test": "test"}
+    assert found["Babelscape/multinerd"]["rows"] == [
+        [split, "en", number, [name[split], "Mars", "2001"], ["O", "B-LOC", "O"]]
+        for split in ("train", "validation", "test")
+        for number in ("0", "1")
+    ]
+    # Of languages that are not wanted, nothing is fetched.
+    assert {"train_en.jsonl", "val_en.jsonl", "test_en.jsonl"} <= fetched
+    assert not [file for file in fetched if "_it" in file] and not {"train_de.jsonl", "val_de.jsonl"} & fetched
+
+
+def test_the_known_datasets_name_their_tags_in_pairs():
+    known = yaml.safe_load(KNOWN.read_text(encoding="utf-8"))
+    for description in known.values():
+        outside, *inside = description["tags"]
+        kinds = [tag[2:] for tag in inside[::2]]
+        assert outside == "O" and inside == [f"{prefix}-{kind}" for kind in kinds for prefix in "BI"]
+    # As on their dataset cards.
+    assert [tag[2:] for tag in known["Babelscape/wikineural"]["tags"][1::2]] == ["PER", "ORG", "LOC", "MISC"]
+    multinerd = "PER ORG LOC ANIM BIO CEL DIS EVE FOOD INST MEDIA MYTH PLANT TIME VEHI"
+    assert [tag[2:] for tag in known["Babelscape/multinerd"]["tags"][1::2]] == multinerd.split()
+
+
+ROW = {"tokens": ["In", "Alra"], "ner_tags": [0, 3]}
+
+
+@pytest.mark.parametrize("layout", ["configs", "splits", "column", "option"])
+def test_any_dataset_with_named_tags(tmp_path, layout):
+    row, options = dict(ROW), {}
+    if layout == "configs":
+        files = {"de/train-00000.parquet": row, "it/train-00000.parquet": row}
+        configs = [
+            {"config_name": lang, "data_files": [{"split": "train", "path": f"{lang}/*.parquet"}]}
+            for lang in ("de", "it")
+        ]
+        (tmp_path / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': configs})}---\n")
+    elif layout == "splits":
+        files = {f"data/train_{lang}-00000-of-00001.parquet": row for lang in ("de", "it")}
+    elif layout == "column":
+        files = {"train.parquet": row | {"lang": "de"}, "test.parquet": row | {"lang": "it"}}
+    else:
+        files, options = {"train.parquet": row | {"id": "own"}}, {"lang": "de"}
+    for file, record in files.items():
+        write_parquet_file(tmp_path / file, [record], TAGS)
+    row_id = "own" if layout == "option" else "0"
+    assert shown(open_hub_source(str(tmp_path), **options)) == [
+        ("train", "de", row_id, ["In", "Alra"], ["O", "B-LOC"])
+    ]
+
+
+def test_tags_as_text_and_other_columns(tmp_path):
+    record = {
+        "words": ["Alra"],
+        "tags": ["B-LOC"],
+        "language": "fr",
+        "image_url": "https://a.example/b.png",
+        "topic": "x",
+    }
+    write_jsonl(tmp_path / "train.jsonl", [record])
+    ((split, row),) = open_hub_source(str(tmp_path))
+    assert (split, row.lang, row.tags, row.image_url) == ("train", "fr", ["B-LOC"], "https://a.example/b.png")
+    assert row.ignored_keys == ("topic",)
+    assert row.path.name == "train" and row.line == 1
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"text": "a", "lang": "de"}, r"has no column tokens or words \(columns: text, lang\)"),
+        ({"tokens": ["a"], "lang": "de"}, "has no column ner_tags or tags"),
+        (ROW, r"says no language, .*\(columns: tokens, ner_tags\): give lang="),
+        (ROW | {"lang": "de"}, r"the column ner_tags holds numbers such as 0; .*is known of Babelscape/wikineural"),
+    ],
+)
+def test_datasets_that_are_no_source(tmp_path, record, message):
+    write_jsonl(tmp_path / "train.jsonl", [record])
+    with pytest.raises(ValueError, match=message):
+        list(open_hub_source(str(tmp_path)))
+
+
+def test_splits_and_configs_of_other_names(tmp_path):
+    write_parquet_file(tmp_path / "data/unlabelled-00000-of-00001.parquet", [ROW], TAGS)
+    with pytest.raises(ValueError, match="has a split 'unlabelled'; expected train, validation or test"):
+        list(open_hub_source(str(tmp_path), lang="de"))
+    configs = [{"config_name": name, "data_files": "data/*.parquet"} for name in ("it", "small")]
+    (tmp_path / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': configs})}---\n")
+    with pytest.raises(ValueError, match=r"several configs \(it, small\), none of a language"):
+        list(open_hub_source(str(tmp_path), lang="de"))
+    configs[0]["config_name"] = "de"
+    (tmp_path / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': configs})}---\n")
+    with pytest.raises(ValueError, match=r"has no config of fr \(configs: de, small\)"):
+        list(open_hub_source(str(tmp_path), ["fr"]))
+
+
+def finished(folder: Path, rows: list[list[str]]) -> Path:
+    """A folder that ``read_source`` streams as it streams a dataset of the Hub."""
+    records = [{"tokens": ["a"] * len(tags), "ner_tags": [TAGS.index(tag) for tag in tags]} for tags in rows]
+    write_parquet_file(folder / "de" / "train-00000.parquet", records, TAGS)
+    configs = [{"config_name": "de", "data_files": [{"split": "train", "path": "de/*.parquet"}]}]
+    (folder / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': configs})}---\n")
+    return folder
+
+
+def test_slips_are_mended_as_they_come_and_another_scheme_is_an_error_at_the_end(tmp_path):
+    report = LoadReport()
+    folder = finished(tmp_path / "few", [["B-PER"]] * 9 + [["O", "I-PER"]])
+    rows = list(read_source(folder, report=report))
+    assert len(rows) == 10 and rows[9][1].tags == ["O", "B-PER"]
+    assert report.total("train", "de").repaired_tags == 1
+    with pytest.raises(ValueError, match="train_de:10: 'I-PER' came as tag 2"):
+        list(read_source(folder, iob2="strict"))
+    folder = finished(tmp_path / "many", [["B-PER"]] * 8 + [["I-PER"]])
+    with pytest.raises(ValueError, match=r"in 1 of 9 sentences an I- tag begins an entity.*iob2='repair'"):
+        list(read_source(folder))
+    assert len(list(read_source(folder, iob2="repair"))) == 9
+
+
+def raw_folder(folder: Path, tokens: list, tags: list, kind: pa.DataType) -> Path:
+    """As ``finished``, of a file whose tags are whatever they are: ``datasets`` reads them as they stand."""
+    finished(folder, [["O"]])
+    path = folder / "de" / "train-00000.parquet"
+    columns = [pa.array(tokens, pa.list_(pa.string())), pa.array(tags, pa.list_(kind))]
+    schema = pq.read_schema(path)
+    pq.write_table(pa.table(columns, names=schema.names).replace_schema_metadata(schema.metadata), path)
+    return folder
+
+
+WORDS = ["In", "Alra"]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "tags", "message"),
+    [
+        (WORDS, [0, -1], "-1 came as tag 2 (token 'Alra'), which is no gold label; expected a number from 0 (O) to 4"),
+        (WORDS, [-100, 3], "-100 came as tag 1 (token 'In'), which is no gold label"),
+        (WORDS, [0, None], "None came as tag 2 (token 'Alra'), which is no gold label"),
+        (WORDS, None, "ner_tags is None; expected a tag for each token"),
+        (WORDS, [0, 99], "99 came as tag 2 (token 'Alra'); expected a number from 0 (O) to 4 (I-LOC)"),
+        (["In", None], [0, 3], "token 2 is None; expected text"),
+        (None, [0, 3], "tokens is None; expected a list"),
+        (WORDS, [0, 3, 0], "2 tokens and 3 ner_tags came; expected as many tags as tokens"),
+        (WORDS, [0], "2 tokens and 1 ner_tags came"),
+    ],
+)
+def test_a_row_of_bad_tokens_or_tags_is_named_or_left_out_and_counted(tmp_path, tokens, tags, message):
+    folder = raw_folder(tmp_path / "set", [WORDS, tokens], [[0, 3], tags], pa.int64())
+    with pytest.raises(MalformedRow) as caught:
+        list(read_source(folder))
+    assert str(caught.value).startswith(f"{folder}/train_de:2: {message}")
+    report = LoadReport()
+    rows = list(read_source(folder, errors="skip", report=report))
+    assert [row.tags for _, row in rows] == [["O", "B-LOC"]] and report.total("train").skipped.total() == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "tags", "message"),
+    [
+        (pa.float64(), [0.0, 3.0], r"train_de:1: 0.0 came as tag 1 \(token 'In'\); expected O, B-TYPE or I-TYPE"),
+        (pa.bool_(), [False, True], "the column ner_tags holds numbers such as False"),
+        (pa.string(), ["0", "3"], r"train_de:1: '0' came as tag 1 \(token 'In'\); expected O, B-TYPE or I-TYPE"),
+    ],
+)
+def test_tags_that_are_neither_names_nor_whole_numbers(tmp_path, kind, tags, message):
+    with pytest.raises(ValueError, match=message):
+        list(read_source(raw_folder(tmp_path / "set", [WORDS], [tags], kind)))

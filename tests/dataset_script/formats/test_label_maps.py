@@ -1,0 +1,124 @@
+"""Label maps: what the built-in ones hold, how they are applied, and what happens to a type that they do not name."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dataset_script import load
+from dataset_script.formats.label_maps import BUILT_IN, LabelMap, load_label_map
+from dataset_script.formats.readers import read_source
+from dataset_script.parquet import write_parquet
+from dataset_script.report import LoadReport
+
+SAMPLES = Path(__file__).with_name("samples")
+FOUR = {"PER", "LOC", "ORG", "MISC"}
+# The types of each set, from its paper.
+SOURCES = {
+    "other-to-misc": "PER LOC ORG OTHER MISC",
+    "conll": "PER LOC ORG MISC",
+    "multinerd-to-four": "PER LOC ORG ANIM BIO CEL DIS EVE FOOD INST MEDIA PLANT MYTH TIME VEHI",
+    "wikidiverse-to-four": "Person Organization Location Country Event Works Misc",
+    "fmnerg-to-four": "person location building organization product art event other",
+}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_built_in_maps_name_every_type_of_their_set_and_give_the_four(name):
+    label_map = load_label_map(name)
+    assert set(label_map) == set(SOURCES[name].split())
+    assert set(label_map.values()) - {""} == FOUR
+    assert all(label_map.get(kind, kind) == kind for kind in FOUR)
+
+
+def test_every_built_in_map_is_tested():
+    assert set(yaml.safe_load(BUILT_IN.read_text(encoding="utf-8"))) == set(SOURCES)
+
+
+def test_a_map_of_ones_own(tmp_path):
+    path = tmp_path / "map.yaml"
+    path.write_text("A: X\nB: O\nC: ''\nD:\n")
+    assert load_label_map(path) == {"A": "X", "B": "", "C": "", "D": ""}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- A\n", "a list came; expected a line 'TYPE: TYPE'"),
+        ("", "a NoneType came"),
+        ("A: 1\n", "'A: 1' came; expected entity types"),
+        ("NO: A\n", "'False: A' came; expected entity types, in quotes if need be"),
+        ("A: B C\n", "'A: B C' came"),
+        ("{", "is no YAML file"),
+    ],
+)
+def test_files_that_are_no_map(tmp_path, text, message):
+    path = tmp_path / "map.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_label_map(path)
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(
+        ValueError, match="'four', which is neither a file nor one of conll, fmnerg-to-four, multinerd-"
+    ):
+        load_label_map("four")
+
+
+def test_read_source_maps_the_types_and_says_what_is_left_of_none(caplog):
+    with caplog.at_level(logging.INFO):
+        rows = [row for _, row in read_source(SAMPLES / "multinerd", ("en",), label_map="multinerd-to-four")]
+    assert [row.tags for row in rows] == [["O", "O", "O", "O", "B-LOC"], ["O", "O"], ["B-LOC", "O"]]
+    assert "The label map multinerd-to-four reads entities of these types as none: ANIM 1, TIME 1." in caplog.messages
+
+
+def test_load_maps_the_types_and_its_cache_knows_the_map(tmp_path):
+    def tags(**options):
+        rows = load(SAMPLES / "umt", cache_dir=tmp_path / "cache", **options)["validation"]
+        return [rows.features["ner_tags"].feature.names[tag] for tag in rows[0]["ner_tags"]], rows.features
+
+    assert tags()[0] == ["B-OTHER", "I-OTHER", "O"]
+    mapped, features = tags(label_map="other-to-misc")
+    assert mapped == ["B-MISC", "I-MISC", "O"]
+    assert "B-OTHER" not in features["ner_tags"].feature.names
+    own = {"PER": "PER", "LOC": "LOC", "OTHER": "O"}
+    assert tags(label_map=own)[0] == ["O", "O", "O"]
+    path = tmp_path / "map.yaml"
+    for kind in ("X", "Y"):
+        path.write_text(f"PER: PER\nLOC: LOC\nOTHER: {kind}\n")
+        assert tags(label_map=path)[0] == [f"B-{kind}", f"I-{kind}", "O"]
+
+
+@pytest.mark.parametrize("errors", ["raise", "skip"])
+def test_a_type_that_the_map_does_not_name_is_an_error_whatever_the_policy(tmp_path, errors):
+    message = r"valid\.txt:2: entity type 'OTHER' came, which the label map 'conll' does not name; expected one of PER"
+    with pytest.raises(ValueError, match=message):
+        list(read_source(SAMPLES / "umt", label_map="conll", errors=errors))
+    with pytest.raises(ValueError, match=message):
+        load(SAMPLES / "umt", label_map="conll", errors=errors, cache_dir=tmp_path)
+
+
+def test_slips_are_mended_before_types_are_mapped(tmp_path):
+    record = {"id": "a", "lang": "en", "tokens": ["a", "b", "c"], "ner_tags": ["B-CEL", "I-LOC", "I-LOC"]}
+    (tmp_path / "train.jsonl").write_text(json.dumps(record))
+    report = LoadReport()
+    ((_, row),) = read_source(tmp_path, label_map={"CEL": "LOC", "LOC": "LOC"}, iob2="repair", report=report)
+    # Two entities before the map are two after it.
+    assert row.tags == ["B-LOC", "B-LOC", "I-LOC"] and report.total().repaired_tags == 1
+
+
+def test_a_finished_dataset_takes_a_map_as_a_source_only(tmp_path):
+    folder = write_parquet(load(SAMPLES / "umt", cache_dir=tmp_path / "cache"), tmp_path / "set")
+    with pytest.raises(ValueError, match="is a Parquet dataset, where label_map has no use"):
+        load(folder, label_map="other-to-misc")
+    rows = list(read_source(folder, label_map="other-to-misc"))
+    assert {tag[2:] for _, row in rows for tag in row.tags if tag != "O"} == {"PER", "LOC", "MISC"}
+
+
+def test_a_mapping_is_checked_too():
+    with pytest.raises(ValueError, match="'A: 3' came"):
+        LabelMap.load({"A": 3})
+    assert LabelMap.load(None) is None

@@ -1,0 +1,960 @@
+"""Readers, row checks and what a corpus makes of malformed rows."""
+
+import json
+import os
+import re
+import shutil
+import unicodedata
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from seqeval.metrics.sequence_labeling import get_entities
+from seqeval.scheme import IOB1, IOB2, Entities
+
+from dataset_script import load
+from dataset_script.formats.columns import read_captions, read_imgid, read_numbered
+from dataset_script.formats.corpus import Corpus
+from dataset_script.formats.jsonl import read_jsonl
+from dataset_script.formats.policy import repair_tags
+from dataset_script.formats.readers import read_source
+from dataset_script.formats.registry import FileName, discover, find_format
+from dataset_script.formats.wikidiverse import Span, read_wikidiverse, tag_words
+from dataset_script.parquet import is_parquet, write_parquet
+from dataset_script.publishing.facts import find_shards
+from dataset_script.report import LoadReport
+from dataset_script.rows import LANGUAGES, MalformedRow, Row
+from dataset_script.spans import iob2_problems
+
+SAMPLES = Path(__file__).with_name("samples")
+GOOD = {"id": "a", "lang": "en", "tokens": ["In", "Paris"], "ner_tags": ["O", "B-LOC"], "image": None}
+TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
+
+
+def jsonl(path: Path, *records: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [record if isinstance(record, str) else json.dumps(record, ensure_ascii=False) for record in records]
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def scan(folder: Path, **options):
+    return Corpus(folder, **options).scan(LANGUAGES)
+
+
+def rows_of(folder: Path, **options):
+    corpus = Corpus(folder, **options)
+    inventory = corpus.scan(LANGUAGES)
+    return [row for source in corpus.sources for row in corpus.examples(source, inventory, LANGUAGES)]
+
+
+# JSONL
+
+
+def test_jsonl_gives_every_field(tmp_path):
+    record = GOOD | {"image": "x.jpg", "caption": "a city", "image_relation": "depicts", "source": "own"}
+    (row,) = read_jsonl(jsonl(tmp_path / "train.jsonl", "", record, ""))
+    assert (row.line, row.id, row.lang, row.tokens, row.tags) == (2, "a", "en", ["In", "Paris"], ["O", "B-LOC"])
+    assert (row.image, row.caption, row.image_relation, row.ignored_keys) == (
+        "x.jpg",
+        "a city",
+        "depicts",
+        ("source",),
+    )
+
+
+def test_bom_crlf_and_normal_forms_leave_the_text_alone(tmp_path):
+    tokens = [
+        unicodedata.normalize("NFD", "Müller"),
+        unicodedata.normalize("NFC", "Müller"),
+        "a\u2028b",
+        "\u00a0",
+        "👩‍🚀",
+        "",
+    ]
+    record = {"id": "a", "tokens": tokens, "ner_tags": ["O"] * len(tokens)}
+    text = "\r\n".join([json.dumps(record, ensure_ascii=False), json.dumps(GOOD | {"id": "b"}), ""])
+    path = tmp_path / "train.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    first, second = read_jsonl(path)
+    assert first.tokens == tokens and first.tokens[0] != first.tokens[1]
+    assert second.line == 2 and second.tokens == GOOD["tokens"]
+
+
+BAD_JSON = [
+    ("{", "bad JSON", "expected one JSON object a line"),
+    ("[" * 100_000, "bad JSON", "expected one JSON object a line"),
+    ("[1]", "bad JSON", "a list came"),
+    ({"tokens": [], "ner_tags": []}, "missing key", "no id (keys: tokens, ner_tags)"),
+    ({"id": "x"}, "missing key", "no tokens, ner_tags"),
+    (GOOD | {"id": ""}, "wrong value", "id is ''"),
+    (GOOD | {"id": True}, "wrong value", "id is True"),
+    (GOOD | {"tokens": "In Paris"}, "wrong value", "tokens is 'In Paris'; expected a list of strings"),
+    (GOOD | {"tokens": ["In", 3]}, "wrong value", "an item of tokens is 3"),
+    (GOOD | {"ner_tags": [0, 1]}, "wrong value", "an item of ner_tags is 0; expected a string"),
+    (GOOD | {"ner_tags": [-1, -1]}, "no gold label", "-1 came as tag 1 (token 'In'), which is no gold label"),
+    (GOOD | {"ner_tags": [None, -100]}, "no gold label", "None came as tag 1 (token 'In'), which is no gold label"),
+    (GOOD | {"ner_tags": None}, "no gold label", "None came as tag 1 (token 'In'), which is no gold label"),
+    (GOOD | {"ner_tags": ["O", -1]}, "wrong value", "an item of ner_tags is -1; expected a string"),
+    (GOOD | {"ner_tags": ["O", None]}, "wrong value", "an item of ner_tags is None; expected a string"),
+    (GOOD | {"tokens": ["In", None]}, "wrong value", "an item of tokens is None; expected a string"),
+    (GOOD | {"image": ""}, "wrong value", "image is ''; expected a file name or null"),
+    (GOOD | {"image": 7}, "wrong value", "image is 7"),
+    (GOOD | {"image_relation": "shows"}, "wrong value", "image_relation is 'shows'"),
+    (GOOD | {"image": "../secret.png"}, "bad image", "inside the image folder"),
+    (GOOD | {"image": "/secret.png"}, "bad image", "inside the image folder"),
+    (GOOD | {"lang": "it"}, "unknown language", "language 'it' came; expected one of en, de, fr, es"),
+    (GOOD | {"lang": "de"}, "wrong language", "language 'de' came; expected 'en'"),
+    (GOOD | {"ner_tags": ["O"]}, "length mismatch", "2 tokens and 1 ner_tags came"),
+    (GOOD | {"ner_tags": ["O", "LOC"]}, "not IOB2", "'LOC' came as tag 2 (token 'Paris'); expected O, B-TYPE"),
+    (GOOD | {"ner_tags": ["O", "S-LOC"]}, "not IOB2", "'S-LOC' came"),
+    (GOOD | {"ner_tags": ["O", "B-"]}, "not IOB2", "'B-' came"),
+    (GOOD | {"ner_tags": ["O", "B-LOC "]}, "not IOB2", "'B-LOC ' came"),
+    (GOOD | {"ner_tags": ["O", ""]}, "not IOB2", "'' came"),
+    ('{"id": "x", "tokens": ["\\ud800"], "ner_tags": ["O"]}', "bad text", "half a surrogate pair"),
+    (GOOD, "duplicate id", "id 'a' came before in this file"),
+]
+
+
+@pytest.mark.parametrize(("record", "reason", "detail"), BAD_JSON)
+def test_malformed_jsonl_names_file_and_line_or_is_left_out_and_counted(tmp_path, record, reason, detail):
+    path = jsonl(tmp_path / "en" / "train.jsonl", GOOD, record, GOOD | {"id": "z"})
+    with pytest.raises(MalformedRow) as caught:
+        scan(tmp_path)
+    assert (caught.value.path, caught.value.line, caught.value.reason) == (path, 2, reason)
+    assert str(caught.value).startswith(f"{path}:2: ") and detail in str(caught.value)
+    assert [row["id"] for row in rows_of(tmp_path, errors="skip")] == ["a", "z"]
+    part = scan(tmp_path, errors="skip").report.total("train")
+    assert part.rows == 2 and part.skipped == {reason: 1}
+    assert part.skip_examples[0].startswith("en/train.jsonl:2: ")
+
+
+def test_bytes_that_are_no_utf8_are_malformed(tmp_path):
+    path = jsonl(tmp_path / "train.jsonl", GOOD)
+    path.write_bytes(path.read_bytes() + '{"id": "é"}\n'.encode("latin-1"))
+    with pytest.raises(MalformedRow, match=r"train\.jsonl:2: byte 0xe9 came at column 9; expected UTF-8"):
+        scan(tmp_path)
+    assert scan(tmp_path, errors="skip").report.total().skipped == {"not UTF-8": 1}
+
+
+def test_integer_ids_become_text_and_collide_with_it(tmp_path):
+    jsonl(tmp_path / "train.jsonl", GOOD | {"id": 5}, GOOD | {"id": "5"})
+    with pytest.raises(MalformedRow, match=":2: id '5' came before"):
+        scan(tmp_path)
+
+
+def test_ids_may_repeat_across_files(tmp_path):
+    jsonl(tmp_path / "en" / "train.jsonl", GOOD)
+    jsonl(tmp_path / "en" / "test.jsonl", GOOD)
+    jsonl(tmp_path / "de" / "test.jsonl", GOOD | {"lang": "de"})
+    assert scan(tmp_path).report.total().rows == 3
+
+
+def test_flat_jsonl_needs_a_language_in_the_row_or_the_option(tmp_path):
+    bare = {key: value for key, value in GOOD.items() if key != "lang"}
+    jsonl(tmp_path / "train.jsonl", GOOD | {"lang": "de"}, bare | {"id": "b"})
+    with pytest.raises(MalformedRow, match=r":2: no lang came.*give lang="):
+        scan(tmp_path)
+    assert [row["lang"] for row in rows_of(tmp_path, lang="fr")] == ["de", "fr"]
+
+
+def test_keys_without_a_column_are_counted(tmp_path):
+    jsonl(tmp_path / "train.jsonl", GOOD | {"source": "x"}, GOOD | {"id": "b", "source": "y"})
+    report = scan(tmp_path).report
+    assert report.ignored_keys == {"source": 2}
+    assert "keys that no column takes were ignored: source (2 rows)" in report.warnings()
+
+
+# IMGID
+
+
+def imgid(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode())
+    return path
+
+
+def test_imgid_sentences(tmp_path):
+    text = (
+        "\ufeffIMGID:17_06_1\r\nParis\tB-LOC\r\n\xa0\tO\r\n\tO\r\nx \tO \r\n\r\n"
+        "IMGID:2.png\r\nIMGID: 3\r\nno O\r\ntab I-LOC\r\n  \r\nIMGID:4"
+    )
+    rows = list(read_imgid(imgid(tmp_path / "train.txt", text)))
+    assert [(row.id, row.line, row.image) for row in rows] == [
+        ("17_06_1", 1, "17_06_1.*"),
+        ("2.png", 7, "2.png"),
+        ("3", 8, "3.*"),
+        ("4", 12, "4.*"),
+    ]
+    assert [row.tokens for row in rows] == [["Paris", "\xa0", "", "x "], [], ["no", "tab"], []]
+    assert [row.tags for row in rows] == [["B-LOC", "O", "O", "O"], [], ["O", "I-LOC"], []]
+
+
+def test_empty_sentences_are_kept_and_counted(tmp_path):
+    imgid(tmp_path / "train.txt", "IMGID:1\n\nIMGID:2\na\tO\n")
+    assert [row["tokens"] for row in rows_of(tmp_path)] == [[], ["a"]]
+    report = scan(tmp_path).report
+    assert report.total().empty_sentences == 1
+    assert "train: 1 rows have no tokens" in report.warnings()
+
+
+BAD_IMGID = [
+    ("a\tO\n\n", 4, "no IMGID", "a token came before any IMGID: line"),
+    ("IMGID:\na\tO\n\n", 4, "no IMGID", "'IMGID:' came without an id"),
+    ("IMGID:2\na\tO\nb\n\n", 6, "bad line", "'b' came; expected token<TAB>tag"),
+    ("IMGID:2\na\t\n\n", 5, "bad line", "expected token<TAB>tag"),
+    ("IMGID:2\na\tNN\tO\n\n", 5, "bad line", "'a\\tNN\\tO' came"),
+    ("IMGID:2\na b c O\n\n", 5, "bad line", "expected token<TAB>tag"),
+    ("IMGID:2\na\tO\nb\tPER\n\n", 6, "not IOB2", "'PER' came as tag 2 (token 'b')"),
+    ("IMGID:1\na\tO\n\n", 4, "duplicate id", "id '1' came before"),
+]
+
+
+@pytest.mark.parametrize(("text", "line", "reason", "detail"), BAD_IMGID)
+def test_malformed_imgid_names_the_line_and_costs_one_sentence(tmp_path, text, line, reason, detail):
+    path = imgid(tmp_path / "train.txt", f"IMGID:1\nx\tO\n\n{text}IMGID:9\nz\tO\n")
+    with pytest.raises(MalformedRow) as caught:
+        scan(tmp_path)
+    assert (caught.value.path, caught.value.line, caught.value.reason) == (path, line, reason)
+    assert detail in str(caught.value)
+    assert [row["id"] for row in rows_of(tmp_path, errors="skip")] == ["1", "9"]
+    assert scan(tmp_path, errors="skip").report.total("train", "en").skipped == {reason: 1}
+
+
+def test_undecodable_line_costs_one_sentence(tmp_path):
+    (tmp_path / "train.txt").write_bytes(b"IMGID:1\nx\tO\n\xff\tO\ny\tO\n\nIMGID:2\nz\tO\n")
+    with pytest.raises(MalformedRow, match=r"train\.txt:3: byte 0xff"):
+        scan(tmp_path)
+    assert [row["tokens"] for row in rows_of(tmp_path, errors="skip")] == [["z"]]
+
+
+def test_captions(tmp_path):
+    path = imgid(tmp_path / "captions.txt", "1.jpg :a: b :c \n\nmy file.jpg :\nbroken\n")
+    first, second, third = read_captions(path)
+    assert (first, second) == ((1, "1.jpg", "a: b :c "), (3, "my file.jpg", ""))
+    assert (third.line, third.reason) == (4, "bad caption")
+
+
+def test_captions_are_found_matched_and_counted(tmp_path):
+    imgid(tmp_path / "train.txt", "IMGID:1\na\tO\n\nIMGID:2\nb\tO\n\nIMGID:3.png\nc\tO\n")
+    imgid(tmp_path / "BLIP.txt", "1.jpg :one\n3.png :three\n")
+    imgid(tmp_path / "notes.txt", "Some words.\n")
+    assert [row["caption"] for row in rows_of(tmp_path)] == ["one", None, "three"]
+    assert scan(tmp_path).report.total().without_caption == 1
+    imgid(tmp_path / "other.txt", "1.jpg :uno\n")
+    with pytest.raises(ValueError, match="several files of captions"):
+        Corpus(tmp_path)
+    assert [row["caption"] for row in rows_of(tmp_path, captions="other.txt")] == ["uno", None, None]
+
+
+def test_a_pipe_among_the_files_is_not_waited_for(tmp_path):
+    imgid(tmp_path / "train.txt", "IMGID:1\na\tO\n")
+    for name in ("notes.txt", "dev.txt"):
+        os.mkfifo(tmp_path / name)
+    assert len(rows_of(tmp_path)) == 1 and Corpus(tmp_path).captions_file is None
+    with pytest.raises(OSError, match="notes.txt is a folder, a pipe or a device"):
+        Corpus(tmp_path, captions="notes.txt")
+    (tmp_path / "de").mkdir()
+    (tmp_path / "README.md").write_text("a card")
+    os.mkfifo(tmp_path / "de" / "train-00000.parquet")
+    assert not is_parquet(tmp_path) and not find_shards(tmp_path)
+
+
+def test_contradicting_captions_are_malformed(tmp_path):
+    imgid(tmp_path / "train.txt", "IMGID:1\na\tO\n")
+    imgid(tmp_path / "captions.txt", "1.jpg :one\n1.jpg :one\n1.jpg :two\n")
+    with pytest.raises(MalformedRow, match=r"captions\.txt:3: a second, other caption of 1\.jpg"):
+        scan(tmp_path)
+    report = scan(tmp_path, errors="skip").report
+    assert report.bad_captions == {"duplicate caption": 1}
+    assert [row["caption"] for row in rows_of(tmp_path, errors="skip")] == ["one"]
+
+
+TEXT = st.text(st.characters(exclude_characters="\t\n\r", exclude_categories=("Cs",)), max_size=8)
+SENTENCES = st.lists(
+    st.lists(st.tuples(TEXT.filter(lambda text: not text.startswith("IMGID:")), st.sampled_from(TAGS)), max_size=6),
+    min_size=1,
+    max_size=4,
+)
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(SENTENCES, st.sampled_from(["\n", "\r\n"]), st.booleans())
+def test_what_is_written_is_read(tmp_path, sentences, end, bom):
+    blocks = [
+        "".join(f"{line}{end}" for line in (f"IMGID:{number}", *(f"{token}\t{tag}" for token, tag in sentence)))
+        for number, sentence in enumerate(sentences)
+    ]
+    path = imgid(tmp_path / "train.txt", "\ufeff" * bom + end.join(blocks))
+    assert [list(zip(row.tokens, row.tags, strict=True)) for row in read_imgid(path)] == sentences
+    records = [
+        {"id": str(number), "tokens": [token for token, _ in sentence], "ner_tags": [tag for _, tag in sentence]}
+        for number, sentence in enumerate(sentences)
+    ]
+    path = imgid(
+        tmp_path / "train.jsonl",
+        "\ufeff" * bom + "".join(json.dumps(record, ensure_ascii=False) + end for record in records),
+    )
+    assert [list(zip(row.tokens, row.tags, strict=True)) for row in read_jsonl(path)] == sentences
+
+
+# The samples of the field's formats: (format, split, language, id, "token|tag ..."), image and URL where there is one
+
+BOAT = "https://upload.example/commons/0/06/Boat-2007.jpg"
+BOAT_FILE = "845b447f070ea139af8322a8fb3b585b.*"
+PANDA = "https://img.example/a/panda.jpg"
+WIKIDIVERSE = "Ida|B-Person Brand|I-Person 's boat , in Bergen|B-Location -Vest ( 2007 ) ."
+FORMATS = {
+    "umt": [
+        ("train", "en", "1001", "Ada|B-PER sails to Bergen|B-LOC", "1001.*", None),
+        ("train", "en", "1002", "nice boat", "1002.*", None),
+        ("validation", "en", "17_06_9", "Galaxy|B-OTHER Team|I-OTHER wins", "17_06_9.*", None),
+        ("test", "en", "O_77", "@ Milla|B-PER", "O_77.*", None),
+    ],
+    "gmner": [
+        ("train", "en", "16_05_1", "Lena|B-PER in Graz|B-LOC", "16_05_1.*", None),
+        ("train", "en", "16_05_2", "# fun", "16_05_2.*", None),
+        ("validation", "en", "16_05_3", "Oslo|B-LOC", "16_05_3.*", None),
+    ],
+    "fmnerg": [
+        ("train", "en", "5", "Lena|B-person Borg|I-person at Dome|B-building", "5.*", None),
+        ("train", "en", "6", "RT", "6.*", None),
+    ],
+    "wikineural": [
+        ("train", "de", "0", "Der Fluss Alra|B-LOC", None, None),
+        ("train", "de", "1", "Ida|B-PER Brand|I-PER singt", None, None),
+        ("validation", "de", "0", "In Alra|B-LOC", None, None),
+    ],
+    "multinerd": [
+        ("train", "en", "0", "The Red|B-ANIM panda|I-ANIM in Alra|B-LOC", None, PANDA),
+        ("train", "en", "1", "In 1999|B-TIME", None, None),
+        ("validation", "en", "0", "Mars|B-CEL rises", None, None),
+        ("train", "de", "0", "Am Mars|B-CEL", None, None),
+    ],
+    "conll2002": [
+        ("train", "es", "0", "El río Alra|B-LOC baja", None, None),
+        ("train", "es", "1", "Señor Ibáñez|B-PER", None, None),
+        ("validation", "es", "0", "Ana|B-PER", None, None),
+    ],
+    "conll2003": [
+        ("train", "en", "0", "Alra|B-ORG meets Ida|B-PER Brand|I-PER Max|B-PER .", None, None),
+        ("train", "en", "1", "Rain in Bergen|B-LOC Vest|B-ORG", None, None),
+        ("validation", "en", "0", "Oslo|B-LOC", None, None),
+        ("test", "en", "0", "Oslo|B-LOC AS|I-LOC", None, None),
+        ("train", "de", "0", "Der Fluss Alra|B-LOC", None, None),
+    ],
+    "conll2003_iob2": [("train", "en", "0", "Alra|B-ORG meets Ida|B-PER Max|B-PER", None, None)],
+    "wikidiverse": [
+        ("train", "en", "0", WIKIDIVERSE, BOAT_FILE, BOAT),
+        ("train", "en", "1", "No names here .", BOAT_FILE, BOAT),
+        ("validation", "en", "0", "Alra|B-Organization wins .", BOAT_FILE, BOAT),
+    ],
+    "wikidiverse_candidates": [("train", "en", "0", WIKIDIVERSE, BOAT_FILE, BOAT)],
+}
+
+
+def shown(tokens, tags) -> str:
+    return " ".join(token if tag == "O" else f"{token}|{tag}" for token, tag in zip(tokens, tags, strict=True))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_samples_of_each_format(name, tmp_path):
+    lang = "en" if name == "conll2003_iob2" else None
+    report = LoadReport()
+    rows = [
+        (split, row.lang, row.id, shown(row.tokens, row.tags), row.image, row.image_url)
+        for split, row in read_source(SAMPLES / name, lang=lang, report=report)
+    ]
+    assert rows == FORMATS[name]
+    assert report.total().rows == len(rows) and not report.total().skipped
+    dataset = load(SAMPLES / name, lang=lang, cache_dir=tmp_path)
+    names = next(iter(dataset.values())).features["ner_tags"].feature.names
+    loaded = [
+        (split, row["lang"], row["id"], shown(row["tokens"], [names[tag] for tag in row["ner_tags"]]))
+        for split, rows in dataset.items()
+        for row in rows
+    ]
+    assert sorted(loaded) == sorted(row[:4] for row in FORMATS[name])
+
+
+def test_every_sample_is_read():
+    assert {path.name for path in SAMPLES.iterdir()} == set(FORMATS)
+
+
+def test_what_has_no_column_and_what_is_converted_is_counted(caplog, tmp_path):
+    report = LoadReport()
+    list(read_source(SAMPLES / "conll2003", report=report))
+    # Entities begin seven times after O, the edge or another type; only Max follows one of his own type.
+    assert report.total().repaired_tags == 7 and report.total("train", "de").repaired_tags == 1
+    assert report.ignored_keys == {"column 2": 5, "column 3": 5, "column 4": 1}
+    report = LoadReport()
+    list(read_source(SAMPLES / "fmnerg", report=report))
+    assert report.ignored_keys == {"column 3": 2}
+    # A copy: of each file it is said once that it is not UTF-8.
+    list(read_source(shutil.copytree(SAMPLES / "conll2002", tmp_path / "conll2002")))
+    assert "left out, as of other languages: ned.train" in caplog.text
+    assert "is read as ISO-8859-1: 3 of its lines are no UTF-8, 0 are" in caplog.text
+
+
+def test_only_the_languages_asked_for_are_read(tmp_path):
+    rows = list(read_source(SAMPLES / "multinerd", ("de",)))
+    assert [row.lang for _, row in rows] == ["de"]
+    with pytest.raises(ValueError, match=r"has no rows in fr"):
+        list(read_source(SAMPLES / "multinerd", ["fr"]))
+    for wrong in ("de", ["it"], []):
+        with pytest.raises(ValueError, match="languages are"):
+            list(read_source(SAMPLES / "multinerd", wrong))
+    with pytest.raises(FileNotFoundError, match="neither a folder nor the name of a dataset"):
+        list(read_source(tmp_path / "none"))
+
+
+def test_a_finished_dataset_is_a_source(tmp_path):
+    jsonl(tmp_path / "set" / "de" / "train.jsonl", GOOD | {"lang": "de", "image_url": "http://a.example/b.png"})
+    jsonl(tmp_path / "set" / "en" / "test.jsonl", GOOD)
+    folder = write_parquet(load(tmp_path / "set", cache_dir=tmp_path / "cache"), tmp_path / "written")
+    rows = [(split, row.id, row.lang, row.tokens, row.tags) for split, row in read_source(folder)]
+    assert rows == [
+        ("test", "a", "en", ["In", "Paris"], ["O", "B-LOC"]),
+        ("train", "a", "de", ["In", "Paris"], ["O", "B-LOC"]),
+    ]
+
+
+# The format by the content, split and language by the name
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "expected"),
+    [
+        ("IMGID:1\na\tO\n", "train.txt", "imgid"),
+        ("a\tb\tO\n\nIMGID:1\na\tb\tO\n", "train.conll", "imgid"),
+        ("0\ta\tO\n1\tb\tO\n", "train.txt", "numbered"),
+        ("1\ta\tO\n2\tb\tB-X\tQ1\n\n1\tc\tO\n", "train_en.tsv", "numbered"),
+        ("1\ta\tO\n1\tb\tO\n", "train.tsv", "conll"),
+        ("1996 CD O\n1997 CD O\n", "train.conllu", "conll"),
+        ("-DOCSTART- O\n\na O\n", "esp.testa", "conll"),
+        ('{"id": 1}\n', "train.json", "jsonl"),
+        ('\n [["a", null, "t", []]]', "train.json", "wikidiverse"),
+    ],
+)
+def test_formats_by_content(tmp_path, text, name, expected):
+    reader = find_format(imgid(tmp_path / name, text))
+    assert reader is not None and reader.name == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "message"),
+    [
+        ("0\tCD\tO\n\n1\tCD\tO\n", "train.tsv", r"several formats \(numbered, conll\), .*'0\\tCD\\tO'.*would tell"),
+        (
+            "id\ttext\n1\tsome words\n",
+            "train.tsv",
+            r"no known format, its first lines are 'id\\ttext'.*imgid, numbered",
+        ),
+        ("Just words here.\n", "eng.train", "of no known format, .*expected one of conll"),
+        ("3\n", "train.json", "of no known format, .*expected one of jsonl, wikidiverse"),
+    ],
+)
+def test_files_of_no_or_of_several_formats_say_what_was_seen(tmp_path, text, name, message):
+    imgid(tmp_path / name, text)
+    with pytest.raises(ValueError, match=message):
+        discover(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("train.tsv", ("train", None)),
+        ("test_en.tsv", ("test", "en")),
+        ("train_de.conllu", ("train", "de")),
+        ("dev-fr.conll", ("validation", "fr")),
+        ("esp.train", ("train", "esp")),
+        ("eng.testa", ("validation", "eng")),
+        ("eng.testb", ("test", "eng")),
+        ("deu.testb.txt", ("test", "deu")),
+        ("train_w_10cands.json", ("train", None)),
+        ("valid_w_10cands.json", ("validation", None)),
+        ("ned.testa", ("validation", "ned")),
+        ("train", None),
+        ("train.gz", None),
+        ("train_small.txt", None),
+        ("captions.txt", None),
+        ("test_train.txt", None),
+        ("train_de_en.txt", None),
+        ("17_06_12483.jpg", None),
+    ],
+)
+def test_what_file_names_say(name, expected):
+    parsed = FileName.parse(name)
+    assert (parsed and (parsed.split, parsed.lang)) == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["train_de.tsv", "train.tsv"], "train.tsv and train_de.tsv: expected all names to say a language, or none"),
+        (["de/train_en.tsv"], "is in a folder of 'de', but its name says 'en'"),
+        (["deu.train", "train_de.txt"], "holds deu.train, train_de.txt: expected one file for the split 'train'"),
+        (["train_it.tsv"], r"holds no dataset.*Of other languages: train_it\.tsv"),
+        (["it/train.txt", "de/train.txt", "extra/train.txt"], "holds splits in extra, it, expected folders named"),
+    ],
+)
+def test_names_that_contradict_each_other(tmp_path, files, message):
+    for file in files:
+        imgid(tmp_path / file, "a\tO\nb\tO\n")
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        discover(tmp_path)
+
+
+def test_an_empty_file_has_the_format_of_the_others(tmp_path):
+    imgid(tmp_path / "train.txt", "a O\nb B-X\n")
+    imgid(tmp_path / "test.txt", "\n")
+    assert [source.reader.name for source in discover(tmp_path)] == ["conll", "conll"]
+
+
+# Columns
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "reason", "detail"),
+    [
+        ("0\ta\n", 4, "bad line", "'0\\ta' came; expected number<TAB>token<TAB>tag"),
+        ("x\ta\tO\n", 4, "bad line", "'x\\ta\\tO' came"),
+        ("0\ta\tO\n2\tb\tO\n", 5, "bad number", "token 2 came; expected 1"),
+        ("7\ta\tO\n", 4, "bad number", "token 7 came; expected 0 or 1 at the start"),
+        ("0\ta\tPER\n", 4, "not IOB2", "'PER' came as tag 1"),
+    ],
+)
+def test_malformed_numbered_tokens_cost_one_sentence(tmp_path, text, line, reason, detail):
+    good = "0\tx\tO\n1\ty\tO\n\n"
+    path = imgid(tmp_path / "train_en.tsv", good + text + "\n" + good * 30)
+    with pytest.raises(MalformedRow) as caught:
+        list(read_source(tmp_path))
+    assert (caught.value.path, caught.value.line, caught.value.reason) == (path, line, reason)
+    assert detail in str(caught.value)
+    report = LoadReport()
+    ids = [row.id for _, row in read_source(tmp_path, errors="skip", report=report)]
+    assert ids == [str(number) for number in range(32) if number != 1]
+    assert report.total("train", "en").skipped == {reason: 1}
+
+
+def test_numbered_tokens_keep_white_space_and_take_only_urls_of_images(tmp_path):
+    text = "1\t\xa0\tO\thttps://en.example/wiki/A\n2\t\tO\n3\tb c\tO\t\thttps://c.example/Special:FilePath/B%20c\n"
+    (row,) = read_numbered(imgid(tmp_path / "train.tsv", text))
+    assert row.tokens == ["\xa0", "", "b c"]
+    assert row.image_url == "https://c.example/Special:FilePath/B%20c" and row.ignored_keys == ("column 4",)
+
+
+def test_a_few_broken_lines_of_utf8_are_reported_and_not_guessed_at(tmp_path):
+    path = imgid(tmp_path / "esp.train", "río O\nseñor O\n\n")
+    path.write_bytes(path.read_bytes() + "año O\n".encode("latin-1"))
+    with pytest.raises(MalformedRow, match=r"esp\.train:4: byte 0xf1"):
+        list(read_source(tmp_path))
+    assert [row.tokens for _, row in read_source(tmp_path, errors="skip")] == [["río", "señor"]]
+
+
+def test_extra_columns_stand_before_or_after_the_tag(tmp_path):
+    path = imgid(tmp_path / "train.txt", "IMGID:1\nParis\tNNP\tB-LOC\n-DOCSTART-\tX\tO\nIMGID:2\nis\tVBZ\tO\n")
+    assert [(row.tokens, row.tags) for row in read_imgid(path)] == [(["Paris"], ["B-LOC"]), (["is"], ["O"])]
+    path = imgid(tmp_path / "train.txt", "IMGID:1\nParis B-LOC B-city\n.  O O\nbad O\n")
+    (problem,) = read_imgid(path)
+    assert (problem.line, problem.detail) == (4, "'bad O' came; expected token<TAB>tag<TAB>column 3")
+
+
+CHUNKS = "Anna B-NP B-PER\nsings B-VP O\nin B-PP O\nBergen B-NP B-LOC\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        (CHUNKS, "2 and 3"),
+        ("Anna B-NP B-PER\n", "2 and 3"),
+        (CHUNKS.replace(" ", "\t"), "2 and 3"),
+        ("IMGID:1\n" + CHUNKS, "2 and 3"),
+        ("Anna B-PER O\nsings O O\n", "2 and 3"),
+        ("Anna NNP B-PER B-singer\nsings VB O O\n", "3 and 4"),
+        ("Anna B-X B-Y B-Z\n", "2 and 3 and 4"),
+        ("0\tAnna\tB-NP\tB-PER\n1\tsings\tB-VP\tO\n", "3 and 4"),
+    ],
+)
+def test_several_columns_that_look_like_tags_are_ambiguous(tmp_path, text, columns):
+    path = imgid(tmp_path / "train.txt", text)
+    for errors in ("raise", "skip"):
+        with pytest.raises(ValueError) as caught:
+            list(read_source(tmp_path, lang="en", errors=errors))
+        expected = f"{path}: the columns {columns} look like tags .*name the one to read by tag_column"
+        assert re.match(expected, str(caught.value)) and not isinstance(caught.value, MalformedRow)
+
+
+@pytest.mark.parametrize(
+    ("text", "tag_column", "tags"),
+    [
+        (CHUNKS, 3, ["B-PER", "O", "O", "B-LOC"]),
+        (CHUNKS, -1, ["B-PER", "O", "O", "B-LOC"]),
+        (CHUNKS, 2, ["B-NP", "B-VP", "B-PP", "B-NP"]),
+        (CHUNKS, -2, ["B-NP", "B-VP", "B-PP", "B-NP"]),
+        ("IMGID:1\n" + CHUNKS, -1, ["B-PER", "O", "O", "B-LOC"]),
+        ("0\tAnna\tB-NP\tB-PER\n1\tsings\tB-VP\tO\n", 4, ["B-PER", "O"]),
+        # One column alone looks like tags, wherever it stands; and the known kinds, as published.
+        ("Anna B-PER NNP\nsings O VB\n", None, ["B-PER", "O"]),
+        ("1\tAnna\tNNP\tB-PER\n2\tsings\tVB\tO\n", None, ["B-PER", "O"]),
+        ("Anna NNP B-NP B-PER\nsings VB B-VP O\n", None, ["B-PER", "O"]),
+        ("Anna NNP O B-PER\n. . O O\n", None, ["B-PER", "O"]),
+        ("Anna Anna NE B-NC B-PER\nsingt singen VV B-VC O\n", None, ["B-PER", "O"]),
+        ("1\tAnna\tNNP\tB-NP\tB-PER\n2\tsings\tVB\tB-VP\tO\n", None, ["B-PER", "O"]),
+        ("IMGID:1\nAnna\tB-person\tB-singer\nsings\tO\tO\n", None, ["B-person", "O"]),
+        # CoNLL-2003's chunks, for whoever asks for them.
+        ("Anna NNP B-NP B-PER\nsings VB B-VP O\n", 3, ["B-NP", "B-VP"]),
+    ],
+)
+def test_the_column_of_the_tags(tmp_path, text, tag_column, tags):
+    imgid(tmp_path / "train.txt", text)
+    ((_, row),) = read_source(tmp_path, lang="en", tag_column=tag_column)
+    assert row.tags == tags and row.tokens[0] == "Anna"
+    dataset = load(tmp_path, lang="en", tag_column=tag_column, cache_dir=tmp_path / "cache")["train"]
+    names = dataset.features["ner_tags"].feature.names
+    assert [names[tag] for tag in dataset[0]["ner_tags"]] == tags
+
+
+def test_a_column_of_tags_in_another_scheme_does_not_leave_the_chunks_alone(tmp_path):
+    """Where only the chunks are well-formed tags, they are not taken for the entities."""
+    for text in ("Anna B-NP S-PER\nsings B-VP O\n", "Anna NNP B-NP S-PER\nsings VB B-VP O\n"):
+        imgid(tmp_path / "train.txt", text)
+        with pytest.raises(ValueError, match="'S-PER' looks like a tag of BIOES or BILOU"):
+            list(read_source(tmp_path, lang="en"))
+
+
+@pytest.mark.parametrize("tag_column", [0, 1, 4, -3, -4])
+def test_a_column_that_is_none_of_the_tags(tmp_path, tag_column):
+    imgid(tmp_path / "train.txt", CHUNKS)
+    with pytest.raises(ValueError, match=rf"tag_column is {tag_column}, but .* has 3 columns .*from 2 to 3, or, .*-1"):
+        list(read_source(tmp_path, lang="en", tag_column=tag_column))
+
+
+def test_an_empty_file_has_any_column(tmp_path):
+    imgid(tmp_path / "train.txt", CHUNKS)
+    imgid(tmp_path / "test.txt", "\n")
+    assert len(list(read_source(tmp_path, lang="en", tag_column=3))) == 1
+
+
+def test_a_tag_column_has_no_use_where_there_are_no_columns(tmp_path):
+    jsonl(tmp_path / "json" / "train.jsonl", GOOD)
+    with pytest.raises(ValueError, match="holds jsonl files, where tag_column has no use: leave it out"):
+        list(read_source(tmp_path / "json", tag_column=3))
+    folder = write_parquet(load(tmp_path / "json", cache_dir=tmp_path / "cache"), tmp_path / "written")
+    with pytest.raises(ValueError, match="tag_column has no use"):
+        list(read_source(folder, tag_column=3))
+    with pytest.raises(ValueError, match="where tag_column has no use: leave it out"):
+        load(folder, tag_column=3)
+
+
+# Rows without gold labels
+
+HIDDEN = [None, [-1, -1], [-100, -100], [None, None]]
+
+
+@pytest.mark.parametrize("hidden", HIDDEN)
+def test_a_test_split_may_have_no_gold_labels_at_all(tmp_path, hidden):
+    jsonl(tmp_path / "train.jsonl", GOOD)
+    jsonl(tmp_path / "test.jsonl", GOOD | {"ner_tags": hidden}, GOOD | {"id": "b", "tokens": [], "ner_tags": []})
+    dataset = load(tmp_path, cache_dir=tmp_path / "cache")
+    assert dataset["test"]["ner_tags"][:] == [[-1, -1], []]
+    assert dataset["train"]["ner_tags"][:] == [[0, 1]]
+    assert dataset["test"].features["ner_tags"].feature.names == ["O", "B-LOC", "I-LOC"]
+    # It can be written and read again, its card counting no entities in it; a builder of splits has no use for it.
+    folder = write_parquet(dataset, tmp_path / "written")
+    assert load(folder, cache_dir=tmp_path / "cache")["test"]["ner_tags"][:] == [[-1, -1], []]
+    for source in (tmp_path, folder):
+        with pytest.raises(MalformedRow, match=r"came as tag 1 \(token 'In'\), which is no gold label"):
+            list(read_source(source))
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_other_splits_may_not(tmp_path, split):
+    path = jsonl(tmp_path / f"{split}.jsonl", GOOD | {"ner_tags": [-1, -1]})
+    with pytest.raises(MalformedRow) as caught:
+        load(tmp_path, cache_dir=tmp_path / "cache")
+    assert str(caught.value).startswith(f"{path}:1: -1 came as tag 1 (token 'In'), which is no gold label")
+
+
+def test_a_test_split_of_which_a_part_has_gold_labels_is_malformed(tmp_path):
+    path = jsonl(tmp_path / "test.jsonl", GOOD, GOOD | {"id": "b", "ner_tags": [-1, -1]})
+    with pytest.raises(MalformedRow) as caught:
+        load(tmp_path, cache_dir=tmp_path / "cache")
+    assert str(caught.value).startswith(f"{path}:2: -1 came as tag 1")
+    dataset = load(tmp_path, errors="skip", cache_dir=tmp_path / "cache")
+    assert dataset["test"]["id"][:] == ["a"]
+
+
+# WikiDiverse
+
+
+def wikidiverse(folder: Path, *items: object) -> Path:
+    path = folder / "train.json"
+    path.write_text(json.dumps(items), encoding="utf-8")
+    return path
+
+
+@st.composite
+def texts_with_mentions(draw):
+    text = draw(st.text(st.sampled_from("ab É3.-' (\u2019\n"), min_size=1, max_size=24))
+    spans, start = [], 0
+    for kind in draw(st.lists(st.sampled_from(["PER", "LOC"]), max_size=4)):
+        if start >= len(text):
+            break
+        start = draw(st.integers(start, len(text) - 1))
+        end = draw(st.integers(start + 1, len(text)))
+        if text[start:end].strip():
+            spans.append((start, end, kind))
+        start = end
+    return text, spans
+
+
+@settings(max_examples=300, deadline=None)
+@given(texts_with_mentions())
+def test_the_entities_of_the_words_are_the_mentions(case):
+    text, mentions = case
+    stripped = []
+    for start, end, kind in mentions:
+        inner = text[start:end]
+        first = start + len(inner) - len(inner.lstrip())
+        stripped.append(Span(first, first + len(inner.strip()), kind))
+    words, tags = tag_words(text, stripped)
+    assert "".join(words) == "".join(text.split()) and all(words)
+    found = [("".join(words[start : end + 1]), kind) for kind, start, end in get_entities(tags)]
+    assert found == [("".join(text[start:end].split()), kind) for start, end, kind in mentions]
+    assert not list(iob2_problems(tags))
+
+
+@pytest.mark.parametrize(
+    ("item", "reason", "detail"),
+    [
+        ({"a": 1}, "bad item", "a dict came; expected [sentence, image_url, topic, mentions]"),
+        (["a", "u", "t"], "bad item", "a list of 3 came"),
+        ([1, "u", "t", []], "wrong value", "sentence is 1"),
+        (["a", 1, "t", []], "wrong value", "image_url is 1; expected a string or null"),
+        (["a", None, "t", "b"], "wrong value", "mentions is 'b'"),
+        (["a b", None, "t", [["a", "X", 0]]], "wrong value", "a mention is ['a', 'X', 0]"),
+        (["a b", None, "t", [["a", "X", 0, 9, ""]]], "wrong value", "the place of 'a' is [0, 9]; expected offsets"),
+        (["a b", None, "t", [["a", "X", False, True, ""]]], "wrong value", "is [False, True]"),
+        (["a b", None, "t", [["b", "X", 0, 1, ""]]], "misplaced mention", "'b' came, but 'a' stands at 0:1"),
+        (
+            ["a b c", None, "t", [["a b", "X", 0, 3, ""], ["b c", "Y", 2, 5, ""]]],
+            "overlapping mentions",
+            "'a b' (X) and 'b c' (Y) overlap",
+        ),
+    ],
+)
+def test_malformed_items_of_wikidiverse_are_numbered(tmp_path, item, reason, detail):
+    good = ["Ida", None, "t", [["Ida", "Person", 0, 3, "u"], ["Ida ", "Person", 0, 3, "u"]]]
+    path = wikidiverse(tmp_path, good, item, good)
+    with pytest.raises(MalformedRow) as caught:
+        list(read_source(tmp_path))
+    assert (caught.value.path, caught.value.line, caught.value.reason) == (path, 2, reason)
+    assert detail in str(caught.value)
+    report = LoadReport()
+    rows = [row for _, row in read_source(tmp_path, errors="skip", report=report)]
+    # Given twice, it counts once; and no picture is named where there is none.
+    assert [(row.id, row.tags, row.image, row.image_url) for row in rows] == [
+        ("0", ["B-Person"], None, None),
+        ("2", ["B-Person"], None, None),
+    ]
+    assert report.total().skipped == {reason: 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"), [(b"[1, ", "bad JSON"), (b'["\xff"]', "not UTF-8"), (b"[" * 100_000, "bad JSON")]
+)
+def test_a_file_of_wikidiverse_that_does_not_parse_is_one_problem(tmp_path, content, reason):
+    (tmp_path / "train.json").write_bytes(content)
+    (problem,) = read_wikidiverse(tmp_path / "train.json")
+    assert isinstance(problem, MalformedRow) and (problem.line, problem.reason) == (1, reason)
+
+
+def test_the_released_pictures_of_wikidiverse_are_found(tmp_path):
+    folder = tmp_path / "set"
+    (folder / "images").mkdir(parents=True)
+    wikidiverse(folder, ["Ida", BOAT, "t", []])
+    Image.new("RGB", (4, 4)).save(folder / "images" / BOAT_FILE.replace(".*", ".jpg"))
+    dataset = load(folder, cache_dir=tmp_path / "cache")
+    assert dataset["train"][0]["image"].size == (4, 4)
+
+
+# IOB2
+
+
+@given(st.lists(st.sampled_from(TAGS), max_size=12))
+def test_repair_keeps_the_entities_that_seqeval_reads(tags):
+    row = Row(Path("x"), 1, "a", "en", [""] * len(tags), list(tags))
+    repairs = repair_tags(row)
+    assert get_entities(row.tags) == get_entities(tags)
+    assert not list(iob2_problems(row.tags))
+    assert len(repairs) == sum(old != new for old, new in zip(tags, row.tags, strict=True))
+    # By the definition: the entities are as many as the B- tags once each has one of its own.
+    assert len(get_entities(tags)) == sum(tag[0] == "B" for tag in row.tags)
+
+
+ENTITIES = st.lists(
+    st.tuples(st.sampled_from(["PER", "LOC", "O"]), st.integers(1, 3)), min_size=1, max_size=8
+)  # fmt: skip
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(ENTITIES, min_size=1, max_size=3))
+def test_iob1_becomes_iob2_without_loss(tmp_path, sentences):
+    written = []
+    for sentence in sentences:
+        tags, previous = [], "O"
+        for kind, length in sentence:
+            begin = "O" if kind == "O" else f"{'B' if kind == previous else 'I'}-{kind}"
+            tags += [begin] + ["O" if kind == "O" else f"I-{kind}"] * (length - 1)
+            previous = kind
+        written.append(tags)
+    imgid(tmp_path / "eng.train", "\n".join("".join(f"w NN {tag}\n" for tag in tags) for tags in written))
+    report = LoadReport()
+    rows = [row.tags for _, row in read_source(tmp_path, report=report)]
+    changed = 0
+    for before, after in zip(written, rows, strict=True):
+        changed += sum(old != new for old, new in zip(before, after, strict=True))
+        entities = Entities([before], IOB1).entities[0], Entities([after], IOB2).entities[0]
+        one, other = ([(entity.start, entity.end, entity.tag) for entity in found] for found in entities)
+        assert one == other
+    assert report.total().repaired_tags == changed
+
+
+def test_iob1_is_an_error_where_iob2_is_asked_for(tmp_path):
+    imgid(tmp_path / "eng.train", "Alra NNP I-LOC\n\n" * 5)
+    with pytest.raises(MalformedRow, match="'I-LOC' came as tag 1"):
+        list(read_source(tmp_path, iob2="strict"))
+    # Mixed tags are of no scheme: they are not guessed at.
+    imgid(tmp_path / "eng.train", "Alra NNP I-LOC\n\n" * 5 + "Alra NNP B-LOC\n\n" * 5)
+    with pytest.raises(MalformedRow, match="'I-LOC' came as tag 1"):
+        list(read_source(tmp_path))
+    assert len(list(read_source(tmp_path, iob2="repair"))) == 10
+
+
+def test_an_inside_tag_that_begins_an_entity_is_repaired_and_counted_or_malformed(tmp_path):
+    path = imgid(tmp_path / "train.txt", "IMGID:1\na\tO\nb\tI-PER\nc\tI-PER\nd\tI-LOC\n\nIMGID:2\ne\tB-LOC\n")
+    corpus = Corpus(tmp_path, iob2="repair")
+    inventory = corpus.scan(LANGUAGES)
+    assert inventory.labels == ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
+    tags = [[inventory.labels[tag] for tag in row["ner_tags"]] for row in rows_of(tmp_path, iob2="repair")]
+    assert tags == [["O", "B-PER", "I-PER", "B-LOC"], ["B-LOC"]]
+    assert inventory.report.total().repaired_tags == 2
+    assert "train: 2 I- tags begin an entity" in inventory.report.warnings()[1]
+    with pytest.raises(MalformedRow, match=r"'I-PER' came as tag 2 \(token 'b'\) after 'O'.*iob2='repair'") as caught:
+        scan(tmp_path, iob2="strict")
+    assert (caught.value.path, caught.value.line) == (path, 3)
+    assert [row["id"] for row in rows_of(tmp_path, iob2="strict", errors="skip")] == ["2"]
+
+
+@pytest.mark.parametrize(("sound", "repaired"), [(9, True), (8, False)])
+def test_a_few_slips_are_repaired_and_another_scheme_is_not_guessed_at(tmp_path, sound, repaired):
+    blocks = [f"IMGID:{number}\na\tB-PER\n\n" for number in range(sound)]
+    imgid(tmp_path / "train.txt", "".join(blocks) + "IMGID:slip\na\tO\nb\tI-PER\n")
+    if repaired:
+        assert Corpus(tmp_path).scan(LANGUAGES).report.total().repaired_tags == 1
+    else:
+        with pytest.raises(MalformedRow, match=r"train.txt:27: 'I-PER' came as tag 2.*iob2='repair'"):
+            scan(tmp_path)
+        assert len(rows_of(tmp_path, errors="skip")) == sound
+
+
+def test_labels_come_from_the_whole_folder_whatever_is_read(tmp_path):
+    jsonl(tmp_path / "en" / "train.jsonl", GOOD | {"ner_tags": ["B-ZOO", "I-ZOO"]})
+    jsonl(tmp_path / "de" / "test.jsonl", GOOD | {"lang": "de", "ner_tags": ["B-art", "O"]})
+    expected = ["O", "B-ZOO", "I-ZOO", "B-art", "I-art"]
+    assert Corpus(tmp_path).scan(("de",)).labels == Corpus(tmp_path).scan(("en",)).labels == expected
+
+
+# The folder
+
+
+def test_split_names(tmp_path):
+    for name in ("train", "dev", "test"):
+        imgid(tmp_path / f"{name}.txt", "IMGID:1\na\tO\n")
+    assert [source.split for source in discover(tmp_path)] == ["train", "validation", "test"]
+    imgid(tmp_path / "valid.txt", "")
+    with pytest.raises(ValueError, match="holds valid.txt, dev.txt: expected one file for the split 'validation'"):
+        discover(tmp_path)
+
+
+def test_language_folders_of_imgid_files(tmp_path):
+    imgid(tmp_path / "fr" / "train.txt", "IMGID:1\na\tO\n")
+    imgid(tmp_path / "en" / "train.txt", "IMGID:1\na\tO\n")
+    assert [row["lang"] for row in rows_of(tmp_path)] == ["en", "fr"]
+    with pytest.raises(ValueError, match="lang='de' was given, but .* has a folder a language"):
+        Corpus(tmp_path, lang="de")
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ([], "holds no dataset: expected train, validation or test"),
+        (["it/train.txt"], "holds splits in it, expected folders named en, de, fr, es"),
+        (["train.txt", "en/test.txt"], "not both"),
+        (["train.txt", "test.jsonl"], "several formats"),
+        (["train.txt", "train.jsonl"], "one file for the split"),
+    ],
+)
+def test_folders_that_are_no_dataset(tmp_path, files, message):
+    for file in files:
+        imgid(tmp_path / file, "")
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        discover(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"errors": "ignore"}, ValueError, "errors is 'ignore'"),
+        ({"iob2": "iob1"}, ValueError, "iob2 is 'iob1'"),
+        ({"lang": "it"}, ValueError, "lang is 'it'"),
+        ({"captions": "none.txt"}, FileNotFoundError, "captions is 'none.txt'"),
+        ({"image_folder": "none"}, FileNotFoundError, "image_folder is 'none'"),
+        ({"image_folder": "train.txt"}, ValueError, "expected a folder"),
+    ],
+)
+def test_options_that_make_no_sense(tmp_path, options, error, message):
+    imgid(tmp_path / "train.txt", "IMGID:1\na\tO\n")
+    with pytest.raises(error, match=message):
+        Corpus(tmp_path, **options)
+
+
+def test_no_rows_left_is_an_error(tmp_path):
+    imgid(tmp_path / "train.txt", "IMGID:1\na\tO\n")
+    with pytest.raises(ValueError, match=r"no rows in de .*rows in other languages: en \(1 rows\).*Give lang="):
+        Corpus(tmp_path).scan(("de",))
+    assert Corpus(tmp_path, lang="de").scan(("de",)).report.total("train", "de").rows == 1
+
+
+def test_files_that_look_like_parts_of_a_split_are_named(tmp_path, caplog):
+    row = json.dumps({"id": "1", "tokens": ["a"], "ner_tags": ["O"], "lang": "en"}) + "\n"
+    for name in ("train.jsonl", "train-00001.jsonl", "validation_1.jsonl", "trainer.json", "notes.txt"):
+        (tmp_path / name).write_text(row)
+    assert len(list(read_source(tmp_path))) == 1
+    (warning,) = (record.getMessage() for record in caplog.records if "not read" in record.getMessage())
+    assert warning.startswith(f"{tmp_path}: not read: train-00001.jsonl, validation_1.jsonl. ")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("train.txt", "New B-LOC\nYork E-LOC\nwins O\nAnna S-PER\n", "'E-LOC' looks like a tag of BIOES or BILOU"),
+        (
+            "train.txt",
+            "IMGID:1\rParis\tB-LOC\r\rIMGID:2\rx\tO\r",
+            "a carriage return came at column 8; expected lines",
+        ),
+        (
+            "train.json",
+            '[{"tokens": ["a"], "ner_tags": ["O"]}]',
+            "a dict came.*objects.*stand one a line, without brackets",
+        ),
+    ],
+)
+def test_what_is_nearly_a_format_is_told_what_is_missing(tmp_path, name, text, message):
+    (tmp_path / name).write_bytes(text.encode())
+    with pytest.raises(ValueError, match=message):
+        list(read_source(tmp_path, lang="en"))

@@ -1,0 +1,206 @@
+"""The page of the preview, read by a parser and not by the code that wrote it."""
+
+import argparse
+import base64
+import io
+import json
+from html.parser import HTMLParser
+
+import pytest
+from PIL import Image
+
+import dataset_script
+from dataset_script.publishing.highlight import DARK_GROUNDS, DARK_TEXT, GROUNDS, TEXT, colours, entity_html
+from dataset_script.publishing.preview import add_arguments, preview, run
+
+VOID = {"meta", "img", "br", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Elements in order, each with its attributes and all text within; checks that tags are balanced."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self._open = [], []
+        self.feed(text)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag, attrs):
+        element = {"tag": tag, "text": "", **dict(attrs)}
+        self.elements.append(element)
+        if tag not in VOID:
+            self._open.append(element)
+
+    def handle_endtag(self, tag):
+        assert self._open.pop()["tag"] == tag
+
+    def handle_data(self, data):
+        for element in self._open:
+            element["text"] += data
+
+    def all(self, tag, **attributes):
+        wanted = {name.rstrip("_"): value for name, value in attributes.items()}
+        return [one for one in self.elements if one["tag"] == tag and wanted.items() <= one.items()]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Six rows: hostile text, a picture, a broken one, an absent one."""
+    images = tmp_path / "set" / "images"
+    images.mkdir(parents=True)
+    Image.new("RGBA", (900, 300), (0, 200, 0, 255)).save(images / "a.png")
+    (images / "b.png").write_bytes(b"no picture")
+    rows = [
+        (
+            "1",
+            "de",
+            ["<script>", "alert(1)", "</script>", "&amp;"],
+            ["B-PER", "I-PER", "O", "B-LOC"],
+            "a.png",
+            "depicts",
+        ),
+        ("2", "de", ["Köln", '"x"'], ["B-LOC", "O"], "b.png", "unrelated"),
+        ("3", "fr", ["rien"], ["O"], None, "none"),
+        ("4", "fr", ["Ann"], ["B-'><b>"], "gone.png", None),
+        ("5", "fr", ["Bo", "Li"], ["I-PER", "I-PER"], None, None),
+        ("6", "es", ["bad"], ["O", "O"], None, None),
+    ]
+    keys = ("id", "lang", "tokens", "ner_tags", "image", "image_relation")
+    records = [dict(zip(keys, row, strict=True)) for row in rows]
+    records[0]["caption"] = "A <i>green</i> field"
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    (tmp_path / "set" / "train.jsonl").write_text(lines, encoding="utf-8")
+    facts = {"name": "a.png", "licence": "CC0 <1.0>", "author": None, "source": 'https://example.org/a?b=1&c="2"'}
+    other = {"name": "b.png", "licence": None, "author": "Eve", "source": "javascript:alert(1)"}
+    lines = "".join(json.dumps(record) + "\n" for record in (facts, other))
+    (tmp_path / "set" / "pictures.jsonl").write_text(lines, encoding="utf-8")
+    return tmp_path / "set"
+
+
+def page(folder, tmp_path, **options):
+    path = preview(folder, tmp_path / "out" / "page.html", **options)
+    return Page(path.read_text(encoding="utf-8"))
+
+
+def test_text_is_shown_and_never_run(folder, tmp_path):
+    read = page(folder, tmp_path)
+    assert len(read.all("script")) == 1 and "alert" not in read.all("script")[0]["text"]
+    assert not read.all("i") and not read.all("b")
+    sentences = [one["text"] for one in read.all("p", class_="sentence")]
+    assert sentences == [
+        "<script> alert(1)PER </script> &amp;LOC",
+        'KölnLOC "x"',
+        "rien",
+        "Ann'><b>",
+        "Bo LiPER",
+    ]
+    assert [one["lang"] for one in read.all("p", class_="sentence")] == ["de", "de", "fr", "fr", "fr"]
+    texts = [one["text"] for one in read.all("dd")]
+    assert "A <i>green</i> field" in texts and "CC0 <1.0>" in texts and "Eve" in texts
+    assert [one["href"] for one in read.all("a")] == ['https://example.org/a?b=1&c="2"']
+    assert texts.count("not stated") == 2
+    assert "1 I-X began an entity and are shown as B-X" in texts
+    assert "1 malformed rows were left out: length mismatch 1." in read.all("header")[0]["text"]
+
+
+def test_pictures_are_inside_and_nothing_is_asked_for(folder, tmp_path):
+    read = page(folder, tmp_path)
+    (image,) = read.all("img")
+    kind, data = image["src"].split(",")
+    assert kind == "data:image/jpeg;base64"
+    with Image.open(io.BytesIO(base64.b64decode(data))) as thumbnail:
+        assert thumbnail.size == (320, 107)
+        assert thumbnail.getpixel((100, 50))[1] > 180
+    placeholders = [one["text"] for one in read.all("span", class_="none")]
+    assert placeholders[0].startswith("does not open: it is of no format of JPEG")
+    assert placeholders[1:] == ["no picture", "its file is not here", "no picture"]
+    (policy,) = [one["content"] for one in read.all("meta") if "http-equiv" in one]
+    assert policy.startswith("default-src 'none'; img-src data:;")
+    assert not read.all("link") and all("src" not in one or one["src"].startswith("data:") for one in read.elements)
+    assert "url(" not in read.all("style")[0]["text"] and "@import" not in read.all("style")[0]["text"]
+
+
+def test_rows_carry_what_the_filters_ask(folder, tmp_path):
+    read = page(folder, tmp_path)
+    rows = [{key: json.loads(one[f"data-{key}"]) for key in ("lang", "split", "relation", "types")}
+            for one in read.all("article")]  # fmt: skip
+    assert rows[0] == {"lang": ["de"], "split": ["train"], "relation": ["depicts"], "types": ["LOC", "PER"]}
+    assert rows[2]["types"] == ["no entity"] and rows[3]["relation"] == ["not stated"]
+    for box in read.all("select"):
+        start = read.elements.index(box) + 1
+        values = []
+        for one in read.elements[start:]:
+            if one["tag"] != "option":
+                break
+            values.append(one["value"])
+        assert values[0] == ""
+        assert set(values[1:]) == {value for row in rows for value in row[box["name"]]}
+    assert [box["name"] for box in read.all("select")] == ["lang", "split", "relation", "types"]
+    assert "row.dataset[box.name]" in read.all("script")[0]["text"]
+
+
+def test_draw_depends_on_the_seed_and_the_options(folder, tmp_path):
+    lines = []
+    for number in range(300):
+        row = {"id": str(number), "lang": ("en", "de")[number % 2], "tokens": ["a"], "ner_tags": ["O"]}
+        lines.append(json.dumps(row))
+    (tmp_path / "many").mkdir()
+    (tmp_path / "many" / "test.jsonl").write_text("\n".join(lines), encoding="utf-8")
+
+    def drawn(**options):
+        read = page(tmp_path / "many", tmp_path, rows=20, **options)
+        return [one["text"] for one in read.all("dd") if "test" in one["text"]]
+
+    assert len(drawn()) == 20 and drawn() == drawn() != drawn(seed=1)
+    assert len(drawn(lang="de")) == 20 and all("(de, " in text for text in drawn(lang="de"))
+    assert len({text for seed in range(30) for text in drawn(seed=seed)}) > 240
+    with pytest.raises(ValueError, match=r"no rows in fr, any split; it has test de: 150, test en: 150"):
+        drawn(lang="fr")
+    with pytest.raises(ValueError, match="rows is 0; expected 1 or more"):
+        preview(folder, tmp_path / "x.html", rows=0)
+
+
+def test_parquet_and_command_line(folder, tmp_path, capsys):
+    dataset_script.load(folder, cache_dir=tmp_path / "cache", errors="skip", parquet_dir=tmp_path / "parquet")
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    arguments = [str(tmp_path / "parquet"), "--output", str(tmp_path / "p.html"), "--lang", "de"]
+    assert run(parser.parse_args(arguments)) == 0
+    assert capsys.readouterr().out == f"{(tmp_path / 'p.html').as_posix()}\n"
+    read = Page((tmp_path / "p.html").read_text(encoding="utf-8"))
+    assert len(read.all("article")) == 2 and len(read.all("img")) == 1
+
+
+def test_entities_of_a_text_are_marked_by_characters():
+    text = "a<b met Köln & co"
+    html = entity_html(text, [(8, 12, "LOC"), (0, 3, "PER")])
+    assert html == (
+        '<mark class="c1">a&lt;b<small>PER</small></mark> met <mark class="c0">Köln<small>LOC</small></mark> &amp; co'
+    )
+    assert entity_html(["a", "b"], []) == "a b" and entity_html("", []) == ""
+
+
+@pytest.mark.parametrize("spans", [[(0, 2, "X"), (1, 3, "Y")], [(1, 1, "X")], [(2, 4, "X")], [(-1, 1, "X")]])
+def test_spans_that_make_no_sense_are_refused(spans):
+    with pytest.raises(ValueError, match="expected one of 1 or more tokens between"):
+        entity_html(["a", "b", "c"], spans)
+
+
+def _luminance(colour):
+    channels = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize(("grounds", "text"), [(GROUNDS, TEXT), (DARK_GROUNDS, DARK_TEXT)])
+def test_contrast_is_that_of_wcag_aaa(grounds, text):
+    assert len(set(grounds)) == 8
+    for ground in grounds:
+        low, high = sorted((_luminance(ground), _luminance(text)))
+        assert (high + 0.05) / (low + 0.05) >= 7, ground
+
+
+def test_colours_are_stable():
+    assert colours(["PER", "LOC", "PER"]) == {"LOC": 0, "PER": 1}
+    assert max(colours(map(str, range(20))).values()) == 7

@@ -1,0 +1,287 @@
+"""Push to a loopback Hub, broken off and repeated, and load back where none of our code is."""
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import stranger
+from finished_dataset import make
+from hub_server import HubServer
+from huggingface_hub import constants
+
+from dataset_script import load
+from dataset_script.files import MARKER
+from dataset_script.publishing.push import push
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A Hub that this process uses too: what the client took from the environment at import is put in its place."""
+    with HubServer(tmp_path / "hub") as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no token"))
+        monkeypatch.setenv("HF_TOKEN", hub.token)
+        yield hub
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return make(tmp_path / "set", rows=12, shards=2)
+
+
+def start(hub: HubServer, tmp_path: Path, *arguments: str | Path, **environment: str) -> subprocess.Popen:
+    """What ``python -m dataset_script push ...`` does."""
+    # The other commands may need libraries that pushing does not.
+    code = """
+import argparse, sys
+from dataset_script import push
+parser = argparse.ArgumentParser()
+push.add_arguments(parser)
+try:
+    sys.exit(push.run(parser.parse_args()))
+except (OSError, ValueError) as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+"""
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        cwd=ROOT,
+        env=hub.environment(tmp_path / "home") | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def stored(hub: HubServer, name: str = "org/mmner", revision: str = "main") -> dict[str, bytes]:
+    return {path: file.read_bytes() for path, file in hub.files("dataset", name, revision).items()}
+
+
+def large_files(folder: Path) -> list[Path]:
+    return [path for pattern in ("*/*.parquet", "assets/*") for path in folder.glob(pattern)]
+
+
+def lfs(hub: HubServer) -> list[str]:
+    return [request for request in hub.requests if request.startswith("PUT")]
+
+
+def commits(hub: HubServer) -> int:
+    return sum("/commit/" in request for request in hub.requests)
+
+
+def test_load_back_and_stream_without_our_code(hub, folder, tmp_path):
+    process = start(hub, tmp_path, folder, "org/mmner")
+    out, error = process.communicate(timeout=60)
+    assert (out, process.returncode) == (f"{hub.url}/datasets/org/mmner\n", 0), error
+    assert commits(hub) == 1
+    (tmp_path / "empty").mkdir()
+    code = """
+import hashlib, io, sys
+from datasets import load_dataset
+from datasets.utils.logging import disable_progress_bar
+disable_progress_bar()
+for name in ("dataset_script", "hub_server", "modeling_2mner"):
+    try:
+        __import__(name)
+    except ImportError:
+        continue
+    sys.exit(f"{name} can be imported here")
+
+def show(kind, rows):
+    images = [row["image"] for row in rows]
+    print(kind, len(rows), sum(image is not None for image in images), {image.size for image in images if image},
+          hashlib.sha256(repr([(row["id"], row["tokens"], row["ner_tags"]) for row in rows]).encode()).hexdigest())
+
+german = load_dataset("org/mmner", "de")
+for split in german:
+    show("de " + split, list(german[split]))
+show("all", list(load_dataset("org/mmner")["train"]))
+stream = load_dataset("org/mmner", "de", split="train", streaming=True)
+assert stream.features == german["train"].features
+show("stream", list(stream))
+print(stream.features["ner_tags"].feature.names)
+"""
+    done = subprocess.run(
+        [sys.executable, *stranger.OPTIONS, stranger.script(code)],
+        cwd=tmp_path / "empty",
+        env=hub.environment(tmp_path / "home2") | {"HF_TOKEN": ""},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if line]
+    expected = []
+    here = load(folder, "de")
+    for kind, rows in [(f"de {split}", here[split]) for split in here] + [("stream", here["train"])]:
+        images = sum(image is not None for image in rows["image"])
+        key = repr([(row["id"], row["tokens"], row["ner_tags"]) for row in rows]).encode()
+        expected.append(f"{kind} {len(rows)} {images} {{(300, 200)}} {hashlib.sha256(key).hexdigest()}")
+    assert [line for line in lines if line.startswith(("de", "stream"))] == expected
+    assert lines[3].startswith(f"all {2 * len(here['train'])} ")
+    assert lines[-1] == str(here["train"].features["ner_tags"].feature.names)
+
+
+def test_the_repository_is_the_folder_and_nothing_else(hub, folder, tmp_path):
+    (folder / "mmner.py").write_text("code")
+    (folder / ".cache").mkdir()
+    (folder / ".cache" / "x.parquet").write_text("scratch")
+    push(folder, "org/mmner", private=True)
+    (folder / "mmner.py").unlink()
+    shutil.rmtree(folder / ".cache")
+    there = stored(hub)
+    there.pop(".gitattributes")
+    assert there.pop("README.md").decode() == (folder / "README.md").read_text().replace(
+        "path/to/this/dataset", "org/mmner"
+    )
+    here = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    # The marker says that the program wrote this very folder; a clone is not one.
+    assert here.pop("README.md") and here.pop(MARKER) and there == here
+    assert hub.store.repo("dataset", "org/mmner")["private"]
+
+
+def test_the_next_push_replaces_the_first_in_one_commit(hub, folder, tmp_path):
+    push(folder, "org/mmner")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").write_text("written by hand")
+    old = hub.add("dataset", "org/mmner", tmp_path / "other")
+    before = len(lfs(hub))
+    smaller = make(tmp_path / "smaller", rows=12, languages=("en",), built=False)
+    push(smaller, "org/mmner")
+    assert commits(hub) == 2 and len(lfs(hub)) > before
+    there = stored(hub)
+    assert there["notes.txt"] == b"written by hand" and ".gitattributes" in there
+    here = {path.relative_to(smaller).as_posix() for path in smaller.rglob("*") if path.is_file()} - {MARKER}
+    assert set(there) == here | {"notes.txt", ".gitattributes"}
+    assert "de/train-00001.parquet" in stored(hub, revision=old), "the old revision has lost its files"
+    # Nothing is new: nothing is uploaded, nothing is committed.
+    uploaded = len(lfs(hub))
+    push(smaller, "org/mmner")
+    assert (len(lfs(hub)), commits(hub)) == (uploaded, 2)
+
+
+def test_cut_at_the_commit_and_repeated(hub, folder, tmp_path):
+    hub.fail_next("POST .*/commit/", how="cut")
+    with pytest.raises(ConnectionError, match="The connection to http.* repeat the push"):
+        push(folder, "org/mmner")
+    assert set(stored(hub)) == {".gitattributes"}, "half a push can be seen"
+    uploaded = lfs(hub)
+    assert len(uploaded) == len(large_files(folder))
+    push(folder, "org/mmner")
+    assert lfs(hub) == uploaded, "what the Hub had was uploaded again"
+    assert "de/test-00000.parquet" in stored(hub)
+
+
+def test_killed_while_uploading_and_repeated(hub, folder, tmp_path):
+    largest = max(folder.glob("*/*.parquet"), key=lambda path: path.stat().st_size).read_bytes()
+    victim = f"PUT /lfs/{hashlib.sha256(largest).hexdigest()}"
+    hub.fail_next(victim, how="hang")
+    process = start(hub, tmp_path, folder, "org/mmner")
+    wanted = len(large_files(folder))
+    limit = time.monotonic() + 30
+    while len(lfs(hub)) < wanted and time.monotonic() < limit:
+        time.sleep(0.05)
+    time.sleep(0.3)
+    process.kill()
+    process.communicate()
+    assert len(lfs(hub)) == wanted and set(stored(hub)) == {".gitattributes"}
+    push(folder, "org/mmner")
+    assert lfs(hub)[wanted:] == [victim], "only what never arrived is to be uploaded"
+    assert {file.name for file in folder.glob("de/*")} == {n[3:] for n in stored(hub) if n.startswith("de/")}
+
+
+def test_a_fault_that_passes_is_waited_for(hub, folder, tmp_path):
+    hub.fail_next("PUT /lfs", how=503)
+    push(folder, "org/mmner")
+
+
+def test_onto_a_branch(hub, folder, tmp_path):
+    push(folder, "org/mmner", revision="v2", commit_message="The second")
+    assert set(stored(hub)) == {".gitattributes"} and "README.md" in stored(hub, revision="v2")
+    assert hub.store.read_commit("dataset", "org/mmner", "v2")["title"] == "The second"
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "error", "message"),
+    [
+        ("HF_TOKEN", "hf_wrong", PermissionError, "does not accept the token for org/mmner.* set HF_TOKEN"),
+        ("HF_TOKEN", "", PermissionError, "does not accept the token for org/mmner, or was given none"),
+        ("HF_TOKEN", "hf_read", PermissionError, "The token may not write to org/mmner"),
+        ("ENDPOINT", "http://127.0.0.1:9", ConnectionError, "The connection to http://127.0.0.1:9 could not be made"),
+        ("HF_HUB_OFFLINE", True, ConnectionError, "HF_HUB_OFFLINE is set"),
+    ],
+)
+def test_errors_say_what_to_do(hub, folder, monkeypatch, setting, value, error, message):
+    if setting == "HF_TOKEN":
+        monkeypatch.setenv(setting, value)
+    else:
+        monkeypatch.setattr(constants, setting, value)
+    with pytest.raises(error, match=message):
+        push(folder, "org/mmner")
+    assert not any("PUT" in request for request in hub.requests)
+
+
+def test_someone_else_commits_meanwhile(hub, folder, monkeypatch):
+    hub.fail_next("POST .*/commit/", how=412)
+    with pytest.raises(ConnectionError, match="Someone else changed org/mmner during the push"):
+        push(folder, "org/mmner")
+
+
+def test_a_loading_script_there_is_refused(hub, folder, tmp_path):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "mmner.py").write_text("code")
+    hub.add("dataset", "org/mmner", tmp_path / "old")
+    with pytest.raises(ValueError, match="has mmner.py at its root, a loading script"):
+        push(folder, "org/mmner")
+
+
+def _without_card(folder: Path) -> None:
+    (folder / "README.md").unlink()
+
+
+def _without_parquet(folder: Path) -> None:
+    shutil.rmtree(folder / "en")
+    shutil.rmtree(folder / "de")
+
+
+def _without_a_shard(folder: Path) -> None:
+    (folder / "de" / "train-00000.parquet").unlink()
+
+
+def _without_the_last_shard(folder: Path) -> None:
+    (folder / "de" / "train-00001.parquet").unlink()
+
+
+def _half_a_shard(folder: Path) -> None:
+    content = (folder / "de" / "train-00001.parquet").read_bytes()
+    (folder / "de" / "train-00001.parquet").write_bytes(content[: len(content) // 2])
+
+
+def _a_link_out(folder: Path) -> None:
+    (folder.parent / "private.jpg").write_bytes(b"private")
+    (folder / "assets" / "example-9.jpg").symlink_to(folder.parent / "private.jpg")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (shutil.rmtree, "is not a folder; expected a finished dataset"),
+        (_without_card, "has no README.md files; expected a finished dataset"),
+        (_without_parquet, "has no Parquet files; expected a finished dataset"),
+        (_without_a_shard, "train-00001.parquet stands where train-00000.parquet was expected"),
+        (_without_the_last_shard, "have rows {'train': 36, .*its card says {'train': 48"),
+        (_half_a_shard, "train-00001.parquet is not a whole Parquet file"),
+        (_a_link_out, r"assets/example-9.jpg is a link out of .*set, and is not pushed"),
+    ],
+)
+def test_an_unfinished_folder_is_refused(folder, damage, message):
+    damage(folder)
+    with pytest.raises(ValueError, match=message):
+        push(folder, "org/mmner")

@@ -1,0 +1,172 @@
+"""The probe: the same bytes each time, nothing shared between splits, and types that only the picture tells."""
+
+import hashlib
+import json
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dataset_script import load
+from dataset_script.spans import iob2_problems
+from mmner.probe import dataset as probe
+
+SPLITS = ("train", "validation", "test")
+LANGUAGES = ("en", "de", "fr", "es")
+TYPES = ("PER", "LOC", "ORG", "MISC")
+
+
+def digest(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return probe.build(tmp_path_factory.mktemp("probe") / "p", num_sentences=800)
+
+
+@pytest.fixture(scope="module")
+def rows(folder):
+    return {
+        (lang, split): [
+            json.loads(line) for line in (folder / lang / f"{split}.jsonl").read_text("utf-8").splitlines()
+        ]
+        for lang in LANGUAGES
+        for split in SPLITS
+    }
+
+
+def split_rows(rows, split):
+    return [row for (_, of), found in rows.items() if of == split for row in found]
+
+
+def mentions(row):
+    found = []
+    for word, tag in zip(row["tokens"], row["ner_tags"], strict=True):
+        if tag.startswith("B-"):
+            found.append((tag[2:], [word]))
+        elif tag != "O":
+            found[-1][1].append(word)
+    return [(kind, tuple(words)) for kind, words in found]
+
+
+def is_ambiguous(row, fours):
+    return tuple(row["tokens"]) in fours
+
+
+def fours_of(rows):
+    """Texts that come with several pictures and, each time, other tags."""
+    tags = defaultdict(set)
+    for row in rows:
+        tags[tuple(row["tokens"])].add(tuple(row["ner_tags"]))
+    return {text for text, found in tags.items() if len(found) > 1}
+
+
+def test_same_seed_same_bytes_and_another_seed_others(tmp_path):
+    first, second, other = (probe.build(tmp_path / name, 120, seed) for name, seed in (("a", 0), ("b", 0), ("c", 1)))
+    assert digest(first) == digest(second)
+    assert set(digest(first).values()).isdisjoint(
+        value for name, value in digest(other).items() if name.startswith("images/")
+    )
+
+
+def test_size_splits_and_languages(rows):
+    assert sum(len(found) for found in rows.values()) == 800
+    assert all(found for found in rows.values())
+    assert len(split_rows(rows, "train")) > len(split_rows(rows, "test")) > len(split_rows(rows, "validation"))
+
+
+def test_tags_are_iob2_and_ids_unique(rows):
+    ids = [row["id"] for found in rows.values() for row in found]
+    assert len(set(ids)) == len(ids)
+    for found in rows.values():
+        for row in found:
+            assert len(row["tokens"]) == len(row["ner_tags"]) and all(row["tokens"])
+            assert not list(iob2_problems(row["ner_tags"]))
+
+
+def test_splits_share_no_picture_and_no_sentence_and_test_has_names_of_its_own(folder, rows):
+    pictures, texts, names = {}, {}, {}
+    for split in SPLITS:
+        found = split_rows(rows, split)
+        files = {row["image"] for row in found if row["image"]}
+        pictures[split] = {hashlib.sha256(Image.open(folder / "images" / f).tobytes()).hexdigest() for f in files}
+        assert len(pictures[split]) == len(files)
+        texts[split] = {(row["lang"], *row["tokens"]) for row in found}
+        names[split] = {words[0] for row in found for _, words in mentions(row)}
+    for one, other in (("train", "test"), ("train", "validation"), ("validation", "test")):
+        assert pictures[one].isdisjoint(pictures[other])
+        assert texts[one].isdisjoint(texts[other])
+    assert len(names["test"] - names["train"]) > 20
+
+
+def test_ambiguous_texts_come_once_with_each_type(rows):
+    found = split_rows(rows, "test")
+    fours = fours_of(found)
+    by_text = defaultdict(list)
+    for row in found:
+        if is_ambiguous(row, fours):
+            by_text[tuple(row["tokens"])].append(row)
+    assert 0.4 < sum(map(len, by_text.values())) / len(found) < 0.6
+    for same in by_text.values():
+        varying = Counter()
+        for row in same:
+            assert row["image_relation"] == "depicts" and row["image"]
+            for kind in {kind for kind, _ in mentions(row)}:
+                varying[kind] += 1
+        assert len(same) == 4 and set(varying) >= set(TYPES)
+        assert len({row["image"] for row in same}) == 4
+
+
+def test_no_word_of_the_ambiguous_rows_favours_a_type(rows):
+    found = [row for row in split_rows(rows, "test") if is_ambiguous(row, fours_of(split_rows(rows, "test")))]
+    counts = defaultdict(Counter)
+    for row in found:
+        kinds = Counter(kind for kind, _ in mentions(row))
+        for word in set(row["tokens"]):
+            counts[word].update(kinds.keys())
+    for word, kinds in counts.items():
+        base = Counter(dict.fromkeys(TYPES, 0)) | kinds
+        if sum(base.values()) >= 40 and len(base) == 4:
+            assert max(base.values()) <= 2.5 * min(base.values()), (word, base)
+
+
+def test_clear_rows_have_every_kind_of_picture_and_none(rows):
+    found = split_rows(rows, "train")
+    relations = Counter(row["image_relation"] for row in found)
+    assert set(relations) == {"depicts", "unrelated", "none"} and min(relations.values()) > 20
+    for row in found:
+        assert (row["image"] is None) == (row["image_relation"] == "none")
+
+
+def test_it_is_read_as_any_dataset_and_says_that_it_is_synthetic(folder, tmp_path):
+    loaded = load(folder, cache_dir=tmp_path)
+    assert sum(len(split) for split in loaded.values()) == 800
+    assert set(loaded["train"].features["ner_tags"].feature.names) == {"O"} | {f"{p}-{t}" for p in "BI" for t in TYPES}
+    assert loaded["train"][0]["lang"] in LANGUAGES
+    assert "SYNTHETIC" in (folder / "README.txt").read_text()
+
+
+@pytest.mark.parametrize("size", [0, 79, 20_001])
+def test_sizes_that_cannot_be(size, tmp_path):
+    with pytest.raises(ValueError, match=f"num_sentences is {size}: ask for 80 to 20000"):
+        probe.build(tmp_path / "p", size)
+
+
+def test_nothing_but_a_probe_is_replaced(tmp_path):
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "file").write_text("mine")
+    (tmp_path / ".p-own").mkdir()
+    (tmp_path / ".p-own" / "file").write_text("mine")
+    with pytest.raises(FileExistsError, match="own holds file, which this program did not write"):
+        probe.build(tmp_path / "own", 80)
+    folder = probe.build(tmp_path / "p", 80)
+    before = digest(folder)
+    assert digest(probe.build(folder, 80)) == before
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="p holds notes.txt"):
+        probe.build(folder, 80)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".p-own", "own", "p"]
+    assert all((tmp_path / name).read_text() == "mine" for name in ("own/file", ".p-own/file", "p/notes.txt"))

@@ -1,0 +1,269 @@
+"""Recipes and the command line: types, precedence, and errors that say what to do."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+
+from configuration_2mner import TwoMNERConfig
+from mmner.options import (
+    RECIPES,
+    DataArguments,
+    ModelArguments,
+    TrainingArguments,
+    find_recipe,
+    parse_arguments,
+    recipe_text,
+    slow_bfloat16,
+)
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """Writes a recipe and gives its path."""
+
+    def write(text: str) -> str:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(f"output_dir: {tmp_path}/out\nuse_cpu: true\n{text}", encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+def test_a_recipe_is_typed_as_the_command_line_is(recipe):
+    model, data, training = parse_arguments(
+        [
+            recipe(
+                "learning_rate: 1e-4\n"  # to YAML itself this is a string
+                "crf_learning_rate: 1.0e-2\nmodality_dropout: 0\nfreeze_text_model: 3\nuse_images: false\n"
+                "save_total_limit: null\nlr_scheduler_kwargs: {num_cycles: 2}\nlabel_names: [labels]\n"
+            )
+        ]
+    )
+    assert (training.learning_rate, training.crf_learning_rate) == (1e-4, 1e-2)
+    assert model.modality_dropout == 0.0 and isinstance(model.modality_dropout, float)
+    assert model.freeze_text_model == "3"
+    assert data.use_images is False
+    assert training.save_total_limit is None  # set to null, though its default is another
+    assert training.lr_scheduler_kwargs == {"num_cycles": 2}
+    assert training.label_names == ["labels"]
+
+
+def test_the_command_line_overrides_the_recipe(recipe):
+    path = recipe("learning_rate: 1e-4\nalignment: clip\nuse_images: true\n")
+    model, data, training = parse_arguments([path, "--learning_rate", "3e-4", "--alignment=token", "--no_use_images"])
+    assert (training.learning_rate, model.alignment, data.use_images) == (3e-4, "token", False)
+
+
+def test_without_a_recipe_the_probe_is_run(tmp_path):
+    model, data, training = parse_arguments(["--output_dir", str(tmp_path), "--use_cpu"])
+    assert data.dataset == "probe"
+    assert (model.text_model, model.vision_model) == ("tiny", "tiny")
+    assert training.do_train and training.do_eval and training.do_predict and training.load_best_model_at_end
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_is_valid(path, tmp_path):
+    model, _, training = parse_arguments([str(path), "--output_dir", str(tmp_path), "--use_cpu", "--bf16", "false"])
+    config = TwoMNERConfig(**model.config_options())
+    assert training.load_best_model_at_end and training.eval_strategy != "no"
+    if path.stem == "paper":
+        # 2 * (0.8 * ner + 0.2 * (cl_a + cl_b)), temperature 0.5: PAPER section 3.4 and the release
+        assert (config.ner_weight, config.alignment_weight) == (2 * 0.8, 2 * 0.2)
+        assert (config.alignment, config.alignment_temperature, config.text_pooling) == ("nt_xent", 0.5, "first")
+        assert (config.collaboration, config.collaboration_heads) == ("cross_attention", 12)
+        assert (training.learning_rate, training.num_train_epochs, training.per_device_train_batch_size) == (
+            5e-5,
+            8,
+            32,
+        )
+        assert training.get_warmup_steps(1000) == 0 and training.weight_decay == 0
+        assert all(getattr(training, f"{part}_learning_rate") is None for part in ("text", "vision", "head", "crf"))
+
+
+def test_every_option_of_the_configuration_can_be_given():
+    base = {field.name for field in dataclasses.fields(TwoMNERConfig.__mro__[1])}
+    towers = ("_config", "image_normalization")  # what the towers themselves tell
+    options = {
+        field.name
+        for field in dataclasses.fields(TwoMNERConfig)
+        if field.name not in base and not field.name.endswith(towers)
+    }
+    assert "alignment_temperature" in options
+    assert options <= {field.name for field in dataclasses.fields(ModelArguments)}
+
+
+def test_config_options_are_those_given_and_zero_counts_as_given():
+    options = ModelArguments(alignment_weight=0.0, collaboration="umt", text_model="x", freeze_text_model="all")
+    assert options.config_options() == {"alignment_weight": 0.0, "collaboration": "umt"}
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--learnig_rate", "1"], "Unknown option '--learnig_rate' on the command line. Did you mean --learning_rate"),
+        (["--learnig-rate=1"], "Unknown option '--learnig-rate' on the command line. Did you mean --learning-rate"),
+        (["--learn", "1"], "Unknown option '--learn'"),  # argparse alone would take it for --learning_rate
+        (["--qqqqqqqqqqq", "1"], "`--help` lists all there are"),
+        (["--learning_rate", "fast"], "Argument --learning_rate/--learning-rate: invalid float value: 'fast'"),
+        (
+            ["--alignment", "clap"],
+            "invalid choice: 'clap' (choose from 'none', 'nt_xent', 'clip', 'siglip', 'token', 'both')",
+        ),
+        (["other.yaml"], "Cannot place 'other.yaml' on the command line; expected at most one recipe, first"),
+        (["--label_smoothing_factor", "0.1"], "`label_smoothing_factor` is 0.1; it must stay 0.0"),
+        (["--remove_unused_columns"], "`remove_unused_columns` is True; it must stay False"),
+        (["--train_sampling_strategy", "batch_rebalance"], "invalid choice: 'batch_rebalance'"),
+        (
+            ["--early_stopping_patience", "2", "--load_best_model_at_end", "false"],
+            "`early_stopping_patience` needs `load_best_model_at_end`",
+        ),
+        (
+            "--eval_strategy steps --eval_steps 5 --save_strategy steps --save_steps 10".split(),
+            "eval_steps 5 and save_steps 10: the best evaluation may not be saved. Give both the same value (or",
+        ),
+        (
+            "--eval_strategy steps --eval_steps 0.1 --save_strategy steps --save_steps 0.5".split(),
+            "eval_steps 0.1 and save_steps 0.5: the best evaluation may not be saved",
+        ),
+    ],
+)
+def test_a_wrong_command_line_is_an_error(recipe, argv, message):
+    with pytest.raises(ValueError) as error:
+        parse_arguments([recipe(""), *argv])
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "--save_strategy steps --eval_steps 0.1 --save_steps 0.1",
+        "--save_strategy best --eval_steps 5 --save_steps 10",
+        "--save_strategy steps --eval_steps 5 --save_steps 10 --load_best_model_at_end false",
+    ],
+)
+def test_steps_may_differ_where_the_best_is_saved_or_not_asked_for(recipe, options):
+    training = parse_arguments([recipe("eval_strategy: steps\n"), *options.split()])[2]
+    assert f"{training.eval_steps:g}" in options
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learnig_rate: 1", "recipe.yaml. Did you mean learning_rate"),
+        ("learning-rate: 1", "Unknown option 'learning-rate' in "),
+        ("dropout: 0.1\ndropout: 0.2", "recipe.yaml gives dropout more than once; keep one."),
+        ("dropout: much", "Argument --dropout: invalid float value: 'much'"),
+        ("dropout: [", "is not YAML"),
+    ],
+)
+def test_a_wrong_recipe_is_an_error(recipe, text, message):
+    with pytest.raises(ValueError) as error:
+        parse_arguments([recipe(text)])
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["base", "base.yaml", "recipes/base", "recipes/base.yaml", "./recipes/base.yaml"])
+def test_a_recipe_is_found_by_its_name_from_anywhere(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_recipe(name).samefile(Path(__file__).parents[2] / "recipes" / "base.yaml")
+    assert parse_arguments([name, "--use_cpu", "--bf16", "false"])[0].text_model == "FacebookAI/xlm-roberta-base"
+    (tmp_path / "recipes").mkdir()
+    for path in (tmp_path / "base", tmp_path / "base.yaml", tmp_path / "recipes/base", tmp_path / "recipes/base.yaml"):
+        path.write_text("alignment: clip\n")
+    assert parse_arguments([name, "--use_cpu"])[0].alignment == "clip"  # one's own file comes first
+
+
+def test_a_recipe_that_is_a_list_or_is_not_there_is_an_error(tmp_path):
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(ValueError, match="holds a list; expected lines of `name: value`"):
+        parse_arguments([str(tmp_path / "list.yaml")])
+    with pytest.raises(FileNotFoundError, match=r"no recipe .*none.yaml; .* recipes/: .*probe.yaml"):
+        parse_arguments([str(tmp_path / "none.yaml")])
+
+
+def test_a_saved_models_architecture_is_kept_and_its_loss_weights_are_not():
+    config = TwoMNERConfig(collaboration="gated", alignment="none")
+    ModelArguments(model_name_or_path="saved", collaboration="gated", ner_weight=3.0).check_architecture(config)
+    with pytest.raises(
+        ValueError, match="The saved saved has collaboration=gated, but collaboration=umt is asked for"
+    ):
+        ModelArguments(model_name_or_path="saved", collaboration="umt").check_architecture(config)
+
+
+def test_do_eval_stays_as_it_was_given(tmp_path):
+    """The plain class switches it on whenever dev is scored in training."""
+    training = TrainingArguments(output_dir=str(tmp_path), do_eval=False, eval_strategy="epoch", use_cpu=True)
+    assert training.do_eval is False
+
+
+def test_the_text_of_a_recipe_repeats_the_run(recipe, tmp_path):
+    argv = ["--alignment", "clip", "--max_train_samples", "7", "--num_train_epochs", "2", "--do_predict", "false"]
+    first = parse_arguments([recipe("save_total_limit: null\nseed: 3\n"), *argv])
+    text = recipe_text(*first)
+    values = yaml.safe_load(text)
+    assert values["save_total_limit"] is None
+    assert values["alignment"] == "clip" and "dropout" not in values and "logging_steps" not in values
+    (tmp_path / "again.yaml").write_text(text)
+    again = parse_arguments([str(tmp_path / "again.yaml")])
+    assert recipe_text(*again) == text
+    assert again[:2] == first[:2] == (again[0], DataArguments(max_train_samples=7))
+
+
+def test_none_takes_back_a_number_of_the_recipe(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("early_stopping_patience: 3\nalignment_temperature: 0.5\neval_strategy: no\n")
+    options = ["--early_stopping_patience", "none", "--load_best_model_at_end", "false"]
+    model, _, training = parse_arguments([str(recipe), "--alignment_temperature=None", *options])
+    assert training.early_stopping_patience is None and model.alignment_temperature is None
+    assert training.eval_strategy == "no"  # a boolean, to YAML
+    with pytest.raises(ValueError, match="invalid int value: 'some'"):
+        parse_arguments([str(recipe), "--early_stopping_patience", "some"])
+
+
+def test_none_takes_back_a_name_of_the_recipe_too(recipe):
+    names = "global_vision_model: tower\nimage_folder: photos\ncaptions: none\ntext_pooling: first\n"
+    argv = "--global_vision_model none --image_folder none --text_pooling none --image_as_text none".split()
+    more = "image_as_text: true\nmax_length: None\ntrain_languages: en\n"
+    model, data, _ = parse_arguments([recipe(names + more), *argv])
+    assert (model.global_vision_model, model.text_pooling, model.image_as_text) == (None, None, None)
+    assert (data.image_folder, data.captions, data.max_length) == (None, None, None)
+    assert data.train_languages == "en"
+    with pytest.raises(ValueError, match="invalid choice: 'last' .choose from 'mean', 'first'"):
+        parse_arguments([recipe(""), "--text_pooling", "last"])
+
+
+def test_where_none_is_a_value_it_stays_one(recipe):
+    options = "alignment collaboration freeze_text_model image_feature_store report_to".split()
+    argv = [word for name in options for word in (f"--{name}", "none")]
+    for arguments in (
+        parse_arguments([recipe(""), *argv]),
+        parse_arguments([recipe("".join(f"{name}: none\n" for name in options))]),
+    ):
+        model, data, training = arguments
+        assert (model.alignment, model.collaboration, model.freeze_text_model) == ("none", "none", "none")
+        assert data.image_feature_store == "none" and training.report_to == []  # to the plain class: nowhere
+
+
+@pytest.mark.parametrize(("metric", "more"), [("eval_f1", True), ("f1", True), ("eval_loss", False), ("loss", False)])
+def test_less_of_a_loss_is_better_and_a_score_of_dev_is_called_as_the_evaluation_calls_it(metric, more, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(f"metric_for_best_model: {metric}\n")
+    training = parse_arguments([str(tmp_path / "recipe.yaml")])[2]
+    assert training.greater_is_better is more
+    assert training.metric_for_best_model == ("eval_f1" if more else "eval_loss")
+
+
+@pytest.mark.parametrize(
+    ("bf16", "capabilities", "slow"),
+    [
+        ("true", {"architecture": "x86_64", "avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, True),
+        ("true", {"architecture": "x86_64", "avx512_bf16": True, "amx_bf16": False}, False),
+        ("true", {"architecture": "aarch64", "neon": True, "bf16": True}, False),
+        ("true", {"architecture": "aarch64", "neon": True, "bf16": False}, True),
+        ("false", {"architecture": "x86_64"}, False),
+    ],
+)
+def test_bfloat16_is_slow_where_the_processor_has_no_instructions_for_it(recipe, bf16, capabilities, slow):
+    training = parse_arguments([recipe(f"bf16: {bf16}\n")])[2]
+    assert slow_bfloat16(training, capabilities) is slow

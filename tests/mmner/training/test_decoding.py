@@ -1,0 +1,203 @@
+"""Tags and scores of whole sentences: against the pipeline, and against every sequence of tags."""
+
+import io
+import itertools
+import math
+import random
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from crf_2mner import LinearChainCRF, iob2_constraints
+from mmner.data.collator import MultimodalCollator
+from mmner.data.sentences import WindowedSentences
+from mmner.options import TrainingArguments
+from mmner.probe.tiny_towers import make_tiny_towers
+from mmner.results.report import prediction_rows
+from mmner.training import trainer as trainer_module
+from mmner.training.decoding import decode_sentences, entity_posteriors
+from mmner.training.trainer import TwoMNERTrainer
+from modeling_2mner import TwoMNERForTokenClassification
+from pipeline_2mner import TwoMNERPipeline
+from processing_2mner import TwoMNERProcessor
+
+LABELS = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
+WORDS = ["Jordan", "won", "in", "Paris", "Donaudampfschifffahrt", ".", "Été", "the"]
+
+
+@pytest.fixture(scope="module")
+def model_and_processor(tmp_path_factory):
+    """Random weights, large enough for confident and varied tags; windows of 48 pieces."""
+    towers = make_tiny_towers(
+        tmp_path_factory.mktemp("towers"), [WORDS], vocab_size=300, max_length_tokens=48, image_size_px=32
+    )
+    torch.manual_seed(0)
+    model = TwoMNERForTokenClassification.from_towers(*towers, labels=LABELS, collaboration="gated")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad and parameter.dim() > 1:
+                parameter.mul_(3)
+        model.classifier.weight.mul_(4)
+        for begin in (1, 3):  # an entity has two words, as a rule
+            model.crf.transitions[begin, begin + 1] = 4.0
+    return model, TwoMNERProcessor.from_towers(*towers)
+
+
+def png(shade: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (shade, 0, 0)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def make_rows(lengths, seed=0) -> datasets.Dataset:
+    rng = random.Random(seed)
+    features = {
+        "tokens": datasets.List(datasets.Value("string")),
+        "ner_tags": datasets.List(datasets.ClassLabel(names=LABELS)),
+        "image": datasets.Image(),
+    }
+    rows = {
+        "tokens": [[rng.choice(WORDS) for _ in range(length)] for length in lengths],
+        "ner_tags": [[rng.choice([0, 1, 3]) for _ in range(length)] for length in lengths],
+        "image": [{"bytes": png(60 * row), "path": None} if row % 3 else None for row in range(len(lengths))],
+    }
+    return datasets.Dataset.from_dict(rows, features=datasets.Features(features))
+
+
+def make_trainer(model_and_processor, folder) -> TwoMNERTrainer:
+    model, processor = model_and_processor
+    arguments = TrainingArguments(
+        output_dir=str(folder), use_cpu=True, disable_tqdm=True, do_train=False, per_device_eval_batch_size=3
+    )
+    collator = MultimodalCollator(processor)
+    return TwoMNERTrainer(model=model, args=arguments, data_collator=collator, processing_class=processor)
+
+
+@pytest.mark.parametrize("stride", [None, 0, 20])
+def test_evaluation_and_pipeline_give_the_same_entities(model_and_processor, tmp_path, stride):
+    model, processor = model_and_processor
+    rows = make_rows([70, 3, 0, 60, 140, 9, 50, 85])
+    sentences = WindowedSentences(rows, processor, model.config.label2id, stride=stride)
+    windows = [sentences.row_of.count(row) for row in range(8)]
+    assert 3 in windows and max(windows) > 3 and windows.count(1) >= 3
+
+    output = make_trainer(model_and_processor, tmp_path).predict_with_scores(sentences)
+    found = prediction_rows(sentences, *output.predictions)
+    ner = TwoMNERPipeline(model=model, processor=processor, device="cpu")
+    inputs = [
+        {"text": " ".join(row["tokens"]), "image": row["image"] and row["image"]["bytes"]}
+        for row in rows.cast_column("image", datasets.Image(decode=False))
+    ]
+    assert [processor.split_words(item["text"])[0] for item in inputs] == rows["tokens"][:]
+    expected = ner(inputs, stride=stride)
+    assert sum(map(len, expected)) > 20
+    assert any(" " in entity["word"] for entities in expected for entity in entities)
+    for row, entities in zip(found, expected, strict=True):
+        assert len(row["predicted_tags"]) == len(row["tokens"])  # no gold word is without a prediction
+        got = row["entities"]
+        assert [{**entity, "score": 0} for entity in got] == [{**entity, "score": 0} for entity in entities]
+        assert [e["score"] for e in got] == pytest.approx([e["score"] for e in entities], abs=1e-4)
+
+
+@pytest.mark.parametrize("lengths", [[70, 3, 60, 9], [5, 3, 9, 1]])
+def test_without_gold_labels_the_same_is_predicted_and_nothing_is_scored(model_and_processor, tmp_path, lengths):
+    model, processor = model_and_processor
+    rows = make_rows(lengths)
+    hidden = rows.map(lambda row: {"ner_tags": [-1] * len(row["tokens"])}, features=rows.features)
+    trainer = make_trainer(model_and_processor, tmp_path)
+    found, metrics = [], []
+    for one in (rows, hidden):
+        sentences = WindowedSentences(one, processor, model.config.label2id, may_be_unlabelled=True)
+        output = trainer.predict_with_controls(sentences, "test")
+        found.append(prediction_rows(sentences, *output.predictions))
+        metrics.append(set(output.metrics))
+    scores = {"test_loss", "test_f1", "test_text_only_f1", "test_shuffled_image_f1"}
+    assert scores <= metrics[0]
+    assert not [name for name in metrics[1] if "loss" in name or "f1" in name]
+    for labelled, row in zip(*found, strict=True):
+        assert row["ner_tags"] is None and labelled["ner_tags"] is not None
+        assert {**row, "ner_tags": 0, "entities": 0} == {**labelled, "ner_tags": 0, "entities": 0}
+        assert [entity["word"] for entity in row["entities"]] == [entity["word"] for entity in labelled["entities"]]
+
+
+def test_windows_decoded_each_for_itself_would_differ(model_and_processor, tmp_path):
+    """Else the test above could not fail."""
+    model, processor = model_and_processor
+    sentences = WindowedSentences(make_rows([60] * 6), processor, model.config.label2id, stride=0)
+    trainer = make_trainer(model_and_processor, tmp_path)
+    joined = trainer.predict(sentences).predictions
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer_module, "decode_sentences", lambda crf, sentences, tags, emissions: seen.append(tags))
+        with pytest.raises(TypeError):
+            trainer.predict(sentences)
+    assert sentences.predicted_tags(joined) != sentences.predicted_tags(seen[0])
+
+
+def test_without_a_long_sentence_no_emission_is_gathered(model_and_processor, tmp_path, monkeypatch):
+    model, processor = model_and_processor
+    sentences = WindowedSentences(make_rows([3, 0, 5]), processor, model.config.label2id)
+    monkeypatch.setattr(trainer_module, "decode_sentences", lambda *args: pytest.fail("decoded twice"))
+    trainer = make_trainer(model_and_processor, tmp_path)
+    tags = trainer.predict(sentences).predictions
+    assert isinstance(tags, np.ndarray) and tags.shape == (3, 5)
+    scored = trainer.predict_with_scores(sentences).predictions
+    assert (scored[0] == tags).all() and scored[1].shape == tags.shape
+
+
+def test_of_short_sentences_it_gives_what_the_model_gives(model_and_processor, tmp_path):
+    model, processor = model_and_processor
+    sentences = WindowedSentences(make_rows([3, 0, 5, 8]), processor, model.config.label2id)
+    trainer = make_trainer(model_and_processor, tmp_path)
+    tags, scores = trainer.predict_with_scores(sentences).predictions
+    outputs = trainer.predict(sentences, ignore_keys=trainer._all_but_emissions()).predictions
+    again = decode_sentences(model.crf, sentences, *outputs)
+    assert (again[0] == tags).all()
+    assert np.allclose(again[1], np.where(tags == -100, 0, scores), atol=1e-5)
+
+
+def test_scores_of_long_sentences_are_those_of_their_joined_tags(model_and_processor, tmp_path):
+    model, processor = model_and_processor
+    sentences = WindowedSentences(make_rows([60, 4]), processor, model.config.label2id)
+    trainer = make_trainer(model_and_processor, tmp_path)
+    metrics = trainer.predict_with_controls(sentences, "test").metrics
+    output = trainer.predict(sentences)
+    assert metrics["test_f1"] == output.metrics["test_f1"] == sentences.compute_metrics(output)["f1"]
+    assert "test_text_only_f1" in metrics and trainer.preprocess_logits_for_metrics is None
+
+
+def test_entity_posteriors_are_those_of_all_tag_sequences():
+    """Against the sum over every sequence of tags of a short sentence."""
+    torch.manual_seed(0)
+    labels = ["O", "B-LOC", "I-LOC", "B-PER"]  # PER has no I-
+    crf = LinearChainCRF(4, iob2_constraints(labels))
+    for parameter in crf.parameters():
+        torch.nn.init.normal_(parameter)
+    emissions = torch.randn(2, 6, 4)
+    emissions[1, 4:] = -100.0  # as the Trainer pads
+    predictions = torch.tensor([[1, 2, 2, 0, 3, 1], [0, 1, 1, 2, -100, -100]])
+    scores = entity_posteriors(crf, dict(enumerate(labels)), predictions, emissions)
+    entities = {(0, 0, 3, 1, 2), (0, 4, 5, 3, -1), (0, 5, 6, 1, 2), (1, 1, 2, 1, 2), (1, 2, 4, 1, 2)}
+    assert {(row, start) for row, start in scores.nonzero().tolist()} == {entity[:2] for entity in entities}
+
+    for row, length in ((0, 6), (1, 4)):
+        weights = {}
+        for tags in itertools.product(range(4), repeat=length):
+            if any(tag == 2 and before not in (1, 2) for before, tag in zip((0, *tags), tags, strict=False)):
+                continue  # an I-LOC that continues nothing: not IOB2, of no probability
+            mask = torch.ones(1, length, dtype=torch.bool)
+            log_prob = crf.log_likelihood(emissions[row : row + 1, :length], torch.tensor([tags]), mask).item()
+            weights[tags] = math.exp(log_prob)
+        assert sum(weights.values()) == pytest.approx(1, abs=1e-4)
+        for _, start, end, begin, inside in (entity for entity in entities if entity[0] == row):
+            expected = sum(
+                weight
+                for tags, weight in weights.items()
+                if tags[start] == begin
+                and all(tag == inside for tag in tags[start + 1 : end])
+                and (end == length or tags[end] != inside)
+            )
+            assert scores[row, start].item() == pytest.approx(expected, abs=1e-5)

@@ -1,0 +1,443 @@
+"""A run killed at every point at which it writes, one after another, against the same run left alone: bit for bit."""
+
+import json
+import logging
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
+
+ROOT = Path(__file__).resolve().parents[3]
+sys.path[:0] = [str(ROOT)]
+
+import run_mmner  # noqa: E402
+from mmner.data.feature_store import _Segment  # noqa: E402
+from mmner.probe import dataset as probe  # noqa: E402
+from mmner.probe.tiny_towers import make_tiny_towers  # noqa: E402
+from mmner.results import model_card, report  # noqa: E402
+from mmner.training import checkpoints  # noqa: E402
+from mmner.training.trainer import TwoMNERTrainer  # noqa: E402
+
+RECIPE = """
+dataset: {folder}/probe
+text_model: {folder}/towers/text
+vision_model: {folder}/towers/vision
+alignment: clip
+modality_dropout: 0.3
+mention_dropout: 0.3
+text_augmentation: 0.3
+max_train_samples: 20
+max_eval_samples: 4
+max_predict_samples: 4
+per_device_train_batch_size: 2
+logging_steps: 3
+use_cpu: true
+disable_tqdm: true
+seed: 3
+"""
+# Ten batches an epoch, five updates: every second one is saved, so that an epoch is gone on with in its middle.
+STEPS = """
+num_train_epochs: 2
+learning_rate: 2e-3
+gradient_accumulation_steps: 2
+eval_strategy: steps
+eval_steps: 2
+save_strategy: steps
+save_steps: 2
+dataloader_num_workers: 2
+dataloader_persistent_workers: true
+train_sampling_strategy: random
+freeze_vision_model: all
+image_feature_store: {store}
+do_eval: false
+"""
+# No learning: the first epoch stays the best, and patience ends the training after the second of six.
+PATIENCE = """
+num_train_epochs: 6
+learning_rate: 1e-9
+early_stopping_patience: 1
+"""
+
+EPOCHS = """
+num_train_epochs: 2
+learning_rate: 2e-3
+dataloader_num_workers: 2
+do_eval: false
+"""
+# The end is in the middle of an epoch.
+MAX_STEPS = """
+max_steps: 7
+learning_rate: 2e-3
+eval_strategy: steps
+eval_steps: 3
+save_strategy: steps
+save_steps: 3
+do_eval: false
+"""
+
+TWO = """
+num_train_epochs: 2
+learning_rate: 2e-3
+do_eval: false
+"""
+KEPT = ("model.safetensors", "predictions_validation.jsonl", "predictions_test.jsonl")  # the last two where there are
+
+
+def make_inputs(folder: Path) -> None:
+    """Data and towers. The tokenizer has a mask token, for mentions to be hidden."""
+    probe.build(folder / "probe", num_sentences=80)
+    sizes = {"text_width": 32, "text_layers": 1, "vocab_size": 300, "image_size_px": 32, "image_widths": (8, 16)}
+    make_tiny_towers(folder / "towers", [["Paris", "is", "here"]] * 9, **sizes)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "towers" / "text")
+    tokenizer.mask_token = tokenizer.unk_token or tokenizer.pad_token
+    tokenizer.save_pretrained(folder / "towers" / "text")
+    datasets.config.HF_DATASETS_CACHE = folder / "cache"
+
+
+def recipe(folder: Path, name: str, text: str) -> str:
+    path = folder / f"{name}.yaml"
+    path.write_text(RECIPE.format(folder=folder) + text.format(store=folder / f"store-{name}"))
+    return str(path)
+
+
+def die(*args, **kwargs) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def kill_at(monkeypatch, owner: object, name: str, call: int = 1, instead: Callable = die) -> None:
+    """The process kills itself, or does something else, in the given call of a function."""
+    real, calls = getattr(owner, name), []
+
+    def counted(*args, **kwargs):
+        calls.append(name)
+        return (instead if len(calls) == call else real)(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, counted)
+
+
+def in_a_process(work: Callable[[], None], log: Path) -> int:
+    """Runs in a fork, whose death is not ours; returns its exit code, -9 if it was killed."""
+
+    def child() -> None:
+        os.setpgid(0, 0)
+        with log.open("a") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+            sys.stdout = sys.stderr = file
+            logging.getLogger().addHandler(logging.StreamHandler(file))
+            try:
+                work()
+            except BaseException:
+                traceback.print_exc(file=file)
+                raise
+
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join(60)
+    if process.is_alive():
+        process.kill()
+        raise TimeoutError(log.read_text()[-3000:])
+    return process.exitcode
+
+
+def trained_and_counted(recipe: str, output: Path, *options: str) -> None:
+    """A run that leaves, besides, a byte for each batch that it trained on."""
+    step = TwoMNERTrainer.training_step
+
+    def counted(*args, **kwargs):
+        result = step(*args, **kwargs)
+        with output.with_suffix(".steps").open("a") as file:
+            file.write(".")
+        return result
+
+    TwoMNERTrainer.training_step = counted
+    run_mmner.main([recipe, "--output_dir", str(output), *options])
+
+
+def steps_of(output: Path) -> int:
+    return output.with_suffix(".steps").stat().st_size
+
+
+def run(recipe: str, output: Path, *options: str) -> None:
+    log = output.with_suffix(".log")
+    assert in_a_process(lambda: trained_and_counted(recipe, output, *options), log) == 0, log.read_text()[-5000:]
+
+
+def killed_run(recipe: str, output: Path, *point, **options) -> None:
+    """Starts or goes on, and dies at the point; whatever has a checkpoint's name is whole thereafter."""
+
+    def work() -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            kill_at(patch, *point, **options)
+            trained_and_counted(recipe, output, "--resume_from_checkpoint", "auto")
+
+    log = output.with_suffix(".log")
+    before = checkpoints.newest_checkpoint(output)
+    assert in_a_process(work, log) == -signal.SIGKILL, (point, log.read_text()[-5000:])
+    for path in output.glob("checkpoint-*"):
+        assert {"model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json", "progress.json"} <= {
+            file.name for file in path.iterdir()
+        }
+        load_file(path / "model.safetensors")
+        torch.load(path / "optimizer.pt", weights_only=True)
+    after = checkpoints.newest_checkpoint(output)
+    assert before is None or checkpoints.step_of(after) >= checkpoints.step_of(before), point
+
+
+def results_of(output: Path) -> dict:
+    results = json.loads((output / "all_results.json").read_text())
+    return {name: value for name, value in results.items() if "runtime" not in name and "per_second" not in name}
+
+
+def assert_same(whole: Path, killed: Path) -> None:
+    for name in KEPT:
+        if (whole / name).exists() or name == "model.safetensors":
+            assert (whole / name).read_bytes() == (killed / name).read_bytes(), name
+    assert results_of(whole) == pytest.approx(results_of(killed), rel=1e-6)
+    histories = []
+    for output in (whole, killed):
+        state = json.loads((checkpoints.newest_checkpoint(output) / "trainer_state.json").read_text())
+        timeless = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
+        histories.append([{k: v for k, v in entry.items() if k not in timeless} for entry in state["log_history"]])
+    assert histories[0] == histories[1]
+    assert not (killed / checkpoints.SAVING).exists()
+
+
+def half_a_record(segment: _Segment, image_id: int, content: bytes, payload: bytes) -> None:
+    """Of the vectors one half, and nothing of their head."""
+    os.pwrite(segment.file.fileno(), payload[: len(payload) // 2], segment.size + segment.layout.record_bytes // 2)
+    die()
+
+
+def half_a_deletion(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    die()
+
+
+def half_a_file(path: Path) -> None:
+    aside = path.parent / checkpoints.SAVING / path.name
+    aside.parent.mkdir(exist_ok=True)
+    aside.write_text("{")
+    die()
+
+
+def names_in(folder: Path) -> list[str]:
+    return [path.name for path in checkpoints.complete_checkpoints(folder)]
+
+
+def killed_wherever_it_writes(folder: Path, tmp_path: Path) -> None:
+    run(recipe(folder, "whole", STEPS), tmp_path / "whole")
+    assert steps_of(tmp_path / "whole") == 20
+    killed, name = tmp_path / "killed", recipe(folder, "killed", STEPS)  # with a store of its own
+    log = killed.with_suffix(".log")
+    killed_run(name, killed, _Segment, "append", call=5, instead=half_a_record)
+    killed_run(name, killed, TwoMNERTrainer, "training_step", call=4)
+    killed_run(name, killed, TwoMNERTrainer, "_save_rng_state")
+    assert (killed / checkpoints.SAVING / "checkpoint-2" / "model.safetensors").is_file()
+    assert names_in(killed) == []
+    killed_run(name, killed, checkpoints, "rotate", call=2)  # the second is in its place, the first not yet deleted
+    assert "removed: checkpoint-2" in log.read_text()
+    assert names_in(killed) == ["checkpoint-2", "checkpoint-4"]
+    killed_run(name, killed, TwoMNERTrainer, "prediction_step")
+    killed_run(name, killed, checkpoints, "_sync_tree")
+    assert names_in(killed) == ["checkpoint-2", "checkpoint-4"]
+    killed_run(name, killed, checkpoints, "_delete", instead=half_a_deletion)
+    assert names_in(killed)[-1] == "checkpoint-6"
+    killed_run(name, killed, checkpoints, "commit_files")
+    trained = steps_of(killed)  # from here on nothing is trained again
+    killed_run(name, killed, report, "replacing", instead=half_a_file)
+    assert not (killed / "predictions_test.jsonl").exists()
+    run(name, killed, "--resume_from_checkpoint", "last")
+    assert steps_of(killed) == trained
+    assert_same(tmp_path / "whole", killed)
+
+
+def patience_runs_out(folder: Path, tmp_path: Path) -> None:
+    name = recipe(folder, "patience", PATIENCE)
+    run(name, tmp_path / "whole")
+    assert steps_of(tmp_path / "whole") == 20
+    killed = tmp_path / "killed"
+    killed_run(name, killed, TwoMNERTrainer, "training_step", call=13)
+    killed_run(name, killed, TwoMNERTrainer, "_load_best_model")
+    killed_run(name, killed, model_card, "replacing", instead=half_a_file)
+    assert steps_of(killed) == 12 + 10
+    run(name, killed, "--resume_from_checkpoint", "last")
+    assert steps_of(killed) == 12 + 10
+    assert_same(tmp_path / "whole", killed)
+
+
+def in_two_processes(recipe: str, output: Path, kill: tuple | None = None) -> list[int]:
+    """As `torchrun` starts them, and ends them all when one has died."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+
+    def child(rank: int) -> None:
+        os.setpgid(0, 0)
+        with output.with_suffix(f".{rank}.log").open("a") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+            if kill is not None and kill[0] == rank:
+                kill_at(pytest.MonkeyPatch(), *kill[1:])
+            run_mmner.main([recipe, "--output_dir", str(output), "--resume_from_checkpoint", "auto"])
+
+    processes = [multiprocessing.get_context("fork").Process(target=child, args=(rank,)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    multiprocessing.connection.wait([process.sentinel for process in processes], 60)
+    for process in processes:
+        process.join(20 if kill is None or len(kill) > 4 else 0.5)
+        process.kill()
+        process.join()
+    return [process.exitcode for process in processes]
+
+
+def two_processes_are_killed(folder: Path, tmp_path: Path) -> None:
+    """Each has random numbers of its own; the first alone writes and renames, when the other has written too."""
+    name = recipe(folder, "two", TWO)
+    assert in_two_processes(name, tmp_path / "whole") == [0, 0], (tmp_path / "whole.0.log").read_text()[-3000:]
+    killed = tmp_path / "killed"
+    for rank, *point in [
+        (0, checkpoints, "_sync_tree", 2),
+        (1, TwoMNERTrainer, "_save_rng_state", 1),
+        (1, TwoMNERTrainer, "training_step", 2),
+    ]:
+        codes = in_two_processes(name, killed, (rank, *point))
+        assert codes[rank] == -signal.SIGKILL, (tmp_path / "killed.0.log").read_text()[-3000:]
+        for path in killed.glob("checkpoint-*"):
+            assert {"rng_state_0.pth", "rng_state_1.pth", "progress.json"} <= {file.name for file in path.iterdir()}
+    assert in_two_processes(name, killed) == [0, 0], (tmp_path / "killed.0.log").read_text()[-3000:]
+    assert_same(tmp_path / "whole", killed)
+
+
+def told(number: int) -> None:
+    """As `timeout` does: the process, and then all of its group, worker processes too."""
+    command = ["kill", f"-{number}", "--", str(os.getpid()), str(-os.getpgid(0))]
+    subprocess.run(command, check=True, start_new_session=True)
+
+
+def stopped_run(recipe: str, output: Path, number: int, owner: object, name: str, call: int) -> None:
+    """Starts or goes on, and is told to stop in the call of a function."""
+    real, log = getattr(owner, name), output.with_suffix(".log")
+
+    def work() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+        with pytest.MonkeyPatch.context() as patch:
+
+            def instead(*args, **kwargs):
+                told(number)
+                return real(*args, **kwargs)
+
+            kill_at(patch, owner, name, call=call, instead=instead)
+            trained_and_counted(recipe, output, "--resume_from_checkpoint", "auto")
+
+    assert in_a_process(work, log) == 128 + number, log.read_text()[-5000:]
+    assert f"{signal.Signals(number).name} stopped the training" in log.read_text()
+    assert f"{checkpoints.newest_checkpoint(output)}. To go on" in log.read_text()
+    assert not {"model.safetensors", "all_results.json", "README.md"} & {path.name for path in output.iterdir()}
+
+
+def told_to_stop(folder: Path, tmp_path: Path) -> None:
+    """Wherever the signal comes in a training, nothing is trained twice."""
+    for kind, options, points in [
+        ("steps", STEPS, [
+            (signal.SIGTERM, TwoMNERTrainer, "training_step", 5, 3),  # in the first of two batches of a step
+            (signal.SIGINT, TwoMNERTrainer, "training_step", 2, 4),  # in the second, and that step is saved anyway
+            (signal.SIGTERM, TwoMNERTrainer, "training_step", 1, 5),  # the last step of the epoch
+            (signal.SIGINT, TwoMNERTrainer, "prediction_step", 1, 7),  # in the evaluation after step 6
+            (signal.SIGTERM, TwoMNERTrainer, "training_step", 6, 10),  # the last step of all
+        ]),
+        ("epochs", EPOCHS, [
+            (signal.SIGINT, TwoMNERTrainer, "training_step", 4, 4),
+            (signal.SIGTERM, TwoMNERTrainer, "training_step", 6, 10),  # dev is scored and the best chosen before
+            (signal.SIGTERM, TwoMNERTrainer, "prediction_step", 1, 20),  # in the last evaluation: training is over
+        ]),
+        ("max_steps", MAX_STEPS, [
+            (signal.SIGTERM, TwoMNERTrainer, "training_step", 3, 3),
+            (signal.SIGTERM, TwoMNERTrainer, "training_step", 4, 7),  # the last, in the middle of an epoch
+        ]),
+    ]:  # fmt: skip
+        whole, stopped = tmp_path / f"whole-{kind}", tmp_path / f"stopped-{kind}"
+        run(recipe(folder, f"whole-{kind}", options), whole)
+        name = recipe(folder, f"stopped-{kind}", options)
+        for number, *point, step in points:
+            stopped_run(name, stopped, number, *point)
+            assert names_in(stopped)[-1] == f"checkpoint-{step}", (kind, names_in(stopped))
+        run(name, stopped, "--resume_from_checkpoint", "last")
+        assert steps_of(stopped) == steps_of(whole)
+        assert_same(whole, stopped)
+
+
+def two_processes_are_told_to_stop(folder: Path, tmp_path: Path) -> None:
+    """One alone is told, in the middle of a step; both save the same step, and end alike."""
+    name = recipe(folder, "two-told", TWO)
+    assert in_two_processes(name, tmp_path / "whole") == [0, 0], (tmp_path / "whole.0.log").read_text()[-3000:]
+    stopped = tmp_path / "stopped"
+    step = TwoMNERTrainer.training_step
+
+    def instead(*args, **kwargs):
+        told(signal.SIGTERM)
+        return step(*args, **kwargs)
+
+    for rank, call, saved in [(1, 2, 2), (0, 3, 5)]:
+        codes = in_two_processes(name, stopped, (rank, TwoMNERTrainer, "training_step", call, instead))
+        assert codes == [143, 143], (stopped.with_suffix(".0.log")).read_text()[-3000:]
+        assert names_in(stopped)[-1] == f"checkpoint-{saved}"
+    assert in_two_processes(name, stopped) == [0, 0], (stopped.with_suffix(".0.log")).read_text()[-3000:]
+    assert_same(tmp_path / "whole", stopped)
+
+
+CASES = [
+    killed_wherever_it_writes,
+    patience_runs_out,
+    two_processes_are_killed,
+    told_to_stop,
+    two_processes_are_told_to_stop,
+]
+
+
+@pytest.fixture(scope="module")
+def failures(tmp_path_factory) -> dict[str, str]:
+    """One launch for all cases, from a fresh interpreter: autograd cannot be forked once it has run."""
+    folder = tmp_path_factory.mktemp("killed")
+    subprocess.run(
+        [sys.executable, __file__, str(folder)], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=400
+    )
+    return json.loads((folder / "failures.json").read_text())
+
+
+@pytest.mark.parametrize("case", [case.__name__ for case in CASES])
+def test_a_killed_run_ends_with_the_same_bits(failures, case):
+    assert failures[case] is None, failures[case]
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    make_inputs(folder)
+    failures: dict[str, str | None] = {}
+    for case in CASES:
+        (folder / case.__name__).mkdir()
+        try:
+            case(folder, folder / case.__name__)
+            failures[case.__name__] = None
+        except Exception:
+            failures[case.__name__] = traceback.format_exc()
+    (folder / "failures.json").write_text(json.dumps(failures))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,136 @@
+"""Which model a run gets, and what of it is frozen."""
+
+import logging
+
+import pytest
+import torch
+from transformers import (
+    AutoModel,
+    BertConfig,
+    CLIPVisionConfig,
+    ConvNextConfig,
+    DebertaV2Config,
+    Dinov2Config,
+    EfficientNetConfig,
+    ResNetConfig,
+    SiglipVisionConfig,
+    ViTConfig,
+)
+
+from mmner.options import ModelArguments
+from mmner.training.model import build_model, freeze
+
+LABELS = ["O", "B-PER", "I-PER"]
+SMALL = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 16}
+IMAGE = {"image_size": 32, "patch_size": 16}
+CONFIGS = {
+    "bert": BertConfig(**SMALL, vocab_size=20),
+    "deberta": DebertaV2Config(**SMALL, vocab_size=20),
+    "clip": CLIPVisionConfig(**SMALL, **IMAGE),
+    "siglip": SiglipVisionConfig(**SMALL, **IMAGE),
+    "vit": ViTConfig(**SMALL, **IMAGE),
+    "dinov2": Dinov2Config(**{**SMALL, **IMAGE, "patch_size": 8}),
+    "resnet": ResNetConfig(embedding_size=8, hidden_sizes=[8, 8, 16], depths=[1, 1, 1], layer_type="basic"),
+    "convnext": ConvNextConfig(hidden_sizes=[8, 8, 16], depths=[1, 1, 1], num_stages=3),
+    "efficientnet": EfficientNetConfig(
+        width_coefficient=0.1,
+        depth_coefficient=0.1,
+        hidden_dim=16,
+        in_channels=[32, 16, 24],
+        out_channels=[16, 24, 40],
+        kernel_sizes=[3, 3, 5],
+        strides=[1, 2, 2],
+        num_block_repeats=[1, 1, 1],
+        expand_ratios=[1, 6, 6],
+    ),
+}
+
+
+def frozen_names(tower: torch.nn.Module) -> set[str]:
+    return {name for name, parameter in tower.named_parameters() if not parameter.requires_grad}
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_each_further_layer_frozen_is_a_layer_more_and_never_all(kind):
+    def frozen(how: str) -> set[str]:
+        tower = AutoModel.from_config(CONFIGS[kind])
+        freeze(tower, how)
+        return frozen_names(tower)
+
+    everything = {name for name, _ in AutoModel.from_config(CONFIGS[kind]).named_parameters()}
+    assert frozen("none") == set()
+    assert frozen("all") == everything
+    embeddings = frozen("embeddings")
+    assert embeddings and all("embed" in name for name in embeddings)
+    steps = [frozen(str(number)) for number in range(4)]
+    assert steps[0] == embeddings
+    for number, (fewer, more) in enumerate(zip(steps[:-1], steps[1:], strict=True)):
+        added = more - fewer
+        assert fewer < more and added
+        # all in one layer, the next one
+        assert len({name.split(f".{number}.")[0] for name in added}) == 1
+        assert all(f".{number}." in f".{name}" for name in added)
+
+
+def test_more_layers_than_there_are_or_another_word_is_an_error():
+    tower = AutoModel.from_config(CONFIGS["bert"])
+    with pytest.raises(ValueError, match="`freeze_text_model` is 4, but BertModel has 3 layers"):
+        freeze(tower, "4", "text_model")
+    with pytest.raises(ValueError, match="`freeze_tower` is 'most'; expected none, embeddings, all, or a number"):
+        freeze(tower, "most")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A tiny model, its processor, and where its towers are."""
+    folder = tmp_path_factory.mktemp("towers")
+    arguments = ModelArguments(text_model="tiny", vision_model="tiny", freeze_vision_model="all", alignment="clip")
+    return *build_model(arguments, LABELS, [["Jordan", "won"]], folder, build=True), folder
+
+
+def test_tiny_towers_are_made_and_frozen_as_asked(tiny):
+    model, processor, folder = tiny
+    assert model.config.labels == LABELS and model.config.alignment == "clip"
+    assert not any(parameter.requires_grad for parameter in model.model.vision_model.parameters())
+    assert all(parameter.requires_grad for parameter in model.model.text_model.parameters())
+    assert processor.piece_counts(["won"]) == [1]
+
+
+def test_another_process_finds_the_towers_that_were_made(tiny):
+    model, _, folder = tiny
+    arguments = ModelArguments(text_model="tiny", vision_model="tiny", alignment="clip")
+    torch.manual_seed(0)
+    again, _ = build_model(arguments, LABELS, [], folder, build=False)
+    for name, parameter in model.model.text_model.named_parameters():
+        assert torch.equal(parameter, again.model.text_model.get_parameter(name))
+
+
+def test_a_saved_model_is_loaded_with_other_loss_weights(tiny, tmp_path, caplog):
+    model, processor, _ = tiny
+    model.save_pretrained(tmp_path / "saved")
+    processor.save_pretrained(tmp_path / "saved")
+    arguments = ModelArguments(
+        model_name_or_path=str(tmp_path / "saved"), text_model="x", alignment="clip", alignment_weight=0.3
+    )
+    with caplog.at_level(logging.WARNING):
+        loaded, _ = build_model(arguments, [], [], tmp_path, build=True)
+    assert "text_model not read" in caplog.text
+    assert loaded.config.alignment_weight == 0.3
+    assert all(torch.equal(parameter, loaded.get_parameter(name)) for name, parameter in model.named_parameters())
+    with pytest.raises(ValueError, match="has alignment=clip, but alignment=token is asked for"):
+        build_model(ModelArguments(str(tmp_path / "saved"), alignment="token"), [], [], tmp_path, build=True)
+
+
+def test_no_model_at_all_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="There is no model: give --text_model and --vision_model"):
+        build_model(ModelArguments(text_model="tiny"), LABELS, [], tmp_path, build=True)
+
+
+def test_a_tower_that_is_not_there_cannot_be_frozen_and_that_is_said(tiny, caplog):
+    arguments = ModelArguments(
+        text_model="tiny", vision_model="tiny", freeze_vision_model="all", collaboration="none", alignment="none"
+    )
+    with caplog.at_level(logging.INFO):
+        model, _ = build_model(arguments, LABELS, [], tiny[2], build=False)
+    assert model.model.vision_model is None
+    assert "The model has no vision_model: freeze_vision_model has nothing to do." in caplog.messages

@@ -1,0 +1,189 @@
+"""The search for hyper-parameters: what it tries, what it keeps, what it trains in the end."""
+
+import json
+import signal
+import types
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+import run_mmner
+from mmner.options import TrainingArguments
+from mmner.training.search import draw, read_space, search
+from mmner.training.trainer import TwoMNERTrainer
+
+optuna = pytest.importorskip("optuna")
+
+OPTIONS = ["--probe_sentences", "120", "--num_train_epochs", "1", "--use_cpu", "true", "--disable_tqdm", "true"]
+SPACE = {
+    "head_learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+    "weight_decay": {"low": 0.0, "high": 0.1},
+    "per_device_train_batch_size": {"choices": [8, 16]},
+    "gradient_accumulation_steps": {"low": 1, "high": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("search")
+    (folder / "space.yaml").write_text(yaml.safe_dump(SPACE))
+    argv = [*OPTIONS, "--search_trials", "3", "--search_space", str(folder / "space.yaml")]
+    results = run_mmner.main([*argv, "--output_dir", str(folder / "run")])
+    trace = [json.loads(line) for line in (folder / "run" / "search.jsonl").read_text().splitlines()]
+    return folder, results, trace
+
+
+def test_the_trace_has_every_trial_and_the_best_on_dev_is_taken(searched):
+    _, results, trace = searched
+    assert [line["trial"] for line in trace] == [0, 1, 2]
+    best = max(trace, key=lambda line: line["eval_f1"])
+    assert results["search"] == best["options"] and set(best["options"]) == set(SPACE)
+    assert len({json.dumps(line["options"]) for line in trace}) == 3
+    assert not any(name.startswith("test") for line in trace for name in line)
+    assert results["eval_f1"] == pytest.approx(best["eval_f1"])
+
+
+def test_its_model_is_that_of_a_run_with_the_best_options(searched):
+    folder, results, _ = searched
+    options = [word for name, value in results["search"].items() for word in (f"--{name}", str(value))]
+    run_mmner.main([*OPTIONS, *options, "--output_dir", str(folder / "plain")])
+    first, second = (load_file(folder / name / "model.safetensors") for name in ("run", "plain"))
+    assert set(first) == set(second) and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def signal_in_training(monkeypatch, number, in_trial):
+    """The second step of the first trial, or of the training after the search, gets a signal."""
+    step = TwoMNERTrainer.training_step
+
+    def signalled(self, *args, **kwargs):
+        if self.state.is_hyper_param_search == in_trial and self.state.global_step == 1:
+            signal.raise_signal(number)
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(TwoMNERTrainer, "training_step", signalled)
+
+
+def test_a_stopped_training_goes_on_with_the_best_options(searched, tmp_path, monkeypatch, caplog):
+    folder, _, _ = searched
+    argv = [*OPTIONS, "--search_trials", "3", "--search_space", str(folder / "space.yaml")]
+    argv += ["--output_dir", str(tmp_path / "run")]
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        signal_in_training(patch, signal.SIGTERM, in_trial=False)
+        run_mmner.main(argv)
+    assert stopped.value.code == 143
+    words = caplog.text.partition("at its end: ")[2].splitlines()[0].split()
+    run_mmner.main([*argv, *words])
+    first, second = (load_file(path / "run" / "model.safetensors") for path in (folder, tmp_path))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_signal_ends_the_search(searched, tmp_path, monkeypatch):
+    folder, _, _ = searched
+    signal_in_training(monkeypatch, signal.SIGINT, in_trial=True)
+    argv = [*OPTIONS, "--search_trials", "3", "--search_space", str(folder / "space.yaml")]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_mmner.main([*argv, "--output_dir", str(tmp_path)])
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+class FakeTrainer:
+    """Each trial has the scores of its evaluations."""
+
+    def __init__(self, args, evaluations):
+        self.args, self.evaluations = args, evaluations
+
+    def hyperparameter_search(self, compute_objective, direction, **_):
+        objectives = {}
+        for number, scores in self.evaluations.items():
+            self._trial = types.SimpleNamespace(number=number, params={"weight_decay": number / 10})
+            for epoch, score in enumerate(scores, 1):
+                metrics = {"eval_f1": score, "eval_loss": score, "epoch": epoch}
+                objectives[number] = compute_objective(metrics)
+        chosen = (max if direction == "maximize" else min)(objectives, key=objectives.get)
+        parameters = {"weight_decay": chosen / 10}
+        return types.SimpleNamespace(run_id=chosen, objective=objectives[chosen], hyperparameters=parameters)
+
+
+@pytest.mark.parametrize(
+    ("options", "best", "kept"),
+    [
+        ({"metric_for_best_model": "eval_f1"}, 0, [0.9, 0.8]),
+        ({"metric_for_best_model": "f1"}, 0, [0.9, 0.8]),
+        ({"metric_for_best_model": "eval_f1", "load_best_model_at_end": False}, 1, [0.6, 0.8]),
+        ({"metric_for_best_model": "eval_loss"}, 1, [0.5, 0.3]),
+    ],
+)
+def test_a_trial_counts_by_the_evaluation_whose_model_would_be_kept(options, best, kept, tmp_path, caplog):
+    args = TrainingArguments(output_dir=str(tmp_path), **options)
+    trainer = FakeTrainer(args, {0: [0.5, 0.9, 0.6], 1: [0.7, 0.3, 0.8]})
+    assert search(trainer, {"weight_decay": {"low": 0.0, "high": 0.1}}, trials=2) == {"weight_decay": best / 10}
+    trace = [json.loads(line) for line in (tmp_path / "search.jsonl").read_text().splitlines()]
+    assert [line[args.metric_for_best_model] for line in trace] == kept
+    assert args.load_best_model_at_end == options.get("load_best_model_at_end", True)
+    assert "the search tells nothing" not in caplog.text
+
+
+def test_trials_that_all_score_the_same_are_told(tmp_path, caplog):
+    trainer = FakeTrainer(TrainingArguments(output_dir=str(tmp_path)), {0: [0.0], 1: [0.0, 0.0]})
+    search(trainer, {"weight_decay": {"low": 0.0, "high": 0.1}}, trials=2)
+    assert "All 2 trials have the same eval_f1 on dev, 0.0000: the search tells nothing" in caplog.text
+
+
+def test_trials_stay_in_the_space():
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(20):
+        drawn = draw(study.ask(), SPACE)
+        assert 1e-4 <= drawn["head_learning_rate"] <= 1e-2 and drawn["per_device_train_batch_size"] in (8, 16)
+        assert drawn["gradient_accumulation_steps"] in (1, 2) and 0 <= drawn["weight_decay"] <= 0.1
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({}, "holds no options"),
+        ({"head_rate": {"low": 1, "high": 2}}, "no option of training"),
+        ({"weight_decay": {"low": 0.2, "high": 0.1}}, "expected"),
+        ({"weight_decay": {"low": 0.0, "high": 0.1, "log": True}}, "expected"),
+        ({"weight_decay": {"choices": []}}, "expected"),
+        ({"weight_decay": 3}, "expected"),
+        ({"weight_decay": {"low": "little", "high": 0.1}}, "expected"),
+    ],
+)
+def test_a_wrong_space_is_refused(space, message, tmp_path):
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump(space))
+    with pytest.raises(ValueError, match=message):
+        read_space(tmp_path / "space.yaml", TrainingArguments())
+
+
+def test_a_space_that_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="expected a YAML file, or one of .* search/local.yaml"):
+        read_space(tmp_path / "none.yaml", TrainingArguments())
+
+
+def test_a_search_needs_dev():
+    with pytest.raises(ValueError, match="search_trials"):
+        TrainingArguments(search_trials=2, eval_strategy="no", load_best_model_at_end=False)
+    with pytest.raises(ValueError, match="search_trials.* metric_for_best_model"):
+        TrainingArguments(search_trials=2, metric_for_best_model=None, load_best_model_at_end=False)
+
+
+def test_the_shipped_space_is_one():
+    assert read_space(TrainingArguments().search_space, TrainingArguments())
+
+
+def test_numbers_are_numbers_however_they_are_written(tmp_path):
+    (tmp_path / "space.yaml").write_text(
+        "learning_rate: {low: 1e-5, high: 1e-3, log: true}\nhead_learning_rate: {choices: [1e-3, 3e-3]}\n"
+    )
+    assert read_space(tmp_path / "space.yaml", TrainingArguments()) == {
+        "learning_rate": {"low": 1e-5, "high": 1e-3, "log": True},
+        "head_learning_rate": {"choices": [1e-3, 3e-3]},
+    }
+    (tmp_path / "space.yaml").write_text("optim: {choices: [nan, '3']}\n")  # a word that float() would take
+    assert read_space(tmp_path / "space.yaml", TrainingArguments()) == {"optim": {"choices": ["nan", 3.0]}}
