@@ -10,11 +10,11 @@ from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 try:
-    from .alignment_2mner import is_sharded
+    from .alignment_2mner import gather_all, is_sharded, sum_over_processes, unshared_image_ids, world_size
     from .configuration_2mner import TwoMNERConfig, tower_width
     from .towers_2mner import drawing_aside
 except ImportError:
-    from alignment_2mner import is_sharded
+    from alignment_2mner import gather_all, is_sharded, sum_over_processes, unshared_image_ids, world_size
     from configuration_2mner import TwoMNERConfig, tower_width
     from towers_2mner import drawing_aside
 
@@ -223,6 +223,12 @@ class CollaborationModule(nn.Module):
         words, unless the image's evidence is added to them.
         """
         return logits, fused.gates
+
+    def loss(
+        self, fused: Collaboration, labels: torch.Tensor, has_image: torch.Tensor, image_ids: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        """A loss of its own, beside that of the tags; `None` for none."""
+        return None
 
 
 class CrossAttentionCollaboration(CollaborationModule):
@@ -457,32 +463,38 @@ class EvidenceCollaboration(CollaborationModule):
     ) -> torch.Tensor:
         """
         Noise-contrastive estimation of the ratio above: its logarithm is the logit that tells a sentence's own image
-        from those of other rows. The mean over own images and the mean over others of the local batch, summed; images
+        from those of other rows, of every process. The mean over own images and the mean over others, summed; images
         equal to the own one are left out, and 0 is returned if no row has an image and an entity.
 
+        As the losses of `alignment_2mner`: the mean over processes of what they return, and of their gradients, is
+        that of one process with all rows, and every process must call it, also with a batch without images.
+
         Args:
-            fused: of `forward`.
+            fused: of `forward`, or of `text_only` where no row has an image.
             labels (`torch.LongTensor` of shape `(batch_size, num_words)`): the tags, -100 where there is none.
             has_image, image_ids (of shape `(batch_size,)`): which rows have an image; equal for equal images. `None`:
                 every row has its own.
         """
+        evidence = fused.image_evidence
+        if evidence is None:
+            evidence = torch.zeros(len(labels), len(self.begins) + 1, device=labels.device)
         if image_ids is None:
-            image_ids = torch.arange(1, len(labels) + 1, device=labels.device)
+            image_ids = unshared_image_ids(len(labels), labels.device)
         entities = torch.stack([labels == tag for tag in self.begins], dim=-1).float()  # (B, W, T)
         number = entities.sum(dim=(1, 2))  # (B,)
         shown = self._shown(fused.word_states.detach()) * entities  # (B, W, T)
         shares = shown.sum(dim=1) / number.clamp(min=1)[:, None]  # (B, T)
         shares = torch.cat([shares, 1 - shares.sum(dim=1, keepdim=True)], dim=-1)  # (B, T + 1): and of showing none
-        logits = (shares @ fused.image_evidence.exp().T).log()  # (B, N)
 
-        rows = (has_image & (number > 0))[:, None]
-        own = rows & torch.eye(len(labels), dtype=torch.bool, device=labels.device)
-        others = rows & has_image & (image_ids[:, None] != image_ids)
-
-        def mean(values: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
-            return only_where(where.flatten(), values.flatten()).sum() / where.sum().clamp(min=1)
-
-        return mean(-F.logsigmoid(logits), own) + mean(-F.logsigmoid(-logits), others)
+        everywhere, images = gather_all([evidence, torch.stack([has_image.long(), image_ids], dim=1)])  # (G, ...)
+        own_logits = (shares * evidence.exp()).sum(dim=1).log()  # (B,)
+        logits = (shares @ everywhere.exp().T).log()  # (B, G)
+        own = has_image & (number > 0)
+        others = own[:, None] & images[:, 0].bool() & (image_ids[:, None] != images[:, 1])
+        counts = sum_over_processes(torch.stack([own.sum(), others.sum()])).clamp(min=1)
+        own_loss = only_where(own, -F.logsigmoid(own_logits)).sum() / counts[0]
+        others_loss = only_where(others.flatten(), -F.logsigmoid(-logits).flatten()).sum() / counts[1]
+        return world_size() * (own_loss + others_loss)
 
 
 COLLABORATION_MODULES = {

@@ -21,7 +21,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import cached_file, can_return_tuple, logging
 
 try:
-    from .alignment_2mner import Alignment, build_alignment, is_sharded, world_size
+    from .alignment_2mner import Alignment, build_alignment, is_sharded, unshared_image_ids, world_size
     from .collaboration_2mner import COLLABORATION_MODULES, Collaboration, CrossAttentionCollaboration, only_where
     from .configuration_2mner import TwoMNERConfig, tower_width
     from .crf_2mner import LinearChainCRF, iob2_constraints
@@ -39,7 +39,7 @@ try:
         zero_of,
     )
 except ImportError:
-    from alignment_2mner import Alignment, build_alignment, is_sharded, world_size
+    from alignment_2mner import Alignment, build_alignment, is_sharded, unshared_image_ids, world_size
     from collaboration_2mner import COLLABORATION_MODULES, Collaboration, CrossAttentionCollaboration, only_where
     from configuration_2mner import TwoMNERConfig, tower_width
     from crf_2mner import LinearChainCRF, iob2_constraints
@@ -563,7 +563,7 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
         if images is None:
             image_ids = torch.zeros(batch, dtype=torch.long, device=device)
         elif image_ids is None:
-            image_ids = torch.arange(1, batch + 1, device=device)
+            image_ids = unshared_image_ids(batch, device)
         if self.training and self.config.modality_dropout > 0:
             hidden = torch.rand(batch, device=device) < self.config.modality_dropout
             image_ids = image_ids.masked_fill(hidden, 0)
@@ -798,8 +798,9 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
             if self.config.consistency_weight > 0 and collaboration is not None:
                 consistency_loss = self._consistency_loss(logits, outputs)
                 loss = loss + self.config.consistency_weight * consistency_loss
-            if fused.image_evidence is not None:
+            if collaboration is not None:
                 evidence_loss = collaboration.loss(fused, labels, has_image, image_ids)
+            if evidence_loss is not None:
                 loss = loss + evidence_loss
 
         return TwoMNERTokenClassifierOutput(

@@ -56,8 +56,9 @@ from mmner.model import build_model
 from mmner.model_card import write_model_card
 from mmner.search import model_maker, read_space, search
 from mmner.shards import ParquetShards
+from mmner.stop_signals import save_at_signal
 from mmner.streaming import SentenceStream, StreamTrainer, check_streaming
-from mmner.trainer import TwoMNERTrainer, checkpoint_to_resume
+from mmner.trainer import TwoMNERTrainer, WarnOfFewSteps, checkpoint_to_resume, few_steps
 from modeling_2mner import TwoMNERForTokenClassification
 from pipeline_2mner import TwoMNERPipeline
 
@@ -155,6 +156,8 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArgu
             text_augmentation=data_args.text_augmentation,
             seed=seed,
         )
+        if split == "train" and not sentences[split].groups["type"]:
+            logger.warning(f"None of the {len(rows)} training sentences has an entity: no type can be learned.")
 
     model.model.encoder_chunk_size = args.encoder_chunk_size
     collator = MultimodalCollator(processor, model.config.uses_images, 8 if args.bf16 or args.fp16 else None)
@@ -174,15 +177,26 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArgu
         from mmner.image_features import store_image_features
 
         store_image_features(trainer, list(sentences.values()), data_args)
+    go_on: list[str] = []
     if space is not None:
         results["search"] = search(trainer, space, args.search_trials)
+        go_on = [word for name, value in results["search"].items() for word in (f"--{name}", str(value))]
+        go_on += ["--search_trials", "0"]
     if args.do_train:
-        results |= trainer.train(resume_from_checkpoint=checkpoint).metrics
+        trainer.add_callback(WarnOfFewSteps(results["train_samples"]))
+        with save_at_signal(trainer, go_on):
+            results |= trainer.train(resume_from_checkpoint=checkpoint).metrics
+        if not trainer.state.global_step:
+            raise ValueError(
+                f"No step was trained on the {results['train_samples']} training rows: num_train_epochs is "
+                f"{args.num_train_epochs:g}, max_steps {args.max_steps}, a batch {args.train_batch_size} rows "
+                f"(dataloader_drop_last {args.dataloader_drop_last}). To score a saved model: --do_train false."
+            )
         trainer.save_model(_internal_call=True)  # pushed at the end, with its card and scores
 
     is_main = trainer.is_world_process_zero()
     output.mkdir(parents=True, exist_ok=True)
-    tables, predicted = {}, []
+    tables, predicted, cautions = {}, [], []
     for split, asked in (("validation", args.do_eval), ("test", args.do_predict)):
         if not asked or split not in sentences:
             if is_main and args.do_train:
@@ -195,10 +209,16 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArgu
         if is_main:
             predicted = report.prediction_rows(sentences[split], *scored.predictions)
             report.write_predictions(output, split, predicted)
+            if tables[prefix] and (caution := report.caution(predicted)):
+                results[f"{prefix}_caution"] = caution
+                cautions.append(f"{split}: {caution}")
             report.plot_scores(output, split, tables[prefix])
             print(report.format_table(tables[prefix], f"F1 on {split}"), flush=True)
     if collator.unreadable_images:
         logger.warning(f"{collator.unreadable_images} times an image did not open; the warnings above name them.")
+    if cautions:
+        few = few_steps(args, trainer.state.global_step, results["train_samples"]) if args.do_train else ""
+        logger.warning(" ".join([*cautions, few]))
     results["total_runtime"] = round(time.monotonic() - started, 4)  # in seconds, as the Trainer's own
     if is_main:
         report.write_results(output, results, update=not args.do_train)

@@ -195,6 +195,7 @@ class TrainingArguments(transformers.TrainingArguments):
         "label_smoothing_factor": (0.0, "it smooths a softmax; the tags' loss is a CRF's"),
         "prediction_loss_only": (False, "without predictions there is no F1"),
         "batch_eval_metrics": (False, "entity F1 needs whole sentences, not batches"),
+        "enable_jit_checkpoint": (False, "a signal saves a checkpoint as it is, and the run then ends"),
         "eval_do_concat_batches": (True, "entity F1 needs whole sentences, not batches"),
     }
 

@@ -29,12 +29,11 @@ from mmner.card_template import (
 )
 from mmner.checkpoints import replacing
 from mmner.data import SPLITS
-from mmner.report import CONTROLS
+from mmner.report import CONTROLS, Table, is_all_zero
 
 PAPER = "https://arxiv.org/abs/2404.17122"
 
 Arguments = tuple[ModelArguments, DataArguments, TrainingArguments]
-Table = Sequence[tuple[str, str, Sequence[float | None]]]
 
 
 def write_model_card(
@@ -87,7 +86,7 @@ def write_model_card(
         output=_output(examples),
         auto_snippet=AUTO_SNIPPET.format(**blanks).rstrip(),
         train_snippet=TRAIN_SNIPPET.format(**blanks).rstrip(),
-        results="\n\n".join(_results(folder, prefix, table) for prefix, table in tables.items()) or "Not scored.",
+        results="\n\n".join(_results(folder, prefix, tables[prefix], results) for prefix in tables) or "Not scored.",
         data=_data(data_args, results),
         towers="\n".join(f"- {part}: `{_short(tower)}`" for part, tower in _towers(model_args).items()),
         facts="\n".join(f"- {fact}: {value}" for fact, value in _facts(training_args, results).items()),
@@ -160,14 +159,19 @@ def _output(examples: Sequence[Mapping[str, Any]]) -> str:
     return f"To the text alone this model answers:\n\n```text\n[\n{entities}\n]\n```"
 
 
-def _results(folder: Path, prefix: str, table: Table) -> str:
-    """The table of a split and its plot."""
+def _results(folder: Path, prefix: str, table: Table, results: Mapping[str, Any]) -> str:
+    """The table of a split and its plot, after what must be known before; of zeros there is no table."""
     split = {prefix: split for split, prefix in SPLITS.items()}[prefix]
     title = {"eval": "Dev set, on which the checkpoint was chosen", "test": "Test set, scored once"}[prefix]
+    warning = results.get(f"{prefix}_caution")
+    known = [f"**{warning}**", ""] if warning else []
+    if is_all_zero(table):
+        return "\n".join([f"{title}: every score is 0.", "", *known]).rstrip()
     lines = [
         f"{title}: entity-level F1 in percent, strict IOB2, micro-averaged. *Text only*: the same weights, pictures "
         "hidden. *Shuffled*: every picture swapped for another sentence's.",
         "",
+        *known,
         f"| | {' | '.join(CONTROLS.values())} |",
         "|---|" + "---:|" * len(CONTROLS),
     ]
@@ -248,7 +252,10 @@ def _recipe(arguments: Arguments, full: bool = False) -> str:
 
 
 def _eval_results(data_args: DataArguments, results: Mapping[str, Any], table: Table) -> list[EvalResult]:
-    """The `model-index`: precision and recall over all, F1 over all and by language, type and image, with controls."""
+    """The `model-index`: precision and recall over all, F1 over all and by language, type and image, with controls;
+    nothing where all F1 are 0."""
+    if is_all_zero(table):
+        return []
     named = {"precision": ("precision", "Precision"), "recall": ("recall", "Recall")}
     for heading, name, _ in table:
         for control, shown in CONTROLS.items():

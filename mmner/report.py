@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ logger = logging.getLogger(__name__)
 RESULTS_FILE = "all_results.json"
 PREDICTIONS, SCORES_PLOT = "predictions_{split}.jsonl", "f1_{split}.png"
 
+# Heading, name and F1, with own images and both controls, of each line of a report.
+Table = Sequence[tuple[str, str, Sequence[float | None]]]
 # The three ways to show the images of a set, by the prefix of their scores and the heading of a report.
 CONTROLS = {"": "own images", "text_only_": "text only", "shuffled_image_": "shuffled"}
 COLOURS = ("#2f6db3", "#9aa5b1", "#d9822b")
@@ -102,9 +105,32 @@ def write_predictions(folder: str | Path, split: str, rows: Sequence[Mapping[str
     return path
 
 
-def score_table(
-    results: Mapping[str, Any], prefix: str, groups: Mapping[str, Sequence[str]]
-) -> list[tuple[str, str, list[float | None]]]:
+def caution(rows: Sequence[Mapping[str, Any]]) -> str:
+    """
+    What to know before the scores of a split: that no entity is predicted, that none is right, or types of which none
+    is predicted; empty where there is nothing to say.
+
+    Args:
+        rows: what `prediction_rows` gives.
+    """
+    gold, predicted = (find_entities([row[name] for row in rows]) for name in ("ner_tags", "predicted_tags"))
+    in_gold, found = (Counter(kind for spans in split for kind, _, _ in spans) for split in (gold, predicted))
+    where = f"these {len(rows):,} sentences"
+    if not found:
+        return f"The model predicts no entity at all in {where}, which have {in_gold.total():,}."
+    if not any(set(spans) & set(others) for spans, others in zip(gold, predicted, strict=True)):
+        return f"Of the {found.total():,} entities that the model predicts in {where}, none is right."
+    if never := [kind for kind in sorted(in_gold) if kind not in found]:
+        return f"The model never predicts {' or '.join(never)}; {where} have {sum(in_gold[kind] for kind in never):,}."
+    return ""
+
+
+def is_all_zero(table: Table) -> bool:
+    """Whether no F1 of a `score_table` is above 0."""
+    return not any(value for _, _, values in table for value in values)
+
+
+def score_table(results: Mapping[str, Any], prefix: str, groups: Mapping[str, Sequence[str]]) -> Table:
     """
     The F1 of a split with its controls.
 
@@ -125,7 +151,7 @@ def score_table(
     return [line for line in table if any(value is not None for value in line[2])]
 
 
-def format_table(table: Sequence[tuple[str, str, Sequence[float | None]]], title: str) -> str:
+def format_table(table: Table, title: str) -> str:
     """`score_table` as text: a line a group, a column a way to show the images."""
     width = max([len(f"{heading} {name}") for heading, name, _ in table] + [len(title)])
     lines = [f"{title:<{width}}" + "".join(f"{name:>13}" for name in CONTROLS.values())]
@@ -136,8 +162,15 @@ def format_table(table: Sequence[tuple[str, str, Sequence[float | None]]], title
     return "\n".join(lines)
 
 
-def plot_scores(folder: str | Path, split: str, table: Sequence[tuple[str, str, Sequence[float | None]]]) -> Path:
-    """Writes `f1_{split}.png`: F1 over all and by language, type and image relation, with both controls."""
+def plot_scores(folder: str | Path, split: str, table: Table) -> Path | None:
+    """
+    Writes `f1_{split}.png`: F1 over all and by language, type and image relation, with both controls. Where all are 0
+    there is none, not even that of an earlier model.
+    """
+    path = Path(folder) / SCORES_PLOT.format(split=split)
+    if is_all_zero(table):
+        path.unlink(missing_ok=True)
+        return None
     figure, axes = _axes(width_in=2.0 + 0.75 * len(table))
     positions = np.arange(len(table))
     for column, (name, colour) in enumerate(zip(CONTROLS.values(), COLOURS, strict=True)):
@@ -149,7 +182,7 @@ def plot_scores(folder: str | Path, split: str, table: Sequence[tuple[str, str, 
             axes.axvline(place - 0.5, color="0.8", linewidth=0.8)
     axes.set(ylim=(0, 1.02), ylabel="entity F1", title=f"{split}: F1 by language, type and image")
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    return _save(figure, Path(folder) / SCORES_PLOT.format(split=split))
+    return _save(figure, path)
 
 
 def remove_scores(folder: str | Path, split: str) -> None:

@@ -6,6 +6,7 @@ import random
 import shutil
 import time
 import uuid
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from transformers.trainer_pt_utils import nested_gather
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from mmner import checkpoints
+from mmner.stop_signals import heed_parent_alone
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +62,14 @@ class ResumableTrainer(Trainer):
     def get_train_dataloader(self):
         # A random sampler takes the seed set last for its own.
         set_seed(self.args.seed)
-        return super().get_train_dataloader()
+        loader = super().get_train_dataloader()
+        loader.base_dataloader.worker_init_fn = partial(heed_parent_alone, then=loader.worker_init_fn)
+        return loader
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        loader = super().get_eval_dataloader(eval_dataset)
+        loader.base_dataloader.worker_init_fn = heed_parent_alone
+        return loader
 
     def _seed_step(self) -> None:
         step, micro = self._micro_step
@@ -95,7 +104,8 @@ class ResumableTrainer(Trainer):
             self._progress = json.loads((checkpoint / checkpoints.PROGRESS).read_bytes())
         self._run = checkpoints.run_of(checkpoint)
         self._find_best(checkpoint, trial)
-        return (num_train_epochs, 0) if self._is_out_of_patience() else done
+        is_over = self._is_out_of_patience() or self.state.global_step >= max_steps
+        return (num_train_epochs, 0) if is_over else done
 
     def _find_best(self, checkpoint: Path, trial: Any) -> None:
         """

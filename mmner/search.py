@@ -140,6 +140,11 @@ def search(trainer: TwoMNERTrainer, space: dict[str, dict[str, Any]], trials: in
             setattr(args, name, value)
     for name, value in best.hyperparameters.items():
         setattr(args, name, value)
+    if len(found) > 1 and len({line[metric] for line in found.values()}) == 1:
+        logger.warning(
+            f"All {len(found)} trials have the same {metric} on dev, {best.objective:.4f}: the search tells nothing. "
+            "Give a trial more steps (--num_train_epochs, --max_steps), or search wider (--search_space)."
+        )
     logger.info(
         f"Trial {best.run_id} of {trials} is the best on dev, {metric} {best.objective:.4f}: training with it."
     )

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from mmner.arguments import DataArguments, TrainingArguments
 from mmner.data import WindowedSentences
 from mmner.shards import ParquetShards
+from mmner.stop_signals import heed_parent_alone
 from mmner.trainer import TwoMNERTrainer
 from processing_2mner import TwoMNERProcessor
 
@@ -332,6 +333,7 @@ class StreamTrainer(TwoMNERTrainer):
             persistent_workers=args.dataloader_persistent_workers,
             multiprocessing_context=args.dataloader_multiprocessing_context,
             prefetch_factor=args.dataloader_prefetch_factor,
+            worker_init_fn=heed_parent_alone,
         )
         # Not `accelerator.prepare`: of a stream that knows its process already it would deal out every batch again.
         return prepare_data_loader(
@@ -342,10 +344,6 @@ class StreamTrainer(TwoMNERTrainer):
             put_on_device=True,
             dispatch_batches=False,
         )
-
-    def set_initial_training_values(self, args: TrainingArguments, dataloader: DataLoader) -> tuple[Any, ...]:
-        # One epoch, not as many as it takes: else a run that is resumed when it is over trains a step more.
-        return (1, *super().set_initial_training_values(args, dataloader)[1:])
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args, **kwargs) -> torch.Tensor:
         reader, *position = inputs.pop(POSITION)

@@ -1,6 +1,7 @@
 """The plain `Trainer`, with parameter groups for towers, new layers and CRF, and sentences grouped by length."""
 
 import logging
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 PLAIN = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 # What an evaluation has beside the scores of entities.
 ALWAYS_SCORED = ("eval_loss", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
+ENOUGH_STEPS = 100  # TODO
 KEEP_THE_LAST = "--eval_strategy no --load_best_model_at_end false --early_stopping_patience none"
 # Where a parameter belongs, by the beginning of its name; the first that fits. Everything else is a new layer.
 PARTS = {
@@ -131,6 +133,45 @@ class _EpochSetter(TrainerCallback):
     def on_epoch_begin(self, args, state, control, **kwargs):
         for listener in self.told.values():
             listener.set_epoch(int(state.epoch or 0))
+
+
+def few_steps(args: TrainingArguments, steps: int, rows: int) -> str:
+    """
+    What to set where a training is too short for a tagger to find entities; empty where it is long enough.
+
+    Args:
+        args: of the run.
+        steps: optimizer steps.
+        rows: training sentences.
+    """
+    if steps >= ENOUGH_STEPS:
+        return ""
+    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    option = f"--max_steps {ENOUGH_STEPS}"
+    if args.max_steps <= 0:
+        option = f"--num_train_epochs {math.ceil(args.num_train_epochs * ENOUGH_STEPS / steps)}"
+    if args.early_stopping_patience is not None:
+        option += " --early_stopping_patience none (F1 may be 0 in the first evaluations)"
+    return (
+        f"{steps} optimizer steps ({rows:,} rows, {batch} a step, {steps * batch / rows:.1f} epochs) are few: a model "
+        f"may predict no entity before it had about {ENOUGH_STEPS}. For so many: {option}"
+    )
+
+
+class WarnOfFewSteps(TrainerCallback):
+    """
+    Says before a training that its steps are few.
+
+    Args:
+        rows: training sentences.
+    """
+
+    def __init__(self, rows: int):
+        self.rows = rows
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if state.is_world_process_zero and (message := few_steps(args, state.max_steps, self.rows)):
+            logger.warning(message)
 
 
 def checkpoint_to_resume(args: TrainingArguments) -> str | None:
@@ -381,6 +422,8 @@ class TwoMNERTrainer(ResumableTrainer):
 __all__ = [
     "LengthGroupedSampler",
     "TwoMNERTrainer",
+    "WarnOfFewSteps",
     "checkpoint_to_resume",
+    "few_steps",
     "parameter_groups",
 ]

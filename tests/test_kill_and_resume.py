@@ -69,6 +69,23 @@ learning_rate: 1e-9
 early_stopping_patience: 1
 """
 
+EPOCHS = """
+num_train_epochs: 2
+learning_rate: 2e-3
+dataloader_num_workers: 2
+do_eval: false
+"""
+# The end is in the middle of an epoch.
+MAX_STEPS = """
+max_steps: 7
+learning_rate: 2e-3
+eval_strategy: steps
+eval_steps: 3
+save_strategy: steps
+save_steps: 3
+do_eval: false
+"""
+
 TWO = """
 num_train_epochs: 2
 learning_rate: 2e-3
@@ -113,6 +130,7 @@ def in_a_process(work: Callable[[], None], log: Path) -> int:
     """Runs in a fork, whose death is not ours; returns its exit code, -9 if it was killed."""
 
     def child() -> None:
+        os.setpgid(0, 0)
         with log.open("a") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
@@ -266,6 +284,7 @@ def in_two_processes(recipe: str, output: Path, kill: tuple | None = None) -> li
         port = str(free.getsockname()[1])
 
     def child(rank: int) -> None:
+        os.setpgid(0, 0)
         with output.with_suffix(f".{rank}.log").open("a") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
@@ -280,7 +299,7 @@ def in_two_processes(recipe: str, output: Path, kill: tuple | None = None) -> li
         process.start()
     multiprocessing.connection.wait([process.sentinel for process in processes], 60)
     for process in processes:
-        process.join(20 if kill is None else 0.5)
+        process.join(20 if kill is None or len(kill) > 4 else 0.5)
         process.kill()
         process.join()
     return [process.exitcode for process in processes]
@@ -304,7 +323,90 @@ def two_processes_are_killed(folder: Path, tmp_path: Path) -> None:
     assert_same(tmp_path / "whole", killed)
 
 
-CASES = [killed_wherever_it_writes, patience_runs_out, two_processes_are_killed]
+def told(number: int) -> None:
+    """As `timeout` does: the process, and then all of its group, worker processes too."""
+    command = ["kill", f"-{number}", "--", str(os.getpid()), str(-os.getpgid(0))]
+    subprocess.run(command, check=True, start_new_session=True)
+
+
+def stopped_run(recipe: str, output: Path, number: int, owner: object, name: str, call: int) -> None:
+    """Starts or goes on, and is told to stop in the call of a function."""
+    real, log = getattr(owner, name), output.with_suffix(".log")
+
+    def work() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+        with pytest.MonkeyPatch.context() as patch:
+
+            def instead(*args, **kwargs):
+                told(number)
+                return real(*args, **kwargs)
+
+            kill_at(patch, owner, name, call=call, instead=instead)
+            trained_and_counted(recipe, output, "--resume_from_checkpoint", "auto")
+
+    assert in_a_process(work, log) == 128 + number, log.read_text()[-5000:]
+    assert f"{signal.Signals(number).name} stopped the training" in log.read_text()
+    assert f"{checkpoints.newest_checkpoint(output)}. To go on" in log.read_text()
+    assert not {"model.safetensors", "all_results.json", "README.md"} & {path.name for path in output.iterdir()}
+
+
+def told_to_stop(folder: Path, tmp_path: Path) -> None:
+    """Wherever the signal comes in a training, nothing is trained twice."""
+    for kind, options, points in [
+        ("steps", STEPS, [
+            (signal.SIGTERM, TwoMNERTrainer, "training_step", 5, 3),  # in the first of two batches of a step
+            (signal.SIGINT, TwoMNERTrainer, "training_step", 2, 4),  # in the second, and that step is saved anyway
+            (signal.SIGTERM, TwoMNERTrainer, "training_step", 1, 5),  # the last step of the epoch
+            (signal.SIGINT, TwoMNERTrainer, "prediction_step", 1, 7),  # in the evaluation after step 6
+            (signal.SIGTERM, TwoMNERTrainer, "training_step", 6, 10),  # the last step of all
+        ]),
+        ("epochs", EPOCHS, [
+            (signal.SIGINT, TwoMNERTrainer, "training_step", 4, 4),
+            (signal.SIGTERM, TwoMNERTrainer, "training_step", 6, 10),  # dev is scored and the best chosen before
+            (signal.SIGTERM, TwoMNERTrainer, "prediction_step", 1, 20),  # in the last evaluation: training is over
+        ]),
+        ("max_steps", MAX_STEPS, [
+            (signal.SIGTERM, TwoMNERTrainer, "training_step", 3, 3),
+            (signal.SIGTERM, TwoMNERTrainer, "training_step", 4, 7),  # the last, in the middle of an epoch
+        ]),
+    ]:  # fmt: skip
+        whole, stopped = tmp_path / f"whole-{kind}", tmp_path / f"stopped-{kind}"
+        run(recipe(folder, f"whole-{kind}", options), whole)
+        name = recipe(folder, f"stopped-{kind}", options)
+        for number, *point, step in points:
+            stopped_run(name, stopped, number, *point)
+            assert names_in(stopped)[-1] == f"checkpoint-{step}", (kind, names_in(stopped))
+        run(name, stopped, "--resume_from_checkpoint", "last")
+        assert steps_of(stopped) == steps_of(whole)
+        assert_same(whole, stopped)
+
+
+def two_processes_are_told_to_stop(folder: Path, tmp_path: Path) -> None:
+    """One alone is told, in the middle of a step; both save the same step, and end alike."""
+    name = recipe(folder, "two-told", TWO)
+    assert in_two_processes(name, tmp_path / "whole") == [0, 0], (tmp_path / "whole.0.log").read_text()[-3000:]
+    stopped = tmp_path / "stopped"
+    step = TwoMNERTrainer.training_step
+
+    def instead(*args, **kwargs):
+        told(signal.SIGTERM)
+        return step(*args, **kwargs)
+
+    for rank, call, saved in [(1, 2, 2), (0, 3, 5)]:
+        codes = in_two_processes(name, stopped, (rank, TwoMNERTrainer, "training_step", call, instead))
+        assert codes == [143, 143], (stopped.with_suffix(".0.log")).read_text()[-3000:]
+        assert names_in(stopped)[-1] == f"checkpoint-{saved}"
+    assert in_two_processes(name, stopped) == [0, 0], (stopped.with_suffix(".0.log")).read_text()[-3000:]
+    assert_same(tmp_path / "whole", stopped)
+
+
+CASES = [
+    killed_wherever_it_writes,
+    patience_runs_out,
+    two_processes_are_killed,
+    told_to_stop,
+    two_processes_are_told_to_stop,
+]
 
 
 @pytest.fixture(scope="module")

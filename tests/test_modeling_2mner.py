@@ -1,5 +1,6 @@
 """The model: towers, the batch contract, collaborations, losses, saving and loading, a transformers model's duties."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -477,6 +478,19 @@ def test_towers_in_chunks_keep_no_attentions():
 # Processes
 
 
+TOGETHER = [*((alignment, "gated") for alignment in ALIGNMENTS), ("none", "evidence"), ("both", "evidence")]
+LEFT_OUT = {"with ids": (), "without ids": ("image_ids",)}
+
+
+def _model_of(alignment: str, collaboration: str) -> TwoMNERForTokenClassification:
+    """With new layers large enough for what a row reads of others to be seen in the loss."""
+    return tiny_model(alignment=alignment, collaboration=collaboration, initializer_range=0.5).train()
+
+
+def _six_rows() -> dict[str, torch.Tensor]:
+    return tiny_batch(num_rows=6, image_ids=(1, 0, 2, 1, 3, 4), words=(2, 5, 3, 4, 2, 3))
+
+
 def _two_processes(folder: str):
     """On each of two processes: loss and gradients of its half of a batch, and of a step in which one has no image."""
     import torch.distributed as dist
@@ -484,46 +498,52 @@ def _two_processes(folder: str):
 
     torch.set_num_threads(1)  # a forked child has no OpenMP threads but its own
     rank = dist.get_rank()
-    batch = tiny_batch(num_rows=6, image_ids=(1, 0, 2, 1, 3, 4), words=(2, 5, 3, 4, 2, 3))
-    half = {name: value[3 * rank : 3 * rank + 3] for name, value in batch.items()}
+    half = {name: value[3 * rank : 3 * rank + 3] for name, value in _six_rows().items()}
     results = {}
-    for alignment in ALIGNMENTS:
-        model = tiny_model(alignment=alignment, collaboration="gated").train()
+    for (alignment, collaboration), (kind, left_out) in itertools.product(TOGETHER, LEFT_OUT.items()):
+        batch = {name: value for name, value in half.items() if name not in left_out}
+        model = _model_of(alignment, collaboration)
         model.model.encoder_chunk_size = 2 if alignment == "siglip" else None
         model = DistributedDataParallel(model)
-        loss = model(**half).loss
+        loss = model(**batch).loss
         loss.backward()
-        total = loss.detach().clone()
-        dist.all_reduce(total)
+        losses = torch.stack([loss.detach(), model.eval()(**batch).loss.detach()])
+        dist.all_reduce(losses)
         gradients = {name: p.grad.clone() for name, p in model.module.named_parameters()}
-        results[alignment] = (total / 2, gradients)
+        results[alignment, collaboration, kind] = (losses / 2, gradients)
         # One process without any image, the other with: nobody waits, no parameter is missing.
         for steps in range(2):
             step = half if rank == steps else {k: v for k, v in half.items() if k not in ("pixel_values", "image_ids")}
-            model(**step).loss.backward()
+            model.train()(**step).loss.backward()
+            with torch.no_grad():
+                model.eval()(**step)
     if rank == 0:
         torch.save(results, Path(folder) / "results.pt")
 
 
-def test_two_processes_equal_one_of_twice_the_batch(tmp_path):
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory) -> dict:
     from accelerate import debug_launcher
 
-    debug_launcher(_two_processes, args=(str(tmp_path),), num_processes=2)
-    results = torch.load(tmp_path / "results.pt")
-    batch = tiny_batch(num_rows=6, image_ids=(1, 0, 2, 1, 3, 4), words=(2, 5, 3, 4, 2, 3))
-    for alignment in ALIGNMENTS:
-        model = tiny_model(alignment=alignment, collaboration="gated").train()
-        loss = model(**batch).loss
-        loss.backward()
-        torch.testing.assert_close(results[alignment][0], loss.detach(), atol=1e-6, rtol=0, msg=alignment)
-        for name, parameter in model.named_parameters():
-            torch.testing.assert_close(
-                results[alignment][1][name],
-                parameter.grad,
-                atol=1e-5,
-                rtol=0,
-                msg=lambda m, n=name, a=alignment: f"{a} {n}: {m}",
-            )
+    folder = tmp_path_factory.mktemp("processes")
+    debug_launcher(_two_processes, args=(str(folder),), num_processes=2)
+    return torch.load(folder / "results.pt")
+
+
+@pytest.mark.parametrize("kind", LEFT_OUT)
+@pytest.mark.parametrize(("alignment", "collaboration"), TOGETHER)
+def test_two_processes_equal_one_of_twice_the_batch(two_processes, alignment, collaboration, kind):
+    batch = {name: value for name, value in _six_rows().items() if name not in LEFT_OUT[kind]}
+    model = _model_of(alignment, collaboration)
+    loss = model(**batch).loss
+    loss.backward()
+    losses, gradients = two_processes[alignment, collaboration, kind]
+    expected = torch.stack([loss, model.eval()(**batch).loss]).detach()
+    torch.testing.assert_close(losses, expected, atol=1e-5, rtol=0)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(
+            gradients[name], parameter.grad, atol=1e-5, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
 # Saving and loading

@@ -235,6 +235,40 @@ def test_a_text_only_baseline_builds_no_image_tower_and_says_how_many_images_are
     assert model.model.vision_model is None and model.config.labels == ["O", "B-LOC", "I-LOC"]
 
 
+def test_a_run_that_learned_nothing_says_so_before_after_and_in_its_card(recipe, tmp_path, caplog):
+    """Eleven steps of one epoch; dev is scored in it, which says nothing yet."""
+    results = run_mmner.main([recipe, "--output_dir", str(tmp_path), "--num_train_epochs", "1"])
+    told = [record.message for record in caplog.records if "optimizer steps" in record.message]
+    few = "11 optimizer steps (168 rows, 16 a step, 1.0 epochs) are few"
+    assert len(told) == 2 and told[0].startswith(few) and few in told[1]
+    assert all(message.endswith("--num_train_epochs 10") for message in told)  # 110 steps
+    rows = {split: rows_of(tmp_path / f"predictions_{split}.jsonl") for split in ("validation", "test")}
+    card = ModelCard.load(tmp_path / "README.md")
+    for prefix, split in (("eval", "validation"), ("test", "test")):
+        count = sum(tag.startswith("B-") for row in rows[split] for tag in row["ner_tags"])
+        said = f"The model predicts no entity at all in these {len(rows[split])} sentences, which have {count}."
+        assert results[f"{prefix}_caution"] == said and f"{split}: {said}" in told[1] and f"**{said}**" in card.text
+        assert results[f"{prefix}_f1"] == 0 and not (tmp_path / f"f1_{split}.png").exists()
+    assert "| all |" not in card.text and not card.data.eval_results
+
+
+def test_training_sentences_without_an_entity_are_told(recipe, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    for name, tag in (("train.txt", "O"), ("valid.txt", "B-LOC"), ("test.txt", "B-LOC")):
+        (tmp_path / name).write_text(f"Paris\t{tag}\nis\tO\n\n" * 4)
+    options = ["--dataset", str(tmp_path), "--output_dir", str(tmp_path / "out"), "--dataset_lang", "en"]
+    run_mmner.main([recipe, *options, "--num_train_epochs", "1", "--collaboration", "none", "--alignment", "none"])
+    assert "None of the 4 training sentences has an entity" in caplog.text
+
+
+def test_a_run_without_a_step_is_no_success(recipe, tmp_path):
+    few = ["--max_train_samples", "8", "--dataloader_drop_last", "true"]
+    for options, message in ((few, "on the 8 training rows.*drop_last True"), (["--num_train_epochs", "0"], "is 0,")):
+        with pytest.raises(ValueError, match=f"No step was trained.*{message}"):
+            run_mmner.main([recipe, "--output_dir", str(tmp_path), *options])
+        assert not list(tmp_path.glob("*.safetensors"))
+
+
 def test_a_run_says_that_bfloat16_is_slow_here(recipe, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64", "avx512_bf16": False})
     options = ["--output_dir", str(tmp_path), "--do_train", "false"]

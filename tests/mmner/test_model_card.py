@@ -116,6 +116,22 @@ def test_plots_are_shown_where_there_are_any(tmp_path):
     assert re.findall(r"!\[.*?\]\((.*?)\)", write(tmp_path).text) == ["f1_test.png", "training_curve.png"]
 
 
+def test_a_model_that_has_learned_nothing_is_told_so_instead_of_zeros(tmp_path):
+    arguments = (ModelArguments(text_model="tiny"), DataArguments(dataset="probe"), TrainingArguments(str(tmp_path)))
+    tables = {"test": [("", "all", [0.0, 0.0, None]), ("language", "de", [0.0, 0.0, None])]}
+    caution = "The model predicts no entity at all in these 20 sentences, which have 31."
+    results = {name: 0.0 if "f1" in name else value for name, value in RESULTS.items()} | {"test_caution": caution}
+    card = ModelCard.load(write_model_card(tmp_path, arguments, make_config(), results, tables))
+    assert f"Test set, scored once: every score is 0.\n\n**{caution}**\n" in card.text
+    assert "0.00" not in card.text and not card.data.eval_results and card.data.language == ["de"]
+
+
+def test_a_type_that_is_never_predicted_is_told_above_the_scores(tmp_path, monkeypatch):
+    monkeypatch.setitem(RESULTS, "test_caution", "The model never predicts PER; these 20 sentences have 4.")
+    text = write(tmp_path).text
+    assert 0 < text.index("**The model never predicts PER;") < text.index("| all | 91.23 |")
+
+
 def test_the_recipe_file_has_every_option_and_repeats_the_run(tmp_path):
     write(tmp_path, learning_rate=3e-4, push_to_hub=False, hub_token="hf_secret", hub_model_id="me/model")
     text = (tmp_path / "recipe.yaml").read_text()

@@ -10,6 +10,7 @@ from PIL import Image
 
 from mmner.data import WindowedSentences
 from mmner.report import (
+    caution,
     format_table,
     plot_scores,
     plot_training,
@@ -159,3 +160,30 @@ def test_without_a_logged_loss_there_is_no_curve_and_that_is_said(tmp_path, capl
     with caplog.at_level(logging.INFO):
         assert plot_training(tmp_path, [{"step": 1, "eval_f1": 0.5}]) is None
     assert "No training loss was logged" in caplog.text and not list(tmp_path.iterdir())
+
+
+def test_a_plot_of_zeros_is_not_drawn(tmp_path):
+    zeros = [("", "all", [0.0, 0.0, None]), ("type", "LOC", [0.0, None, None])]
+    (tmp_path / "f1_test.png").write_bytes(b"of the model before")
+    assert plot_scores(tmp_path, "test", zeros) is None
+    assert not list(tmp_path.iterdir())
+    assert plot_scores(tmp_path, "test", [*zeros, ("type", "PER", [0.0, 0.0, 0.1])]).is_file()
+
+
+@pytest.mark.parametrize(
+    ("predicted", "said"),
+    [
+        ([["O"] * 4, ["O"] * 2], "The model predicts no entity at all in these 2 sentences, which have 3."),
+        # Words and type must be right: a shorter one and one of another type are not.
+        (
+            [["O", "B-LOC", "O", "O"], ["B-LOC", "O"]],
+            "Of the 2 entities that the model predicts in these 2 sentences, none is right.",
+        ),
+        ([["O", "B-LOC", "I-LOC", "O"], ["O", "O"]], "The model never predicts PER; these 2 sentences have 2."),
+        ([["O", "B-LOC", "I-LOC", "O"], ["B-PER", "O"]], ""),
+    ],
+)
+def test_what_must_be_known_before_the_scores(predicted, said):
+    gold = [["O", "B-LOC", "I-LOC", "B-PER"], ["B-PER", "O"]]
+    rows = [{"ner_tags": tags, "predicted_tags": others} for tags, others in zip(gold, predicted, strict=True)]
+    assert caution(rows) == said

@@ -1,6 +1,7 @@
 """The search for hyper-parameters: what it tries, what it keeps, what it trains in the end."""
 
 import json
+import signal
 import types
 
 import pytest
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 import run_mmner
 from mmner.arguments import TrainingArguments
 from mmner.search import draw, read_space, search
+from mmner.trainer import TwoMNERTrainer
 
 optuna = pytest.importorskip("optuna")
 
@@ -51,6 +53,63 @@ def test_its_model_is_that_of_a_run_with_the_best_options(searched):
     assert set(first) == set(second) and all(torch.equal(first[name], second[name]) for name in first)
 
 
+def signal_in_training(monkeypatch, number, in_trial):
+    """The second step of the first trial, or of the training after the search, gets a signal."""
+    step = TwoMNERTrainer.training_step
+
+    def signalled(self, *args, **kwargs):
+        if self.state.is_hyper_param_search == in_trial and self.state.global_step == 1:
+            signal.raise_signal(number)
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(TwoMNERTrainer, "training_step", signalled)
+
+
+def test_a_stopped_training_goes_on_with_the_best_options(searched, tmp_path, monkeypatch, caplog):
+    folder, _, _ = searched
+    argv = [*OPTIONS, "--search_trials", "3", "--search_space", str(folder / "space.yaml")]
+    argv += ["--output_dir", str(tmp_path / "run")]
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        signal_in_training(patch, signal.SIGTERM, in_trial=False)
+        run_mmner.main(argv)
+    assert stopped.value.code == 143
+    words = caplog.text.partition("at its end: ")[2].splitlines()[0].split()
+    run_mmner.main([*argv, *words])
+    first, second = (load_file(path / "run" / "model.safetensors") for path in (folder, tmp_path))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_signal_ends_the_search(searched, tmp_path, monkeypatch):
+    folder, _, _ = searched
+    signal_in_training(monkeypatch, signal.SIGINT, in_trial=True)
+    argv = [*OPTIONS, "--search_trials", "3", "--search_space", str(folder / "space.yaml")]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_mmner.main([*argv, "--output_dir", str(tmp_path)])
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+class FakeTrainer:
+    """Each trial has the scores of its evaluations."""
+
+    def __init__(self, args, evaluations):
+        self.args, self.evaluations = args, evaluations
+
+    def hyperparameter_search(self, compute_objective, direction, **_):
+        objectives = {}
+        for number, scores in self.evaluations.items():
+            self._trial = types.SimpleNamespace(number=number, params={"weight_decay": number / 10})
+            for epoch, score in enumerate(scores, 1):
+                metrics = {"eval_f1": score, "eval_loss": score, "epoch": epoch}
+                objectives[number] = compute_objective(metrics)
+        chosen = (max if direction == "maximize" else min)(objectives, key=objectives.get)
+        parameters = {"weight_decay": chosen / 10}
+        return types.SimpleNamespace(run_id=chosen, objective=objectives[chosen], hyperparameters=parameters)
+
+
 @pytest.mark.parametrize(
     ("options", "best", "kept"),
     [
@@ -60,28 +119,20 @@ def test_its_model_is_that_of_a_run_with_the_best_options(searched):
         ({"metric_for_best_model": "eval_loss"}, 1, [0.5, 0.3]),
     ],
 )
-def test_a_trial_counts_by_the_evaluation_whose_model_would_be_kept(options, best, kept, tmp_path):
+def test_a_trial_counts_by_the_evaluation_whose_model_would_be_kept(options, best, kept, tmp_path, caplog):
     args = TrainingArguments(output_dir=str(tmp_path), **options)
-    evaluations = {0: [0.5, 0.9, 0.6], 1: [0.7, 0.3, 0.8]}
-
-    class Trainer:
-        def hyperparameter_search(self, compute_objective, direction, **_):
-            objectives = {}
-            for number, scores in evaluations.items():
-                self._trial = types.SimpleNamespace(number=number, params={"weight_decay": number / 10})
-                for epoch, score in enumerate(scores, 1):
-                    metrics = {"eval_f1": score, "eval_loss": score, "epoch": epoch}
-                    objectives[number] = compute_objective(metrics)
-            chosen = (max if direction == "maximize" else min)(objectives, key=objectives.get)
-            parameters = {"weight_decay": chosen / 10}
-            return types.SimpleNamespace(run_id=chosen, objective=objectives[chosen], hyperparameters=parameters)
-
-    trainer = Trainer()
-    trainer.args = args
+    trainer = FakeTrainer(args, {0: [0.5, 0.9, 0.6], 1: [0.7, 0.3, 0.8]})
     assert search(trainer, {"weight_decay": {"low": 0.0, "high": 0.1}}, trials=2) == {"weight_decay": best / 10}
     trace = [json.loads(line) for line in (tmp_path / "search.jsonl").read_text().splitlines()]
     assert [line[args.metric_for_best_model] for line in trace] == kept
     assert args.load_best_model_at_end == options.get("load_best_model_at_end", True)
+    assert "the search tells nothing" not in caplog.text
+
+
+def test_trials_that_all_score_the_same_are_told(tmp_path, caplog):
+    trainer = FakeTrainer(TrainingArguments(output_dir=str(tmp_path)), {0: [0.0], 1: [0.0, 0.0]})
+    search(trainer, {"weight_decay": {"low": 0.0, "high": 0.1}}, trials=2)
+    assert "All 2 trials have the same eval_f1 on dev, 0.0000: the search tells nothing" in caplog.text
 
 
 def test_trials_stay_in_the_space():

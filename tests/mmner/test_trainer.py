@@ -22,9 +22,11 @@ from mmner.data import WindowedSentences
 from mmner.model import build_model
 from mmner.report import prediction_rows
 from mmner.trainer import (
+    ENOUGH_STEPS,
     LengthGroupedSampler,
     TwoMNERTrainer,
     checkpoint_to_resume,
+    few_steps,
     parameter_groups,
 )
 
@@ -369,3 +371,28 @@ def test_a_push_publishes_the_output_folder_with_the_options_of_the_run(towers, 
 def test_a_push_during_the_training_is_refused(tmp_path):
     with pytest.raises(ValueError, match="`hub_strategy` is every_save; it must stay end: .* in one commit"):
         TrainingArguments(output_dir=str(tmp_path), hub_strategy="every_save")
+
+
+@pytest.mark.parametrize(
+    ("options", "steps", "told"),
+    [
+        # 200 rows by 16 are 13 steps an epoch: 8 epochs are 104.
+        ({"num_train_epochs": 1, "per_device_train_batch_size": 16}, 13, "--num_train_epochs 8"),
+        ({"num_train_epochs": 2, "per_device_train_batch_size": 16}, 26, "--num_train_epochs 8"),
+        ({"max_steps": 13, "per_device_train_batch_size": 16}, 13, "--max_steps 100"),
+        (
+            {"num_train_epochs": 4, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 8},
+            28,
+            "--num_train_epochs 15",
+        ),
+    ],
+)
+def test_few_steps_are_told_with_what_to_set(tmp_path, options, steps, told):
+    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, **options)
+    message = few_steps(args, steps, 200)
+    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    assert message.startswith(f"{steps} optimizer steps (200 rows, {batch} a step, {steps * batch / 200:.1f} epochs)")
+    assert message.endswith(told)
+    args.early_stopping_patience = 3
+    assert f"{told} --early_stopping_patience none" in few_steps(args, steps, 200)
+    assert few_steps(args, ENOUGH_STEPS, 200) == ""
