@@ -1,22 +1,153 @@
-"""
-The multimodal collaboration of 2M-NER: how words take up an image (arXiv 2404.17122, section 3.3), and alternatives.
-"""
+"""Towers and multimodal collaboration of 2M-NER: how words take up an image (arXiv 2404.17122, section 3.3)."""
 
+import os
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers import AutoConfig, AutoImageProcessor, AutoModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.utils import logging
 
 try:
-    from .alignment_2mner import gather_all, is_sharded, sum_over_processes, unshared_image_ids, world_size
+    from .alignment_2mner import gather_all, is_sharded, sum_over_processes, world_size
     from .configuration_2mner import TwoMNERConfig, tower_width
-    from .towers_2mner import drawing_aside
 except ImportError:
-    from alignment_2mner import gather_all, is_sharded, sum_over_processes, unshared_image_ids, world_size
+    from alignment_2mner import gather_all, is_sharded, sum_over_processes, world_size
     from configuration_2mner import TwoMNERConfig, tower_width
-    from towers_2mner import drawing_aside
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Towers
+# ---------------------------------------------------------------------------------------------------------------------
+
+# Parts of image towers whose output is not read: masked-image tokens, pooled heads and, by type of model, the norm in
+# front of the head.
+UNREAD_PARTS = ("mask_token", "pooler", "head")
+UNREAD_NORMS = {
+    "chinese_clip_vision_model": "post_layernorm",
+    "clip_vision_model": "post_layernorm",
+    "convnext": "layernorm",
+    "convnextv2": "layernorm",
+    "mlcd_vision_model": "post_layernorm",
+}
+
+# Images that a frozen tower reads at once on a CPU: memory of large activations is requested from the system each
+# time. EfficientNet-Lite0 takes 8 ms per image in batches of 4, 12 ms in batches of 8, 17 ms in batches of 16.
+CPU_IMAGES = 4
+
+
+def encode_pixels(tower: PreTrainedModel, pixel_values: torch.Tensor) -> torch.Tensor:
+    """Last hidden state of an image tower as a sequence (N, P, D); a convolutional map is read cell by cell."""
+    # Convolutions are several times faster on channels_last input on CPU, and never slower.
+    pixel_values = pixel_values.to(tower.dtype).contiguous(memory_format=torch.channels_last)
+    parts = [pixel_values]
+    if not torch.compiler.is_compiling() and pixel_values.device.type == "cpu" and not is_sharded(tower):
+        if not torch.is_grad_enabled() or not any(parameter.requires_grad for parameter in tower.parameters()):
+            parts = pixel_values.tensor_split(-(-len(pixel_values) // CPU_IMAGES))
+    sequence = torch.cat([tower(pixel_values=part, return_dict=True).last_hidden_state for part in parts])
+    if sequence.dim() == 4:
+        sequence = sequence.flatten(2).transpose(1, 2)  # (N, D, h, w) -> (N, h * w, D)
+    return sequence
+
+
+def renormalized(pixel_values: torch.Tensor, config: TwoMNERConfig) -> torch.Tensor:
+    """
+    The pixels (N, C, H, W) that two image towers share, with the normalisation and, if fixed, the size that the second
+    one was trained with.
+    """
+    if config.global_image_normalization is not None:
+        mean, std, global_mean, global_std = (
+            pixel_values.new_tensor(statistics[name]).view(1, -1, 1, 1)
+            for statistics in (config.image_normalization, config.global_image_normalization)
+            for name in ("mean", "std")
+        )
+        pixel_values = (pixel_values * std + mean - global_mean) / global_std
+    size = fixed_image_size(config.global_vision_config)
+    # Only a tower with position embeddings is tied to its size; a convolutional one takes any.
+    if hasattr(config.global_vision_config, "patch_size") and size is not None and pixel_values.shape[-2:] != size:
+        # In float32, as it does not exist in half precision on a CPU.
+        pixel_values = F.interpolate(pixel_values.float(), size=size, mode="bicubic", antialias=True)
+    return pixel_values
+
+
+def fixed_image_size(config) -> tuple[int, int] | None:
+    size = getattr(config, "image_size", None)
+    return (size, size) if isinstance(size, int) else size and tuple(size)
+
+
+def fresh_tower(config) -> PreTrainedModel:
+    """A tower of this configuration, without a pooling layer if its class lets us choose."""
+    try:
+        return AutoModel.from_config(config, add_pooling_layer=False)
+    except TypeError:
+        return AutoModel.from_config(config)
+
+
+def pretrained_tower(name: str | os.PathLike, side: str, dtype: torch.dtype) -> PreTrainedModel:
+    """
+    Loads a tower; of a text-image model, the side ("text" or "vision") asked for, if that side's own class finds its
+    weights in the checkpoint (CLIP, SigLIP).
+
+    Raises:
+        ValueError: the checkpoint lacks weights that are used.
+    """
+    whole = AutoConfig.from_pretrained(name)
+    options = {"config": getattr(whole, f"{side}_config", whole), "dtype": dtype, "output_loading_info": True}
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # unused heads and poolers are expected
+    try:
+        try:
+            tower, found = AutoModel.from_pretrained(name, add_pooling_layer=False, **options)
+        except TypeError:
+            tower, found = AutoModel.from_pretrained(name, **options)
+    finally:
+        logging.set_verbosity(verbosity)
+    state = tower.state_dict()
+    # Integers, such as positions and BatchNorm's counters, are no weights.
+    weights = [key for key, value in state.items() if value.is_floating_point() and not is_unread(tower, key)]
+    if missing := [key for key in weights if key in found["missing_keys"]]:
+        raise ValueError(
+            f"The {side} tower {name} lacks {len(missing)} of the {len(weights)} weights of a {type(tower).__name__} "
+            f"({missing[0]}, ...), which would stay random. Its config.json is that of a `{whole.model_type}`: if the "
+            "tower is a part of it, load the whole, save that part with its `save_pretrained` into a folder of its "
+            "own, with the tokenizer or image processor, and give that folder."
+        )
+    return tower
+
+
+def image_normalization(name: str | os.PathLike) -> dict[str, list[float]]:
+    """Mean and standard deviation that the image processor in this folder applies."""
+    try:
+        processor = AutoImageProcessor.from_pretrained(name, backend="pil")
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"The image tower {name} has no image processor to read its normalisation from ({error}). Save one beside "
+            "it, or give `image_normalization` and `global_image_normalization`."
+        ) from error
+    return {"mean": list(processor.image_mean), "std": list(processor.image_std)}
+
+
+def is_unread(tower: PreTrainedModel, name: str) -> bool:
+    parts = name.split(".")
+    return parts[0] == UNREAD_NORMS.get(tower.config.model_type) or any(part in UNREAD_PARTS for part in parts)
+
+
+def eval_frozen_parts(module: nn.Module) -> None:
+    """Puts `module` into evaluation if it has parameters and trains none, else looks inside; BatchNorm always."""
+    parameters = list(module.parameters())
+    frozen = parameters and not any(parameter.requires_grad for parameter in parameters)
+    if frozen or isinstance(module, nn.modules.batchnorm._BatchNorm):
+        module.eval()
+        return
+    for child in module.children():
+        eval_frozen_parts(child)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The collaboration
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 def eager_attention_forward(
@@ -67,8 +198,8 @@ class CrossAttention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
         Args:
-            queries (`torch.FloatTensor` of shape `(batch_size, num_queries, hidden_size)`): who asks.
-            keys (`torch.FloatTensor` of shape `(batch_size, num_keys, hidden_size)`): who is asked.
+            queries (`torch.FloatTensor` of shape `(batch_size, num_queries, hidden_size)`).
+            keys (`torch.FloatTensor` of shape `(batch_size, num_keys, hidden_size)`): also the values.
             key_mask (`torch.BoolTensor` of shape `(batch_size, num_keys)`, *optional*): which keys exist. A row
                 without any gives a finite, meaningless vector.
             output_attentions: also return the weights, `(batch_size, num_heads, num_queries, num_keys)`.
@@ -118,23 +249,16 @@ class CrossModalLayer(nn.Module):
     def forward(
         self,
         queries: torch.Tensor,
-        keys: torch.Tensor,
-        has_keys: torch.Tensor,
+        keys: torch.Tensor | None,
         key_mask: torch.Tensor | None = None,
         output_attentions: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """`has_keys` (batch_size,): rows where it is False attend to nothing and keep their residual alone."""
-        context, weights = self.attention(queries, keys, key_mask, output_attentions)
-        context, weights = only_where(has_keys, context), only_where(has_keys, weights)
+        """Without `keys` the queries attend to nothing and keep their residual."""
+        context, weights = torch.zeros_like(queries), None
+        if keys is not None:
+            context, weights = self.attention(queries, keys, key_mask, output_attentions)
         queries = self.attention_norm(queries + self.dropout(context))
         return self.feed_forward_norm(queries + self.dropout(self.feed_forward(queries))), weights
-
-
-def only_where(rows: torch.Tensor, states: torch.Tensor | None) -> torch.Tensor | None:
-    """`states` (batch_size, ...) with zeros in the rows (batch_size,) that are False, whatever stood there."""
-    if states is None:
-        return None
-    return torch.where(rows.view(-1, *[1] * (states.dim() - 1)), states, states.new_zeros(()))
 
 
 class ImageProjection(nn.Module):
@@ -152,19 +276,25 @@ class ImageProjection(nn.Module):
 
 @dataclass
 class Collaboration:
-    """What a collaboration module returns: fused words, and, where it has them, gates, words-to-image attention, and
-    what the image says of the type of its entity."""
+    """
+    What a collaboration module returns.
+
+    Args:
+        word_states (`torch.FloatTensor` of shape `(batch_size, num_words, hidden_size)`): the words after it.
+        gates (`torch.FloatTensor` of shape `(batch_size, num_words)`, *optional*): how much of the image each word
+            took up, in [0, 1].
+        image_attentions: from words to image, one `(batch_size, num_heads, num_words, num_keys)` for each attention
+            whose queries are words, if they are asked for.
+    """
 
     word_states: torch.Tensor
     gates: torch.Tensor | None = None
-    image_evidence: torch.Tensor | None = None
     image_attentions: tuple[torch.Tensor, ...] = ()
 
 
 class CollaborationModule(nn.Module):
     """
-    Base of the collaboration modules. Each fuses words `(B, W, H)` with the image tower's `(B, P, Dv)` and, if there
-    is a second tower, its pooled `(B, 1, Dg)`. In a row without an image the result depends on the words alone.
+    Base of the collaboration modules. `forward` takes rows that all have an image, `text_only` rows without one.
     """
 
     def __init__(self, config: TwoMNERConfig):
@@ -174,61 +304,35 @@ class CollaborationModule(nn.Module):
         if config.global_vision_config is not None:
             self.global_projection = ImageProjection(config, tower_width(config.global_vision_config))
 
+    def forward(
+        self,
+        word_states: torch.Tensor,
+        word_mask: torch.Tensor,
+        image_states: torch.Tensor,
+        global_states: torch.Tensor | None,
+        output_attentions: bool = False,
+    ) -> Collaboration:
+        """
+        Args:
+            word_states (`torch.FloatTensor` of shape `(batch_size, num_words, hidden_size)`).
+            word_mask (`torch.BoolTensor` of shape `(batch_size, num_words)`).
+            image_states (`torch.FloatTensor` of shape `(batch_size, num_patches, vision_hidden_size)`).
+            global_states (`torch.FloatTensor` of shape `(batch_size, 1, global_vision_hidden_size)`, *optional*): the
+                pooled output of the second image tower, if there is one.
+            output_attentions: also return the attention weights.
+        """
+        raise NotImplementedError
+
+    def text_only(self, word_states: torch.Tensor) -> torch.Tensor:
+        """The words (batch_size, num_words, hidden_size) after the collaboration in rows without an image."""
+        raise NotImplementedError
+
     def image_sequence(self, image_states: torch.Tensor, global_states: torch.Tensor | None) -> torch.Tensor:
-        """All image vectors as one sequence of the words' width, (B, P [+ 1], H)."""
+        """All image vectors as one sequence of the words' width, (batch_size, num_patches [+ 1], hidden_size)."""
         sequence = self.image_projection(image_states)
         if self.global_projection is not None:
             sequence = torch.cat([sequence, self.global_projection(global_states)], dim=1)
         return sequence
-
-    def fuse(self, word_states, word_mask, image_states, global_states, has_image, output_attentions=False):
-        """As `forward`, which is run over the rows that have an image alone."""
-        mixed = not torch.compiler.is_compiling() and bool(has_image.any()) and not bool(has_image.all())
-        if not mixed or is_sharded(self):  # every process must use sharded weights, as often as the others
-            return self(word_states, word_mask, image_states, global_states, has_image, output_attentions)
-        rows = has_image.nonzero().squeeze(1)
-        some = self(
-            word_states[rows],
-            word_mask[rows],
-            image_states[rows],
-            None if global_states is None else global_states[rows],
-            has_image[rows],
-            output_attentions,
-        )
-        others = self.text_only(word_states)
-
-        def put(found: torch.Tensor | None, other: torch.Tensor | None = None) -> torch.Tensor | None:
-            if found is None:
-                return None
-            if other is None:
-                other = found.new_zeros(len(word_states), *found.shape[1:])
-            return other.to(found.dtype).index_copy(0, rows, found)
-
-        return Collaboration(
-            word_states=put(some.word_states, others.word_states),
-            gates=put(some.gates, others.gates),
-            image_evidence=put(some.image_evidence),
-            image_attentions=tuple(map(put, some.image_attentions)),
-        )
-
-    def text_only(self, word_states: torch.Tensor) -> Collaboration:
-        """What `forward` gives in a row without an image, at no image's cost."""
-        raise TypeError(f"{type(self).__name__} must say what it does with words alone.")
-
-    def weigh(
-        self, logits: torch.Tensor, fused: Collaboration, word_mask: torch.Tensor, has_image: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """
-        The emissions (B, W, K) that the tagger reads, and its gates (B, W): `logits`, the classifier's for the fused
-        words, unless the image's evidence is added to them.
-        """
-        return logits, fused.gates
-
-    def loss(
-        self, fused: Collaboration, labels: torch.Tensor, has_image: torch.Tensor, image_ids: torch.Tensor | None
-    ) -> torch.Tensor | None:
-        """A loss of its own, beside that of the tags; `None` for none."""
-        return None
 
 
 class CrossAttentionCollaboration(CollaborationModule):
@@ -253,28 +357,27 @@ class CrossAttentionCollaboration(CollaborationModule):
         self.output = nn.Linear(views * width, width)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, word_states, word_mask, image_states, global_states, has_image, output_attentions=False):
-        context, weights = self.attention(
-            word_states, self.image_projection(image_states), output_attentions=output_attentions
-        )
-        attentions = [only_where(has_image, weights)]
-        views = [self.attention_norm(word_states + self.dropout(only_where(has_image, context)))]
+    def forward(self, word_states, word_mask, image_states, global_states, output_attentions=False):
+        keys = self.image_projection(image_states)
+        context, weights = self.attention(word_states, keys, output_attentions=output_attentions)
+        attentions = [weights]
+        views = [self.attention_norm(word_states + self.dropout(context))]
         if self.global_projection is not None:
             keys = self.global_projection(global_states)
             keys = torch.cat([self.none_key.to(keys.dtype).expand(len(keys), -1, -1), keys], dim=1)  # (B, 2, H)
             context, weights = self.global_attention(word_states, keys, output_attentions=output_attentions)
-            attentions.append(only_where(has_image, weights))
-            views.append(self.global_norm(word_states + self.dropout(only_where(has_image, context))))
+            attentions.append(weights)
+            views.append(self.global_norm(word_states + self.dropout(context)))
         return Collaboration(
             word_states=self.output(torch.cat(views, dim=-1)),
             image_attentions=tuple(attentions) if output_attentions else (),
         )
 
-    def text_only(self, word_states: torch.Tensor) -> Collaboration:
+    def text_only(self, word_states: torch.Tensor) -> torch.Tensor:
         views = [self.attention_norm(word_states)]
         if self.global_projection is not None:
             views.append(self.global_norm(word_states))
-        return Collaboration(word_states=self.output(torch.cat(views, dim=-1)))
+        return self.output(torch.cat(views, dim=-1))
 
 
 class GatedCollaboration(CollaborationModule):
@@ -282,10 +385,9 @@ class GatedCollaboration(CollaborationModule):
     The image first attends to the words, then the words to the image so informed; each word has a gate that reads the
     word, what it saw, and their agreement (the product), so that an image which has nothing to do with it is ignored:
 
-        c_i = Attention(w_i, V'),  g_i = sigmoid(MLP([w_i; c_i; w_i * c_i])),  w_i + g_i * MLP([w_i; c_i; w_i * c_i])
+        c_i = Attention(w_i, V'),  h_i = MLP([w_i; c_i; w_i * c_i]),  w_i + sigmoid(W_g h_i) * W_u h_i
 
-    The word itself passes unchanged: without an image this is the text model. `"ungated"` is the same with g_i = 1, to
-    tell what the gate is worth.
+    The word itself passes unchanged: without an image this is the text model.
     """
 
     def __init__(self, config: TwoMNERConfig):
@@ -296,32 +398,28 @@ class GatedCollaboration(CollaborationModule):
         self.attention = CrossAttention(config)
         self.word_norm = nn.LayerNorm(width)
         self.context_norm = nn.LayerNorm(width)
-        self.evidence = nn.Sequential(nn.Linear(3 * width, width), nn.GELU(), nn.Dropout(config.dropout))
-        self.gate = nn.Linear(width, 1) if config.collaboration == "gated" else None
+        self.hidden = nn.Sequential(nn.Linear(3 * width, width), nn.GELU(), nn.Dropout(config.dropout))
+        self.gate = nn.Linear(width, 1)
         self.update = nn.Linear(width, width)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, word_states, word_mask, image_states, global_states, has_image, output_attentions=False):
+    def forward(self, word_states, word_mask, image_states, global_states, output_attentions=False):
         images = self.image_sequence(image_states, global_states)  # (B, P, H)
         seen, _ = self.image_attention(images, word_states, key_mask=word_mask)
         images = self.image_norm(images + self.dropout(seen))
 
         context, weights = self.attention(word_states, images, output_attentions=output_attentions)
         words, context = self.word_norm(word_states), self.context_norm(context)
-        evidence = self.evidence(torch.cat([words, context, words * context], dim=-1))  # (B, W, H)
-        gates = evidence.new_ones(*evidence.shape[:2], 1)  # (B, W, 1)
-        if self.gate is not None:
-            gates = torch.sigmoid(self.gate(evidence))
-        gates = only_where(has_image, gates)
-        update = only_where(has_image, self.dropout(self.update(evidence)))
+        hidden = self.hidden(torch.cat([words, context, words * context], dim=-1))  # (B, W, H)
+        gates = torch.sigmoid(self.gate(hidden))  # (B, W, 1)
         return Collaboration(
-            word_states=word_states + gates * update,
+            word_states=word_states + gates * self.dropout(self.update(hidden)),
             gates=(gates * word_mask[..., None]).squeeze(-1),
-            image_attentions=(only_where(has_image, weights),) if output_attentions else (),
+            image_attentions=(weights,) if output_attentions else (),
         )
 
-    def text_only(self, word_states: torch.Tensor) -> Collaboration:
-        return Collaboration(word_states=word_states, gates=word_states.new_zeros(word_states.shape[:2]))
+    def text_only(self, word_states: torch.Tensor) -> torch.Tensor:
+        return word_states
 
 
 class UMTCollaboration(CollaborationModule):
@@ -335,175 +433,173 @@ class UMTCollaboration(CollaborationModule):
     def __init__(self, config: TwoMNERConfig):
         super().__init__(config)
         width = tower_width(config.text_config)
-        self.words_to_image = CrossModalLayer(config)  # image asks, words answer
-        self.image_to_words = CrossModalLayer(config)  # words ask, that answers
-        self.visual = CrossModalLayer(config)  # words ask, the image answers
+        self.words_to_image = CrossModalLayer(config)  # queries: image; keys: words
+        self.image_to_words = CrossModalLayer(config)  # queries: words; keys: the image after the layer above
+        self.visual = CrossModalLayer(config)  # queries: words; keys: image
         self.gate = nn.Linear(2 * width, width)
         self.output = nn.Linear(2 * width, width)
 
-    def forward(self, word_states, word_mask, image_states, global_states, has_image, output_attentions=False):
+    def forward(self, word_states, word_mask, image_states, global_states, output_attentions=False):
         images = self.image_sequence(image_states, global_states)
-        has_words = word_mask.any(dim=1)
-        read, _ = self.words_to_image(images, word_states, has_words, key_mask=word_mask)
-        words, first = self.image_to_words(word_states, read, has_image, output_attentions=output_attentions)
-        visual, second = self.visual(word_states, images, has_image, output_attentions=output_attentions)
+        read, _ = self.words_to_image(images, word_states, key_mask=word_mask)
+        words, first = self.image_to_words(word_states, read, output_attentions=output_attentions)
+        visual, second = self.visual(word_states, images, output_attentions=output_attentions)
         gate = torch.sigmoid(self.gate(torch.cat([word_states, visual], dim=-1)))  # (B, W, H)
-        visual = only_where(has_image, gate * visual)
         return Collaboration(
-            word_states=self.output(torch.cat([words, visual], dim=-1)),
+            word_states=self.output(torch.cat([words, gate * visual], dim=-1)),
             image_attentions=(first, second) if output_attentions else (),
         )
 
-    def text_only(self, word_states: torch.Tensor) -> Collaboration:
-        layer = self.image_to_words
-        words = layer.attention_norm(word_states)
-        words = layer.feed_forward_norm(words + layer.dropout(layer.feed_forward(words)))
-        return Collaboration(word_states=self.output(torch.cat([words, torch.zeros_like(words)], dim=-1)))
+    def text_only(self, word_states: torch.Tensor) -> torch.Tensor:
+        words, _ = self.image_to_words(word_states, None)
+        return self.output(torch.cat([words, torch.zeros_like(words)], dim=-1))
 
 
-class EvidenceCollaboration(CollaborationModule):
+class EvidenceHead(nn.Module):
     """
-    The image as a second witness: the words pass unchanged, and what the image says of the type of its entity is
-    added to their emissions, as in a product of experts. With y_1 .. y_n the types of a sentence's entities, each
-    beginning at a word w,
+    A head beside the tagger. It estimates from the image how likely each entity type is, and adds half of that
+    log-ratio to the tag scores. It changes no word vector and gives the tagger no gradient.
 
-        p(I | y, w) / p(I) = 1/n sum_m (1 - s(w_m)) g(I) + s(w_m) exp f_{y_m}(I)
+    With y_1 .. y_n the types of a sentence's entities, each beginning at a word w_m, the ratio is
 
-    where g and f read the image alone (is it one of those that stand beside anything, or one of a person, a place?)
-    and s the word: how often is such an entity shown at all? Countries and clubs are, novels are not. `loss` learns
-    this ratio from tagged sentences and their images without being told which entity is shown, if any (multiple
-    instances, noise-contrastive estimation). `weigh` adds to tag B-y of each word half the logarithm of the ratio with
-    an entity of type y there, the other entities being those that the text suggests, less its mean over the types that
-    the text has in mind: the image speaks of the type of an entity, never of whether there is one. An image that
-    another entity explains says little, and none takes more from a tag than its chance of being unrelated allows.
+        p(I | y, w) / p(I) = 1/n sum_m (1 - s(w_m)) g(I) + s(w_m) f_{y_m}(I)
 
-    Whether an image fits a word in more than the type (a jersey beside "plays for") is not asked: a ratio with such a
-    term, learned from some thousands of pairs, told own images from others worse on unseen entities.
+    where f and g read the image alone: f_y is the ratio for images of an entity of type y, g for images beside any
+    sentence; s reads the word: how often is such an entity shown at all? `loss` learns the ratio from tagged sentences
+    and their images, without being told which entity is shown (noise-contrastive estimation).
 
-    The text model gets no gradient from the image, and no random number: with one seed it is, to the last bit on a
-    CPU, the one that is trained without (its gradient is clipped for itself, too, by `TwoMNERTrainer`). The evidence
-    enters once an entity, at its first word; IOB2 constraints carry it on.
+    `forward` adds to tag B-y of each word half of the log-ratio with an entity of type y there, less its mean over the
+    types that the tagger considers. The other entities are those that the tagger expects. So the image decides
+    between the types of an entity, not whether there is one. IOB2 constraints carry the type on to the I- tags.
 
     Raises:
         ValueError: the labels are not IOB2.
     """
 
-    LARGEST = 6.0  # of the logarithm of a ratio: no image is so telling
-    # Two witnesses who share their mistakes count for less than two. On dev, with 1,500 sentences of training, all of
-    # the evidence took from sentences with an unrelated image more than it gave to the others; half of it does not.
+    LARGEST = 6.0  # of a log-ratio
+    # Tagger and image share mistakes. On dev, with 1,500 training sentences, the whole log-ratio cost sentences with
+    # an unrelated image more than it gave to the others; half of it did not.
     WEIGHT = 0.5
+    # Expected number of entities beside the named ones, so that a sentence may have none that is shown.
+    PRIOR = 0.01
 
     def __init__(self, config: TwoMNERConfig):
-        super().__init__(config)
-        width = tower_width(config.text_config)
+        super().__init__()
         self.begins = [index for index, label in enumerate(config.labels) if label.startswith("B-")]
         if not self.begins:
             raise ValueError(
-                f'The labels are {", ".join(config.labels)}; `collaboration="evidence"` adds the evidence of an image '
-                "to IOB2 tags B-X, of which there are none. Give IOB2 labels, or take another collaboration."
+                f'The labels are {", ".join(config.labels)}; `collaboration="evidence"` adds to the scores of IOB2 '
+                "tags B-X, of which there are none. Give IOB2 labels, or take another collaboration."
             )
-        # A dataset shows few images, often: they are learned by heart sooner than words are.
-        image_dropout, word_dropout = min(0.5, 5 * config.dropout), min(0.5, 3 * config.dropout)
-        self.image_dropout = nn.Dropout(image_dropout)
-        self.hidden = nn.Sequential(nn.GELU(), nn.Dropout(image_dropout))
-        self.image_types = nn.Linear(width, len(self.begins) + 1)  # f of each type, and g
-        self.word_norm = nn.Sequential(nn.LayerNorm(width), nn.Dropout(word_dropout))
+        width = tower_width(config.text_config)
+        self.image_projection = ImageProjection(config, tower_width(config.vision_config))
+        self.global_projection = None
+        if config.global_vision_config is not None:
+            self.global_projection = ImageProjection(config, tower_width(config.global_vision_config))
+        # A dataset shows few images, often: they are overfitted sooner than words are.
+        self.image_dropout = nn.Dropout(min(0.5, 5 * config.dropout))
+        self.image_types = nn.Linear(width, len(self.begins) + 1)  # log f of each type, and log g
+        self.word_norm = nn.Sequential(nn.LayerNorm(width), nn.Dropout(min(0.5, 3 * config.dropout)))
         self.shown = nn.Linear(width, 1)  # logit of s
 
-    def forward(self, word_states, word_mask, image_states, global_states, has_image, output_attentions=False):
-        with drawing_aside(image_states, self.training):  # the words' dropout, later, is as without an image
-            image = self._read(self.image_projection, image_states)  # (B, H)
-            if self.global_projection is not None:
-                image = image + self._read(self.global_projection, global_states)
-            image = self.hidden(image)
-        evidence = self.image_types(image).float()  # (B, T + 1)
-        # Bounded smoothly: what is cut off gets no gradient to come back by.
-        evidence = self.LARGEST * torch.tanh(evidence / self.LARGEST)
-        return Collaboration(word_states=word_states, image_evidence=only_where(has_image, evidence))
+    def log_ratios(self, image_states: torch.Tensor, global_states: torch.Tensor | None) -> torch.Tensor:
+        """
+        `log f_y` of each type and `log g`, `(num_images, num_types + 1)`, of the image tower's
+        `(num_images, num_patches, vision_hidden_size)` and the second tower's `(num_images, 1, ...)`.
+        """
+        image = self._pooled(self.image_projection, image_states)
+        if self.global_projection is not None:
+            image = image + self._pooled(self.global_projection, global_states)
+        ratios = self.image_types(self.image_dropout(F.gelu(image))).float()
+        return self.LARGEST * torch.tanh(ratios / self.LARGEST)  # bounded, with a gradient everywhere
 
-    def _read(self, projection: ImageProjection, states: torch.Tensor) -> torch.Tensor:
+    def _pooled(self, projection: ImageProjection, states: torch.Tensor) -> torch.Tensor:
         return projection.linear(self.image_dropout(projection.norm(states).mean(dim=1)))
 
     def _shown(self, word_states: torch.Tensor) -> torch.Tensor:
-        return torch.sigmoid(self.shown(self.word_norm(word_states)).float())
+        return torch.sigmoid(self.shown(self.word_norm(word_states.detach())).float())
 
-    def text_only(self, word_states: torch.Tensor) -> Collaboration:
-        return Collaboration(word_states=word_states, gates=word_states.new_zeros(word_states.shape[:2]))
+    def forward(
+        self, logits: torch.Tensor, word_states: torch.Tensor, word_mask: torch.Tensor, log_ratios: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Args:
+            logits (`torch.FloatTensor` of shape `(batch_size, num_words, num_labels)`): the tagger's emissions.
+            word_states (`torch.FloatTensor` of shape `(batch_size, num_words, hidden_size)`).
+            word_mask (`torch.BoolTensor` of shape `(batch_size, num_words)`).
+            log_ratios (`torch.FloatTensor` of shape `(batch_size, num_types + 1)`): of each row's image.
 
-    def weigh(self, logits, fused, word_mask, has_image):
-        """As in the base class. A gate is the probability that the word begins the entity that the image shows."""
-        if fused.image_evidence is None:
-            return logits, fused.gates
-        ratios = fused.image_evidence.exp()
-        ratio, anything = ratios[:, :-1], ratios[:, -1:]  # (B, T), (B, 1)
-        shown = self._shown(fused.word_states)  # (B, W, 1)
-        as_shown, as_not = shown * ratio[:, None], (1 - shown) * anything[:, None]  # (B, W, T), (B, W, 1)
-        posterior = F.softmax(logits.float(), dim=-1)[..., self.begins] * word_mask[..., None]  # (B, W, T)
+        Returns:
+            What to add to the emissions, of their shape, and the probability that each word begins the entity that
+            the image shows, `(batch_size, num_words)`.
+        """
+        ratios = log_ratios.exp()
+        of_type, of_any = ratios[:, :-1], ratios[:, -1:]  # (B, T), (B, 1)
+        shown = self._shown(word_states)  # (B, W, 1)
+        as_shown, not_shown = shown * of_type[:, None], (1 - shown) * of_any[:, None]  # (B, W, T), (B, W, 1)
+        logits = logits.detach().float()
+        posterior = F.softmax(logits, dim=-1)[..., self.begins] * word_mask[..., None]  # (B, W, T)
 
-        # Of the sentence's other entities: how many the text expects, and how well the image fits them. A grain of one
-        # that is not shown lets a sentence have none.
-        grain = 0.01
-        count, fit = posterior.sum(-1), (posterior * (as_shown + as_not)).sum(-1)  # (B, W)
-        others = (count.sum(1, keepdim=True) - count).clamp(min=0) + grain
-        others_fit = (fit.sum(1, keepdim=True) - fit).clamp(min=0) + grain * anything
-        ratio_there = (others_fit[..., None] + as_shown + as_not) / (others + 1)[..., None]  # (B, W, T)
-        there = self.WEIGHT * ratio_there.log()
-        types_in_mind = F.log_softmax(logits.float()[..., self.begins], dim=-1)
-        bonus = there - torch.logsumexp(types_in_mind + there, dim=-1, keepdim=True)
-        bonus = only_where(has_image, bonus * word_mask[..., None])
+        # The sentence's other entities: the number that the tagger expects, and the sum of their ratios.
+        count, ratio = posterior.sum(-1), (posterior * (as_shown + not_shown)).sum(-1)  # (B, W)
+        others = (count.sum(1, keepdim=True) - count).clamp(min=0) + self.PRIOR
+        others_ratio = (ratio.sum(1, keepdim=True) - ratio).clamp(min=0) + self.PRIOR * of_any
+        with_entity = (others_ratio[..., None] + as_shown + not_shown) / (others + 1)[..., None]  # (B, W, T)
+        there = self.WEIGHT * with_entity.log()
+        types = F.log_softmax(logits[..., self.begins], dim=-1)
+        bonus = (there - torch.logsumexp(types + there, dim=-1, keepdim=True)) * word_mask[..., None]
 
-        columns = dict(zip(self.begins, bonus.unbind(-1), strict=True))
-        nothing = torch.zeros_like(bonus[..., 0])
-        added = torch.stack([columns.get(tag, nothing) for tag in range(logits.shape[-1])], dim=-1)  # (B, W, K)
-        gates = (posterior * as_shown).sum(-1) / (others_fit + fit)
-        return logits + added.to(logits.dtype), only_where(has_image, gates)
+        added = torch.zeros_like(logits).index_copy(2, torch.tensor(self.begins, device=logits.device), bonus)
+        return added, (posterior * as_shown).sum(-1) / (others_ratio + ratio)
 
     def loss(
-        self, fused: Collaboration, labels: torch.Tensor, has_image: torch.Tensor, image_ids: torch.Tensor | None
+        self,
+        word_states: torch.Tensor,
+        labels: torch.Tensor,
+        log_ratios: torch.Tensor,
+        image_index: torch.Tensor,
+        image_ids: torch.Tensor,
     ) -> torch.Tensor:
         """
-        Noise-contrastive estimation of the ratio above: its logarithm is the logit that tells a sentence's own image
-        from those of other rows, of every process. The mean over own images and the mean over others, summed; images
-        equal to the own one are left out, and 0 is returned if no row has an image and an entity.
+        Noise-contrastive estimation of the ratio: its logarithm is the logit that tells a sentence's own image from
+        those of other rows, of every process. The mean over own images and the mean over others, summed; 0 if no row
+        has an image and an entity.
 
-        As the losses of `alignment_2mner`: the mean over processes of what they return, and of their gradients, is
-        that of one process with all rows, and every process must call it, also with a batch without images.
+        As with the alignments, the mean over processes of the results, and of their gradients, is that of one process
+        with all rows, and every process must call it, also with a batch without images.
 
         Args:
-            fused: of `forward`, or of `text_only` where no row has an image.
+            word_states (`torch.FloatTensor` of shape `(batch_size, num_words, hidden_size)`).
             labels (`torch.LongTensor` of shape `(batch_size, num_words)`): the tags, -100 where there is none.
-            has_image, image_ids (of shape `(batch_size,)`): which rows have an image; equal for equal images. `None`:
-                every row has its own.
+            log_ratios (`torch.FloatTensor` of shape `(num_images, num_types + 1)`): of `log_ratios`.
+            image_index (`torch.LongTensor` of shape `(batch_size,)`): the image of each row, -1 for none.
+            image_ids (`torch.LongTensor` of shape `(num_images,)`): equal for equal images, on every process.
         """
-        evidence = fused.image_evidence
-        if evidence is None:
-            evidence = torch.zeros(len(labels), len(self.begins) + 1, device=labels.device)
-        if image_ids is None:
-            image_ids = unshared_image_ids(len(labels), labels.device)
         entities = torch.stack([labels == tag for tag in self.begins], dim=-1).float()  # (B, W, T)
         number = entities.sum(dim=(1, 2))  # (B,)
-        shown = self._shown(fused.word_states.detach()) * entities  # (B, W, T)
-        shares = shown.sum(dim=1) / number.clamp(min=1)[:, None]  # (B, T)
+        shares = (self._shown(word_states) * entities).sum(dim=1) / number.clamp(min=1)[:, None]  # (B, T)
         shares = torch.cat([shares, 1 - shares.sum(dim=1, keepdim=True)], dim=-1)  # (B, T + 1): and of showing none
 
-        everywhere, images = gather_all([evidence, torch.stack([has_image.long(), image_ids], dim=1)])  # (G, ...)
-        own_logits = (shares * evidence.exp()).sum(dim=1).log()  # (B,)
-        logits = (shares @ everywhere.exp().T).log()  # (B, G)
-        own = has_image & (number > 0)
-        others = own[:, None] & images[:, 0].bool() & (image_ids[:, None] != images[:, 1])
-        counts = sum_over_processes(torch.stack([own.sum(), others.sum()])).clamp(min=1)
-        own_loss = only_where(own, -F.logsigmoid(own_logits)).sum() / counts[0]
-        others_loss = only_where(others.flatten(), -F.logsigmoid(-logits).flatten()).sum() / counts[1]
-        return world_size() * (own_loss + others_loss)
+        has_image, own = image_index >= 0, image_index.clamp(min=0)
+        ratios, ids = log_ratios[own].exp(), image_ids[own]  # (B, T + 1), (B,)
+        all_ratios, facts = gather_all([ratios, torch.stack([has_image.long(), ids], dim=1)])  # (G, ...)
+        own_logits = (shares * ratios).sum(dim=1).log()  # (B,)
+        other_logits = (shares @ all_ratios.T).log()  # (B, G)
+        is_own = has_image & (number > 0)
+        is_other = is_own[:, None] & facts[:, 0].bool() & (ids[:, None] != facts[:, 1])
+        counts = sum_over_processes(torch.stack([is_own.sum(), is_other.sum()])).clamp(min=1)
+        own_loss = masked_rows(is_own, -F.logsigmoid(own_logits)).sum() / counts[0]
+        other_loss = torch.where(is_other, -F.logsigmoid(-other_logits), 0).sum() / counts[1]
+        return world_size() * (own_loss + other_loss)
+
+
+def masked_rows(rows: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+    """`states` (batch_size, ...) with zeros in the rows (batch_size,) that are False, whatever their values."""
+    return torch.where(rows.view(-1, *[1] * (states.dim() - 1)), states, states.new_zeros(()))
 
 
 COLLABORATION_MODULES = {
     "cross_attention": CrossAttentionCollaboration,
-    "evidence": EvidenceCollaboration,
     "gated": GatedCollaboration,
-    "ungated": GatedCollaboration,
     "umt": UMTCollaboration,
 }
-
-
-__all__ = ["COLLABORATION_MODULES", "Collaboration", "CollaborationModule", "CrossAttention", "only_where"]

@@ -8,8 +8,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
-ALIGNMENTS = ("none", "nt_xent", "clip", "siglip", "token", "both")
-COLLABORATIONS = ("none", "cross_attention", "gated", "ungated", "umt", "evidence")
+ALIGNMENTS = ("none", "nt_xent", "clip", "siglip", "token")
+COLLABORATIONS = ("none", "cross_attention", "gated", "umt", "evidence")
 TAGGING_HEADS = ("crf", "softmax")
 TEXT_POOLINGS = ("mean", "first")
 

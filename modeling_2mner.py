@@ -1,5 +1,5 @@
 """
-2M-NER: named entity recognition from a sentence and, where there is one, its image.
+2M-NER: named entity recognition from a sentence and an optional image.
 
 After "2M-NER: Contrastive Learning for Multilingual and Multimodal NER with Language and Modal Fusion" (arXiv
 2404.17122): two encoders, a contrastive alignment of their outputs, a multimodal collaboration module, a linear-chain
@@ -9,8 +9,9 @@ CRF.
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -21,45 +22,47 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import cached_file, can_return_tuple, logging
 
 try:
-    from .alignment_2mner import Alignment, build_alignment, is_sharded, unshared_image_ids, world_size
-    from .collaboration_2mner import COLLABORATION_MODULES, Collaboration, CrossAttentionCollaboration, only_where
+    from .alignment_2mner import Alignment, build_alignment, is_sharded, process_rank, world_size
+    from .collaboration_2mner import (
+        COLLABORATION_MODULES,
+        Collaboration,
+        CrossAttentionCollaboration,
+        EvidenceHead,
+        encode_pixels,
+        eval_frozen_parts,
+        fixed_image_size,
+        fresh_tower,
+        image_normalization,
+        is_unread,
+        masked_rows,
+        pretrained_tower,
+        renormalized,
+    )
     from .configuration_2mner import TwoMNERConfig, set_in_package, tower_width
     from .crf_2mner import LinearChainCRF, iob2_constraints
-    from .towers_2mner import (
-        drawing_aside,
-        freeze_unread_parts,
+except ImportError:
+    from alignment_2mner import Alignment, build_alignment, is_sharded, process_rank, world_size
+    from collaboration_2mner import (
+        COLLABORATION_MODULES,
+        Collaboration,
+        CrossAttentionCollaboration,
+        EvidenceHead,
+        encode_pixels,
+        eval_frozen_parts,
+        fixed_image_size,
         fresh_tower,
-        gather_words,
-        in_chunks,
-        normalization,
+        image_normalization,
+        is_unread,
+        masked_rows,
         pretrained_tower,
         renormalized,
-        rest_frozen_parts,
-        sequence_of,
-        zero_of,
     )
-except ImportError:
-    from alignment_2mner import Alignment, build_alignment, is_sharded, unshared_image_ids, world_size
-    from collaboration_2mner import COLLABORATION_MODULES, Collaboration, CrossAttentionCollaboration, only_where
     from configuration_2mner import TwoMNERConfig, set_in_package, tower_width
     from crf_2mner import LinearChainCRF, iob2_constraints
-    from towers_2mner import (
-        drawing_aside,
-        freeze_unread_parts,
-        fresh_tower,
-        gather_words,
-        in_chunks,
-        normalization,
-        pretrained_tower,
-        renormalized,
-        rest_frozen_parts,
-        sequence_of,
-        zero_of,
-    )
 
 logger = logging.get_logger(__name__)
 
-# The files that make a saved folder complete: what lies beside this one and depends on torch and transformers alone.
+# The files that make a saved folder complete: they depend on torch, transformers and Pillow alone.
 CODE_FILES = (
     "configuration_2mner.py",
     "images_2mner.py",
@@ -67,9 +70,7 @@ CODE_FILES = (
     "alignment_2mner.py",
     "batching_2mner.py",
     "collaboration_2mner.py",
-    "crf_numpy_2mner.py",
     "crf_2mner.py",
-    "towers_2mner.py",
     "modeling_2mner.py",
     "onnx_2mner.py",
     "explain_2mner.py",
@@ -88,23 +89,24 @@ class TwoMNEROutput(ModelOutput):
             `alignment_weight * alignment_loss`: trains the towers on pairs without labels.
         alignment_loss (`torch.FloatTensor` of shape `()`, *optional*):
             Contrastive loss, unweighted.
+        last_hidden_state (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`):
+            Last layer of the text tower, one vector per token.
         word_states (`torch.FloatTensor` of shape `(batch_size, num_words, hidden_size)`):
-            One vector a word, after the collaboration; zeros where there is no word.
+            One vector per word, after the collaboration; zeros where there is no word.
         text_word_states (`torch.FloatTensor` of shape `(batch_size, num_words, hidden_size)`):
             The same vectors before the collaboration.
         word_mask (`torch.LongTensor` of shape `(batch_size, num_words)`):
             1 where there is a word.
-        image_states (`torch.FloatTensor` of shape `(batch_size, num_patches, vision_hidden_size)`, *optional*):
-            Output of the image tower, zeros in a row without an image; `None` when no row has one.
-        has_image (`torch.LongTensor` of shape `(batch_size,)`):
-            1 in the rows that have an image (after modality dropout).
+        image_states (`torch.FloatTensor` of shape `(num_images, num_patches, vision_hidden_size)`, *optional*):
+            Output of the image tower; `None` when no row has an image.
+        global_image_states (`torch.FloatTensor` of shape `(num_images, 1, global_vision_hidden_size)`, *optional*):
+            Pooled output of the second image tower.
+        image_index (`torch.LongTensor` of shape `(batch_size,)`):
+            The image of each row, -1 for none (also after modality dropout).
+        image_ids (`torch.LongTensor` of shape `(num_images,)`, *optional*):
+            Equal for equal images.
         gates (`torch.FloatTensor` of shape `(batch_size, num_words)`, *optional*):
             How much of the image each word took up, in [0, 1]; with `collaboration="gated"`.
-        image_evidence (`torch.FloatTensor` of shape `(batch_size, num_types + 1)`, *optional*):
-            What the image says of its entity's type, and of standing beside anything: logarithms of ratios, zeros in
-            a row without one; with `collaboration="evidence"`.
-        last_hidden_state (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`):
-            Last layer of the text tower, one vector a piece.
         hidden_states, attentions (`tuple(torch.FloatTensor)`, *optional*):
             Those of the text tower, with `output_hidden_states`, `output_attentions`.
         image_attentions (`tuple(torch.FloatTensor)`, *optional*):
@@ -119,9 +121,10 @@ class TwoMNEROutput(ModelOutput):
     text_word_states: torch.FloatTensor | None = None
     word_mask: torch.LongTensor | None = None
     image_states: torch.FloatTensor | None = None
-    has_image: torch.LongTensor | None = None
+    global_image_states: torch.FloatTensor | None = None
+    image_index: torch.LongTensor | None = None
+    image_ids: torch.LongTensor | None = None
     gates: torch.FloatTensor | None = None
-    image_evidence: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
     image_attentions: tuple[torch.FloatTensor, ...] | None = None
@@ -141,11 +144,11 @@ class TwoMNERTokenClassifierOutput(ModelOutput):
         logits (`torch.FloatTensor` of shape `(batch_size, num_words, num_labels)`):
             Emissions of the CRF.
         ner_loss, alignment_loss, consistency_loss, evidence_loss (`torch.FloatTensor` of shape `()`, *optional*):
-            The parts of the loss, unweighted. With `collaboration="evidence"`, `ner_loss` is the text's alone. Where
-            sentences are read with their captions and without, each part is the sum of both views', and the divergence
-            between the two counts in `consistency_loss`.
+            The parts of the loss, unweighted. With `collaboration="evidence"`, `ner_loss` is that of the tagger
+            without the image.
         gates, hidden_states, attentions, image_attentions:
-            As in [`TwoMNEROutput`].
+            As in [`TwoMNEROutput`]; with `collaboration="evidence"` a gate is the probability that the word begins
+            the entity that the image shows.
     """
 
     loss: torch.FloatTensor | None = None
@@ -161,8 +164,21 @@ class TwoMNERTokenClassifierOutput(ModelOutput):
     image_attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
+class Emissions(NamedTuple):
+    """The tag scores of words, `(batch_size, num_words, num_labels)` each."""
+
+    logits: torch.Tensor
+    """Emissions of the CRF."""
+    tagger_logits: torch.Tensor
+    """The same before the evidence head adds to them."""
+    gates: torch.Tensor | None = None
+    """As in [`TwoMNERTokenClassifierOutput`]."""
+    log_ratios: torch.Tensor | None = None
+    """`(num_images, num_types + 1)`, of the evidence head."""
+
+
 class TwoMNERPreTrainedModel(PreTrainedModel):
-    """What the models have in common: initialisation, saving with the code, frozen parts kept in evaluation."""
+    """Initialisation, saving together with the code, and frozen parts that stay in evaluation."""
 
     config: TwoMNERConfig
     config_class = TwoMNERConfig
@@ -175,16 +191,19 @@ class TwoMNERPreTrainedModel(PreTrainedModel):
     # The loss is a mean over the rows of the local batch: the Trainer must divide it by the accumulation steps.
     accepts_loss_kwargs = False
     _no_split_modules = [module.__name__ for module in COLLABORATION_MODULES.values()]
-    _keys_to_ignore_on_load_unexpected = [r"^classifier\.", r"^crf\."]
+    _keys_to_ignore_on_load_unexpected = [r"^classifier\.", r"^crf\.", r"^evidence\."]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
         base = getattr(self, self.base_model_prefix, self)
+        evidence = getattr(self, "evidence", None)
         if isinstance(module, nn.Linear) and module is not getattr(self, "classifier", None):
             # Several new layers in a row: each must keep the scale of its input, whatever the towers' widths.
             init.xavier_uniform_(module.weight)
-            if module in (getattr(base.collaboration, name, None) for name in ("update", "shown", "image_types")):
+            last_layers = [getattr(base.collaboration, "update", None)]
+            last_layers += [evidence.shown, evidence.image_types] if evidence is not None else []
+            if module in last_layers:
                 init.normal_(module.weight, std=self.config.initializer_range)  # starts close to the text model
         elif isinstance(module, CrossAttentionCollaboration) and module.global_projection is not None:
             init.normal_(module.none_key)
@@ -205,12 +224,15 @@ class TwoMNERPreTrainedModel(PreTrainedModel):
         return loaded
 
     def freeze_unread(self) -> None:
-        """Switches off the training of parameters that no loss depends on."""
+        """Freezes parameters that no loss depends on: DistributedDataParallel takes one without a gradient for an
+        error."""
         base = getattr(self, self.base_model_prefix, self)
-        for tower in filter(None, (base.vision_model, base.global_vision_model)):
-            freeze_unread_parts(tower)
+        for tower in base.image_towers:
+            for name, parameter in tower.named_parameters():
+                if is_unread(tower, name):
+                    parameter.requires_grad_(False)
         if base is not self and self.config.tagging_head == "softmax":
-            # A CRF whose transitions are all zero is a softmax a word: one code path for loss, tags and posteriors.
+            # A CRF whose transitions are zero is a softmax per word: one code path for loss, tags and posteriors.
             for parameter in self.crf.requires_grad_(False).parameters():
                 parameter.data.zero_()
 
@@ -223,8 +245,8 @@ class TwoMNERPreTrainedModel(PreTrainedModel):
         super().train(mode)
         if mode:
             base = getattr(self, self.base_model_prefix, self)
-            for tower in filter(None, (base.text_model, base.vision_model, base.global_vision_model)):
-                rest_frozen_parts(tower)
+            for tower in (base.text_model, *base.image_towers):
+                eval_frozen_parts(tower)
         return self
 
     def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs):
@@ -250,33 +272,27 @@ class TwoMNERPreTrainedModel(PreTrainedModel):
             )
         folder.mkdir(parents=True, exist_ok=True)
         for name in CODE_FILES:
-            source = here / name if (here / name).is_file() else self._code_of_origin(name)
+            source: str | Path | None = here / name
+            if not Path(source).is_file():
+                # Loaded as remote code, the model has beside it only the files imported so far; its origin has all.
+                source = self._file_of_origin(name)
             if source is None:
-                logger.warning(
-                    f"{name} was found neither in {here} nor in {self.config._name_or_path!r}, where the model comes "
-                    f"from; {folder} is saved without it."
-                )
-            elif source.resolve() != (folder / name).resolve():
+                logger.warning(f"{name} was not found beside the model's code; {folder} is saved without it.")
+            elif Path(source).resolve() != (folder / name).resolve():
                 shutil.copyfile(source, folder / name)
 
-    def _code_of_origin(self, name: str) -> Path | None:
-        """A code file from the folder or the Hub repository that the model was loaded from, at the same commit."""
-        # A model loaded as remote code has beside it only the files that were imported so far; its origin has all.
-        origin = self.config._name_or_path
-        if not origin:
-            return None
+    def _file_of_origin(self, name: str) -> str | None:
+        """A file of the folder or Hub repository that the model was loaded from, at the same commit."""
+        quiet = ("gated_repo", "missing_entries", "connection_errors")
         try:
-            found = cached_file(
-                origin,
+            return cached_file(
+                self.config._name_or_path,
                 name,
                 revision=getattr(self.config, "_commit_hash", None),
-                _raise_exceptions_for_gated_repo=False,
-                _raise_exceptions_for_missing_entries=False,
-                _raise_exceptions_for_connection_errors=False,
+                **{f"_raise_exceptions_for_{what}": False for what in quiet},
             )
-        except OSError:  # a folder that is there no more
+        except OSError:  # a folder that no longer exists
             return None
-        return Path(found) if found is not None else None
 
 
 class TwoMNERModel(TwoMNERPreTrainedModel):
@@ -290,9 +306,6 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
     """
 
     base_model_prefix = "model"
-    encoder_chunk_size: int | None = None
-    """In training, rows that a tower encodes at a time; the activations of the others are computed again when the
-    backward pass comes to them. A contrastive batch may then be larger than memory; None: all rows at once."""
 
     def __init__(
         self,
@@ -303,27 +316,21 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
     ):
         super().__init__(config)
         self.text_model = text_model if text_model is not None else fresh_tower(config.text_config)
+        self.text_model.config = config.text_config  # one object, so that changes of the composite reach the tower
         self.vision_model = self.global_vision_model = None
         self.alignment = self.global_alignment = self.collaboration = None
         if config.uses_images:
             self.vision_model = vision_model if vision_model is not None else fresh_tower(config.vision_config)
+            self.vision_model.config = config.vision_config
             self.alignment = self._build_alignment(config, config.vision_config)
             if config.global_vision_config is not None:
                 if global_vision_model is None:
                     global_vision_model = fresh_tower(config.global_vision_config)
                 self.global_vision_model = global_vision_model
+                self.global_vision_model.config = config.global_vision_config
                 self.global_alignment = self._build_alignment(config, config.global_vision_config)
-        if config.collaboration != "none":
+        if config.collaboration in COLLABORATION_MODULES:
             self.collaboration = COLLABORATION_MODULES[config.collaboration](config)
-
-        # One object each, so that a change of the composite's configuration reaches the tower.
-        self.text_model.config = config.text_config
-        for tower, tower_config in (
-            (self.vision_model, config.vision_config),
-            (self.global_vision_model, config.global_vision_config),
-        ):
-            if tower is not None:
-                tower.config = tower_config
         self.freeze_unread()
         self.post_init()
 
@@ -340,6 +347,11 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
             text_pooling=config.text_pooling,
         )
 
+    @property
+    def image_towers(self) -> list[PreTrainedModel]:
+        """The one or two image towers; none in a model that reads no images."""
+        return [tower for tower in (self.vision_model, self.global_vision_model) if tower is not None]
+
     def get_input_embeddings(self) -> nn.Module:
         return self.text_model.get_input_embeddings()
 
@@ -353,6 +365,7 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         word_starts: torch.LongTensor | None = None,
         pixel_values: torch.FloatTensor | None = None,
+        image_index: torch.LongTensor | None = None,
         image_ids: torch.LongTensor | None = None,
         token_type_ids: torch.LongTensor | None = None,
         position_ids: torch.LongTensor | None = None,
@@ -366,35 +379,44 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
         r"""
         Args:
             input_ids (`torch.LongTensor` of shape `(batch_size, sequence_length)`):
-                Pieces of the sentences.
+                Tokens of the sentences.
             attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*):
-                1 for a piece, 0 for padding. Default: all are pieces.
+                1 for a token, 0 for padding. Default: no padding.
             word_starts (`torch.LongTensor` of shape `(batch_size, num_words)`, *optional*):
-                Position of each word's first piece, -1 (on the right only) where there is no word. Default: every
-                piece is a word, special tokens included.
-            pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`, *optional*):
-                One image a row, whatever in a row without. `None`: no row has an image.
-            image_ids (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
-                Equal for equal images, 0 for none: each distinct image is encoded once. Default: every row has its
-                own image.
+                Position of each word's first token, -1 (on the right only) where there is no word. Default: every
+                token is a word, special tokens included.
+            pixel_values (`torch.FloatTensor` of shape `(num_images, num_channels, height, width)`, *optional*):
+                The distinct images of the batch. `None`: no row has an image.
+            image_index (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
+                Which of them each row has, -1 for none. Default: image `i` belongs to row `i`.
+            image_ids (`torch.LongTensor` of shape `(num_images,)`, *optional*):
+                Equal for equal images, on every process: they are not each other's negatives. Default: all differ.
             token_type_ids, position_ids, inputs_embeds (*optional*):
-                Handed to the text tower.
+                Inputs of the text tower.
             image_features, global_image_features (`torch.FloatTensor`, *optional*):
-                What `encode_images` gave for the rows' images, instead of `pixel_values`; no image tower is run.
+                Output of `encode_images`, instead of `pixel_values`; no image tower runs.
             return_loss (`bool`, *optional*):
                 Whether to compute the alignment loss. Default: in training.
             output_attentions, output_hidden_states (`bool`, *optional*):
                 Whether to return those of the text tower, and the attention from words to image.
 
         Raises:
-            ValueError: an input is missing or its first dimension is not the batch's.
+            ValueError: an input is missing or its shape does not fit; the model is a replica of `nn.DataParallel`.
         """
-        output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
+        if getattr(self, "_is_replica", False):
+            raise ValueError(
+                "nn.DataParallel would split images from their rows. Launch one process per GPU with `accelerate "
+                "launch` or `torchrun`, or make a single GPU visible (CUDA_VISIBLE_DEVICES=0)."
+            )
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         return_loss = self.training if return_loss is None else return_loss
-        features = (image_features, global_image_features)
-        batch = self._check_inputs(input_ids, inputs_embeds, word_starts, pixel_values, image_ids, features)
+        images = pixel_values if image_features is None else image_features
+        self._check_inputs(
+            input_ids, inputs_embeds, word_starts, pixel_values, image_features, global_image_features, image_index
+        )
 
         text_inputs = {
             "input_ids": input_ids,
@@ -403,67 +425,54 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
             "position_ids": position_ids,
             "inputs_embeds": inputs_embeds,
         }
-        text_inputs = {name: value for name, value in text_inputs.items() if value is not None}
-        hidden_states = attentions = None
-        if self.training and self.encoder_chunk_size is not None:
-            self._check_chunks(output_attentions, output_hidden_states)
-            piece_states = in_chunks(
-                lambda **rows: self.text_model(**rows, return_dict=True).last_hidden_state,
-                self.encoder_chunk_size,
-                **text_inputs,
-            )  # (B, S, H)
-        else:
-            text_outputs = self.text_model(
-                **text_inputs,
-                output_attentions=output_attentions,
-                output_hidden_states=output_hidden_states,
-                return_dict=True,
-            )
-            piece_states = text_outputs.last_hidden_state  # (B, S, H)
-            hidden_states, attentions = text_outputs.hidden_states, text_outputs.attentions
+        text = self.text_model(
+            **{name: value for name, value in text_inputs.items() if value is not None},
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        token_states = text.last_hidden_state  # (B, S, H)
+        batch, length = token_states.shape[:2]
         if attention_mask is None:
-            attention_mask = torch.ones(piece_states.shape[:2], dtype=torch.bool, device=piece_states.device)
+            attention_mask = torch.ones(batch, length, dtype=torch.bool, device=token_states.device)
         if word_starts is None:
-            length = piece_states.shape[1]
-            positions = torch.arange(length, device=piece_states.device)
+            positions = torch.arange(length, device=token_states.device)
             word_starts = torch.where(attention_mask.bool(), positions, length).sort(dim=1).values
             word_starts = torch.where(word_starts < length, word_starts, -1)  # on the right, wherever the padding is
         word_mask = word_starts >= 0  # (B, W)
-        text_word_states = gather_words(piece_states, word_starts)  # (B, W, H)
+        first_tokens = word_starts.clamp(min=0)[..., None].expand(-1, -1, token_states.shape[-1])
+        word_states = token_states.gather(1, first_tokens) * word_mask[..., None]  # (B, W, H)
 
-        images = pixel_values if image_features is None else image_features
-        image_ids, has_image = self._visible_images(batch, images, image_ids, piece_states.device)
-        needs_alignment = self.alignment is not None and return_loss
+        if images is None:
+            image_index = torch.full((batch,), -1, device=token_states.device)
+        elif image_index is None:
+            image_index = torch.arange(batch, device=token_states.device)
+        if self.training and self.config.modality_dropout > 0:
+            hidden = torch.rand(batch, device=image_index.device) < self.config.modality_dropout
+            image_index = image_index.masked_fill(hidden, -1)
         image_states = global_states = None
-        if images is not None and (self.collaboration is not None or needs_alignment):
+        if images is not None and (
+            self.config.collaboration != "none" or (self.alignment is not None and return_loss)
+        ):
+            image_states, global_states = image_features, global_image_features
             if image_features is None:
-                image_states, global_states = self.encode_images(pixel_values, image_ids)
-            elif torch.compiler.is_compiling() or bool(has_image.any()):  # as `encode_images`, which returns None
-                image_states, global_states = (only_where(has_image, states) for states in features)
-        if image_states is None and self.config.uses_images and (self.training or is_sharded(self.vision_model)):
-            image_states, global_states = self._absent_images(batch, piece_states)
+                image_states, global_states = self.encode_images(pixel_values)
+            if image_ids is None:
+                image_ids = torch.arange(len(images), device=images.device) + (process_rank() << 32)
+        elif self.config.uses_images and (self.training or return_loss or is_sharded(self.vision_model)):
+            image_states, global_states = self._stand_in_image(token_states)
+            image_ids = torch.zeros(1, dtype=torch.long, device=token_states.device)
 
         alignment_loss = None
-        if needs_alignment:
-            alignment_loss = self._alignment_loss(
-                piece_states,
-                attention_mask,
-                text_word_states,
-                word_mask,
-                image_states,
-                global_states,
-                has_image,
-                image_ids,
+        if self.alignment is not None and return_loss:
+            # One contrastive loss for each image tower (paper, section 3.2).
+            tokens, words = (token_states, attention_mask.bool()), (word_states, word_mask)
+            alignment_loss = sum(
+                alignment(*(words if alignment.compares_words else tokens), states, image_index, image_ids)
+                for alignment, states in ((self.alignment, image_states), (self.global_alignment, global_states))
+                if alignment is not None
             )
-
-        if self.collaboration is None:
-            fused = Collaboration(word_states=text_word_states)
-        elif image_states is None:
-            fused = self.collaboration.text_only(text_word_states)
-        else:
-            fused = self.collaboration.fuse(
-                text_word_states, word_mask, image_states, global_states, has_image, output_attentions
-            )
+        fused = self.fuse(word_states, word_mask, image_states, global_states, image_index, output_attentions)
         loss = None
         if alignment_loss is not None:
             # The collaboration takes no part in this loss; a zero gradient keeps DistributedDataParallel content.
@@ -471,140 +480,141 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
         return TwoMNEROutput(
             loss=loss,
             alignment_loss=alignment_loss,
-            last_hidden_state=piece_states,
+            last_hidden_state=token_states,
             word_states=fused.word_states * word_mask[..., None],
-            text_word_states=text_word_states,
+            text_word_states=word_states,
             word_mask=word_mask.long(),
             image_states=image_states,
-            has_image=has_image.long(),
+            global_image_states=global_states,
+            image_index=image_index,
+            image_ids=image_ids,
             gates=fused.gates,
-            image_evidence=fused.image_evidence,
-            hidden_states=hidden_states,
-            attentions=attentions,
+            hidden_states=text.hidden_states,
+            attentions=text.attentions,
             image_attentions=fused.image_attentions or None,
         )
 
-    def encode_images(
-        self, pixel_values: torch.FloatTensor, image_ids: torch.LongTensor
-    ) -> tuple[torch.FloatTensor | None, torch.FloatTensor | None]:
+    def encode_images(self, pixel_values: torch.FloatTensor) -> tuple[torch.FloatTensor, torch.FloatTensor | None]:
         """
-        Runs the image tower(s) once over each distinct image and none for a row without.
+        Runs the image tower(s).
 
         Args:
-            pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`): one image a row.
-            image_ids (`torch.LongTensor` of shape `(batch_size,)`): equal for equal images, 0 for none.
+            pixel_values (`torch.FloatTensor` of shape `(num_images, num_channels, height, width)`): the images.
 
         Returns:
-            The image tower's `(batch_size, num_patches, vision_hidden_size)` and the second tower's pooled
-            `(batch_size, 1, global_vision_hidden_size)` (`None` where there is no such tower), zeros in rows without
-            an image; both `None` if no row has one.
+            The image tower's `(num_images, num_patches, vision_hidden_size)` and the second tower's pooled
+            `(num_images, 1, global_vision_hidden_size)` (`None` where there is no such tower).
         """
-        has_image = image_ids != 0
-        if torch.compiler.is_compiling():  # how many images are distinct is not a shape a compiled graph can have
-            distinct, row_of = pixel_values, None
-        else:
-            ids, slots = torch.unique(image_ids, return_inverse=True)
-            rows = torch.arange(len(image_ids), device=image_ids.device)
-            first = rows.new_full(ids.shape, len(image_ids)).scatter_reduce(0, slots, rows, "amin")
-            if not bool((ids != 0).any()):
-                return None, None
-            distinct = pixel_values[first[ids != 0]]
-            row_of = ((ids != 0).cumsum(0) - 1).clamp(min=0)[slots]  # rows without an image: any, zeroed below
+        states = encode_pixels(self.vision_model, pixel_values)
+        if self.global_vision_model is None:
+            return states, None
+        pixel_values = renormalized(pixel_values, self.config)
+        return states, encode_pixels(self.global_vision_model, pixel_values).mean(dim=1, keepdim=True)
 
-        def encode(pixels: torch.Tensor) -> torch.Tensor:
-            return sequence_of(self.vision_model, pixels)
+    def fuse(
+        self,
+        word_states: torch.Tensor,
+        word_mask: torch.Tensor,
+        image_states: torch.Tensor | None = None,
+        global_states: torch.Tensor | None = None,
+        image_index: torch.Tensor | None = None,
+        output_attentions: bool = False,
+    ) -> Collaboration:
+        """
+        The collaboration. Rows without an image get what the text alone gives, and cost nothing.
 
-        def encode_pooled(pixels: torch.Tensor) -> torch.Tensor:
-            return sequence_of(self.global_vision_model, renormalized(pixels, self.config)).mean(dim=1, keepdim=True)
+        Args:
+            word_states (`torch.FloatTensor` of shape `(batch_size, num_words, hidden_size)`).
+            word_mask (`torch.BoolTensor` of shape `(batch_size, num_words)`).
+            image_states, global_states, image_index: as in [`TwoMNEROutput`].
+            output_attentions: also return the attention from words to image.
+        """
+        if self.collaboration is None:
+            return Collaboration(word_states)
+        alone = self.collaboration.text_only(word_states)
+        if image_states is None:
+            return Collaboration(alone)
+        has_image = image_index >= 0
+        # A compiled graph has fixed shapes, and every process must use sharded weights: there all rows run.
+        rows = torch.arange(len(has_image), device=has_image.device)
+        if not torch.compiler.is_compiling() and not is_sharded(self.collaboration):
+            rows = has_image.nonzero().squeeze(1)
+            if not len(rows) and not self.training:
+                return Collaboration(alone)
+            if not len(rows):  # one row, masked below, so that every parameter gets a (zero) gradient
+                rows = torch.zeros(1, dtype=torch.long, device=has_image.device)
+        index = image_index[rows].clamp(min=0)
+        fused = self.collaboration(
+            word_states[rows],
+            word_mask[rows],
+            image_states[index],
+            None if global_states is None else global_states[index],
+            output_attentions,
+        )
 
-        size = self.encoder_chunk_size if self.training else None
-        pooled = None
-        with drawing_aside(pixel_values, self.training and self.config.leaves_text_alone):
-            states = in_chunks(encode, size, pixels=distinct)
-            if self.global_vision_model is not None:
-                pooled = in_chunks(encode_pooled, size, pixels=distinct)
-        if row_of is not None:
-            states = states[row_of]
-            pooled = pooled[row_of] if pooled is not None else None
-        return only_where(has_image, states), only_where(has_image, pooled)
+        def put(found: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
+            """Of all rows: `found` in those that have an image, `other` in the rest."""
+            if other is None:
+                other = found.new_zeros(len(word_states), *found.shape[1:])
+            other = other.to(found.dtype)
+            shown = has_image[rows].view(-1, *[1] * (found.dim() - 1))
+            return other.index_copy(0, rows, torch.where(shown, found, other[rows]))
 
-    def _check_chunks(self, output_attentions: bool, output_hidden_states: bool) -> None:
-        if output_attentions or output_hidden_states:
-            raise ValueError("`encoder_chunk_size` keeps no attentions or hidden states: ask for them in evaluation.")
-        if is_sharded(self.text_model):  # the number of chunks would have to be the same everywhere
-            raise ValueError("`encoder_chunk_size` does not go with FSDP; use --activation_checkpointing there.")
+        return Collaboration(
+            word_states=put(fused.word_states, alone),
+            gates=None if fused.gates is None else put(fused.gates),
+            image_attentions=tuple(map(put, fused.image_attentions)),
+        )
 
-    def _check_inputs(self, input_ids, inputs_embeds, word_starts, pixel_values, image_ids, features) -> int:
+    def _check_inputs(
+        self, input_ids, inputs_embeds, word_starts, pixel_values, image_features, global_image_features, image_index
+    ) -> None:
         if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError(
-                "Give either `input_ids` or `inputs_embeds`: got " + ("none." if input_ids is None else "both.")
-            )
+            given = "none" if input_ids is None else "both"
+            raise ValueError(f"Give either `input_ids` or `inputs_embeds`: got {given}.")
+        if pixel_values is not None and image_features is not None:
+            raise ValueError("Pass either `pixel_values` or `image_features`: got both.")
+        if image_features is not None and (global_image_features is None) != (self.global_vision_model is None):
+            raise ValueError("Pass `global_image_features` if and only if the model has a second image tower.")
         batch = len(input_ids if input_ids is not None else inputs_embeds)
-        for name, value, dims in (
-            ("word_starts", word_starts, 2),
-            ("pixel_values", pixel_values, 4),
-            ("image_ids", image_ids, 1),
-            ("image_features", features[0], 3),
-            ("global_image_features", features[1], 3),
+        images = pixel_values if image_features is None else image_features
+        for name, value, dims, rows in (
+            ("word_starts", word_starts, 2, batch),
+            ("pixel_values", pixel_values, 4, batch if image_index is None else None),
+            ("image_features", image_features, 3, batch if image_index is None else None),
+            ("global_image_features", global_image_features, 3, None if images is None else len(images)),
+            ("image_index", image_index, 1, batch),
         ):
-            if value is not None and (value.dim() != dims or len(value) != batch):
-                raise ValueError(
-                    f"`{name}` has shape {tuple(value.shape)}; expected {dims} dimensions, the first {batch} as in "
-                    "the text."
-                )
-        if features[0] is not None and (pixel_values is not None or image_ids is None):
-            raise ValueError("`image_features` came with `pixel_values` or without `image_ids`; give them and ids.")
-        if (features[0] is not None and self.global_vision_model is not None) != (features[1] is not None):
-            raise ValueError("`global_image_features` go with `image_features` where there is a second image tower.")
-        return batch
+            if value is not None and (value.dim() != dims or (rows is not None and len(value) != rows)):
+                first = "" if rows is None else f", the first of size {rows}"
+                raise ValueError(f"`{name}` has shape {tuple(value.shape)}; expected {dims} dimensions{first}.")
 
-    def _visible_images(self, batch, images, image_ids, device) -> tuple[torch.Tensor, torch.Tensor]:
-        """Image id a row, 0 where it has none or modality dropout hides it, and whether it has one: both (B,)."""
-        if images is None:
-            image_ids = torch.zeros(batch, dtype=torch.long, device=device)
-        elif image_ids is None:
-            image_ids = unshared_image_ids(batch, device)
-        if self.training and self.config.modality_dropout > 0:
-            hidden = torch.rand(batch, device=device) < self.config.modality_dropout
-            image_ids = image_ids.masked_fill(hidden, 0)
-        return image_ids, image_ids != 0
-
-    def _absent_images(self, batch: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _stand_in_image(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
-        Stand-ins for a training batch in which no row has an image. Every trained parameter still gets a (zero)
-        gradient, and every process takes part in the same collectives: DistributedDataParallel waits for both.
+        One image that no row has, for a batch without images: every trained parameter still gets a (zero) gradient,
+        and every process takes part in the same collectives.
         """
-        towers = [tower for tower in (self.vision_model, self.global_vision_model) if tower is not None]
-        touched = sum(zero_of(tower, like) for tower in towers) if world_size() > 1 else like.new_zeros(())
-        states = like.new_zeros(batch, 1, tower_width(self.config.vision_config)) + touched
-        pooled = None
-        if self.global_vision_model is not None:
-            pooled = like.new_zeros(batch, 1, tower_width(self.config.global_vision_config)) + touched
-        return states, pooled
-
-    def _alignment_loss(
-        self, piece_states, attention_mask, word_states, word_mask, image_states, global_states, has_image, image_ids
-    ) -> torch.Tensor:
-        """Sum of the contrastive losses, one for each image tower (paper, section 3.2)."""
-        if image_states is None:  # evaluation of a batch without images: nothing to align
-            image_states, global_states = self._absent_images(len(piece_states), piece_states)
-        texts = {True: (word_states, word_mask), False: (piece_states, attention_mask.bool())}
-        losses = [
-            part(*texts[part.compares_words], states, has_image, image_ids)
-            for alignment, states in ((self.alignment, image_states), (self.global_alignment, global_states))
-            if alignment is not None
-            for part in alignment.parts()
-        ]
-        return torch.stack(losses).sum()
+        touched = like.new_zeros(())
+        for tower in self.image_towers if world_size() > 1 else ():
+            if is_sharded(tower):  # other processes that run it wait for this one's share of the weights
+                size = fixed_image_size(tower.config) or (64, 64)
+                pixels = like.new_zeros(1, getattr(tower.config, "num_channels", 3), *size)
+                touched = touched + 0 * encode_pixels(tower, pixels).sum()
+            else:
+                touched = touched + sum(p.flatten()[0] * 0 for p in tower.parameters() if p.requires_grad)
+        states = like.new_zeros(1, 1, tower_width(self.config.vision_config)) + touched
+        if self.global_vision_model is None:
+            return states, None
+        return states, like.new_zeros(1, 1, tower_width(self.config.global_vision_config)) + touched
 
 
 class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
     """
-    2M-NER with its tagging head: an emission a word and tag, then a linear-chain CRF (or a softmax a word).
+    2M-NER with its tagging head: an emission per word and tag, then a linear-chain CRF (or a softmax per word).
 
     Args:
         config ([`TwoMNERConfig`]): the configuration; `id2label` holds the tags.
-        towers (*optional*): handed to [`TwoMNERModel`].
+        towers (*optional*): arguments of [`TwoMNERModel`].
 
     Raises:
         ValueError: `tagging_head` is `"crf"` and the labels are not IOB2.
@@ -614,13 +624,10 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
 
     def __init__(self, config: TwoMNERConfig, **towers: PreTrainedModel | None):
         super().__init__(config)
-        if towers.get("text_model") is None:
-            towers["text_model"] = fresh_tower(config.text_config)
-        # Where the text is left alone, what reads the images draws aside, and the classifier starts as without it.
-        with torch.random.fork_rng(devices=[], enabled=config.leaves_text_alone):
-            self.model = TwoMNERModel(config, **towers)
+        self.model = TwoMNERModel(config, **towers)
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(tower_width(config.text_config), config.num_labels)
+        self.evidence = EvidenceHead(config) if config.collaboration == "evidence" else None
         self.crf = LinearChainCRF(config.num_labels, _constraints(config))
         self.freeze_unread()
         self.post_init()
@@ -657,9 +664,9 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
         global_model = pretrained_tower(global_vision, "vision", dtype) if global_vision is not None else None
         if global_model is not None:
             if config.get("image_normalization") is None:
-                config["image_normalization"] = normalization(vision)
+                config["image_normalization"] = image_normalization(vision)
             if config.get("global_image_normalization") is None:
-                config["global_image_normalization"] = normalization(global_vision)
+                config["global_image_normalization"] = image_normalization(global_vision)
         towers = [tower for tower in (text_model, vision_model, global_model) if tower is not None]
         attention = [tower.config._attn_implementation for tower in towers]
         composite = TwoMNERConfig(
@@ -691,6 +698,7 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         word_starts: torch.LongTensor | None = None,
         pixel_values: torch.FloatTensor | None = None,
+        image_index: torch.LongTensor | None = None,
         image_ids: torch.LongTensor | None = None,
         labels: torch.LongTensor | None = None,
         token_type_ids: torch.LongTensor | None = None,
@@ -698,7 +706,6 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
         inputs_embeds: torch.FloatTensor | None = None,
         image_features: torch.FloatTensor | None = None,
         global_image_features: torch.FloatTensor | None = None,
-        text_attention_mask: torch.Tensor | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
     ) -> TwoMNERTokenClassifierOutput:
@@ -706,126 +713,113 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
         Args:
             labels (`torch.LongTensor` of shape `(batch_size, num_words)`, *optional*):
                 Tag of each word, -100 (on the right only) where there is none.
-            text_attention_mask (`torch.Tensor` of shape `(batch_size, sequence_length)`, *optional*):
-                1 for a piece of a sentence without its caption. With labels, in training, the sentences are read
-                without their captions too: the loss is that of both views, and `consistency_weight` times the
-                divergence of the tags without the captions from those with them (ITA, Wang et al., NAACL 2022, eq. 8),
-                so a sentence is tagged well when it comes alone. All else returned is of the sentences with captions.
-            input_ids, attention_mask, word_starts, pixel_values, image_ids, ...:
+            input_ids, attention_mask, word_starts, pixel_values, image_index, image_ids, ...:
                 As in [`TwoMNERModel`].
 
         Raises:
-            ValueError: `labels` is not of the words' shape, or `text_attention_mask` not of the pieces'.
+            ValueError: the shape of `labels` is not that of the words.
         """
-        inputs = {
-            "input_ids": input_ids,
-            "word_starts": word_starts,
-            "pixel_values": pixel_values,
-            "image_ids": image_ids,
-            "token_type_ids": token_type_ids,
-            "position_ids": position_ids,
-            "inputs_embeds": inputs_embeds,
-            "image_features": image_features,
-            "global_image_features": global_image_features,
-            "output_attentions": output_attentions,
-            "output_hidden_states": output_hidden_states,
-        }
-        outputs, word_mask = self._read(attention_mask, labels, **inputs)
-        if text_attention_mask is not None:
-            pieces = (input_ids if input_ids is not None else inputs_embeds).shape[:2]
-            if text_attention_mask.shape != pieces:
-                raise ValueError(
-                    f"`text_attention_mask` has shape {tuple(text_attention_mask.shape)}; expected one entry a piece, "
-                    f"that is {tuple(pieces)}."
-                )
-            if self.training and labels is not None:
-                # Or both views would share half-precision copies of the weights, and their gradients be added in it.
-                torch.clear_autocast_cache()
-                alone, _ = self._read(text_attention_mask, labels, **inputs)
-                outputs = self._with_view(outputs, alone, word_mask)
-        return outputs
-
-    def _read(
-        self, attention_mask: torch.Tensor | None, labels: torch.Tensor | None, **inputs
-    ) -> tuple[TwoMNERTokenClassifierOutput, torch.Tensor]:
-        """The outputs for the pieces of this mask, and where there are words (B, W)."""
-        outputs = self.model(attention_mask=attention_mask, return_loss=labels is not None, return_dict=True, **inputs)
-        text_logits = self.classifier(self.dropout(outputs.word_states))  # (B, W, K)
-        # The next batch's words draw their dropout as without an image.
-        with drawing_aside(text_logits, self.training and self.config.leaves_text_alone):
-            return self._tagged(outputs, text_logits, labels, inputs["image_ids"]), outputs.word_mask.bool()
-
-    def _with_view(
-        self, outputs: TwoMNERTokenClassifierOutput, alone: TwoMNERTokenClassifierOutput, word_mask: torch.Tensor
-    ) -> TwoMNERTokenClassifierOutput:
-        """What is returned of sentences with captions, with the losses of the sentences alone added to theirs."""
-        names = ("loss", "ner_loss", "alignment_loss", "consistency_loss", "evidence_loss")
-        losses = {
-            name: getattr(outputs, name) + getattr(alone, name) for name in names if getattr(outputs, name) is not None
-        }
-        if self.config.consistency_weight > 0:
-            divergence = self.crf.divergence(outputs.logits, alone.logits, word_mask).mean()
-            losses["loss"] = losses["loss"] + self.config.consistency_weight * divergence
-            losses["consistency_loss"] = losses.get("consistency_loss", 0) + divergence
-        return replace(outputs, **losses)
-
-    def _tagged(
-        self,
-        outputs: TwoMNEROutput,
-        text_logits: torch.Tensor,
-        labels: torch.Tensor | None,
-        image_ids: torch.Tensor | None,
-    ) -> TwoMNERTokenClassifierOutput:
-        """What `forward` returns, of the classifier's emissions (B, W, K) for the fused words."""
-        word_mask, has_image = outputs.word_mask.bool(), outputs.has_image.bool()
-        logits, gates = text_logits, outputs.gates
-        fused = Collaboration(outputs.word_states, outputs.gates, image_evidence=outputs.image_evidence)
-        if (collaboration := self.model.collaboration) is not None:
-            logits, gates = collaboration.weigh(text_logits, fused, word_mask, has_image)
-        predictions = None if self.training else self.crf.decode(logits, word_mask)
-
-        loss = ner_loss = consistency_loss = evidence_loss = None
-        if labels is not None:
-            if labels.shape != word_mask.shape:
-                expected = f"one label a word, that is {tuple(word_mask.shape)}"
-                raise ValueError(f"`labels` has shape {tuple(labels.shape)}; expected {expected}.")
-            mask = word_mask & (labels != -100)
-            # The mean over sentences, not words: then the mean over processes is the mean over their joint batch.
-            ner_loss = -self.crf.log_likelihood(text_logits, labels, mask).mean()
-            loss = self.config.ner_weight * ner_loss
-            if outputs.alignment_loss is not None:
-                loss = loss + self.config.alignment_weight * outputs.alignment_loss
-            if self.config.consistency_weight > 0 and collaboration is not None:
-                consistency_loss = self._consistency_loss(logits, outputs)
-                loss = loss + self.config.consistency_weight * consistency_loss
-            if collaboration is not None:
-                evidence_loss = collaboration.loss(fused, labels, has_image, image_ids)
-            if evidence_loss is not None:
-                loss = loss + evidence_loss
-
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            word_starts=word_starts,
+            pixel_values=pixel_values,
+            image_index=image_index,
+            image_ids=image_ids,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            image_features=image_features,
+            global_image_features=global_image_features,
+            return_loss=labels is not None,
+            output_attentions=output_attentions,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        word_mask = outputs.word_mask.bool()
+        emissions = self._emissions_of(outputs)
         return TwoMNERTokenClassifierOutput(
-            loss=loss,
-            predictions=predictions,
-            logits=logits,
-            ner_loss=ner_loss,
-            alignment_loss=outputs.alignment_loss,
-            consistency_loss=consistency_loss,
-            evidence_loss=evidence_loss,
-            gates=gates,
+            predictions=None if self.training else self.crf.decode(emissions.logits, word_mask),
+            logits=emissions.logits,
+            gates=emissions.gates,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             image_attentions=outputs.image_attentions,
+            **({} if labels is None else self._losses(outputs, emissions, labels, word_mask)),
         )
 
-    def _consistency_loss(self, logits: torch.Tensor, outputs: TwoMNEROutput) -> torch.Tensor:
+    def emissions(self, **inputs) -> Emissions:
+        """The tag scores of a batch; its arguments are those of [`TwoMNERModel`]."""
+        return self._emissions_of(self.model(return_loss=False, return_dict=True, **inputs))
+
+    def emissions_of_states(
+        self,
+        word_states: torch.Tensor,
+        word_mask: torch.Tensor,
+        image_states: torch.Tensor | None = None,
+        global_states: torch.Tensor | None = None,
+        image_index: torch.Tensor | None = None,
+    ) -> Emissions:
         """
-        `KL(p(y | text, image) || p(y | text))` of the tag posteriors, summed over words, mean over rows (ITA, Wang et
-        al., NAACL 2022, eq. 7): the view with the image teaches the one without, which alone gets a gradient.
+        The tag scores of words and images that the towers have read.
+
+        Args:
+            word_states (`torch.FloatTensor` of shape `(batch_size, num_words, hidden_size)`): of the text tower.
+            word_mask (`torch.BoolTensor` of shape `(batch_size, num_words)`).
+            image_states, global_states, image_index: as in [`TwoMNEROutput`]; `None`: no row has an image.
         """
-        words = self.model.collaboration.text_only(outputs.text_word_states).word_states
-        text_logits = self.classifier(self.dropout(words * outputs.word_mask[..., None]))
-        divergence = self.crf.divergence(logits, text_logits, outputs.word_mask.bool())
-        return only_where(outputs.has_image.bool(), divergence).mean()
+        fused = self.model.fuse(word_states, word_mask, image_states, global_states, image_index)
+        return self._score(fused, word_states, word_mask, image_states, global_states, image_index)
+
+    def _emissions_of(self, outputs: TwoMNEROutput) -> Emissions:
+        return self._score(
+            Collaboration(outputs.word_states, outputs.gates, outputs.image_attentions or ()),
+            outputs.text_word_states,
+            outputs.word_mask.bool(),
+            outputs.image_states,
+            outputs.global_image_states,
+            outputs.image_index,
+        )
+
+    def _score(self, fused, word_states, word_mask, image_states, global_states, image_index) -> Emissions:
+        """Classifier and, where there is one, evidence head."""
+        logits = self.classifier(self.dropout(fused.word_states * word_mask[..., None]))  # (B, W, K)
+        if self.evidence is None or image_states is None:
+            return Emissions(logits, logits, fused.gates)
+        has_image = image_index >= 0
+        log_ratios = self.evidence.log_ratios(image_states, global_states)  # (N, T + 1)
+        added, gates = self.evidence(logits, word_states, word_mask, log_ratios[image_index.clamp(min=0)])
+        added = masked_rows(has_image, added).to(logits.dtype)
+        return Emissions(logits + added, logits, masked_rows(has_image, gates), log_ratios)
+
+    def _losses(
+        self, outputs: TwoMNEROutput, emissions: Emissions, labels: torch.Tensor, word_mask: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """The loss and its parts, by name."""
+        if labels.shape != word_mask.shape:
+            raise ValueError(
+                f"`labels` has shape {tuple(labels.shape)}; expected one label per word, that is "
+                f"{tuple(word_mask.shape)}."
+            )
+        # The mean over sentences, not words: then the mean over processes is the mean over their joint batch.
+        ner_loss = -self.crf.log_likelihood(emissions.tagger_logits, labels, word_mask & (labels != -100)).mean()
+        losses, loss = {"ner_loss": ner_loss}, self.config.ner_weight * ner_loss
+        if outputs.alignment_loss is not None:
+            losses["alignment_loss"] = outputs.alignment_loss
+            loss = loss + self.config.alignment_weight * outputs.alignment_loss
+        if self.config.consistency_weight > 0 and self.config.collaboration != "none":
+            # KL(p(y | text, image) || p(y | text)) of the tag posteriors, summed over words, mean over rows (ITA, Wang
+            # et al., NAACL 2022, eq. 7): only the view without the image gets a gradient.
+            text_logits = self.emissions_of_states(outputs.text_word_states, word_mask).logits
+            divergence = self.crf.divergence(emissions.logits, text_logits, word_mask)
+            losses["consistency_loss"] = masked_rows(outputs.image_index >= 0, divergence).mean()
+            loss = loss + self.config.consistency_weight * losses["consistency_loss"]
+        if emissions.log_ratios is not None:
+            losses["evidence_loss"] = self.evidence.loss(
+                outputs.text_word_states, labels, emissions.log_ratios, outputs.image_index, outputs.image_ids
+            )
+            loss = loss + losses["evidence_loss"]
+        return {"loss": loss, **losses}
 
 
 def _constraints(config: TwoMNERConfig):

@@ -5,11 +5,9 @@ import math
 
 import pytest
 import torch
-from torch.autograd import gradcheck, gradgradcheck
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.autograd import gradcheck
 
-from crf_2mner import LinearChainCRF, TagConstraints, _Sweep, _widest, iob2_constraints
+from crf_2mner import LinearChainCRF, TagConstraints, _Sweep, iob2_constraints
 
 LABELS = ["O", "B-PER", "I-PER", "B-a-b", "I-a-b"]
 TYPES = [(1, 2), (3, 4)]  # begin and inside tag of each type in LABELS
@@ -302,7 +300,7 @@ TAGS = torch.tensor([[1, 2, 0], [-100] * 3, [0, 1, -100]])
     "method, argument", [("log_likelihood", [TAGS]), ("marginals", []), ("span_log_prob", [SPANS])]
 )
 @pytest.mark.parametrize("lengths", [[3, 0, 2], [1]])
-def test_first_and_second_derivatives(method, argument, lengths):
+def test_derivatives(method, argument, lengths):
     crf = make_crf(3, iob2_constraints(["O", "B-X", "I-X"]))
     emissions, mask = make_batch(lengths, num_tags=3)
     argument = [x[:1] if lengths == [1] else x for x in argument]
@@ -314,7 +312,6 @@ def test_first_and_second_derivatives(method, argument, lengths):
 
     inputs = [x.detach().clone().requires_grad_() for x in (emissions, *crf.parameters())]
     assert gradcheck(function, inputs)
-    assert gradgradcheck(function, inputs)
 
 
 def test_backward_twice_gives_the_same_gradient(crf):
@@ -326,8 +323,8 @@ def test_backward_twice_gives_the_same_gradient(crf):
 
 
 def test_backward_does_not_write_into_the_gradient_it_is_given():
-    emissions = torch.randn(4, 3, 1, 2, dtype=torch.float64, requires_grad=True)
-    incoming = _Sweep.apply(emissions, torch.zeros(3, 1).double(), torch.zeros(3, 3, 1).double())
+    emissions = torch.randn(4, 3, 2, dtype=torch.float64, requires_grad=True)
+    incoming = _Sweep.apply(emissions, torch.zeros(3).double(), torch.zeros(3, 3).double())
     gradient = torch.ones_like(incoming)
     incoming.backward(gradient)
     assert torch.equal(gradient, torch.ones_like(incoming))
@@ -346,7 +343,7 @@ def test_several_pieces_of_the_backward_sweep(crf, monkeypatch):
 
     whole = run()
     for elements in (1, 1000):
-        monkeypatch.setattr("crf_2mner._CHUNK_ELEMENTS", elements)
+        monkeypatch.setattr("crf_2mner._BACKWARD_ELEMENTS", elements)
         torch.testing.assert_close(run(), whole, rtol=1e-10, atol=1e-10)
 
 
@@ -644,58 +641,7 @@ def test_cuda_agrees_and_does_not_wait():
     assert broken.isnan().tolist() == [False, True, False, False]
 
 
-def log_space(monkeypatch):
-    """Switches the fast road off."""
-    monkeypatch.setattr("crf_numpy_2mner.Likelihood._sweep", lambda *arguments: False)
-
-
-def likelihood_and_gradients(crf, emissions, tags, mask):
-    emissions = emissions.clone().requires_grad_()
-    crf.zero_grad()
-    result = crf.log_likelihood(emissions, tags, mask)
-    result.sum().backward()
-    return [result.detach(), emissions.grad] + [parameter.grad.clone() for parameter in crf.parameters()]
-
-
-@pytest.mark.parametrize("lengths", [[5, 9, 1, 0, 7], [40, 33], [1]])
-def test_probability_space_equals_log_space(lengths, monkeypatch):
-    crf = make_crf()  # of five tags: the first batch has as many rows
-    emissions, mask = make_batch(lengths, scale=3.0)
-    tags = crf.decode(emissions, mask)
-    fast = likelihood_and_gradients(crf, emissions, tags, mask)
-    with torch.no_grad():
-        assert torch.equal(crf.log_likelihood(emissions, tags, mask), fast[0]), "one side is enough"
-    log_space(monkeypatch)
-    for mine, reference in zip(fast, likelihood_and_gradients(crf, emissions, tags, mask), strict=True):
-        torch.testing.assert_close(mine, reference, atol=1e-10, rtol=1e-10)
-
-
-class WithoutFloat64(TorchDispatchMode):
-    """A device that has no float64, as Apple's."""
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        assert all(x.dtype != torch.float64 for x in tree_leaves(result) if isinstance(x, torch.Tensor)), function
-        return result
-
-
-def test_a_device_without_float64_computes_in_float32(monkeypatch):
-    assert _widest(torch.device("cuda")) == _widest(torch.device("cpu")) == torch.float64
-    crf = make_crf(constraints=iob2_constraints(LABELS), dtype=torch.float32)
-    emissions, mask = make_batch([5, 9, 1, 0, 7], dtype=torch.float32)
-    tags = crf.decode(emissions, mask)
-    expected = likelihood_and_gradients(crf, emissions, tags, mask)
-    monkeypatch.setattr("crf_2mner._widest", lambda device: _widest(torch.device("mps")))
-    inputs = [x.detach().clone().requires_grad_() for x in (emissions, *crf.parameters())]
-    with WithoutFloat64():
-        found = crf._log_likelihood_in_log_space(inputs[0], tags, mask, *inputs[1:])
-        found.sum().backward()
-        crf.marginals(emissions, mask)
-    for mine, reference in zip([found.detach(), *(x.grad for x in inputs)], expected, strict=True):
-        torch.testing.assert_close(mine, reference, atol=1e-5, rtol=1e-5)
-
-
-def test_a_path_that_probability_space_would_lose_is_found():
+def test_a_path_whose_probability_underflows_on_the_way_is_found():
     # Two ways through: never an entity, or one long entity, which loses 60 nats a word and then wins them back.
     crf = LinearChainCRF(3, iob2_constraints(["O", "B-X", "I-X"])).double()
     length = 60
@@ -720,12 +666,3 @@ def all_path_scores_of_two_ways(emissions):
     """Entity from the first word up to any other, then nothing; or nothing at all. A B-X later costs 4000 nats."""
     inside = torch.cat([emissions[:1, 1], emissions[1:, 2]]).cumsum(0)
     return torch.cat([inside, torch.zeros(1, dtype=torch.float64)])
-
-
-@pytest.mark.parametrize("lengths", [[5, 9, 1, 0, 7], [40, 33, 2, 20, 1, 1, 8]])
-def test_viterbi_in_torch_equals_viterbi_in_numpy(lengths, monkeypatch):
-    crf = make_crf()
-    emissions, mask = make_batch(lengths, dtype=torch.float32)
-    in_numpy = crf.decode(emissions, mask)
-    monkeypatch.setattr("crf_numpy_2mner.SMALL_STEP", 0)
-    assert torch.equal(crf.decode(emissions, mask), in_numpy)
