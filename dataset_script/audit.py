@@ -17,6 +17,7 @@ from .auditing.pictures import NO_PICTURE, AuditedPictures
 from .auditing.report import FINE, LEAK, NOTE, WARNING, AuditReport, PartCounts, Verdict
 from .auditing.rows import AuditedFolder, AuditRow
 from .auditing.tables import markdown
+from .files import claim
 from .sources.rows import LANGUAGES, SPLIT_FILES
 from .spans import iob2_spans
 
@@ -329,6 +330,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Audit, print the report, and write it if asked to."""
     if len(arguments.image_folder) > 2:
         raise ValueError(f"--image_folder came {len(arguments.image_folder)} times; expected one for A, one for B.")
+    if arguments.output_dir is not None:
+        claim(arguments.output_dir, "audit")
     report = audit(
         arguments.folder_a,
         arguments.folder_b,
@@ -344,7 +347,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.output_dir is not None:
         from .auditing.plots import plot  # matplotlib takes a second to load, and most runs do not need it
 
-        arguments.output_dir.mkdir(parents=True, exist_ok=True)
         names = plot(report, arguments.output_dir)
         pictures = "".join(f"\n![{name.removesuffix('.png').replace('_', ' ')}]({name})\n" for name in names)
         (arguments.output_dir / "audit.json").write_text(report.to_json() + "\n", encoding="utf-8")
