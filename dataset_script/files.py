@@ -76,9 +76,9 @@ def scratch(parent: Path, name: str, place: Path | None = None) -> Iterator[Path
             lock.release()
     folder = Path(tempfile.mkdtemp(dir=parent, prefix=f".{name}-"))
     lock = _lock(folder)
-    mark(folder, kind)
-    (folder / _WORK).mkdir()
     try:
+        mark(folder, kind)
+        (folder / _WORK).mkdir()
         yield folder / _WORK
     finally:
         _remove(folder, place)
@@ -145,8 +145,9 @@ def _reach(folder: str) -> Path:
 
 
 def _lines(folder: Path) -> list[str]:
-    marker = folder / MARKER
-    return marker.read_text(encoding="utf-8", errors="replace").splitlines() if marker.is_file() else []
+    if not os.path.isfile(folder / MARKER):  # False, too, where others' folders are closed
+        return []
+    return (folder / MARKER).read_text(encoding="utf-8", errors="replace").splitlines()
 
 
 def _files(folder: Path) -> Iterator[str]:
@@ -160,8 +161,8 @@ def _refuse(folder: Path, strangers: Iterable[str]) -> None:
     if shown := list(islice(strangers, _SHOWN)):
         more = ", ..." if len(shown) == _SHOWN else ""
         raise FileExistsError(
-            f"{folder} holds {', '.join(shown)}{more}, which this program did not write there (its {MARKER} does not "
-            "list it), so nothing in it is replaced: name a new or an empty folder, or move or delete it by hand."
+            f"{folder} holds {', '.join(shown)}{more}, which this program did not write there (no {MARKER} lists "
+            "it), so nothing in it is replaced: name a new or an empty folder, or move or delete it by hand."
         )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..building import similarity
+from ..files import claim
 from ..rows import LANGUAGES, SPLIT_FILES
 from ..spans import iob2_spans
 from .image_kinds import Predictability, told_by_look, told_by_memory
@@ -329,6 +330,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Audit, print the report, and write it if asked to."""
     if len(arguments.image_folder) > 2:
         raise ValueError(f"--image_folder came {len(arguments.image_folder)} times; expected one for A, one for B.")
+    if arguments.output_dir is not None:
+        claim(arguments.output_dir, "audit")
     report = audit(
         arguments.folder_a,
         arguments.folder_b,
@@ -344,7 +347,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.output_dir is not None:
         from .plots import plot  # matplotlib takes a second to load, and most runs do not need it
 
-        arguments.output_dir.mkdir(parents=True, exist_ok=True)
         names = plot(report, arguments.output_dir)
         pictures = "".join(f"\n![{name.removesuffix('.png').replace('_', ' ')}]({name})\n" for name in names)
         (arguments.output_dir / "audit.json").write_text(report.to_json() + "\n", encoding="utf-8")

@@ -138,6 +138,7 @@ def build(
     if licences and len(licences) != len(sources):
         raise ValueError(f"{len(licences)} licences came for {len(sources)} sources; expected one for each, or none.")
     work = _workspace(output_dir, workspace)
+    work.mkdir(parents=True, exist_ok=True)
     report = LoadReport()
     with contextlib.ExitStack() as stack:
         stage = stack.enter_context(contextlib.closing(Stage(stack.enter_context(scratch(work, "build")))))
@@ -250,9 +251,7 @@ def _opened(path: Path) -> tuple[str | None, str, int]:
 
 
 def _workspace(output_dir: Path, workspace: str | Path | None) -> Path:
-    work = Path(workspace).expanduser().absolute() if workspace else output_dir.with_name(output_dir.name + ".work")
-    work.mkdir(parents=True, exist_ok=True)
-    return work
+    return Path(workspace).expanduser().absolute() if workspace else output_dir.with_name(output_dir.name + ".work")
 
 
 def _stage(

@@ -301,7 +301,11 @@ def test_command_writes_report_and_plots_and_exits_by_what_it_found(official, tm
     for name in ("labels.png", "overlap.png"):
         assert Image.open(io.BytesIO((out / name).read_bytes())).width > 100
     assert command(tmp_path / "leaky")[0] == 0
-    assert command(folder, "--strict")[0] == 0
+    assert command(folder, "--strict", "--output_dir", out)[0] == 0
+    assert not (out / "audit.md").read_text().startswith(printed), "it is replaced"
+    with pytest.raises(FileExistsError, match="leaky is not empty.*name a new or an empty folder"):
+        command(folder, "--output_dir", tmp_path / "leaky")
+    assert sorted(path.name for path in (tmp_path / "leaky").iterdir()) == ["test.txt", "train.txt"]
 
 
 def test_bad_options_are_refused(official):

@@ -345,6 +345,7 @@ def test_command_line_builds_and_says_what_is_wrong(source, tmp_path, capsys):
         assert main(wrong) == 2
         assert message in capsys.readouterr().err
     assert (tmp_path / "full" / "letter.txt").read_text() == "mine"
+    assert not (tmp_path / "full.work").exists()
 
 
 def test_nothing_but_what_it_wrote_is_replaced(source, tmp_path, capsys):
@@ -368,7 +369,7 @@ def test_nothing_but_what_it_wrote_is_replaced(source, tmp_path, capsys):
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == files
     (out / ".2m-ner").unlink()  # as an earlier version wrote it
     assert main(command) == 2
-    assert "2m-ner does not list it" in capsys.readouterr().err
+    assert "no .2m-ner lists it" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "work"]
 
 
