@@ -7,7 +7,7 @@ from PIL import ImageOps
 
 from benchmarks.reliability import hostile
 from handler import EndpointHandler
-from mmner.collator import MultimodalCollator
+from mmner.data.collator import MultimodalCollator
 from pipeline_2mner import TwoMNERPipeline
 
 FEW = ["--strings", "80", "--images", "36", "--bodies", "18"]
