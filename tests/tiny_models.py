@@ -110,11 +110,9 @@ def tiny_model(seed=0, **options) -> TwoMNERForTokenClassification:
     return TwoMNERForTokenClassification(tiny_config(**options)).eval()
 
 
-def tiny_batch(
-    num_rows=4, image_ids=(1, 0, 2, 1), seed=0, words=(5, 3, 1, 4), vocabulary=60
-) -> dict[str, torch.Tensor]:
+def tiny_batch(num_rows=4, images=(1, 0, 2, 1), seed=0, words=(5, 3, 1, 4), vocabulary=60) -> dict[str, torch.Tensor]:
     """
-    Rows of `words` words of one to three pieces, with their image (equal ids, equal pixels) and IOB2 labels.
+    Rows of `words` words of one to three tokens, with IOB2 labels and the image of that number (0: none).
     """
     generator = torch.Generator().manual_seed(seed)
     length, most = 3 * max(words) + 2, max(1, *words)
@@ -123,9 +121,12 @@ def tiny_batch(
         "attention_mask": torch.zeros(num_rows, length, dtype=torch.long),
         "word_starts": torch.full((num_rows, most), -1),
         "labels": torch.full((num_rows, most), -100),
-        "pixel_values": torch.zeros(num_rows, 3, IMAGE_SIZE, IMAGE_SIZE),
-        "image_ids": torch.tensor(image_ids),
     }
+    if distinct := sorted(set(images) - {0}):
+        shown = [torch.Generator().manual_seed(1000 + number) for number in distinct]
+        batch["pixel_values"] = torch.stack([torch.randn(3, IMAGE_SIZE, IMAGE_SIZE, generator=one) for one in shown])
+        batch["image_index"] = torch.tensor([distinct.index(number) if number else -1 for number in images])
+        batch["image_ids"] = torch.tensor(distinct)
     for row in range(num_rows):
         position = 1
         for word in range(words[row]):
@@ -135,7 +136,4 @@ def tiny_batch(
         batch["labels"][row][batch["labels"][row] == 2] = 3
         batch["input_ids"][row, : position + 1] = torch.randint(4, vocabulary, (position + 1,), generator=generator)
         batch["attention_mask"][row, : position + 1] = 1
-        if image_ids[row]:
-            shown = torch.Generator().manual_seed(1000 + image_ids[row])
-            batch["pixel_values"][row] = torch.randn(3, IMAGE_SIZE, IMAGE_SIZE, generator=shown)
     return batch
