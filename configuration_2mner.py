@@ -70,7 +70,7 @@ class TwoMNERConfig(PreTrainedConfig):
             A second image tower, read as one pooled vector (the paper's ResNet). `None`: there is none.
         alignment (`str`, defaults to `"none"`):
             Contrastive loss between text and image: `"none"`, `"nt_xent"` (the paper's), `"clip"`, `"siglip"`,
-            `"token"` (word-to-patch) or `"both"` (`"nt_xent"` and `"token"`).
+            or `"token"` (word-to-patch).
         alignment_weight (`float`, defaults to 1.0):
             Factor of the contrastive loss in the total loss.
         alignment_temperature (`float`, *optional*):
@@ -82,8 +82,7 @@ class TwoMNERConfig(PreTrainedConfig):
             The sentence vector of the pooled alignments: `"mean"` of the pieces, or the `"first"` ([CLS]).
         collaboration (`str`, defaults to `"gated"`):
             How words and image are fused: `"none"` (text only), `"cross_attention"` (the paper's), `"gated"`,
-            `"ungated"` (the same with every gate open), `"umt"` or `"evidence"` (what the image says of its entity's
-            type is added to the emissions).
+            `"umt"` or `"evidence"` (a head beside the tagger adds to the tag scores).
         collaboration_heads (`int`, *optional*):
             Attention heads of the collaboration. `None`: one for every 64 features, at least one.
         tagging_head (`str`, defaults to `"crf"`):
@@ -165,11 +164,6 @@ class TwoMNERConfig(PreTrainedConfig):
     def uses_images(self) -> bool:
         """Whether anything in the model reads an image: if not, no image tower is built."""
         return self.collaboration != "none" or self.alignment != "none"
-
-    @property
-    def leaves_text_alone(self) -> bool:
-        """Whether there are images, and the text model learns exactly what it would learn without them."""
-        return self.collaboration == "evidence" and self.alignment == "none" and not self.consistency_weight
 
     @property
     def labels(self) -> list[str]:

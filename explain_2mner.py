@@ -276,9 +276,7 @@ def _read(pipeline, prepared) -> dict[str, Any]:
     states = global_states = None
     if prepared.picture is not None:
         pixels = pipeline.processor.pixel_values([prepared.picture.pixels])
-        states, global_states = base.encode_images(
-            pixels.to(model.device), torch.tensor([prepared.picture.image_id], device=model.device)
-        )
+        states, global_states = base.encode_images(pixels.to(model.device))
     parts: dict[str, list[torch.Tensor]] = {}
     with pipeline.device_placement():
         for window in prepared.windows:
@@ -304,9 +302,8 @@ def _read_window(
 ) -> dict[str, torch.Tensor]:
     """One window's words, of which the pieces are given, before a caption's: what `_read` returns, (1, words, ...)."""
     batch = pipeline.processor.encode_pieces([pieces], captions=[caption] if caption else None)
-    batch.pop("text_attention_mask", None)
     outputs = pipeline.model.model(**pipeline.ensure_tensor_on_device(**batch))
-    logits = pipeline.model.classifier(outputs.word_states)
+    logits = pipeline.model.emissions_of_states(outputs.text_word_states, outputs.word_mask.bool()).logits
     found = {"logits": logits, "imageless_logits": logits}
     return found if states is None else found | _with_image(pipeline.model, outputs, states, global_states)
 
@@ -314,21 +311,19 @@ def _read_window(
 def _with_image(model, outputs, states: torch.Tensor, global_states: torch.Tensor | None) -> dict[str, torch.Tensor]:
     """One window's words with the image: emissions, gates, attention and similarity, each (1, words, ...)."""
     base, mask = model.model, outputs.word_mask.bool()
-    has_image = torch.ones(1, dtype=torch.bool, device=states.device)
-    fused = base.collaboration(outputs.text_word_states, mask, states, global_states, has_image, True)
-    logits = model.classifier(fused.word_states * mask[..., None])
-    logits, gates = base.collaboration.weigh(logits, fused, mask, has_image)
-    found = {"logits": logits}
-    if gates is not None:
-        found["gates"] = gates
+    index = torch.zeros(1, dtype=torch.long, device=states.device)
+    fused = base.fuse(outputs.text_word_states, mask, states, global_states, index, output_attentions=True)
+    emissions = model.emissions_of_states(outputs.text_word_states, mask, states, global_states, index)
+    found = {"logits": emissions.logits}
+    if emissions.gates is not None:
+        found["gates"] = emissions.gates
     # Of several attentions the last over the image itself: UMT's first is over an image that has already read.
     over_patches = [weights for weights in fused.image_attentions if weights.shape[-1] >= states.shape[1]]
     if over_patches:
         found["attention"] = over_patches[-1].mean(dim=1)  # (1, heads, words, keys) -> (1, words, keys)
-    for part in base.alignment.parts() if base.alignment is not None else ():
-        if part.compares_words:
-            words, _, patches, _ = part.embed(outputs.text_word_states, mask, states)
-            found["similarity"] = words @ patches.transpose(1, 2)
+    if base.alignment is not None and base.alignment.compares_words:
+        words, _, patches, _ = base.alignment.embed(outputs.text_word_states, mask, states, index)
+        found["similarity"] = words @ patches.transpose(1, 2)
     return found
 
 

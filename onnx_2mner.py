@@ -22,11 +22,9 @@ from PIL import Image
 from torch import nn
 
 try:
-    from .crf_numpy_2mner import Packing, viterbi
-    from .towers_2mner import gather_words
+    from .crf_2mner import LinearChainCRF
 except ImportError:
-    from crf_numpy_2mner import Packing, viterbi
-    from towers_2mner import gather_words
+    pass
 
 TEXT_GRAPH, IMAGE_GRAPH, FUSION_GRAPH = "text.onnx", "image.onnx", "fusion.onnx"
 CRF_FILE, EXPORT_FILE = "crf.npz", "export.json"

@@ -36,7 +36,7 @@ try:
     from .configuration_2mner import PIPELINE_TASKS, set_in_package
     from .explain_2mner import Explanation, explain
     from .onnx_2mner import OnnxEmissions
-    from .processing_2mner import VISIBLE, given_words
+    from .processing_2mner import VISIBLE, given_words, index_images
 except ImportError:
     from batching_2mner import (
         ACCELERATOR_BATCH_PIECES,
@@ -54,7 +54,7 @@ except ImportError:
     from configuration_2mner import PIPELINE_TASKS, set_in_package
     from explain_2mner import Explanation, explain
     from onnx_2mner import OnnxEmissions
-    from processing_2mner import VISIBLE, given_words
+    from processing_2mner import VISIBLE, given_words, index_images
 
 logger = logging.get_logger(__name__)
 
@@ -444,7 +444,7 @@ class TwoMNERPipeline(Pipeline):
     def _forward(self, model_inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         if self._onnx is not None:
             return self._onnx.forward(model_inputs)
-        return {"logits": self.model(**model_inputs).logits}
+        return {"logits": self.model.emissions(**model_inputs).logits}
 
     def postprocess(
         self,
@@ -550,18 +550,11 @@ class TwoMNERPipeline(Pipeline):
         captions = [text.caption for text, _ in rows] if any(text.caption for text, _ in rows) else None
         windows = [text.pieces[window.start : window.stop] for text, window in rows]
         batch = self.processor.encode_pieces(windows, captions=captions)
-        ids = [0 if text.picture is None else text.picture.image_id for text, _ in rows]
+        ids = [None if text.picture is None else text.picture.image_id for text, _ in rows]
         pictures = {text.picture.image_id: text.picture for text, _ in rows if text.picture is not None}
         if not pictures:
             return batch
-        batch["image_ids"] = torch.tensor(ids)
-        place = {image_id: number for number, image_id in enumerate(pictures)}
-        has_image = batch["image_ids"] != 0
-        places = torch.tensor([place[image_id] for image_id in ids if image_id])
-        for name, values in self._of_pictures(list(pictures.values())).items():
-            batch[name] = values.new_zeros(len(rows), *values.shape[1:])
-            batch[name][has_image] = values[places]
-        return batch
+        return batch | index_images(ids) | self._of_pictures(list(pictures.values()))
 
     def _of_pictures(self, pictures: Sequence[Picture]) -> dict[str, torch.Tensor]:
         """What the model is given of each picture, (pictures, ...): what the image tower says of it, or its pixels."""
@@ -581,9 +574,8 @@ class TwoMNERPipeline(Pipeline):
         for start in range(0, len(distinct), BATCH_PICTURES):
             part = distinct[start : start + BATCH_PICTURES]
             pixels = self.processor.pixel_values([picture.pixels for picture in part]).to(self.device)
-            ids = torch.arange(1, len(part) + 1, device=self.device)  # each is another
             with self.device_placement(), torch.no_grad():
-                encoded = self.model.model.encode_images(pixels, ids)
+                encoded = self.model.model.encode_images(pixels)
             for picture, *states in zip(part, *(states for states in encoded if states is not None), strict=True):
                 picture.states = states
         known = {picture.image_id: picture.states for picture in distinct}

@@ -152,7 +152,7 @@ class TwoMNERProcessor(ProcessorMixin):
 
     @property
     def model_input_names(self) -> list[str]:
-        return ["input_ids", "attention_mask", "word_starts", "pixel_values", "image_ids"]
+        return ["input_ids", "attention_mask", "word_starts", "pixel_values", "image_index", "image_ids"]
 
     @property
     def max_length(self) -> int:
@@ -276,9 +276,10 @@ class TwoMNERProcessor(ProcessorMixin):
 
         Returns:
             `input_ids`, `attention_mask` (batch_size, sequence_length); `word_starts` (batch_size, num_words), -1
-            where there is no word; with `images`: `image_ids` (batch_size,), 0 for none, and, if any, `pixel_values`
-            (batch_size, num_channels, height, width); with `word_labels`: `labels` (batch_size, num_words), -100 where
-            there is none; with `captions`: `text_attention_mask`, as `attention_mask` without the captions.
+            where there is no word; with `word_labels`: `labels` (batch_size, num_words), -100 where there is none. If a
+            sentence has an image: `pixel_values` (num_images, num_channels, height, width) of the distinct images,
+            `image_index` (batch_size,), the image of each sentence or -1, and `image_ids` (num_images,), equal for
+            equal images.
 
         Raises:
             ValueError: lengths that do not match, a sentence that is too long, an image that does not open.
@@ -395,14 +396,13 @@ class TwoMNERProcessor(ProcessorMixin):
         """As a call, of sentences (or windows) and captions whose pieces are known: the tensors of the text."""
         budget = self.piece_budget(max_length)
         prefix, suffix = self._special_ids()
-        rows, starts, text_lengths = [], [], []
+        rows, starts = [], []
         for row, pieces in enumerate(sentences):
             total = sum(map(len, pieces))
             if total > budget:
                 pieces = self._fit(pieces, total, budget, truncation, row)
             ids = prefix + [piece for word in pieces for piece in word] + suffix
             read = self._caption(captions, row, (max_length or self.max_length) - len(ids) - len(suffix))
-            text_lengths.append(len(ids))
             ids = ids + list(read) + suffix if read else ids
             rows.append({"input_ids": ids, "attention_mask": [1] * len(ids)})
             word_starts, position = [], len(prefix)
@@ -416,17 +416,14 @@ class TwoMNERProcessor(ProcessorMixin):
         length = padded["input_ids"].shape[1]
         num_words = max(1, *map(len, sentences))
         word_starts = torch.full((len(rows), num_words), -1, dtype=torch.long)
-        text_mask = padded["attention_mask"].clone()
         for row, positions in enumerate(starts):
             shift = length - len(rows[row]["input_ids"]) if self.tokenizer.padding_side == "left" else 0
             word_starts[row, : len(positions)] = torch.tensor(positions, dtype=torch.long) + shift
-            text_mask[row, shift + text_lengths[row] :] = 0
-        batch = {
+        return {
             "input_ids": padded["input_ids"],
             "attention_mask": padded["attention_mask"],
             "word_starts": word_starts,
         }
-        return batch if captions is None else batch | {"text_attention_mask": text_mask}
 
     def _caption(self, captions: Sequence[Sequence[int]] | None, row: int, room: int) -> Sequence[int]:
         """The pieces of a row's caption that there is room for."""
@@ -474,21 +471,15 @@ class TwoMNERProcessor(ProcessorMixin):
         ids = []
         for image in images:
             if image is None:
-                ids.append(0)
+                ids.append(None)
                 continue
             opened = load_image(image)
             ids.append(image_id(opened))
             if ids[-1] not in distinct:
                 distinct[ids[-1]] = self.resized(opened)
-        batch = {"image_ids": torch.tensor(ids, dtype=torch.long)}
-        if distinct:
-            pixels = self.pixel_values(list(distinct.values()))
-            row_of = {identity: row for row, identity in enumerate(distinct)}
-            batch["pixel_values"] = pixels.new_zeros(len(images), *pixels.shape[1:])
-            for row, identity in enumerate(ids):
-                if identity:
-                    batch["pixel_values"][row] = pixels[row_of[identity]]
-        return batch
+        if not distinct:
+            return {}
+        return {"pixel_values": self.pixel_values(list(distinct.values())), **index_images(ids)}
 
     def resized(self, image: Image.Image) -> torch.Tensor:
         """
@@ -535,6 +526,19 @@ class TwoMNERProcessor(ProcessorMixin):
             )
             scale, offset = scale / std, offset - mean / std
         return scale.float(), offset.float()
+
+
+def index_images(ids: Sequence[int | None]) -> dict[str, torch.Tensor]:
+    """`image_index` (batch_size,) and `image_ids` (num_images,) of rows with these images, `None` for none; the
+    distinct images are in the order of their first row."""
+    place: dict[int, int] = {}
+    for identity in ids:
+        if identity is not None:
+            place.setdefault(identity, len(place))
+    return {
+        "image_index": torch.tensor([-1 if identity is None else place[identity] for identity in ids]),
+        "image_ids": torch.tensor(list(place)),
+    }
 
 
 def _uncropped(image_processor: BaseImageProcessor) -> BaseImageProcessor:

@@ -113,7 +113,6 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArgu
 
     def another_model() -> TwoMNERForTokenClassification:
         made = build_model(model_args, labels, words, output / "_towers", build=False)[0]
-        made.model.encoder_chunk_size = args.encoder_chunk_size
         return made
 
     sees_images = model.config.collaboration != "none" or model.config.image_as_text
@@ -161,7 +160,6 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArgu
         if split == "train" and not sentences[split].groups["type"]:
             logger.warning(f"None of the {len(rows)} training sentences has an entity: no type can be learned.")
 
-    model.model.encoder_chunk_size = args.encoder_chunk_size
     collator = MultimodalCollator(processor, model.config.uses_images, 8 if args.bf16 or args.fp16 else None)
     patience = args.early_stopping_patience
     trainer = (TwoMNERTrainer if stream is None else StreamTrainer)(

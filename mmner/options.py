@@ -160,11 +160,6 @@ class TrainingArguments(transformers.TrainingArguments):
         None, "Of the layer that makes the emissions. Default: head_learning_rate."
     )
     crf_learning_rate: float | None = _option(None, "Of the CRF's transitions. Default: learning_rate.")
-    encoder_chunk_size: int | None = _option(
-        None,
-        "Rows that the towers encode at a time: a large contrastive batch in the memory of a small one, for a second "
-        "forward pass. Default: the whole batch.",
-    )
     early_stopping_patience: int | None = _option(None, "Stop after so many evaluations without a better dev F1.")
     search_trials: int = _option(
         0, "First train so many times with options drawn from search_space, and go on with those best on dev (Optuna)."
@@ -221,8 +216,6 @@ class TrainingArguments(transformers.TrainingArguments):
                 f"`num_train_epochs` is {self.num_train_epochs:g}, which trains nothing; expected more than 0. To "
                 "score a saved model: --do_train false --model_name_or_path FOLDER."
             )
-        if self.encoder_chunk_size is not None and self.encoder_chunk_size < 1:
-            raise ValueError(f"`encoder_chunk_size` is {self.encoder_chunk_size}; expected 1 or more, or none.")
         chooses = self.do_train and self.eval_strategy != "no" and self.metric_for_best_model is not None
         if self.search_trials and (not chooses or self.resume_from_checkpoint):
             raise ValueError(

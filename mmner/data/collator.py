@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from images_2mner import load_image
-from processing_2mner import TwoMNERProcessor
+from processing_2mner import TwoMNERProcessor, index_images
 
 if TYPE_CHECKING:
     from mmner.data.feature_store import FeatureStore
@@ -75,19 +75,14 @@ class MultimodalCollator:
         return batch
 
     def _stored(self, image_ids: list[int]) -> dict[str, torch.Tensor]:
-        """What the processor would give for the images, and what the towers would make of it."""
-        batch = {"image_ids": torch.tensor(image_ids, dtype=torch.long)}  # (B,)
-        known: dict[int, list[torch.Tensor]] = {}
-        for row, image_id in enumerate(image_ids):
-            if not image_id:
-                continue
-            if image_id not in known:
-                known[image_id] = self.features[image_id]
-            for name, states in zip(("image_features", "global_image_features"), known[image_id], strict=False):
-                if name not in batch:
-                    batch[name] = states.new_zeros(len(image_ids), *states.shape)  # (B, P, D)
-                batch[name][row] = states
-        return batch
+        """The stored outputs of the image towers, with the index and the ids that the processor would give."""
+        ids = [image_id or None for image_id in image_ids]
+        if not any(ids):
+            return {}
+        batch = index_images(ids)
+        stored = zip(*(self.features[image_id] for image_id in batch["image_ids"].tolist()), strict=True)
+        names = ("image_features", "global_image_features")
+        return batch | {name: torch.stack(states) for name, states in zip(names, stored, strict=False)}
 
     def open(self, image: Any) -> Image.Image | None:
         """An image as RGB; `None` for none, and for one that does not open, which is counted and named."""

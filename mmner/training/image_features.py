@@ -14,6 +14,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from collaboration_2mner import CPU_IMAGES
 from images_2mner import image_id
 from mmner.data.collator import MultimodalCollator
 from mmner.data.feature_store import FeatureStore, Layout
@@ -22,7 +23,6 @@ from mmner.options import DataArguments, TrainingArguments
 from mmner.training.trainer import TwoMNERTrainer
 from modeling_2mner import TwoMNERModel
 from processing_2mner import TwoMNERProcessor
-from towers_2mner import CPU_PICTURES
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ def tower_fingerprint(model: TwoMNERModel, processor: TwoMNERProcessor, device_t
         "device": device_type,
         "autocast": str(torch.get_autocast_dtype(device_type)) if torch.is_autocast_enabled(device_type) else None,
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
-        "pictures_a_step": min(PICTURES_A_STEP, CPU_PICTURES) if device_type == "cpu" else PICTURES_A_STEP,
+        "pictures_a_step": min(PICTURES_A_STEP, CPU_IMAGES) if device_type == "cpu" else PICTURES_A_STEP,
     }
     for name in ("vision_model", "global_vision_model"):
         tower = getattr(model, name)
@@ -217,8 +217,7 @@ def _encode(model: TwoMNERModel, pixels: list[torch.Tensor]) -> list[list[torch.
     """The vectors (P, D) of each picture (C, H, W), and the second tower's (1, D) if there is one."""
     blank = torch.zeros_like(pixels[0])
     full = torch.stack(pixels + [blank] * (PICTURES_A_STEP - len(pixels))).to(model.device)
-    ids = torch.arange(1, PICTURES_A_STEP + 1, device=model.device)
-    states = [part.cpu() for part in model.encode_images(full, ids) if part is not None]
+    states = [part.cpu() for part in model.encode_images(full) if part is not None]
     return [[part[row] for part in states] for row in range(len(pixels))]
 
 

@@ -409,12 +409,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 def shape_of(inputs: dict[str, Any]) -> str:
     """The size of a batch in words."""
     rows, pieces = inputs["input_ids"].shape
-    pixels, ids = inputs.get("pixel_values"), inputs.get("image_ids")
-    if ids is not None:
-        images = len(set(ids.flatten().tolist()) - {0})
-    else:
-        images = 0 if pixels is None else len(pixels)
-    size = f" of {' x '.join(map(str, pixels.shape[-2:]))} pixels" if pixels is not None and images else ""
+    pixels = inputs.get("pixel_values")
+    images = len(inputs.get("image_ids", ()))
+    size = f" of {' x '.join(map(str, pixels.shape[-2:]))} pixels" if pixels is not None else ""
     return f"{rows} rows of {pieces} pieces with {images} different images{size}"
 
 

@@ -286,24 +286,6 @@ class TwoMNERTrainer(ResumableTrainer):
             self.optimizer = optimizer_class(groups, **options)
         return self.optimizer
 
-    def _clip_grad_norm(self, model: nn.Module) -> torch.Tensor:
-        """
-        As the plain one; where the text model is to learn what it would learn without images, the gradients of what
-        reads them are clipped apart, and the norm is that of the text model's.
-        """
-        tagger = self.accelerator.unwrap_model(model)
-        is_plain = self.accelerator.distributed_type in PLAIN
-        if not is_plain or not tagger.config.leaves_text_alone:
-            return super()._clip_grad_norm(model)
-        of_images = [*tagger.model.collaboration.parameters()]
-        for tower in (tagger.model.vision_model, tagger.model.global_vision_model):
-            of_images += tower.parameters() if tower is not None else ()
-        apart = set(map(id, of_images))
-        text = [parameter for parameter in model.parameters() if id(parameter) not in apart]
-        norm = self.accelerator.clip_grad_norm_(text, self.args.max_grad_norm)  # takes the loss's scale off all
-        nn.utils.clip_grad_norm_(of_images, self.args.max_grad_norm)
-        return norm
-
     def _get_train_sampler(self, train_dataset: WindowedSentences | None = None) -> Sampler | None:
         dataset = self.train_dataset if train_dataset is None else train_dataset
         if self.args.train_sampling_strategy != "group_by_length":
