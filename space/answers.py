@@ -1,7 +1,9 @@
 """What the page shows for a text and its picture, made from the pipeline's explanation; knows nothing of Gradio."""
 
+import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
@@ -33,24 +35,28 @@ class Answer:
     rows: list[list[Any]] = field(default_factory=list)
 
 
-def answer(ner, text: str, image: Image.Image | None) -> Answer:
+def answer(ner, text: str, path: str | None) -> Answer:
     """
-    Reads a text with its picture and without.
+    Reads a text with its image and without.
 
     Args:
         ner: a pipeline of 2M-NER.
         text: the text.
-        image: its picture, or `None`.
+        path: the file of its image, which a visitor sent, or `None`.
 
     Raises:
-        ValueError: the text is too long.
+        ValueError: the text is too long, or the image does not open.
     """
     if len(text) > MAX_CHARACTERS:
         raise ValueError(f"The text has {len(text)} characters; this page reads {MAX_CHARACTERS} at most.")
-    if image is not None:
-        image = image.convert("RGB")
-        image.thumbnail((MAX_PICTURE_SIDE_PX, MAX_PICTURE_SIDE_PX))  # every heat-map is as large as the picture
+    image = None
+    if path is not None:
+        # The model's own code, which lies beside the pipeline's, wherever that was loaded from.
+        images = importlib.import_module(type(ner).__module__.replace("pipeline_2mner", "images_2mner"))
+        image = images.load_image(Path(path).read_bytes(), images.STRICT)
     explanation = ner.explain(text, image)
+    if explanation.image is not None:
+        explanation.image.thumbnail((MAX_PICTURE_SIDE_PX, MAX_PICTURE_SIDE_PX))  # every heat-map is as large as this
     shown = Answer(highlight(text, (explained.entity for explained in explanation.entities)))
     if explanation.entities_without_image is not None:
         shown.highlighted_without = highlight(text, explanation.entities_without_image)

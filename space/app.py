@@ -10,10 +10,8 @@ from pathlib import Path
 import gradio as gr
 from answers import COLUMNS, MAX_CHARACTERS, answer, colours
 from examples import EXAMPLES
-from PIL import Image
 from transformers import pipeline
 
-MAX_PIXELS = 16_000_000  # Pillow refuses a picture of more than twice as many
 MAX_FILE_SIZE = "8mb"
 MAX_WAITING = 32
 ABOUT = """# 2M-NER
@@ -29,11 +27,11 @@ def build(ner) -> gr.Blocks:
         ner: a pipeline of 2M-NER.
     """
 
-    def run(text: str, image: Image.Image | None):
+    def run(text: str, path: str | None):
         if not text or not text.strip():
             raise gr.Error("There is no text to read.", print_exception=False)
         try:
-            shown = answer(ner, text, image)
+            shown = answer(ner, text, path)
         except ValueError as error:
             raise gr.Error(str(error), print_exception=False) from error
         return shown.highlighted, shown.highlighted_without, shown.rows, shown.heat_maps
@@ -49,9 +47,9 @@ def build(ner) -> gr.Blocks:
                 text = gr.Textbox(label="Text", lines=5, max_length=MAX_CHARACTERS, elem_id="text")
                 button = gr.Button("Find entities", variant="primary", elem_id="run")
                 both = gr.Checkbox(True, label="Compare with the answer without the picture", elem_id="compare")
-            image = gr.Image(
-                label="Picture (optional)", type="pil", sources=["upload", "clipboard"], height=260, elem_id="picture"
-            )
+            sources = ["upload", "clipboard"]
+            image = gr.Image(label="Picture (optional)", sources=sources, height=260, elem_id="picture")
+            image.preprocess = _path_of  # Gradio's own opens whatever Pillow reads; here the model's code opens it
         with gr.Row():
             options = {"color_map": colour_of, "combine_adjacent": False, "show_legend": True}
             found = gr.HighlightedText(label="Entities", elem_id="found", **options)
@@ -73,6 +71,13 @@ def build(ner) -> gr.Blocks:
     return page.queue(max_size=MAX_WAITING)
 
 
+def _path_of(upload) -> str | None:
+    """The path of an uploaded file."""
+    if upload is not None and upload.path is None:
+        raise gr.Error("The image is no uploaded file; expected one.", print_exception=False)
+    return upload and upload.path
+
+
 def _example_rows() -> list[list[str | None]]:
     """Texts and files of pictures: Gradio takes an example's picture from a file."""
     folder = Path(tempfile.mkdtemp(prefix="examples-"))
@@ -91,7 +96,6 @@ def main() -> None:
     model = os.environ.get("MODEL")
     if not model:
         raise SystemExit("Set the variable MODEL to the model's name on the Hub, or its folder: MODEL=org/2m-ner")
-    Image.MAX_IMAGE_PIXELS = MAX_PIXELS
     ner = pipeline(
         "token-classification", model=model, revision=os.environ.get("REVISION") or None, trust_remote_code=True
     )

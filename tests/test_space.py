@@ -5,6 +5,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -50,11 +51,16 @@ def spans(entities) -> list[dict]:
     return [{"entity": entity["entity_group"], "start": entity["start"], "end": entity["end"]} for entity in entities]
 
 
-def test_an_answer_is_the_pipelines_with_the_picture_and_without(ner):
+def saved(image: Image.Image, folder: Path, **options) -> str:
+    image.save(folder / "image.png", **options)
+    return str(folder / "image.png")
+
+
+def test_an_answer_is_the_pipelines_with_the_picture_and_without(ner, tmp_path):
     from answers import COLUMNS, answer
     from examples import person
 
-    shown = answer(ner, TEXT, person())
+    shown = answer(ner, TEXT, saved(person(), tmp_path))
     expected, expected_without = ner(TEXT, images=person()), ner(TEXT)
     assert shown.highlighted == {"text": TEXT, "entities": spans(expected)} and expected
     assert shown.highlighted_without == {"text": TEXT, "entities": spans(expected_without)}
@@ -74,12 +80,32 @@ def test_an_answer_without_a_picture(ner):
     assert all(row[3:] == ["", ""] for row in shown.rows)
 
 
-def test_heat_maps_are_few_and_small(ner):
+def test_heat_maps_are_few_and_small(ner, tmp_path):
     from answers import MAX_HEAT_MAPS, MAX_PICTURE_SIDE_PX, answer
 
-    shown = answer(ner, "Jordan was seen. " * 20, Image.new("RGBA", (3000, 20), "red"))
+    shown = answer(ner, "Jordan was seen. " * 20, saved(Image.new("RGBA", (3000, 20), "red"), tmp_path))
     assert 0 < len(shown.heat_maps) <= MAX_HEAT_MAPS < len(shown.rows)
     assert max(shown.heat_maps[0][0].size) <= MAX_PICTURE_SIDE_PX
+
+
+def test_a_large_image_has_the_pipelines_score(ner, tmp_path):
+    """The page shows it smaller, but the model reads the file as it is."""
+    from answers import MAX_PICTURE_SIDE_PX, answer
+
+    generator = np.random.default_rng(0)
+    texture = Image.fromarray(generator.integers(0, 2, (1200, 1600, 1), dtype=np.uint8).repeat(3, axis=2) * 255)
+    path = saved(texture, tmp_path)
+    rows = answer(ner, TEXT, path).rows
+    assert [row[2] for row in rows] == [f"{entity['score']:.3f}" for entity in ner(TEXT, images=path)]
+    shown = texture.resize((MAX_PICTURE_SIDE_PX, MAX_PICTURE_SIDE_PX * 3 // 4), Image.Resampling.BICUBIC)
+    assert [row[2] for row in rows] != [f"{entity['score']:.3f}" for entity in ner(TEXT, images=shown)]
+
+
+def test_an_image_that_does_not_open_is_an_error_that_says_why(ner, tmp_path):
+    from answers import answer
+
+    with pytest.raises(ValueError, match="of no format of JPEG, PNG, WEBP, GIF, BMP"):
+        answer(ner, TEXT, saved(Image.new("RGB", (8, 8)), tmp_path, format="EPS"))
 
 
 def test_a_text_that_is_too_long_is_an_error(ner):
@@ -145,6 +171,9 @@ def test_the_page_answers_through_its_api(url, ner, tmp_path):
     assert not without and not maps
     with pytest.raises(exceptions.AppError, match="There is no text"):
         client.predict(" ", None, api_name="/entities")
+    path = saved(badge(), tmp_path, format="EPS")
+    with pytest.raises(exceptions.AppError, match="of no format of JPEG, PNG"):
+        client.predict(TEXT, handle_file(path), api_name="/entities")
 
 
 def test_the_page_in_a_browser(url):
