@@ -27,8 +27,8 @@ except ImportError:
     from crf_2mner import LinearChainCRF
 
 TEXT_GRAPH, IMAGE_GRAPH, FUSION_GRAPH = "text.onnx", "image.onnx", "fusion.onnx"
-CRF_FILE, EXPORT_FILE = "crf.npz", "export.json"
-ONNX_FOLDER = "onnx"  # of a model folder, where `onnx=True` looks first
+CRF_FILE, EXPORT_FILE = "crf.npz", "onnx.json"
+ONNX_FOLDER = "onnx"  # of a model folder, where `onnx=True` looks if the export is not in the folder itself
 
 # As crf_2mner.FORBIDDEN: the score of a step that the constraints rule out.
 FORBIDDEN = -1e30
@@ -106,7 +106,8 @@ def export_onnx(model, processor, folder: str | os.PathLike, quantize: bool = Fa
     Args:
         model ([`TwoMNERForTokenClassification`]): in float32.
         processor ([`TwoMNERProcessor`]): its processor, which settles the images' size.
-        folder: where to write; made where it does not exist, an earlier export in it is replaced.
+        folder: where to write: the model's own folder or its subfolder `onnx`, where `onnx=True` finds it, or another.
+            Made where it does not exist; an earlier export in it is replaced.
         quantize: keep the towers' embeddings and matrix products in int8, with activations' scales computed as they
             come (dynamic quantisation); products whose input has outliers and the fusion stay in float32. A scale is
             that of a whole batch, so that a sentence's scores depend a little on its neighbours.
@@ -116,8 +117,8 @@ def export_onnx(model, processor, folder: str | os.PathLike, quantize: bool = Fa
 
     Raises:
         ImportError: `onnx`, `onnxscript` or (to quantise) `onnxruntime` is not installed.
-        FileExistsError: files of an export's names are there, and no export.
         ValueError: the model is not in float32.
+        FileExistsError: a file lies there by a name of an export's that is of no export.
         RuntimeError: a tower uses an operation that has no ONNX counterpart.
     """
     for module in ("onnx", "onnxscript", *(["onnxruntime"] if quantize else [])):
@@ -126,44 +127,74 @@ def export_onnx(model, processor, folder: str | os.PathLike, quantize: bool = Fa
         raise ValueError(f"The model is in {model.dtype}; load it with dtype=torch.float32 to export it.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    names = [TEXT_GRAPH, IMAGE_GRAPH, FUSION_GRAPH, CRF_FILE, EXPORT_FILE]
-    old = [path for name in names for path in (folder / f"{name}.data", folder / name) if path.exists()]
-    if old and old[-1].name != EXPORT_FILE:
-        raise FileExistsError(
-            f"{folder} holds {', '.join(path.name for path in old)} and no {EXPORT_FILE}, which an export has, so "
-            "nothing is replaced: name another folder, or move or delete them by hand."
-        )
-    for path in old:  # that which says that it is an export goes last
-        path.unlink()
+    earlier = _facts(folder)["files"] if (folder / EXPORT_FILE).is_file() else {}
+    if others := sorted(_export_files(folder) - set(earlier)):
+        raise FileExistsError(f"{folder} holds {', '.join(others)}, which no export wrote; remove or move it.")
 
     was_training = model.training
     model.eval()
-    try:
-        with tempfile.TemporaryDirectory() as scratch, torch.no_grad():
-            for name, graph, inputs, outputs in _graphs(model, processor):
-                rounded = quantize and name != FUSION_GRAPH  # small, and nearest to the tags
-                path = Path(scratch if rounded else folder) / name
-                _export(graph, inputs, outputs, path)
-                if rounded:
-                    _quantize(path, folder / name, _sample(name, processor), _is_large(graph))
-    finally:
-        model.train(was_training)
-    NumpyCRF.from_model(model).save(folder / CRF_FILE)
-    # Last: a folder without it is not a complete export.
-    facts = {"precision": "int8" if quantize else "float32", "fingerprint": fingerprint(model)}
-    (folder / EXPORT_FILE).write_text(json.dumps(facts, indent=2) + "\n")
+    # Written aside, then listed, then moved: an export that is broken off is never taken for a whole one.
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
+        made, exact = Path(scratch) / "made", Path(scratch) / "exact"
+        made.mkdir(), exact.mkdir()
+        try:
+            with torch.no_grad():
+                for name, graph, inputs, outputs in _graphs(model, processor):
+                    rounded = quantize and name != FUSION_GRAPH  # small, and nearest to the tags
+                    path = (exact if rounded else made) / name
+                    _export(graph, inputs, outputs, path)
+                    if rounded:
+                        _quantize(path, made / name, _sample(name, processor), _is_large(graph))
+        finally:
+            model.train(was_training)
+        NumpyCRF.from_model(model).save(made / CRF_FILE)
+        files = {path.name: _hash_of(path) for path in sorted(made.iterdir())}
+        facts = {"precision": "int8" if quantize else "float32", "fingerprint": fingerprint(model), "files": files}
+        (made / EXPORT_FILE).write_text(json.dumps(facts, indent=2) + "\n")
+        for name in _export_files(folder) - set(files):
+            (folder / name).unlink()
+        for name in (EXPORT_FILE, *files):
+            (made / name).replace(folder / name)
     return folder
 
 
 def fingerprint(model) -> str:
-    """A hash of the labels and of the weights behind the towers, which every training run changes."""
-    digest = hashlib.blake2b(json.dumps(model.config.labels).encode(), digest_size=16)
-    head = {"classifier": model.classifier, "crf": model.crf, "collaboration": model.model.collaboration}
-    for part, module in head.items():
-        for name, value in module.state_dict().items() if module is not None else ():
-            digest.update(f"{part}.{name}".encode())
-            digest.update(value.detach().float().cpu().numpy().tobytes())
+    """A hash of the labels and of all weights."""
+    digest = hashlib.sha256(json.dumps(model.config.labels).encode())
+    for name, value in sorted(model.state_dict().items()):
+        value = value.detach().cpu().contiguous()
+        digest.update(f"{name} {tuple(value.shape)} ".encode())
+        digest.update((value.float() if value.is_floating_point() else value).flatten().numpy())
     return digest.hexdigest()
+
+
+def _hash_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _export_files(folder: Path) -> set[str]:
+    """The names of files in a folder that could be an export's, but for its list of them."""
+    return {path.name for path in (*folder.glob("*.onnx*"), *folder.glob(CRF_FILE)) if path.is_file()}
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    """What an export says of itself."""
+    path = folder / EXPORT_FILE
+    if not path.is_file():
+        raise ValueError(f"{folder} lacks {EXPORT_FILE}; expected a folder that export_onnx wrote.")
+    try:
+        facts = json.loads(path.read_text())
+        return {"precision": facts["precision"], "fingerprint": facts["fingerprint"], "files": dict(facts["files"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error!r}); delete it, {CRF_FILE} and *.onnx* beside it, then {_command(folder)}."
+        ) from error
+
+
+def _command(folder: Path | str) -> str:
+    """What to type for an export."""
+    return f"write the export anew: export_onnx(model, processor, {str(folder)!r})"
 
 
 class OnnxEmissions:
@@ -184,7 +215,7 @@ class OnnxEmissions:
 
     Raises:
         ImportError: `onnxruntime` is not installed.
-        ValueError: the folder is not a complete export.
+        ValueError: the folder's files are not those that the export lists.
     """
 
     def __init__(
@@ -195,51 +226,57 @@ class OnnxEmissions:
     ):
         runtime = _required("onnxruntime")
         self.folder = Path(folder)
-        missing = [name for name in (EXPORT_FILE, CRF_FILE, TEXT_GRAPH) if not (self.folder / name).is_file()]
-        if missing:
-            raise ValueError(f"{self.folder} lacks {', '.join(missing)}; expected a folder that export_onnx wrote.")
-        facts = json.loads((self.folder / EXPORT_FILE).read_text())
+        facts = _facts(self.folder)
         self.precision: str = facts["precision"]
         self.fingerprint: str = facts["fingerprint"]
+        files = facts["files"]
+        found = {name: _hash_of(self.folder / name) for name in _export_files(self.folder)}
+        if found != files:
+            wrong = sorted({name for name, _ in found.items() ^ files.items()})
+            raise ValueError(
+                f"{self.folder} does not hold what its {EXPORT_FILE} lists: {', '.join(wrong)} (missing, damaged or "
+                f"added); {_command(self.folder)}."
+            )
         self.crf = NumpyCRF.load(self.folder / CRF_FILE)
         options = runtime.SessionOptions()
         if threads is not None:
             options.intra_op_num_threads = threads
 
         def session(name):
-            path = self.folder / name
-            return runtime.InferenceSession(str(path), options, providers=list(providers)) if path.is_file() else None
+            path = str(self.folder / name)
+            return runtime.InferenceSession(path, options, providers=list(providers)) if name in files else None
 
         self._text, self._image, self._fusion = map(session, (TEXT_GRAPH, IMAGE_GRAPH, FUSION_GRAPH))
-        self._scratch: tempfile.TemporaryDirectory | None = None
 
     @classmethod
-    def for_model(cls, model, processor, onnx: bool | str | os.PathLike = True, **options: Any) -> "OnnxEmissions":
+    def for_model(cls, model, onnx: bool | str | os.PathLike = True, **options: Any) -> "OnnxEmissions":
         """
         The emissions of this very model.
 
         Args:
-            model, processor: the tagger in PyTorch.
-            onnx: the folder of its export; `True`: the `onnx` folder beside its weights, or, where there is none, an
-                export that is made now and lasts as long as the object.
+            model: the tagger in PyTorch.
+            onnx: the folder of its export; `True`: the folder of its weights, or the folder `onnx` in it.
             **options: as for the class.
 
         Raises:
-            ValueError: the folder is not an export of this model.
+            ValueError: there is no export, its files are not those that it lists, or it is of another model.
         """
-        origin = model.config._name_or_path  # empty where the model was built, not loaded: it has no folder
-        if onnx is not True:
-            emissions = cls(onnx, **options)
-        elif origin and (Path(origin) / ONNX_FOLDER / EXPORT_FILE).is_file():
-            emissions = cls(Path(origin) / ONNX_FOLDER, **options)
-        else:
-            scratch = tempfile.TemporaryDirectory(prefix="2m-ner-onnx-")
-            emissions = cls(export_onnx(model, processor, scratch.name), **options)
-            emissions._scratch = scratch
+        if onnx is True:
+            origin = model.config._name_or_path  # empty where the model was built, not loaded: it has no folder
+            places = [Path(origin), Path(origin) / ONNX_FOLDER] if origin else []
+            onnx = next((place for place in places if (place / EXPORT_FILE).is_file()), None)
+            if onnx is None:
+                where = " or ".join(map(str, places)) or "any folder: the model was not loaded from one"
+                target = str(places[-1]) if places and places[0].is_dir() else ONNX_FOLDER
+                raise ValueError(
+                    f"onnx=True found no {EXPORT_FILE} in {where}. Export the model once, "
+                    f"export_onnx(model, processor, {target!r}), and pass onnx={target!r}."
+                )
+        emissions = cls(onnx, **options)
         if emissions.fingerprint != fingerprint(model):
             raise ValueError(
-                f"{emissions.folder} is the export of another model than this one (other labels or weights); write it "
-                "anew with export_onnx(model, processor, folder)."
+                f"{emissions.folder} is the export of another model than this one (other labels, weights or dtype); "
+                f"{_command(emissions.folder)}."
             )
         return emissions
 

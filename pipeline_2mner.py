@@ -179,11 +179,11 @@ class TwoMNERPipeline(Pipeline):
         model ([`TwoMNERForTokenClassification`]): with IOB2 labels.
         processor ([`TwoMNERProcessor`]): its processor.
         onnx (`bool` or `str`, *optional*): compute the emissions by ONNX Runtime: `True` for the export in the model's
-            folder (where there is none it is made), or the folder of one. `explain` stays with PyTorch.
+            folder or in the folder `onnx` of that, or the folder of one. `explain` stays with PyTorch.
         **kwargs: as for any pipeline: `device`, `batch_size`, `num_workers`, ...; and the options of a call.
 
     Raises:
-        ValueError: no processor, a model none of whose labels begins an entity, an export of another model, or an
+        ValueError: no processor, a model none of whose labels begins an entity, no whole export of this model, or an
             option of a wrong value ([`InputError`]).
         ImportError: `onnx` without ONNX Runtime.
     """
@@ -218,7 +218,7 @@ class TwoMNERPipeline(Pipeline):
             _checked({name: kwargs.get(name)})
         super().__init__(model=model, processor=processor, **kwargs)
         self.model.eval()
-        self._onnx = OnnxEmissions.for_model(self.model, processor, onnx) if onnx else None
+        self._onnx = OnnxEmissions.for_model(self.model, onnx) if onnx else None
 
     @property
     def entity_types(self) -> list[str]:

@@ -35,25 +35,40 @@ class Answer:
     rows: list[list[Any]] = field(default_factory=list)
 
 
-def answer(ner, text: str, path: str | None) -> Answer:
+def checked(ner, text: str | None, upload: dict[str, Any] | None) -> Image.Image | None:
+    """
+    The image of what a visitor sent.
+
+    Args:
+        ner: a pipeline of 2M-NER.
+        text: the text.
+        upload: the `path` of its image's file, as Gradio has it, or `None`.
+
+    Raises:
+        ValueError: there is no text, it is too long, or the image is no file or does not open.
+    """
+    if not text or not text.strip():
+        raise ValueError("There is no text to read.")
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(f"The text has {len(text)} characters; this page reads {MAX_CHARACTERS} at most.")
+    if upload is None:
+        return None
+    if upload["path"] is None:
+        raise ValueError("The image is no uploaded file; expected one.")
+    # The model's own code, which lies beside the pipeline's, wherever that was loaded from.
+    images = importlib.import_module(type(ner).__module__.replace("pipeline_2mner", "images_2mner"))
+    return images.load_image(Path(upload["path"]).read_bytes(), images.STRICT)
+
+
+def answer(ner, text: str, image: Image.Image | None) -> Answer:
     """
     Reads a text with its image and without.
 
     Args:
         ner: a pipeline of 2M-NER.
         text: the text.
-        path: the file of its image, which a visitor sent, or `None`.
-
-    Raises:
-        ValueError: the text is too long, or the image does not open.
+        image: its image, or `None`.
     """
-    if len(text) > MAX_CHARACTERS:
-        raise ValueError(f"The text has {len(text)} characters; this page reads {MAX_CHARACTERS} at most.")
-    image = None
-    if path is not None:
-        # The model's own code, which lies beside the pipeline's, wherever that was loaded from.
-        images = importlib.import_module(type(ner).__module__.replace("pipeline_2mner", "images_2mner"))
-        image = images.load_image(Path(path).read_bytes(), images.STRICT)
     explanation = ner.explain(text, image)
     if explanation.image is not None:
         explanation.image.thumbnail((MAX_PICTURE_SIDE_PX, MAX_PICTURE_SIDE_PX))  # every heat-map is as large as this

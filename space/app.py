@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 import gradio as gr
-from answers import COLUMNS, MAX_CHARACTERS, answer, colours
+from answers import COLUMNS, MAX_CHARACTERS, answer, checked, colours
 from examples import EXAMPLES
 from transformers import pipeline
 
@@ -27,13 +27,17 @@ def build(ner) -> gr.Blocks:
         ner: a pipeline of 2M-NER.
     """
 
-    def run(text: str, path: str | None):
-        if not text or not text.strip():
-            raise gr.Error("There is no text to read.", print_exception=False)
+    def opened(text: str, upload: dict | None):
         try:
-            shown = answer(ner, text, path)
+            return checked(ner, text, upload)
         except ValueError as error:
             raise gr.Error(str(error), print_exception=False) from error
+
+    def check(text: str, upload: dict | None):
+        opened(text, upload)
+
+    def run(text: str, upload: dict | None):
+        shown = answer(ner, text, opened(text, upload))
         return shown.highlighted, shown.highlighted_without, shown.rows, shown.heat_maps
 
     def compare(is_on: bool):
@@ -49,7 +53,6 @@ def build(ner) -> gr.Blocks:
                 both = gr.Checkbox(True, label="Compare with the answer without the picture", elem_id="compare")
             sources = ["upload", "clipboard"]
             image = gr.Image(label="Picture (optional)", sources=sources, height=260, elem_id="picture")
-            image.preprocess = _path_of  # Gradio's own opens whatever Pillow reads; here the model's code opens it
         with gr.Row():
             options = {"color_map": colour_of, "combine_adjacent": False, "show_legend": True}
             found = gr.HighlightedText(label="Entities", elem_id="found", **options)
@@ -66,16 +69,14 @@ def build(ner) -> gr.Blocks:
         )
         gr.Examples(_example_rows(), inputs=[text, image], label="Examples")
         outputs = [found, without, rows, maps]
-        gr.on([button.click, text.submit], run, [text, image], outputs, api_name="entities")
+        # Gradio writes "Error" over every output of a step that fails: what fails for a reason has none. And it would
+        # open the image, with whatever reader of Pillow: without its preprocessing the model's code does.
+        given = {"inputs": [text, image], "preprocess": False}
+        asked = gr.on([button.click, text.submit], check, **given, api_name=False)
+        asked.failure(lambda: [None] * len(outputs), None, outputs, api_name=False)
+        asked.success(run, **given, outputs=outputs, api_name="entities")
         both.change(compare, both, without, api_name=False)
     return page.queue(max_size=MAX_WAITING)
-
-
-def _path_of(upload) -> str | None:
-    """The path of an uploaded file."""
-    if upload is not None and upload.path is None:
-        raise gr.Error("The image is no uploaded file; expected one.", print_exception=False)
-    return upload and upload.path
 
 
 def _example_rows() -> list[list[str | None]]:

@@ -1,7 +1,8 @@
-"""One image file gives one score, through whichever door it comes."""
+"""One image file gives one score, through whichever door it comes; the export's is in `test_onnx_2mner.py`."""
 
 import base64
 import io
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -13,8 +14,6 @@ from test_pipeline_2mner import make_pipeline, make_towers
 from handler import EndpointHandler, Limits
 from images_2mner import image_id
 from mmner.data.collator import MultimodalCollator
-from onnx_2mner import export_onnx
-from pipeline_2mner import TwoMNERPipeline
 
 TEXT = "Jordan was seen in Paris with Orange."
 
@@ -24,16 +23,19 @@ def ner(tmp_path_factory):
     return make_pipeline(make_towers(tmp_path_factory.mktemp("towers")))
 
 
-@pytest.fixture(scope="module")
-def photograph(tmp_path_factory):
+def save_photograph(path: Path) -> Path:
     """A JPEG with a texture of black and white, which a decoder at reduced size would smooth."""
     generator = np.random.default_rng(0)
     coarse = Image.fromarray(generator.integers(0, 256, (9, 12, 3), dtype=np.uint8)).resize((1600, 1200))
     pixels = np.asarray(coarse).copy()
     pixels[300:900, 400:1200] = generator.integers(0, 2, (600, 800, 1), dtype=np.uint8) * 255
-    path = tmp_path_factory.mktemp("images") / "photograph.jpg"
     Image.fromarray(pixels).save(path, quality=90)
     return path
+
+
+@pytest.fixture(scope="module")
+def photograph(tmp_path_factory):
+    return save_photograph(tmp_path_factory.mktemp("images") / "photograph.jpg")
 
 
 def scores(entities) -> list[float]:
@@ -51,7 +53,7 @@ def evaluated(ner, image) -> list[float]:
     return [float(np.exp(span.log_prob)) for span in ner.decode([ner.model(**batch).logits[0]])[0]]
 
 
-def test_one_file_has_one_score_through_every_door(ner, photograph, tmp_path):
+def test_one_file_has_one_score_through_every_door(ner, photograph):
     content = photograph.read_bytes()
     with Image.open(photograph) as opened:
         reference = np.asarray(opened.convert("RGB"))  # all of its pixels, by Pillow alone
@@ -85,16 +87,6 @@ def test_the_feature_store_and_the_pipeline_see_the_same_image(ner, photograph):
     opened = MultimodalCollator(ner.processor).open({"path": str(photograph)})
     batch = ner.processor([["Jordan"]], images=[str(photograph)])
     assert image_id(opened) == batch["image_ids"][0] == image_id(Image.open(photograph).convert("RGB"))
-
-
-def test_the_export_gives_the_same_score(ner, photograph, tmp_path):
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    folder = export_onnx(ner.model, ner.processor, tmp_path)
-    light = TwoMNERPipeline(model=ner.model, processor=ner.processor, device="cpu", onnx=folder)
-    found = scores(light(TEXT, images=str(photograph)))
-    assert found == pytest.approx(scores(ner(TEXT, images=str(photograph))), abs=1e-5)
-    assert found != pytest.approx(scores(light(TEXT)), abs=1e-3)
 
 
 def test_a_streamed_dataset_is_not_decoded_by_datasets(ner, monkeypatch):

@@ -4,6 +4,8 @@ import copy
 import itertools
 import json
 import math
+import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,14 +13,26 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_one_image import save_photograph
 from test_pipeline_2mner import TEXTS, make_pipeline, make_towers, picture, same
 from tiny_models import tiny_batch, tiny_model
+from transformers import pipeline
 from transformers.dynamic_module_utils import get_imports
 
 import onnx_2mner
 from crf_2mner import LinearChainCRF, iob2_constraints
 from modeling_2mner import TwoMNERForTokenClassification
-from onnx_2mner import FUSION_GRAPH, IMAGE_GRAPH, TEXT_GRAPH, NumpyCRF, OnnxEmissions, export_onnx
+from onnx_2mner import (
+    CRF_FILE,
+    EXPORT_FILE,
+    FUSION_GRAPH,
+    IMAGE_GRAPH,
+    TEXT_GRAPH,
+    NumpyCRF,
+    OnnxEmissions,
+    export_onnx,
+    fingerprint,
+)
 from pipeline_2mner import TwoMNERPipeline
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -259,33 +273,48 @@ def test_products_whose_input_has_outliers_stay_exact(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("watched*"))
 
 
-def test_an_export_replaces_the_one_before(gated, tmp_path, monkeypatch):
-    """What the new model has no use for must not lie about and be read."""
-    for name in (TEXT_GRAPH, IMAGE_GRAPH, FUSION_GRAPH, "export.json"):
-        (tmp_path / name).write_text("of another model")
-    monkeypatch.setattr(onnx_2mner, "_export", lambda graph, inputs, outputs, path: path.write_text("new"))
+def files_of(folder) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_an_export_replaces_the_one_before_and_nothing_else(tmp_path, monkeypatch):
+    """What the new model has no use for must not lie about; what no export wrote stays."""
+    monkeypatch.setattr(onnx_2mner, "_export", lambda graph, inputs, outputs, path: path.write_text(path.name))
+    (tmp_path / "config.json").write_text("{}")
+    export_onnx(varied_model(), FixedInputs(), tmp_path)
+    assert files_of(tmp_path) == ["config.json", "crf.npz", "fusion.onnx", "image.onnx", "onnx.json", "text.onnx"]
     export_onnx(varied_model(collaboration="none"), FixedInputs(), tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["crf.npz", "export.json", "text.onnx"]
-    assert (tmp_path / TEXT_GRAPH).read_text() == "new"
-
-
-def test_files_of_others_are_not_replaced_by_an_export(tmp_path):
-    (tmp_path / IMAGE_GRAPH).write_text("mine")
-    with pytest.raises(FileExistsError, match="holds image.onnx and no export.json"):
-        export_onnx(varied_model(collaboration="none"), FixedInputs(), tmp_path)
-    assert (tmp_path / IMAGE_GRAPH).read_text() == "mine"
-
-
-def test_an_export_that_fails_is_not_taken_for_a_whole_one(tmp_path, monkeypatch):
-    def fail(*args):
-        raise RuntimeError("no such operation")
-
-    monkeypatch.setattr(onnx_2mner, "_export", fail)
-    (tmp_path / "export.json").write_text("{}")
-    with pytest.raises(RuntimeError):
+    assert files_of(tmp_path) == ["config.json", "crf.npz", "onnx.json", "text.onnx"]
+    (tmp_path / "image.onnx").write_text("mine")
+    with pytest.raises(FileExistsError, match="holds image.onnx, which no export wrote; remove or move it"):
         export_onnx(varied_model(), FixedInputs(), tmp_path)
-    with pytest.raises(ValueError, match="lacks export.json, crf.npz, text.onnx"):
-        OnnxEmissions(tmp_path)
+    assert (tmp_path / "image.onnx").read_text() == "mine"
+
+
+@pytest.mark.parametrize("at", ["_export", "_hash_of", "replace"])
+def test_an_export_that_is_broken_off_is_not_taken_for_a_whole_one(at, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_2mner, "_export", lambda graph, inputs, outputs, path: path.write_text(path.name))
+    export_onnx(varied_model(collaboration="none"), FixedInputs(), tmp_path)
+    before = {name: (tmp_path / name).read_bytes() for name in files_of(tmp_path)}
+    calls, replace = [], Path.replace
+
+    def fail(*args):
+        calls.append(args)
+        if at != "replace" or len(calls) == 3:
+            raise RuntimeError("stop here")
+        return replace(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path if at == "replace" else onnx_2mner, at, fail)
+        with pytest.raises(RuntimeError, match="stop here"):
+            export_onnx(varied_model(), FixedInputs(), tmp_path)
+    if at == "replace":
+        with pytest.raises(ValueError, match=r"does not hold what its onnx.json lists: .*write the export anew"):
+            OnnxEmissions(tmp_path)
+    else:
+        assert {name: (tmp_path / name).read_bytes() for name in files_of(tmp_path)} == before
+    export_onnx(varied_model(), FixedInputs(), tmp_path)
+    assert files_of(tmp_path) == ["crf.npz", "fusion.onnx", "image.onnx", "onnx.json", "text.onnx"]
 
 
 def test_only_float32_is_exported(tmp_path):
@@ -296,48 +325,92 @@ def test_only_float32_is_exported(tmp_path):
 # The export of a given model
 
 
-def test_for_model_finds_the_export_beside_the_weights(gated, monkeypatch, tmp_path):
+@pytest.fixture
+def export(gated, tmp_path):
+    """A model and a copy of its export."""
     model, emissions = gated
-    (tmp_path / "onnx").symlink_to(emissions.folder)
-    monkeypatch.setattr(model.config, "_name_or_path", str(tmp_path))
+    return model, Path(shutil.copytree(emissions.folder, tmp_path / "export"))
+
+
+@pytest.mark.parametrize("place", [".", "onnx"])
+def test_true_is_the_export_in_the_models_folder_as_it_is(export, place, monkeypatch, tmp_path):
+    model, folder = export
+    (tmp_path / "model").mkdir()
+    shutil.copytree(folder, tmp_path / "model" / place, dirs_exist_ok=True)
+    (tmp_path / "model" / "config.json").write_text("{}")  # not of the export, and no matter
+    monkeypatch.setattr(model.config, "_name_or_path", str(tmp_path / "model"))
     monkeypatch.setattr(onnx_2mner, "export_onnx", None)  # not needed
-    found = OnnxEmissions.for_model(model, FixedInputs(), threads=1)
-    assert found.folder == tmp_path / "onnx"
-    assert OnnxEmissions.for_model(model, None, emissions.folder).folder == emissions.folder
+    found = OnnxEmissions.for_model(model, threads=1)
+    assert found.folder == tmp_path / "model" / place
+    assert OnnxEmissions.for_model(model, folder).folder == folder
 
 
-def test_for_model_exports_where_there_is_none(monkeypatch, tmp_path):
+def test_without_an_export_the_error_says_what_to_type(monkeypatch, tmp_path):
     model = varied_model(collaboration="none")
     monkeypatch.setattr(model.config, "_name_or_path", str(tmp_path))
-    emissions = OnnxEmissions.for_model(model, FixedInputs(), True, threads=1)
-    batch = batch_of((0, 0), (4, 2))
-    assert_close(emissions(**batch), expected_logits(model, batch))
-    folder = emissions.folder
-    assert folder.is_dir() and not list(tmp_path.iterdir())
-    del emissions
-    assert not folder.exists()
+    target = str(tmp_path / "onnx")
+    with pytest.raises(ValueError, match=re.escape(f"export_onnx(model, processor, {target!r}), and pass onnx=")):
+        OnnxEmissions.for_model(model)
+    monkeypatch.setattr(model.config, "_name_or_path", "org/name")  # on the Hub
+    with pytest.raises(ValueError, match=re.escape("export_onnx(model, processor, 'onnx'), and pass onnx='onnx'")):
+        OnnxEmissions.for_model(model)
 
 
-def test_for_model_does_not_read_the_working_directory_for_a_model_without_a_folder(gated, monkeypatch, tmp_path):
-    (tmp_path / "onnx").symlink_to(gated[1].folder)  # of another model
-    monkeypatch.chdir(tmp_path)
-    model = varied_model(collaboration="none")
+def test_true_does_not_read_the_working_directory_for_a_model_without_a_folder(export, monkeypatch):
+    model, folder = export
+    monkeypatch.chdir(folder)
     assert model.config._name_or_path == ""
-    emissions = OnnxEmissions.for_model(model, FixedInputs(), True, threads=1)
-    batch = batch_of((0, 0), (4, 2))
-    assert_close(emissions(**batch), expected_logits(model, batch))
+    with pytest.raises(ValueError, match="the model was not loaded from one"):
+        OnnxEmissions.for_model(model)
 
 
-@pytest.mark.parametrize("what", ["weights", "labels"])
-def test_the_export_of_another_model_is_refused(gated, what):
+@pytest.mark.parametrize("name", [TEXT_GRAPH, IMAGE_GRAPH, FUSION_GRAPH, CRF_FILE])
+@pytest.mark.parametrize("damage", ["missing", "damaged"])
+def test_a_file_that_is_missing_or_damaged_is_an_error(export, name, damage):
+    model, folder = export
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1  # one bit, perhaps of a weight: ONNX Runtime would not notice
+    (folder / name).unlink() if damage == "missing" else (folder / name).write_bytes(content)
+    message = f"does not hold what its onnx.json lists: {name} .*export_onnx\\(model, processor, '.*export'\\)"
+    with pytest.raises(ValueError, match=message):
+        OnnxEmissions.for_model(model, folder)
+
+
+def test_a_file_that_is_added_or_a_list_that_is_damaged_is_an_error(export):
+    model, folder = export
+    shutil.copy(folder / TEXT_GRAPH, folder / "more.onnx")
+    with pytest.raises(ValueError, match="does not hold what its onnx.json lists: more.onnx"):
+        OnnxEmissions.for_model(model, folder)
+    (folder / "more.onnx").unlink()
+    (folder / EXPORT_FILE).write_text("{}")
+    with pytest.raises(ValueError, match=r"onnx.json is damaged .*delete it, .*then write the export anew"):
+        OnnxEmissions.for_model(model, folder)
+    (folder / EXPORT_FILE).unlink()
+    with pytest.raises(ValueError, match="lacks onnx.json; expected a folder that export_onnx wrote"):
+        OnnxEmissions.for_model(model, folder)
+
+
+def _relabel(model):
+    model.config.id2label = dict(enumerate(["O", "B-PER", "I-PER", "B-ORG", "I-ORG"]))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: model.crf.end_transitions.data[1].add_(1e-3),
+        lambda model: model.model.text_model.embeddings.word_embeddings.weight.data[3, 5].add_(1e-3),
+        lambda model: model.model.vision_model.state_dict()["embeddings.cls_token"].data.add_(1e-3),
+        _relabel,
+    ],
+    ids=["crf", "text tower", "image tower", "labels"],
+)
+def test_the_export_of_another_model_is_refused(gated, change):
     model, emissions = gated
     other = copy.deepcopy(model)
-    if what == "weights":
-        other.crf.end_transitions.data[1] += 1e-3
-    else:
-        other.config.id2label = dict(enumerate(["O", "B-PER", "I-PER", "B-ORG", "I-ORG"]))
-    with pytest.raises(ValueError, match="export of another model .* write it anew"):
-        OnnxEmissions.for_model(other, FixedInputs(), emissions.folder)
+    assert fingerprint(other) == fingerprint(model) == emissions.fingerprint
+    change(other)
+    with pytest.raises(ValueError, match="export of another model .* write the export anew: export_onnx"):
+        OnnxEmissions.for_model(other, emissions.folder)
 
 
 # The pipeline's use of it
@@ -355,6 +428,33 @@ def test_the_pipeline_gives_the_same_entities(torch_pipeline, gated, monkeypatch
     assert sum(map(len, want)) > 10
     for left, right in zip(got, want, strict=True):
         same(left, right)
+
+
+def test_one_image_file_has_the_models_score(torch_pipeline, gated, tmp_path):
+    photograph = save_photograph(tmp_path / "photograph.jpg")
+    light = TwoMNERPipeline(
+        model=torch_pipeline.model, processor=torch_pipeline.processor, device="cpu", onnx=gated[1].folder
+    )
+    same(light(TEXTS[0], images=photograph), torch_pipeline(TEXTS[0], images=photograph), tolerance=1e-5)
+    with Image.open(photograph) as opened:
+        same(light(TEXTS[0], images=photograph), torch_pipeline(TEXTS[0], images=np.asarray(opened)), tolerance=1e-5)
+
+
+def test_an_int8_export_in_the_models_folder_is_used_at_each_load(tmp_path, monkeypatch):
+    """As the README has it."""
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    ner, folder = make_pipeline(make_towers(tmp_path / "towers"), collaboration="none"), tmp_path / "tagger"
+    ner.model.save_pretrained(folder)
+    ner.processor.save_pretrained(folder)
+    export_onnx(ner.model, ner.processor, folder, quantize=True)
+    monkeypatch.setattr(onnx_2mner, "export_onnx", None)  # never again
+    light = pipeline("token-classification", model=str(folder), trust_remote_code=True, device="cpu", onnx=True)
+    assert light._onnx.precision == "int8" and light._onnx.folder == folder
+    batch = ner.processor([TEXTS[0].split()])
+    exact = expected_logits(ner.model, batch)
+    assert 1e-4 < np.abs(light._onnx(**batch) - exact).max() < 0.5 * np.abs(exact).max()  # rounded, but the same
+    assert light(TEXTS[0])
 
 
 # As remote code, and without the extra

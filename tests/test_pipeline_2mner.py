@@ -781,8 +781,8 @@ class TestOnnx:
 
         class Emissions:
             @classmethod
-            def for_model(cls, model, processor, onnx):
-                made.append((model, processor, onnx))
+            def for_model(cls, model, onnx):
+                made.append((model, onnx))
                 return cls()
 
             def forward(self, batch):
@@ -791,7 +791,7 @@ class TestOnnx:
 
         monkeypatch.setattr(pipeline_2mner, "OnnxEmissions", Emissions)
         pipe = TwoMNERPipeline(model=ner.model, processor=ner.processor, device="cpu", onnx="folder")
-        assert made == [(ner.model, ner.processor, "folder")]
+        assert made == [(ner.model, "folder")]
         images = [picture("red"), None, None, picture("blue"), picture("red"), None]
         expected = ner(TEXTS, images=images)
         monkeypatch.setattr(ner.model, "forward", None)  # nothing of it is run

@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from test_images_2mner import encoded, encoded_size
 
 from mmner.probe.tiny_towers import make_tiny_towers
 from modeling_2mner import TwoMNERForTokenClassification
@@ -56,11 +57,16 @@ def saved(image: Image.Image, folder: Path, **options) -> str:
     return str(folder / "image.png")
 
 
+def uploaded(path: str | Path) -> dict:
+    """As Gradio has an uploaded file."""
+    return {"path": str(path), "url": None}
+
+
 def test_an_answer_is_the_pipelines_with_the_picture_and_without(ner, tmp_path):
-    from answers import COLUMNS, answer
+    from answers import COLUMNS, answer, checked
     from examples import person
 
-    shown = answer(ner, TEXT, saved(person(), tmp_path))
+    shown = answer(ner, TEXT, checked(ner, TEXT, uploaded(saved(person(), tmp_path))))
     expected, expected_without = ner(TEXT, images=person()), ner(TEXT)
     assert shown.highlighted == {"text": TEXT, "entities": spans(expected)} and expected
     assert shown.highlighted_without == {"text": TEXT, "entities": spans(expected_without)}
@@ -72,47 +78,71 @@ def test_an_answer_is_the_pipelines_with_the_picture_and_without(ner, tmp_path):
 
 
 def test_an_answer_without_a_picture(ner):
-    from answers import answer
+    from answers import answer, checked
 
-    shown = answer(ner, TEXT, None)
+    shown = answer(ner, TEXT, checked(ner, TEXT, None))
     assert shown.highlighted == {"text": TEXT, "entities": spans(ner(TEXT))}
     assert shown.highlighted_without is None and not shown.heat_maps
     assert all(row[3:] == ["", ""] for row in shown.rows)
 
 
 def test_heat_maps_are_few_and_small(ner, tmp_path):
-    from answers import MAX_HEAT_MAPS, MAX_PICTURE_SIDE_PX, answer
+    from answers import MAX_HEAT_MAPS, MAX_PICTURE_SIDE_PX, answer, checked
 
-    shown = answer(ner, "Jordan was seen. " * 20, saved(Image.new("RGBA", (3000, 20), "red"), tmp_path))
+    image = checked(ner, TEXT, uploaded(saved(Image.new("RGBA", (3000, 20), "red"), tmp_path)))
+    shown = answer(ner, "Jordan was seen. " * 20, image)
     assert 0 < len(shown.heat_maps) <= MAX_HEAT_MAPS < len(shown.rows)
     assert max(shown.heat_maps[0][0].size) <= MAX_PICTURE_SIDE_PX
 
 
 def test_a_large_image_has_the_pipelines_score(ner, tmp_path):
     """The page shows it smaller, but the model reads the file as it is."""
-    from answers import MAX_PICTURE_SIDE_PX, answer
+    from answers import MAX_PICTURE_SIDE_PX, answer, checked
 
     generator = np.random.default_rng(0)
     texture = Image.fromarray(generator.integers(0, 2, (1200, 1600, 1), dtype=np.uint8).repeat(3, axis=2) * 255)
     path = saved(texture, tmp_path)
-    rows = answer(ner, TEXT, path).rows
+    rows = answer(ner, TEXT, checked(ner, TEXT, uploaded(path))).rows
     assert [row[2] for row in rows] == [f"{entity['score']:.3f}" for entity in ner(TEXT, images=path)]
     shown = texture.resize((MAX_PICTURE_SIDE_PX, MAX_PICTURE_SIDE_PX * 3 // 4), Image.Resampling.BICUBIC)
     assert [row[2] for row in rows] != [f"{entity['score']:.3f}" for entity in ner(TEXT, images=shown)]
 
 
-def test_an_image_that_does_not_open_is_an_error_that_says_why(ner, tmp_path):
-    from answers import answer
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"no image at all", "of no format of JPEG, PNG, WEBP, GIF, BMP"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "of no format of JPEG, PNG, WEBP, GIF, BMP"),
+        (b"", "or empty"),
+        (encoded(Image.effect_noise((64, 64), 50))[:500], "cannot be read as an image"),
+        (encoded_size(5000, 4000), "the limit is 16000000. Give a smaller image.$"),
+    ],
+)
+def test_an_image_that_does_not_open_is_an_error_that_says_why(content, message, ner, tmp_path):
+    from answers import checked
 
-    with pytest.raises(ValueError, match="of no format of JPEG, PNG, WEBP, GIF, BMP"):
-        answer(ner, TEXT, saved(Image.new("RGB", (8, 8)), tmp_path, format="EPS"))
+    (tmp_path / "image.png").write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        checked(ner, TEXT, uploaded(tmp_path / "image.png"))
+    assert str(tmp_path) not in str(caught.value)
 
 
-def test_a_text_that_is_too_long_is_an_error(ner):
-    from answers import MAX_CHARACTERS, answer
+@pytest.mark.parametrize("url", ["http://127.0.0.1/a.png", "data:image/png;base64,AAAA"])
+def test_an_image_that_is_no_file_is_an_error(url, ner):
+    from answers import checked
+
+    with pytest.raises(ValueError, match="no uploaded file"):
+        checked(ner, TEXT, {"path": None, "url": url})
+
+
+def test_a_text_that_cannot_be_read_is_an_error(ner):
+    from answers import MAX_CHARACTERS, checked
 
     with pytest.raises(ValueError, match=f"has {MAX_CHARACTERS + 1} characters; this page reads {MAX_CHARACTERS}"):
-        answer(ner, "x" * (MAX_CHARACTERS + 1), None)
+        checked(ner, "x" * (MAX_CHARACTERS + 1), None)
+    for text in (None, "", " \n"):
+        with pytest.raises(ValueError, match="There is no text to read"):
+            checked(ner, text, None)
 
 
 def test_every_type_has_a_colour():
@@ -174,9 +204,12 @@ def test_the_page_answers_through_its_api(url, ner, tmp_path):
     path = saved(badge(), tmp_path, format="EPS")
     with pytest.raises(exceptions.AppError, match="of no format of JPEG, PNG"):
         client.predict(TEXT, handle_file(path), api_name="/entities")
+    for path in ("/etc/hostname", str(SPACE / "app.py")):  # a file of the server, which nobody uploaded
+        with pytest.raises(exceptions.AppError):
+            client.predict(TEXT, {"path": path, "meta": {"_type": "gradio.FileData"}}, api_name="/entities")
 
 
-def test_the_page_in_a_browser(url):
+def test_the_page_in_a_browser(url, tmp_path):
     """An example chosen, the button pressed: entities, heat-maps, and a column that can be hidden."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="the browser is driven by Playwright")
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -195,8 +228,18 @@ def test_the_page_in_a_browser(url):
         assert "PER" in page.inner_text("#found") and "Hamburg" in page.inner_text("#without")
         page.locator("#compare input").uncheck()
         page.wait_for_selector("#without", state="hidden")
-        page.fill("#text textarea", "")
-        page.click("#run")
-        page.get_by_text("There is no text to read.").first.wait_for()
+        # What cannot be read: one message, which says why, and no answer, neither an old one nor "Error" in its place.
+        (tmp_path / "broken.png").write_bytes(b"no image at all")
+        page.set_viewport_size({"width": 390, "height": 844})
+        page.set_input_files("#picture input[type=file]", str(tmp_path / "broken.png"))
+        for reason in ("Image of 15 bytes cannot be read as an image", "There is no text to read."):
+            page.click("#run")
+            page.get_by_text(reason).first.wait_for()
+            page.wait_for_selector("#maps img", state="detached")
+            assert page.locator(".toast-body").count() == 1
+            outputs = page.locator("#found, #without, #scores, #maps")
+            assert outputs.count() >= 3 and outputs.get_by_text("Error").count() == 0
+            page.locator(".toast-close").click()
+            page.fill("#text textarea", "")
         browser.close()
     assert not faults

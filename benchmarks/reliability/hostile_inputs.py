@@ -5,7 +5,7 @@ import io
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from random import Random
@@ -155,6 +155,7 @@ def image_files() -> list[ImageFile]:
         ("JPEG, large", jpeg(large), np.asarray(large), 10),
         ("JPEG, large, progressive", jpeg(large, progressive=True), np.asarray(large), 10),
         ("JPEG, broken ICC", jpeg(rgb, icc_profile=b"x" * 200), levels, 8),
+        ("JPEG, broken EXIF", jpeg(rgb, exif=b"Exif\0\0MM\x80*" + bytes(22)), levels, 8),
         *((f"JPEG, EXIF {turn}", jpeg(rgb, exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01" +
            struct.pack(">HHI", turn, 0, 0)), right, 8) for turn, right in upright.items()),
         ("WEBP, animated", webp, levels, 0),
@@ -194,7 +195,7 @@ def broken_images(random: Random, number: int) -> Iterator[ImageFile]:
     files = image_files()
     yield from files[:number]
     files = [file for file in files if 0 < len(file.content) < 100_000 and not file.is_costly]
-    for _ in range(number - len(files)):
+    for _ in range(number - len(image_files())):
         file, other = random.choice(files), random.choice(files).content
         content, cut = bytearray(file.content), random.randrange(len(file.content))
         how = random.choice(["whole", "cut", "flipped", "spliced"])
@@ -217,8 +218,8 @@ class Body:
     kind: str
     data: Any
     answers: bool | None = False
-    texts: list[str] | None = None
-    images: list[bytes | None] | None = None
+    texts: Sequence[str] = ()
+    images: Sequence[bytes | None] = ()
 
 
 TEXTS = ["Jordan was seen in Paris.", "Orange gewinnt gegen München!", "", "L'Amazone coule 🙂", "¿Vive en Santiago?"]
@@ -232,13 +233,14 @@ VALUES: list[Any] = [
     *("\ud83d", "\udcff" * 9, "x" * 17_000_000, "ü" * 200_000, ["PER"], ["a"] * 2000, ["b", 17], {"x" * 10**5: 1}),
     *({"text": "a", "file": "b"}, {"text": ["a"]}, {"image": None}, {"url": "x"}),
 ]
-OPTIONS = "aggregation_strategy min_score entity_types ignore_labels top_k stride long_text batch_size device".split()
+OPTIONS = {"aggregation_strategy": "none", "min_score": 0.5, "entity_types": ["PER"], "ignore_labels": ["O", "LOC"]}
+OPTIONS |= {"top_k": 2, "stride": 8, "long_text": "stride", "batch_size": 3, "device": "cpu"}  # the last is refused
 
 
 def bodies(random: Random, number: int, port: int) -> Iterator[Body]:
     """`number` requests of all kinds in turn; `port` is one of this machine, that URLs of images lead to."""
     files = [file for file in image_files() if len(file.content) < 20_000]
-    bad_images = [base64.b64encode(file.content).decode() for file in files if file.opens is False]
+    bad_images: list[Any] = [base64.b64encode(file.content).decode() for file in files if file.opens is False]
     bad_images += ["%" * 100, "A" * 99, "A" * 10**6, "data:,", "data:;base64,%%", "data:" + "x" * 10**5, 17]
     urls = ["/etc/passwd", "file:///etc/passwd", "ftp://x/a.png", "http://example.org/a.png", f"//127.0.0.1:{port}/"]
     urls += [f"http://{host}:{port}/a.png" for host in ("127.0.0.1", "localhost", "[::1]", "127.1", "0.0.0.0")]
@@ -252,7 +254,8 @@ def bodies(random: Random, number: int, port: int) -> Iterator[Body]:
         return {"text": text, "image": uri + base64.b64encode(image).decode()}, text, image
 
     for place in range(number):
-        value, option, one = random.choice(VALUES), random.choice(OPTIONS), good_item()
+        value, text, one = random.choice(VALUES), random.choice([*VALUES, *TEXT_VALUES * 5]), good_item()
+        option, right = random.choice(list(OPTIONS.items()))
         items = [good_item() for _ in range(random.choice([1, 2, 9]))]
         inputs, *answered = (list(column) for column in zip(*items, strict=True))
         alone, single = one[0], ([one[1]], [one[2]])
@@ -265,7 +268,8 @@ def bodies(random: Random, number: int, port: int) -> Iterator[Body]:
             Body("image", {"inputs": image}),
             Body("image by URL", {"inputs": {"text": TEXTS[0], "image": random.choice(urls)}}),
             Body("other keys", random.choice([value, {"input": value}, {"inputs": "a", "more": value}])),
-            Body("value as text", {"inputs": {"text": value}}, value in TEXT_VALUES, [value], [None]),
+            Body("value as text", {"inputs": {"text": text}}, text in TEXT_VALUES, [text], [None]),
             Body("value of an option", {"inputs": alone, "parameters": {option: value}}, None, *single),
+            Body("option", {"inputs": alone, "parameters": {option: right}}, option != "device", *single),
             Body("value as options", {"inputs": alone, "parameters": value}, value is None or value == {}, *single),
-        ][place % 9]
+        ][place % 10]

@@ -222,6 +222,7 @@ class SentenceStream:
                 mention_dropout=self.mention_dropout,
                 text_augmentation=self.text_augmentation,
                 seed=self._seed(*place),
+                name="train",
             )
         except ValueError as error:
             files = self.shards.files_of(groups)

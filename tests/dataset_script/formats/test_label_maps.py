@@ -50,7 +50,7 @@ def test_a_map_of_ones_own(tmp_path):
         ("", "a NoneType came"),
         ("A: 1\n", "'A: 1' came; expected entity types"),
         ("NO: A\n", "'False: A' came; expected entity types, in quotes if need be"),
-        ("A: B C\n", "'A: B C' came"),
+        ("A: ' B'\n", "'A:  B' came"),
         ("{", "is no YAML file"),
     ],
 )

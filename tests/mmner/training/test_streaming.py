@@ -123,7 +123,7 @@ def test_a_tag_that_is_none_names_the_file_and_the_row(processor, tmp_path):
         stream = SentenceStream(
             ParquetShards(files["train"], features), processor, LABEL2ID, order="sequential", shuffle_buffer=10
         )
-        with pytest.raises(ValueError, match=rf"row r25: {message}.*\(Read from .*{path.name}.*\)"):
+        with pytest.raises(ValueError, match=rf"train, row r25: {message}.*\(Read from .*{path.name}.*\)"):
             list(itertools.islice(stream.batches(0, 1, 4), 30))
 
 
@@ -430,11 +430,11 @@ def test_a_bad_row_is_told_with_its_file_when_it_is_read(processor, tmp_path):
     rows = make_rows(60).to_list()
     rows[45]["ner_tags"] = [2] + rows[45]["ner_tags"][1:]
     write(datasets.Dataset.from_list(rows, features=FEATURES), tmp_path)
-    with pytest.raises(ValueError, match=r"Row r45 is not IOB2: I-LOC at word 0 follows O.*train-00002-of-00003"):
+    with pytest.raises(ValueError, match=r"train, row r45: 'I-LOC' came as tag 1 .*train-00002-of-00003"):
         read_on(tmp_path, processor)
     unnamed = datasets.Dataset.from_list(rows, features=FEATURES).remove_columns(["id", "lang", "image"])
     write(unnamed, tmp_path / "unnamed")
-    with pytest.raises(ValueError, match=r"Row 5 of row group 0 of \S*train-00002-of-00003.parquet is not IOB2"):
+    with pytest.raises(ValueError, match=r"row 5 of row group 0 of \S*train-00002-of-00003.parquet: 'I-LOC'"):
         read_on(tmp_path / "unnamed", processor)
 
 
