@@ -6,7 +6,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import IMAGE_SIZE, TEXT_CONFIGS, VISION_CONFIGS, save_tower, tiny_model
 from transformers import VisionTextDualEncoderConfig, VisionTextDualEncoderModel, logging
 
-from towers_2mner import CPU_PICTURES, pretrained_tower, sequence_of
+from collaboration_2mner import CPU_IMAGES, encode_pixels, pretrained_tower
 
 logging.set_verbosity_error()
 
@@ -17,35 +17,35 @@ def tower(request):
 
 
 def sizes_read(tower, pixels) -> tuple[list[int], torch.Tensor]:
-    """How many pictures each call of the tower got, and what came of it."""
+    """How many images each call of the tower got, and what came of it."""
     read = []
     handle = tower.register_forward_pre_hook(
         lambda module, args, kwargs: read.append(len(kwargs["pixel_values"])), with_kwargs=True
     )
-    states = sequence_of(tower, pixels)
+    states = encode_pixels(tower, pixels)
     handle.remove()
     return read, states
 
 
 @pytest.mark.parametrize(
-    ("pictures", "expected"),
-    [(1, [1]), (CPU_PICTURES, [CPU_PICTURES]), (CPU_PICTURES + 1, [3, 2]), (2 * CPU_PICTURES + 1, [3, 3, 3])],
+    ("images", "expected"),
+    [(1, [1]), (CPU_IMAGES, [CPU_IMAGES]), (CPU_IMAGES + 1, [3, 2]), (2 * CPU_IMAGES + 1, [3, 3, 3])],
 )
-def test_a_frozen_tower_reads_few_at_once_and_sees_the_same(tower, pictures, expected):
+def test_a_frozen_tower_reads_few_at_once_and_sees_the_same(tower, images, expected):
     tower.requires_grad_(False)
-    pixels = torch.randn(pictures, 3, IMAGE_SIZE, IMAGE_SIZE)
+    pixels = torch.randn(images, 3, IMAGE_SIZE, IMAGE_SIZE)
     read, states = sizes_read(tower, pixels)
     assert read == expected
-    single = torch.cat([sequence_of(tower, pixel[None]) for pixel in pixels])
+    single = torch.cat([encode_pixels(tower, pixel[None]) for pixel in pixels])
     torch.testing.assert_close(states, single, rtol=1e-5, atol=1e-5)
 
 
 def test_a_trained_tower_reads_all_at_once(tower):
     tower.requires_grad_(True)
-    pixels = torch.randn(3 * CPU_PICTURES, 3, IMAGE_SIZE, IMAGE_SIZE)
-    assert sizes_read(tower, pixels)[0] == [3 * CPU_PICTURES]
+    pixels = torch.randn(3 * CPU_IMAGES, 3, IMAGE_SIZE, IMAGE_SIZE)
+    assert sizes_read(tower, pixels)[0] == [3 * CPU_IMAGES]
     with torch.no_grad():
-        assert max(sizes_read(tower, pixels)[0]) <= CPU_PICTURES
+        assert max(sizes_read(tower, pixels)[0]) <= CPU_IMAGES
 
 
 def dual_encoder():
