@@ -64,7 +64,7 @@ def renormalized(pixel_values: torch.Tensor, config: TwoMNERConfig) -> torch.Ten
             for name in ("mean", "std")
         )
         pixel_values = (pixel_values * std + mean - global_mean) / global_std
-    size = fixed_image_size(config.global_vision_config)
+    size = _fixed_image_size(config.global_vision_config)
     # Only a tower with position embeddings is tied to its size; a convolutional one takes any.
     if hasattr(config.global_vision_config, "patch_size") and size is not None and pixel_values.shape[-2:] != size:
         # In float32, as it does not exist in half precision on a CPU.
@@ -72,9 +72,21 @@ def renormalized(pixel_values: torch.Tensor, config: TwoMNERConfig) -> torch.Ten
     return pixel_values
 
 
-def fixed_image_size(config) -> tuple[int, int] | None:
+def _fixed_image_size(config) -> tuple[int, int] | None:
     size = getattr(config, "image_size", None)
     return (size, size) if isinstance(size, int) else size and tuple(size)
+
+
+def stand_in_states(tower: PreTrainedModel, like: torch.Tensor) -> torch.Tensor:
+    """Zeros (1, 1, D) in place of an image tower's output, with a zero gradient for each of its trained parameters."""
+    states = like.new_zeros(1, 1, tower_width(tower.config))
+    if is_sharded(tower):  # other processes that run it wait for this one's share of the weights
+        size = _fixed_image_size(tower.config) or (64, 64)
+        pixels = like.new_zeros(1, getattr(tower.config, "num_channels", 3), *size)
+        return states + 0 * encode_pixels(tower, pixels).sum()
+    if world_size() > 1:
+        states = states + sum(p.flatten()[0] * 0 for p in tower.parameters() if p.requires_grad)
+    return states
 
 
 def fresh_tower(config) -> PreTrainedModel:
@@ -106,7 +118,7 @@ def pretrained_tower(name: str | os.PathLike, side: str, dtype: torch.dtype) -> 
         logging.set_verbosity(verbosity)
     state = tower.state_dict()
     # Integers, such as positions and BatchNorm's counters, are no weights.
-    weights = [key for key, value in state.items() if value.is_floating_point() and not is_unread(tower, key)]
+    weights = [key for key, value in state.items() if value.is_floating_point() and not _is_unread(tower, key)]
     if missing := [key for key in weights if key in found["missing_keys"]]:
         raise ValueError(
             f"The {side} tower {name} lacks {len(missing)} of the {len(weights)} weights of a {type(tower).__name__} "
@@ -129,7 +141,14 @@ def image_normalization(name: str | os.PathLike) -> dict[str, list[float]]:
     return {"mean": list(processor.image_mean), "std": list(processor.image_std)}
 
 
-def is_unread(tower: PreTrainedModel, name: str) -> bool:
+def freeze_unread_parts(tower: PreTrainedModel) -> None:
+    """Freezes the parameters of an image tower that do not reach its last hidden state."""
+    for name, parameter in tower.named_parameters():
+        if _is_unread(tower, name):
+            parameter.requires_grad_(False)
+
+
+def _is_unread(tower: PreTrainedModel, name: str) -> bool:
     parts = name.split(".")
     return parts[0] == UNREAD_NORMS.get(tower.config.model_type) or any(part in UNREAD_PARTS for part in parts)
 

@@ -22,7 +22,7 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import cached_file, can_return_tuple, logging
 
 try:
-    from .alignment_2mner import Alignment, build_alignment, is_sharded, process_rank, world_size
+    from .alignment_2mner import Alignment, build_alignment, is_sharded, process_rank
     from .collaboration_2mner import (
         COLLABORATION_MODULES,
         Collaboration,
@@ -30,18 +30,18 @@ try:
         EvidenceHead,
         encode_pixels,
         eval_frozen_parts,
-        fixed_image_size,
+        freeze_unread_parts,
         fresh_tower,
         image_normalization,
-        is_unread,
         masked_rows,
         pretrained_tower,
         renormalized,
+        stand_in_states,
     )
     from .configuration_2mner import TwoMNERConfig, set_in_package, tower_width
     from .crf_2mner import LinearChainCRF, iob2_constraints
 except ImportError:
-    from alignment_2mner import Alignment, build_alignment, is_sharded, process_rank, world_size
+    from alignment_2mner import Alignment, build_alignment, is_sharded, process_rank
     from collaboration_2mner import (
         COLLABORATION_MODULES,
         Collaboration,
@@ -49,13 +49,13 @@ except ImportError:
         EvidenceHead,
         encode_pixels,
         eval_frozen_parts,
-        fixed_image_size,
+        freeze_unread_parts,
         fresh_tower,
         image_normalization,
-        is_unread,
         masked_rows,
         pretrained_tower,
         renormalized,
+        stand_in_states,
     )
     from configuration_2mner import TwoMNERConfig, set_in_package, tower_width
     from crf_2mner import LinearChainCRF, iob2_constraints
@@ -85,16 +85,12 @@ class TwoMNEROutput(ModelOutput):
     Output of [`TwoMNERModel`].
 
     Args:
-        loss (`torch.FloatTensor` of shape `()`, *optional*):
-            `alignment_weight * alignment_loss`: trains the towers on pairs without labels.
-        alignment_loss (`torch.FloatTensor` of shape `()`, *optional*):
-            Contrastive loss, unweighted.
+        loss, alignment_loss (`torch.FloatTensor` of shape `()`, *optional*):
+            The contrastive loss, `alignment_weight` times it and alone.
         last_hidden_state (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`):
             Last layer of the text tower, one vector per token.
-        word_states (`torch.FloatTensor` of shape `(batch_size, num_words, hidden_size)`):
-            One vector per word, after the collaboration; zeros where there is no word.
-        text_word_states (`torch.FloatTensor` of shape `(batch_size, num_words, hidden_size)`):
-            The same vectors before the collaboration.
+        word_states, text_word_states (`torch.FloatTensor` of shape `(batch_size, num_words, hidden_size)`):
+            One vector per word, after the collaboration and before it; zeros where there is no word.
         word_mask (`torch.LongTensor` of shape `(batch_size, num_words)`):
             1 where there is a word.
         image_states (`torch.FloatTensor` of shape `(num_images, num_patches, vision_hidden_size)`, *optional*):
@@ -165,16 +161,13 @@ class TwoMNERTokenClassifierOutput(ModelOutput):
 
 
 class Emissions(NamedTuple):
-    """The tag scores of words, `(batch_size, num_words, num_labels)` each."""
+    """Tag scores (batch_size, num_words, num_labels): those that the CRF reads, and those of the tagger alone. With an
+    evidence head, also its log-ratios (num_images, num_types + 1)."""
 
     logits: torch.Tensor
-    """Emissions of the CRF."""
     tagger_logits: torch.Tensor
-    """The same before the evidence head adds to them."""
     gates: torch.Tensor | None = None
-    """As in [`TwoMNERTokenClassifierOutput`]."""
     log_ratios: torch.Tensor | None = None
-    """`(num_images, num_types + 1)`, of the evidence head."""
 
 
 class TwoMNERPreTrainedModel(PreTrainedModel):
@@ -216,6 +209,12 @@ class TwoMNERPreTrainedModel(PreTrainedModel):
         elif isinstance(module, Alignment):
             module.reset_parameters()
 
+    def get_input_embeddings(self) -> nn.Module:
+        return getattr(self, self.base_model_prefix, self).text_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module):
+        getattr(self, self.base_model_prefix, self).text_model.set_input_embeddings(value)
+
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
         """As `PreTrainedModel.from_pretrained`, which makes new parameters: `freeze_unread` is called for them."""
@@ -228,9 +227,7 @@ class TwoMNERPreTrainedModel(PreTrainedModel):
         error."""
         base = getattr(self, self.base_model_prefix, self)
         for tower in base.image_towers:
-            for name, parameter in tower.named_parameters():
-                if is_unread(tower, name):
-                    parameter.requires_grad_(False)
+            freeze_unread_parts(tower)
         if base is not self and self.config.tagging_head == "softmax":
             # A CRF whose transitions are zero is a softmax per word: one code path for loss, tags and posteriors.
             for parameter in self.crf.requires_grad_(False).parameters():
@@ -250,13 +247,7 @@ class TwoMNERPreTrainedModel(PreTrainedModel):
         return self
 
     def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs):
-        """
-        As `PreTrainedModel.save_pretrained`; the folder also gets every code file that loading it needs.
-
-        Args:
-            save_directory: the folder, made where it does not exist.
-            is_main_process: write only on this process of a distributed run.
-        """
+        """As `PreTrainedModel.save_pretrained`; the folder also gets every code file that loading it needs."""
         if is_main_process and not Path(save_directory).is_file():
             self._copy_code(Path(save_directory))
         # The towers' weights under the names that they have in the model, not those of their first releases: Trainer
@@ -320,43 +311,29 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
         self.vision_model = self.global_vision_model = None
         self.alignment = self.global_alignment = self.collaboration = None
         if config.uses_images:
-            self.vision_model = vision_model if vision_model is not None else fresh_tower(config.vision_config)
-            self.vision_model.config = config.vision_config
-            self.alignment = self._build_alignment(config, config.vision_config)
+            self.vision_model, self.alignment = self._image_side(config.vision_config, vision_model)
             if config.global_vision_config is not None:
-                if global_vision_model is None:
-                    global_vision_model = fresh_tower(config.global_vision_config)
-                self.global_vision_model = global_vision_model
-                self.global_vision_model.config = config.global_vision_config
-                self.global_alignment = self._build_alignment(config, config.global_vision_config)
+                found = self._image_side(config.global_vision_config, global_vision_model)
+                self.global_vision_model, self.global_alignment = found
         if config.collaboration in COLLABORATION_MODULES:
             self.collaboration = COLLABORATION_MODULES[config.collaboration](config)
         self.freeze_unread()
         self.post_init()
 
-    @staticmethod
-    def _build_alignment(config: TwoMNERConfig, image_config) -> nn.Module | None:
-        if config.alignment == "none":
-            return None
-        return build_alignment(
-            config.alignment,
-            text_width=tower_width(config.text_config),
-            image_width=tower_width(image_config),
-            projection_dim=config.projection_dim,
-            temperature=config.alignment_temperature,
-            text_pooling=config.text_pooling,
-        )
+    def _image_side(self, tower_config, tower: PreTrainedModel | None) -> tuple[PreTrainedModel, nn.Module | None]:
+        """An image tower, and the alignment of its output with the text."""
+        tower = tower if tower is not None else fresh_tower(tower_config)
+        tower.config = tower_config
+        if self.config.alignment == "none":
+            return tower, None
+        widths = tower_width(self.config.text_config), tower_width(tower_config)
+        options = self.config.projection_dim, self.config.alignment_temperature, self.config.text_pooling
+        return tower, build_alignment(self.config.alignment, *widths, *options)
 
     @property
     def image_towers(self) -> list[PreTrainedModel]:
         """The one or two image towers; none in a model that reads no images."""
         return [tower for tower in (self.vision_model, self.global_vision_model) if tower is not None]
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.text_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module):
-        self.text_model.set_input_embeddings(value)
 
     @can_return_tuple
     def forward(
@@ -390,7 +367,7 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
             image_index (`torch.LongTensor` of shape `(batch_size,)`, *optional*):
                 Which of them each row has, -1 for none. Default: image `i` belongs to row `i`.
             image_ids (`torch.LongTensor` of shape `(num_images,)`, *optional*):
-                Equal for equal images, on every process: they are not each other's negatives. Default: all differ.
+                Equal for equal images, on every process. Default: all differ.
             token_type_ids, position_ids, inputs_embeds (*optional*):
                 Inputs of the text tower.
             image_features, global_image_features (`torch.FloatTensor`, *optional*):
@@ -460,7 +437,11 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
             if image_ids is None:
                 image_ids = torch.arange(len(images), device=images.device) + (process_rank() << 32)
         elif self.config.uses_images and (self.training or return_loss or is_sharded(self.vision_model)):
-            image_states, global_states = self._stand_in_image(token_states)
+            # One image that no row has, so that every trained parameter gets a (zero) gradient, and every process
+            # takes part in the same collectives.
+            image_states = stand_in_states(self.vision_model, token_states)
+            if self.global_vision_model is not None:
+                global_states = stand_in_states(self.global_vision_model, token_states)
             image_ids = torch.zeros(1, dtype=torch.long, device=token_states.device)
 
         alignment_loss = None
@@ -589,24 +570,6 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
                 first = "" if rows is None else f", the first of size {rows}"
                 raise ValueError(f"`{name}` has shape {tuple(value.shape)}; expected {dims} dimensions{first}.")
 
-    def _stand_in_image(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """
-        One image that no row has, for a batch without images: every trained parameter still gets a (zero) gradient,
-        and every process takes part in the same collectives.
-        """
-        touched = like.new_zeros(())
-        for tower in self.image_towers if world_size() > 1 else ():
-            if is_sharded(tower):  # other processes that run it wait for this one's share of the weights
-                size = fixed_image_size(tower.config) or (64, 64)
-                pixels = like.new_zeros(1, getattr(tower.config, "num_channels", 3), *size)
-                touched = touched + 0 * encode_pixels(tower, pixels).sum()
-            else:
-                touched = touched + sum(p.flatten()[0] * 0 for p in tower.parameters() if p.requires_grad)
-        states = like.new_zeros(1, 1, tower_width(self.config.vision_config)) + touched
-        if self.global_vision_model is None:
-            return states, None
-        return states, like.new_zeros(1, 1, tower_width(self.config.global_vision_config)) + touched
-
 
 class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
     """
@@ -654,19 +617,15 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
             **config: options of [`TwoMNERConfig`].
 
         Raises:
-            ValueError: `labels` is empty, or its tags are not IOB2; a tower's weights are not in its checkpoint.
+            ValueError: there are no labels or they are not IOB2; a tower's weights are not in its checkpoint.
         """
-        if not labels:
-            raise ValueError('`labels` is empty; expected the IOB2 tags in id order, e.g. ["O", "B-PER", "I-PER"].')
         iob2_constraints(labels)
         text_model = pretrained_tower(text, "text", dtype)
         vision_model = pretrained_tower(vision, "vision", dtype)
         global_model = pretrained_tower(global_vision, "vision", dtype) if global_vision is not None else None
         if global_model is not None:
-            if config.get("image_normalization") is None:
-                config["image_normalization"] = image_normalization(vision)
-            if config.get("global_image_normalization") is None:
-                config["global_image_normalization"] = image_normalization(global_vision)
+            for name, folder in (("image_normalization", vision), ("global_image_normalization", global_vision)):
+                config[name] = config.get(name) or image_normalization(folder)
         towers = [tower for tower in (text_model, vision_model, global_model) if tower is not None]
         attention = [tower.config._attn_implementation for tower in towers]
         composite = TwoMNERConfig(
@@ -684,12 +643,6 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
         model = cls(composite, text_model=text_model, vision_model=vision_model, global_vision_model=global_model)
         model.to(dtype).crf.float()  # as `from_pretrained` keeps it
         return model.eval()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module):
-        self.model.set_input_embeddings(value)
 
     @can_return_tuple
     def forward(

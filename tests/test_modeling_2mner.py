@@ -699,7 +699,7 @@ def test_bad_input_says_what_was_expected(change, message):
 
 @pytest.mark.parametrize(
     ("labels", "message"),
-    [((), "`labels` is empty"), (["O", "PER"], "PER"), (["O", "I-PER"], "I-PER")],
+    [((), "at least one label"), (["O", "PER"], "PER"), (["O", "I-PER"], "I-PER")],
 )
 def test_labels_of_a_new_model_are_iob2(labels, message, tmp_path):
     folder = save_tower(TEXT_CONFIGS["bert"], tmp_path)
