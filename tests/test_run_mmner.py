@@ -174,6 +174,9 @@ def test_a_run_goes_on_from_its_checkpoint_to_the_same_weights(finished, recipe,
     assert len(checkpoints) == 4
     folder = tmp_path / "resumed"
     shutil.copytree(checkpoints[2], folder / checkpoints[2].name)
+    with pytest.raises(FileExistsError, match="resumed is not empty.* say so: touch .*resumed/.2m-ner"):
+        run_mmner.main([recipe, "--output_dir", str(folder), "--resume_from_checkpoint", "last"])
+    (folder / ".2m-ner").touch()
     names = ("predictions_test.jsonl", "f1_test.png", "predictions_validation.jsonl", "f1_validation.png")
     stale = [Path(shutil.copy(whole / name, folder / name)) for name in names]
     scoring = ["--do_predict", "false", "--do_eval", "false"]
@@ -211,7 +214,7 @@ def test_a_saved_model_is_scored_without_training(finished, recipe, tmp_path):
     assert not any(name.startswith("train_") for name in again)
     assert not (tmp_path / "again" / "model.safetensors").exists()
     with pytest.raises(ValueError, match="nothing is trained yet: name a saved model by --model_name_or_path"):
-        run_mmner.main([recipe, "--do_train", "false", "--output_dir", str(tmp_path)])
+        run_mmner.main([recipe, "--do_train", "false", "--output_dir", str(tmp_path / "other")])
     with pytest.raises(ValueError, match="do_train is false, so there is nothing new to push.*mmner.results.publish"):
         run_mmner.main([*argv, "--push_to_hub"])
 
