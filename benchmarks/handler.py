@@ -243,11 +243,7 @@ def bad_cases(limits: Limits) -> list[Case]:
         Case("corrupt image", coded(picture(4, "PNG")[:200] + os.urandom(500)), 422),
         Case("bomb image", coded(bomb(30_000, 30_000)), 422),
         Case("bomb image below Pillow's limit", coded(bomb(9_000, 9_000)), 422),
-        Case("loopback address", image("http://127.0.0.1:1/a.png"), 422),
-        Case("loopback name", image("http://localhost:1/a.png"), 422),
-        Case("private address", image("http://10.0.0.1/a.png"), 422),
-        Case("metadata address", image("http://169.254.169.254/latest/meta-data/"), 422),
-        Case("IPv6 loopback", image("http://[::ffff:127.0.0.1]:1/a.png"), 422),
+        Case("URL", image("http://127.0.0.1:1/a.png"), 422),
         Case("file URL", image("file:///etc/passwd"), 422),
         Case("path", image("/etc/passwd"), 422),
     ]
