@@ -292,7 +292,7 @@ class TwoMNERPipeline(Pipeline):
         if isinstance(inputs, (str, dict)):
             if isinstance(images, (list, tuple)):
                 raise ValueError(f"Got a list of {len(images)} images for one text; give the image itself.")
-            return super().__call__(_paired([inputs], [images]), **kwargs)[0]
+            return super().__call__(_paired([inputs], [images], is_split), **kwargs)[0]
         if isinstance(inputs, (list, tuple)):
             if images is not None and not isinstance(images, (list, tuple)):
                 raise ValueError(
@@ -301,7 +301,7 @@ class TwoMNERPipeline(Pipeline):
                 )
             if not inputs and not images:
                 return []
-            return super().__call__(_paired(inputs, images), **kwargs)
+            return super().__call__(_paired(inputs, images, is_split), **kwargs)
         if images is not None:
             raise ValueError(
                 f"`images` cannot be matched with texts from a {type(inputs).__name__}; let it yield "
@@ -779,7 +779,7 @@ def _unchanged(item):
     return item
 
 
-def _paired(inputs: Sequence, images: Sequence | None) -> list:
+def _paired(inputs: Sequence, images: Sequence | None, is_split: bool) -> list:
     """Texts and images as one list of inputs."""
     if images is None or (len(images) == len(inputs) and all(image is None for image in images)):
         return list(inputs)
@@ -792,17 +792,12 @@ def _paired(inputs: Sequence, images: Sequence | None) -> list:
                 f"`images` was given beside an input of type {type(item).__name__}; it goes with strings only, "
                 'a {"text": ..., "image": ...} brings its own.'
             )
-        paired.append({"text" if isinstance(item, str) else "tokens": item, "image": image})
+        paired.append({"text" if isinstance(item, str) and not is_split else "tokens": item, "image": image})
     return paired
 
 
 def _parts(item: str | dict | Sequence[str], is_split: bool) -> tuple[str, Any, list[str] | None, str | None]:
     """Text, image, words of a text that is split already, and caption of one input."""
-    if is_split and isinstance(item, str):
-        raise ValueError(
-            "Got a string with is_split_into_words=True; expected a list of words. Leave the option out, or pass "
-            "text.split()."
-        )
     if is_split and not isinstance(item, dict):
         item = {"tokens": item}
     if isinstance(item, str):

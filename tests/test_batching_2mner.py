@@ -280,5 +280,5 @@ class TestErrors:
 
     @pytest.mark.parametrize("batch_size", [0, -1, True])
     def test_a_batch_of_nothing(self, ner, batch_size):
-        with pytest.raises(ValueError, match="`batch_size` is .*expected a number of windows"):
+        with pytest.raises(ValueError, match="`batch_size` is .*expected a whole number, 1 or more"):
             ner(TEXTS, batch_size=batch_size)

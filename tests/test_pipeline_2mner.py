@@ -438,10 +438,11 @@ class TestInputs:
             ner(inputs, images=images)
 
     def test_a_string_is_no_list_of_words(self, ner):
-        for inputs in (TEXTS[0], iter(TEXTS)):
-            with pytest.raises(ValueError, match="Got a string with is_split_into_words=True"):
-                list(ner(inputs, is_split_into_words=True))
-        with pytest.raises(ValueError, match="Got a string with is_split_into_words=True"):
+        message = r"tokens of type str; expected .*\{\"tokens\": a list of words"
+        for inputs, image in ((TEXTS[0], None), (TEXTS[0], picture("red")), (iter(TEXTS), None)):
+            with pytest.raises(ValueError, match=message):
+                list(ner(inputs, images=image, is_split_into_words=True))
+        with pytest.raises(ValueError, match=message):
             ner.explain(TEXTS[0], is_split_into_words=True)
 
     def test_without_processor_or_entities(self, ner, towers):
