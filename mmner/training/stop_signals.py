@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import multiprocessing
 import os
 import signal
 import threading
@@ -47,7 +48,7 @@ class _SaveAtSignal(TrainerCallback):
         if not self.asked:
             self.asked, self._asked_at = number, time.monotonic()
             # Not by a logger, which may be in the middle of a line.
-            os.write(2, b"\nStopping: a checkpoint is saved after this step. A second signal ends at once.\n")
+            os.write(2, b"\nStopping after this step or evaluation, with a checkpoint. A second signal ends at once.\n")
         elif time.monotonic() - self._asked_at > REPEATED_S:
             signal.signal(number, self._previous[number])
             signal.raise_signal(number)
@@ -132,7 +133,7 @@ def heed_parent_alone(worker: int, then: Callable[[int], None] | None = None) ->
 
 
 def _end_when_parent_says() -> None:
-    while signal.sigwaitinfo(SIGNALS).si_pid != os.getppid():
+    while signal.sigwaitinfo(SIGNALS).si_pid != multiprocessing.parent_process().pid:
         pass
     os._exit(0)
 

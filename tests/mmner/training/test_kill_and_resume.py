@@ -415,7 +415,7 @@ def failures(tmp_path_factory) -> dict[str, str]:
     """One launch for all cases, from a fresh interpreter: autograd cannot be forked once it has run."""
     folder = tmp_path_factory.mktemp("killed")
     subprocess.run(
-        [sys.executable, __file__, str(folder)], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=400
+        [sys.executable, __file__, str(folder)], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=900
     )
     return json.loads((folder / "failures.json").read_text())
 
