@@ -105,7 +105,9 @@ def load_image(image: ImageLike, policy: UrlPolicy = UrlPolicy()) -> Image.Image
             with _quiet_pillow():
                 image = Image.open(image, formats=formats)
         _check_pixels(image.size, limit)
-        return _to_rgb(image)
+        image = _to_rgb(image)
+        image.info = {}  # EXIF that is broken must not fail later, where nobody expects it
+        return image
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         advice = ", or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it" if policy.allow_private else ""
         raise ValueError(

@@ -45,7 +45,7 @@ WORD_PATTERN = regex.compile(
     (?! [SPACE] )
     (?:
       (?: https?:// | www\. ) [^SPACE<>"]* [^SPACE<>"'’.,;:!?)\]}]       # a URL, less the punctuation after it
-    | (?<! [\w@] ) @ [\p{L}\p{N}_]+                                        # a mention
+    | (?<! [\p{L}\p{N}_@] ) @ [\p{L}\p{N}_]+                                        # a mention
     | [\p{L}\p{N}] [\p{L}\p{N}_.+%-]{0,63} @ (?: [\p{L}\p{N}-]{1,63} \. ){1,8} \p{L}{2,}   # an e-mail address
     | (?<! [\p{L}\p{N}] ) (?: (?: \p{L}{1,2} \. ){2,16}                    # U.S., z.B., Ph.D.
                              | \p{Lu} \. (?= [SPACE]* [^SPACE\p{L}\p{N}] | [SPACE]+ [^SPACE] )  # J. Fox; not the end
@@ -74,6 +74,7 @@ WORD_PATTERN = regex.compile(
     .replace("RUN", r"[\p{L}\p{M}\p{Nd}\p{Nl}_]+ (?! (?<= [nN] ) ['’] [tT] (?! [\p{L}\p{N}] ) )"),
     regex.VERBOSE,
 )
+JOINERS = "\u200c\u200d"
 VISIBLE = regex.compile(f"[^{SPACE}]")
 
 
@@ -172,7 +173,10 @@ class TwoMNERProcessor(ProcessorMixin):
         Returns:
             The words and, for each, its `(start, end)` characters: `text[start:end] == word`.
         """
-        spans = [match.span() for match in WORD_PATTERN.finditer(text)]
+        # A joiner at the end of a word joins it to nothing, and is not seen.
+        spans = [
+            (match.start(), match.start() + len(match[0].rstrip(JOINERS))) for match in WORD_PATTERN.finditer(text)
+        ]
         return [text[start:end] for start, end in spans], spans
 
     def piece_counts(self, words: Sequence[str]) -> list[int]:
