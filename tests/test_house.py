@@ -1,0 +1,99 @@
+"""Rules of the house: no module over 800 lines, and imports that only point down the floors."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MODULES = sorted(
+    path
+    for folder in (".", "dataset_script", "mmner", "benchmarks", "space")
+    for path in (ROOT.glob("*.py") if folder == "." else (ROOT / folder).rglob("*.py"))
+)
+TRAVELLING = sorted(path.stem for path in ROOT.glob("*_2mner.py")) + ["handler"]
+
+# Floors from the ground up: a module may import from its own floor and from those below it.
+FLAT = [
+    ["configuration_2mner", "images_2mner", "alignment_2mner", "crf_2mner"],
+    ["processing_2mner", "collaboration_2mner"],
+    ["modeling_2mner"],
+    ["explain_2mner", "onnx_2mner"],
+    ["pipeline_2mner"],
+    ["handler"],
+]
+DATASET = [
+    ["dataset_script.rows", "dataset_script.report", "dataset_script.images", "dataset_script.files"],
+    ["dataset_script.formats"],
+    ["dataset_script.parquet", "dataset_script.mmner", "dataset_script.loading", "dataset_script"],
+    ["dataset_script.building"],
+    ["dataset_script.auditing", "dataset_script.publishing"],
+    ["dataset_script.__main__"],
+]
+MMNER = [
+    ["mmner.options", "mmner.files", "mmner.hub", "mmner.entity_f1", "mmner"],
+    ["mmner.data"],
+    ["mmner.training"],
+    ["mmner.results"],
+    ["mmner.probe", "mmner.cli"],
+]
+FLOORS = {name: (house, floor) for house in ("FLAT", "DATASET", "MMNER") for floor, names in enumerate(globals()[house]) for name in names}  # fmt: skip
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def place_of(module: str) -> tuple[str, int] | None:
+    """The house and floor of a module: those of its longest known prefix."""
+    parts = module.split(".")
+    prefixes = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+    return next((FLOORS[prefix] for prefix in prefixes if prefix in FLOORS), None)
+
+
+def imports_of(path: Path) -> set[str]:
+    """The full names of the modules that a file imports, as far as the text tells."""
+    name = name_of(path)
+    package = name.split(".") if path.stem == "__init__" else name.split(".")[:-1]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            known = {f"{module}.{alias.name}" for alias in node.names}
+            files = {one for one in known if (ROOT / one.replace(".", "/")).with_suffix(".py").is_file()}
+            found |= files or {module}
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_module_has_at_most_800_lines(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 800
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_point_down(path):
+    name, imported = name_of(path), imports_of(path)
+    house = name.split(".")[0]
+    assert "run_mmner" not in imported
+    if house == "dataset_script":
+        assert not {one for one in imported if one.endswith("_2mner") or one.startswith("mmner")}
+    if name in TRAVELLING:
+        assert not {one for one in imported if one.startswith(("dataset_script", "mmner"))}
+    if place_of(name) is None:
+        return
+    for other in imported:
+        place = place_of(other)
+        if place is not None and place[0] == place_of(name)[0]:
+            assert place[1] <= place_of(name)[1], f"{name} imports {other}, which stands above it"
+
+
+def test_at_most_ten_files_travel_with_the_weights():
+    from modeling_2mner import CODE_FILES
+
+    assert sorted(CODE_FILES) == sorted(f"{name}.py" for name in TRAVELLING)
+    assert len(CODE_FILES) <= 10
+    assert sum(len((ROOT / name).read_text(encoding="utf-8").splitlines()) for name in CODE_FILES) <= 4800
