@@ -28,8 +28,8 @@ logger = logging.getLogger(__name__)
 PLAIN = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 # What an evaluation has beside the scores of entities.
 ALWAYS_SCORED = ("eval_loss", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
-# With multilingual-e5-small and 16 of 200 Wikipedia sentences a step, dev F1 after 13, 25, 50, 100 and 200 steps is 0, 0,
-# 55, 76, 79 at the rates of recipes/local.yaml, and 0, 0, 0, 0, 49 at those of recipes/base.yaml.
+# With multilingual-e5-small and 16 of 200 Wikipedia sentences a step, dev F1 after 13, 25, 50, 100 and 200 steps is 0,
+# 0, 55, 76, 79 at the rates of recipes/local.yaml, and 0, 0, 0, 0, 49 at those of recipes/base.yaml.
 ENOUGH_STEPS = 200
 KEEP_THE_LAST = "--eval_strategy no --load_best_model_at_end false --early_stopping_patience none"
 # Where a parameter belongs, by the beginning of its name; the first that fits. Everything else is a new layer.
