@@ -1,10 +1,11 @@
 # `make demo`: install, train the synthetic probe on CPU, predict with and without pictures.
-# `make test`: install, lint, run the offline tests.
+# `make test`: install, check format, lint and types, run the offline tests.
+# `make test-lowest`: install the lowest versions that setup.cfg allows, run the fast tests of the model.
 # `make test-common`: fetch the source of transformers and run its own common model tests over ours.
 # All use their own environment in .venv, made again only when the dependencies change.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-common clean
+.PHONY: help demo test test-common test-lowest clean
 
 # The first Python >= 3.11 on the path; `make PYTHON=/path/to/python ...` chooses another.
 PYTHON ?= $(firstword $(foreach name,python3 python3.11 python3.12 python3.13 python3.14,$(shell \
@@ -21,8 +22,22 @@ demo: $(INSTALLED)
 	$(BIN)/python -m mmner.probe.demo outputs/probe
 
 test: $(INSTALLED)
-	$(BIN)/ruff check .
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+
+FAST := tests/test_crf_2mner.py tests/test_alignment_2mner.py tests/test_modeling_2mner.py tests/test_pipeline_2mner.py
+LOWEST := .venv-lowest
+test-lowest: $(LOWEST)/.installed
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -q -n 2 $(FAST)
+
+$(LOWEST)/.installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(LOWEST)
+	sed -n 's/^    \([A-Za-z0-9_-]*\)>=\([0-9.]*\).*/\1==\2/p' setup.cfg | sort -u > $(LOWEST)/lowest.txt
+	$(LOWEST)/bin/python -m pip install --quiet --constraint $(LOWEST)/lowest.txt torch==2.13.0 \
+		--editable '.[train,data,dev]'
+	@touch $@
 
 # The common tests come with the source distribution alone. Their markers are not ours, hence no addopts.
 SOURCE := $(VENV)/transformers-source
@@ -37,7 +52,7 @@ $(SOURCE)/PKG-INFO: $(INSTALLED)
 	tar xzmf $(SOURCE)/transformers-*.tar.gz -C $(SOURCE) --strip-components 1
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(LOWEST) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt
