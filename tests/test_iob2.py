@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from seqeval.scheme import IOB2, Entities
 
-from dataset_script.spans import (
+from dataset_script.rows import (
     TagError,
     entity_type,
     iob2_problems,

@@ -9,8 +9,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from ..images import IMAGE_SUFFIXES
-from ..rows import MalformedRow, Row
-from ..spans import is_tag
+from ..rows import MalformedRow, Row, entity_type
 from .lines import column_encoding, head, numbered_lines
 
 IMGID = "IMGID:"
@@ -163,7 +162,7 @@ class Layout:
     def fits(self, columns: Sequence[str]) -> bool:
         """Whether a line has a tag where it should be."""
         places = self.tags if self.tag is None else (self.tag,)
-        return all(place < len(columns) and is_tag(columns[place].strip()) for place in places)
+        return all(place < len(columns) and _is_tag(columns[place].strip()) for place in places)
 
     def __str__(self) -> str:
         names = ["number", "token"] if self.numbered else ["token"]
@@ -296,3 +295,7 @@ def _is_image_url(text: str) -> bool:
         return False
     path = urlsplit(text).path
     return "Special:FilePath/" in path or PurePosixPath(path).suffix.lower() in (*IMAGE_SUFFIXES, ".svg")
+
+
+def _is_tag(text: str) -> bool:
+    return text == "O" or entity_type(text) is not None

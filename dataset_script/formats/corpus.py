@@ -14,15 +14,14 @@ from PIL import Image, ImageFile
 from ..files import regular
 from ..images import IMAGE_SUFFIXES, ImageFolder, candidates, find_image_root
 from ..report import LoadReport
-from ..rows import LANGUAGES, SPLIT_FILES, MalformedRow, Row
-from ..spans import NO_LABEL, is_unlabelled
+from ..rows import LANGUAGES, NO_LABEL, SPLIT_FILES, MalformedRow, Row, is_unlabelled
 from .columns import read_captions
 from .label_maps import LabelMap
 from .policy import Policy
 from .registry import Source, discover
 
 _HERE = Path(__file__).parent
-_BESIDE = ("files", "images", "mmner", "report", "rows", "spans")
+_BESIDE = ("files", "images", "mmner", "report", "rows")
 _CODE = (*sorted(_HERE.glob("*.py")), *(_HERE.parent / f"{name}.py" for name in _BESIDE))
 """The modules that decide what a row becomes."""
 

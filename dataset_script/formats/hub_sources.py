@@ -9,8 +9,7 @@ import datasets
 import yaml
 
 from ..building.row_images import PictureFiles
-from ..rows import LANGUAGES, SPLIT_FILES, MalformedRow, Row
-from ..spans import TagError, tag_names
+from ..rows import LANGUAGES, SPLIT_FILES, MalformedRow, Row, TagError, tag_names
 from .registry import LANGUAGE_CODES, FileName
 
 KNOWN = Path(__file__).with_suffix(".yaml")

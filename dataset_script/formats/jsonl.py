@@ -5,8 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..rows import IMAGE_RELATIONS, MalformedRow, Row
-from ..spans import is_unlabelled
+from ..rows import IMAGE_RELATIONS, MalformedRow, Row, is_unlabelled
 from .lines import numbered_lines
 
 REQUIRED_KEYS = ("id", "tokens", "ner_tags")

@@ -7,8 +7,7 @@ from typing import Any
 
 import yaml
 
-from ..rows import Row
-from ..spans import entity_type
+from ..rows import Row, entity_type
 
 BUILT_IN = Path(__file__).with_suffix(".yaml")
 

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from ..report import LoadReport
-from ..rows import LANGUAGES, MalformedRow, Row, check
-from ..spans import iob2_problems, is_iob1, is_unlabelled, mended_tags
+from ..rows import LANGUAGES, MalformedRow, Row, check, iob2_problems, is_iob1, is_unlabelled, mended_tags
 from .label_maps import LabelMap
 
 logger = logging.getLogger(__name__)

@@ -8,8 +8,7 @@ from pathlib import Path
 from ..building.row_images import PictureFiles
 from ..parquet import is_parquet
 from ..report import LoadReport
-from ..rows import LANGUAGES, MalformedRow, Row
-from ..spans import iob2_problems
+from ..rows import LANGUAGES, MalformedRow, Row, iob2_problems
 from .corpus import Corpus
 from .hub_sources import open_hub_source
 from .label_maps import LabelMap

@@ -18,7 +18,7 @@ from dataset_script.building.build import Plan, build
 from dataset_script.building.pairing import Shares
 from dataset_script.building.providers.folder import Folder
 from dataset_script.building.providers.own import Own
-from dataset_script.spans import iob2_spans
+from dataset_script.rows import iob2_spans
 from mmner.data.sentences import REMEDIES
 
 PEOPLE = [f"Person{number}" for number in range(60)]

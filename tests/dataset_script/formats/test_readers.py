@@ -25,8 +25,7 @@ from dataset_script.formats.wikidiverse import Span, read_wikidiverse, tag_words
 from dataset_script.parquet import is_parquet, write_parquet
 from dataset_script.publishing.facts import find_shards
 from dataset_script.report import LoadReport
-from dataset_script.rows import LANGUAGES, MalformedRow, Row
-from dataset_script.spans import iob2_problems
+from dataset_script.rows import LANGUAGES, MalformedRow, Row, iob2_problems
 
 SAMPLES = Path(__file__).with_name("samples")
 GOOD = {"id": "a", "lang": "en", "tokens": ["In", "Paris"], "ner_tags": ["O", "B-LOC"], "image": None}
