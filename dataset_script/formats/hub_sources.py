@@ -8,7 +8,7 @@ from typing import Any
 import datasets
 import yaml
 
-from ..building.row_images import PictureFiles
+from ..images import ImageFiles
 from ..rows import LANGUAGES, SPLIT_FILES, MalformedRow, Row, TagError, tag_names
 from .registry import LANGUAGE_CODES, FileName
 
@@ -16,8 +16,8 @@ KNOWN = Path(__file__).with_suffix(".yaml")
 TOKENS = ("tokens", "words")
 TAGS = ("ner_tags", "tags", "ner")
 LANGS = ("lang", "language")
-OPTIONAL = ("id", "caption", "image_relation", "image_url")
-PICTURES = ("image", "image_name")
+OPTIONAL = ("caption", "image_relation", "image_url")
+IMAGES = ("image", "image_name")
 
 
 def open_hub_source(
@@ -25,32 +25,31 @@ def open_hub_source(
     languages: Sequence[str] = LANGUAGES,
     revision: str | None = None,
     lang: str | None = None,
-    pictures: PictureFiles | None = None,
+    image_files: ImageFiles | None = None,
 ) -> Iterator[tuple[str, Row | MalformedRow]]:
     """The sentences of a dataset on the Hub, or of a folder laid out like one, with their split; in place of a row
-    whose tokens or tags are not as they should be, the problem.
+    whose tokens or tags are malformed, the problem.
 
-    ``hub_sources.yaml`` says how WikiNEuRal and MultiNERD are laid out. Of any other dataset, the splits are those of
-    the configs named by a language (``de``), or else of the default config: by their own names (``train_de``), by a
-    column ``lang``, or by ``lang=``. It needs a column of tokens (one of ``TOKENS``) and one of tags (one of
-    ``TAGS``), the tags as ClassLabel or as text.
+    ``hub_sources.yaml`` describes WikiNEuRal and MultiNERD. Of any other dataset, the splits are those of the configs
+    named by a language (``de``), or else of the default config, where the names of the splits (``train_de``), a
+    column ``lang``, or ``lang`` give the language. It needs a column of tokens (one of ``TOKENS``) and one of tags
+    (one of ``TAGS``), the tags as ClassLabel or as text.
 
     Args:
         name: ``org/name``.
         languages: those wanted; others are not read where the layout allows it, else passed over.
         revision: a branch, tag or commit.
-        lang: the language of rows that nothing says the language of.
-        pictures: where those of the column ``image`` are written; if ``None``, they are not taken.
+        lang: the language of rows of which nothing else states it.
+        image_files: where the images of the column ``image`` are written; if ``None``, they are not taken.
 
     Raises:
-        ValueError: the dataset has no such columns, its tags have no names, it says no language, its splits are of
-            other names, or its pictures, if they are to be taken, are not in its rows.
+        ValueError: the dataset has no such columns, its tags have no names, it states no language, its splits have
+            other names, or its images are to be taken and are not in its rows.
         huggingface_hub.errors.HfHubHTTPError, datasets.exceptions.DatasetNotFoundError: as ``datasets.load_dataset``.
     """
     for split, stated, rows in _streams(name, languages, revision):
-        reader = _RecordReader(name, rows.features or {}, stated, lang, pictures)
-        # Undecoded: no time is spent on pictures.
-        for position, record in enumerate(rows.decode(False)):
+        reader = _RecordReader(name, rows.features or {}, stated, lang, image_files)
+        for position, record in enumerate(rows.decode(False)):  # no time is spent on decoding images
             row = reader.row(split, position, record)
             if isinstance(row, MalformedRow) or row.lang is None or row.lang in languages:
                 yield split, row
@@ -63,17 +62,22 @@ def stated_facts(name: str) -> dict[str, str]:
 
 
 class _RecordReader:
-    """Makes rows of the records of one split; ``stated`` is its language, ``lang`` that of records without, and
-    ``pictures`` takes theirs."""
+    """Makes rows of the records of one split; ``stated`` is its language, ``lang`` that of records without."""
 
     def __init__(
-        self, name: str, features: dict[str, Any], stated: str | None, lang: str | None, pictures: PictureFiles | None
+        self,
+        name: str,
+        features: dict[str, Any],
+        stated: str | None,
+        lang: str | None,
+        image_files: ImageFiles | None,
     ):
-        self._name, self._stated, self._lang, self._pictures = name, stated, lang, pictures
+        self._name, self._stated, self._lang, self._image_files = name, stated, lang, image_files
         kind = features.get("image")
-        if pictures is not None and kind is not None and not isinstance(kind, datasets.Image):
-            raise ValueError(f"{name} has a column image of {kind}; expected pictures, of datasets.Image.")
-        self._known = _known().get(name, {}).get("tags")
+        if image_files is not None and kind is not None and not isinstance(kind, datasets.Image):
+            raise ValueError(f"{name} has a column image of {kind}; expected images, of datasets.Image.")
+        self._taken = {*LANGS, *OPTIONAL, "id"} | (set() if image_files is None else {*IMAGES})
+        self._known = _known().get(name, {}).get("tags", ())
         self._names = {
             column: feature.feature.names
             for column, feature in features.items()
@@ -91,10 +95,10 @@ class _RecordReader:
         lang = self._stated or next((record[key] for key in LANGS if record.get(key)), self._lang)
         if lang is None and not any(key in record for key in LANGS):
             raise ValueError(
-                f"{self._name} says no language, in its configs, its splits or a column {' or '.join(LANGS)} "
-                f"(columns: {', '.join(record)}): give lang=."
+                f"{self._name} states no language, in its configs, its splits or a column {' or '.join(LANGS)} "
+                f"(columns: {', '.join(record)}): give lang= (--lang)."
             )
-        names = self._names.get(tags) or self._known or ()
+        names = self._names.get(tags) or self._known
         numbers = [tag for tag in record[tags] if isinstance(tag, int)] if isinstance(record[tags], list) else []
         if numbers and not names:
             raise ValueError(
@@ -105,19 +109,11 @@ class _RecordReader:
             read_tags = tag_names(record[tokens], record[tags], names)
         except TagError as error:
             return MalformedRow(path, line, error.reason, str(error))
-        return Row(
-            path=path,
-            line=line,
-            id=str(record["id"]) if record.get("id") not in (None, "") else str(position),
-            lang=lang,
-            tokens=list(record[tokens]),
-            tags=read_tags,
-            image=self._picture(record),
-            caption=record.get("caption"),
-            image_relation=record.get("image_relation"),
-            image_url=record.get("image_url"),
-            ignored_keys=tuple(key for key in record if key not in (tokens, tags, *LANGS, *OPTIONAL, *self._taken)),
-        )
+        row_id = str(position) if record.get("id") in (None, "") else str(record["id"])
+        row = Row(path, line, row_id, lang, list(record[tokens]), read_tags, self._image(record))
+        row.caption, row.image_relation, row.image_url = (record.get(key) for key in OPTIONAL)
+        row.ignored_keys = tuple(key for key in record if key not in {tokens, tags, *self._taken})
+        return row
 
     def _column(self, record: dict[str, Any], names: Sequence[str]) -> str:
         found = next((column for column in names if column in record), None)
@@ -126,16 +122,12 @@ class _RecordReader:
             raise ValueError(f"{self._name} has no column {' or '.join(names)} (columns: {came}).")
         return found
 
-    @property
-    def _taken(self) -> tuple[str, ...]:
-        return () if self._pictures is None else PICTURES
-
-    def _picture(self, record: dict[str, Any]) -> str | None:
-        cell = record.get("image") if self._pictures is not None else None
-        if cell is None:
+    def _image(self, record: dict[str, Any]) -> str | None:
+        cell = record.get("image")
+        if self._image_files is None or cell is None:
             return None
         try:
-            return self._pictures.add(cell, record.get("image_name"))
+            return self._image_files.add(cell, record.get("image_name"))
         except ValueError as error:
             raise ValueError(f"{self._name}: {error}.") from None
 

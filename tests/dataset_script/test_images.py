@@ -1,5 +1,6 @@
 """Which image files count as readable, and that datasets.Image then decodes each of them to the same pixels."""
 
+import hashlib
 import io
 import json
 import os
@@ -14,12 +15,13 @@ from datasets import Image as ImageFeature
 from PIL import EpsImagePlugin, Image, PngImagePlugin
 
 import images_2mner
-from dataset_script import images, load, load_report, write_parquet
+from dataset_script import images, load, load_report
 from dataset_script.auditing import audit
 from dataset_script.building.build import Plan, build
 from dataset_script.building.providers.own import Own
-from dataset_script.images import FORMATS, ImageFolder, candidates, find_image_root, image_problem
+from dataset_script.images import FORMATS, ImageFiles, ImageFolder, candidates, find_image_root, image_problem
 from dataset_script.publishing import preview
+from dataset_script.publishing.parquet import write_parquet
 
 
 def picture(mode: str = "RGB", size: tuple[int, int] = (24, 16), seed: int = 0) -> Image.Image:
@@ -145,14 +147,6 @@ def test_decompression_bombs_are_refused_undecoded(tmp_path, side, monkeypatch):
         assert decoded[0] == (side, side)
 
 
-def test_the_pixel_limit_is_pillows_own(tmp_path, monkeypatch):
-    READABLE["rgb.jpg"](tmp_path / "rgb.jpg")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24 * 16)
-    assert image_problem(tmp_path / "rgb.jpg") is None
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24 * 16 - 1)
-    assert image_problem(tmp_path / "rgb.jpg").startswith("too many pixels")
-
-
 def test_each_file_is_decoded_once(tmp_path, monkeypatch):
     READABLE["rgb.jpg"](tmp_path / "rgb.jpg")
     (tmp_path / "broken.jpg").write_bytes(b"")
@@ -183,16 +177,6 @@ def test_image_root(tmp_path):
     for path in (tmp_path / "twitter2015_images", folder / "twitter2015_images", folder / "images"):
         path.mkdir()
         assert find_image_root(folder) == path
-
-
-def test_signature_tells_of_changes(tmp_path):
-    folder = ImageFolder(tmp_path)
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "a.jpg").write_bytes(b"x")
-    first = folder.signature()
-    assert [(name, size) for name, size, _ in first] == [("sub/a.jpg", 1)]
-    (tmp_path / "sub" / "a.jpg").write_bytes(b"xy")
-    assert folder.signature() != first
 
 
 # Formats
@@ -265,3 +249,23 @@ def test_rows_that_datasets_decodes_do_not_reach_ghostscript(hostile, ghostscrip
     with pytest.raises(OSError, match="Unable to locate Ghostscript"):
         loaded["train"][0]["image"]
     assert not ghostscript.exists()
+
+
+def test_images_in_rows_are_written_once_and_no_name_is_taken_twice(tmp_path):
+    def digest(content: bytes) -> str:
+        return hashlib.sha256(content).hexdigest()[:16]
+
+    files = ImageFiles(tmp_path / "images")
+    assert files.add({"bytes": b"one", "path": "a/1.jpg"}) == "1.jpg"
+    assert files.add({"bytes": b"one", "path": "2.jpg"}, "3.jpg") == "1.jpg"
+    assert files.add({"bytes": b"two", "path": "x.jpg"}, "../2.jpg") == "2.jpg"
+    assert files.add({"bytes": b"three", "path": "1.jpg"}) == f"{digest(b'three')}-1.jpg"
+    assert files.add({"bytes": b"four", "path": None}) == digest(b"four")
+    assert files.add({"bytes": b"five", "path": "a/.."}) == digest(b"five")
+    contents = {path.name: path.read_bytes() for path in files.folder.iterdir()}
+    assert sorted(contents.values()) == [b"five", b"four", b"one", b"three", b"two"] and contents["2.jpg"] == b"two"
+    (files.folder / "6.jpg").write_bytes(b"mine")
+    assert files.add({"bytes": b"six", "path": "6.jpg"}) == f"{digest(b'six')}-6.jpg"
+    assert (files.folder / "6.jpg").read_bytes() == b"mine"
+    with pytest.raises(ValueError, match="the image 'here.jpg' is named, but not in the row"):
+        files.add({"bytes": None, "path": "here.jpg"})

@@ -176,7 +176,7 @@ def test_tags_as_text_and_other_columns(tmp_path):
     [
         ({"text": "a", "lang": "de"}, r"has no column tokens or words \(columns: text, lang\)"),
         ({"tokens": ["a"], "lang": "de"}, "has no column ner_tags or tags"),
-        (ROW, r"says no language, .*\(columns: tokens, ner_tags\): give lang="),
+        (ROW, r"states no language, .*\(columns: tokens, ner_tags\): give lang="),
         (ROW | {"lang": "de"}, r"the column ner_tags holds numbers such as 0; .*is known of Babelscape/wikineural"),
     ],
 )
