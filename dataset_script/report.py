@@ -4,7 +4,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
@@ -68,12 +68,12 @@ class ReportPart:
 
     def add(self, other: "ReportPart") -> None:
         """Add the counts of another part."""
-        for item in fields(self):
-            mine, more = getattr(self, item.name), getattr(other, item.name)
+        for name, more in vars(other).items():
+            mine = getattr(self, name)
             if isinstance(mine, dict):
                 mine.update(more)  # a Counter adds
             else:
-                setattr(self, item.name, mine + more if isinstance(mine, int) else (mine + more)[:MAX_EXAMPLES])
+                setattr(self, name, mine + more if isinstance(mine, int) else (mine + more)[:MAX_EXAMPLES])
 
     def warnings(self) -> list[str]:
         """A line for each kind of loss or change."""
@@ -85,6 +85,7 @@ class ReportPart:
             (self.without_caption, "{} rows name an image for which the captions file has no line"),
             (self.repaired_tags, f"{{}} I- tags that begin an entity were read as B-: {_some(self.repair_examples)}"),
             (self.skipped.total(), f"{{}} rows were skipped ({_counts(self.skipped)}): {_some(self.skip_examples)}"),
+            (not self.rows, "no rows, so there is no such split"),
         ]
         return [line.replace("{}", str(number), 1) for number, line in lines if number]
 
@@ -127,13 +128,10 @@ class LoadReport:
     def warnings(self) -> list[str]:
         """A line for each split and kind of loss or change."""
         lines = [f"{split}: {line}" for split in self.parts for line in self.total(split).warnings()]
-        lines += [f"{split}: no rows, so there is no such split" for split in self.parts if not self.total(split).rows]
         if self.ignored_keys:
-            keys = ", ".join(f"{key} ({number} rows)" for key, number in self.ignored_keys.items())
-            lines.append(f"keys that no column takes were ignored: {keys}")
+            lines.append(f"keys that no column takes were ignored (rows): {_counts(self.ignored_keys)}")
         if self.bad_captions:
-            reasons = _counts(self.bad_captions)
-            lines.append(f"{self.bad_captions.total()} lines of the captions file were left out ({reasons})")
+            lines.append(f"lines of the captions file were left out: {_counts(self.bad_captions)}")
         return lines
 
     def log(self) -> None:
@@ -157,16 +155,9 @@ class LoadReport:
         return report
 
     def describe(self) -> str:
-        """The text for ``DatasetInfo.description``: a sentence to read, then the report for ``load_report``.
-
-        The description is the one place that the cache, ``select``, ``map`` and ``save_to_disk`` all keep.
-        """
-        total = self.total()
-        splits = ", ".join(f"{split} {self.total(split).rows}" for split in self.parts)
-        return (
-            f"Rows: {splits}. Images: {total.images} rows with one, {total.without_image} without, "
-            f"{total.missing_rows} missing, {total.unreadable_rows} unreadable.\n{_MARK}{self.to_json()}"
-        )
+        """The text for ``DatasetInfo.description``, the one place that the cache, ``select``, ``map`` and
+        ``save_to_disk`` all keep."""
+        return f"{_MARK}{self.to_json()}"
 
 
 def load_report(dataset: Dataset | DatasetDict | IterableDataset | IterableDatasetDict) -> LoadReport:
@@ -178,14 +169,14 @@ def load_report(dataset: Dataset | DatasetDict | IterableDataset | IterableDatas
         ValueError: the dataset carries no report.
     """
     one = next(iter(dataset.values()), None) if isinstance(dataset, dict) else dataset
-    for line in (one.info.description or "").split("\n") if one is not None else ():
-        if line.startswith(_MARK):
-            return LoadReport.from_json(line.removeprefix(_MARK))
+    description = (one.info.description or "") if one is not None else ""
+    if _MARK in description:
+        return LoadReport.from_json(description.partition(_MARK)[2])
     raise ValueError("The dataset carries no load report: expected one that dataset_script.load returned.")
 
 
 def _counts(counter: Counter[str]) -> str:
-    return ", ".join(f"{reason}: {number}" for reason, number in counter.most_common())
+    return ", ".join(f"{name}: {number}" for name, number in counter.most_common())
 
 
 def _some(names: Iterable[str]) -> str:

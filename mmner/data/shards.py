@@ -60,7 +60,8 @@ class ParquetShards:
     The rows of a split in Parquet files, none of them in memory.
 
     Only the files' footers are read at first, on threads. They tell how many rows each row group has: a row group is
-    what `read` takes, so files may be few and large; `dataset_script.publishing.parquet.write_parquet` makes groups of 100 rows.
+    what `read` takes, so files may be few and large; `dataset_script.publishing.parquet.write_parquet` makes groups of
+    100 rows.
 
     Args:
         files: paths or addresses (`hf://...`), in order.

@@ -144,7 +144,7 @@ def test_keys_without_a_column_are_counted(tmp_path):
     jsonl(tmp_path / "train.jsonl", GOOD | {"source": "x"}, GOOD | {"id": "b", "source": "y"})
     report = scan(tmp_path).report
     assert report.ignored_keys == {"source": 2}
-    assert "keys that no column takes were ignored: source (2 rows)" in report.warnings()
+    assert "keys that no column takes were ignored (rows): source: 2" in report.warnings()
 
 
 # IMGID
