@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import datasets
 
@@ -64,7 +65,12 @@ def load(
     if config not in names:
         raise ValueError(f"config is {config!r}; expected one of {', '.join(names)}.")
     path = Path(folder).expanduser().absolute()
-    options = {"lang": lang, "image_folder": image_folder, "captions": captions, "label_map": label_map}
+    options: dict[str, Any] = {
+        "lang": lang,
+        "image_folder": image_folder,
+        "captions": captions,
+        "label_map": label_map,
+    }
     options |= {"tag_column": tag_column, "errors": errors, "iob2": iob2}
     if is_parquet(path):
         unused = [name for name, value in options.items() if value not in (None, "raise", "auto")]

@@ -215,8 +215,8 @@ def _is_list(values: Any) -> bool:
 
 
 def _name(position: int, tag: Any, tokens: Sequence[str], names: Sequence[str]) -> str:
-    if isinstance(tag, Integral) and not isinstance(tag, bool) and 0 <= tag < len(names):
-        return names[tag]
+    if isinstance(tag, Integral) and not isinstance(tag, bool) and 0 <= int(tag) < len(names):
+        return names[int(tag)]
     expected = f"a number from 0 ({names[0]}) to {len(names) - 1} ({names[-1]})" if names else "O, B-TYPE or I-TYPE"
     came = f"{tag} came as tag {position + 1} (token {tokens[position]!r})"
     if tag in NO_LABEL:

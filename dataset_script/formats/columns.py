@@ -95,16 +95,20 @@ class Layout:
 
     Attributes:
         columns: number of columns that most lines have.
-        tags: the columns, from 0, that look like tags, or the last one where none does.
-        tag: the one to read, or ``None`` where there are several and the file is of no known kind. Known are
-            CoNLL-2003, whose chunks come before the tag, and FMNERG, whose fine types come after the coarse ones.
+        tags: the column, from 0, of the tags; the last one where none looks like tags, and several where several do
+            and the file is of no known kind. Known are CoNLL-2003, whose chunks come before the tag, and FMNERG, whose
+            fine types come after the coarse ones.
         numbered: whether a number comes before the token.
     """
 
     columns: int
     tags: tuple[int, ...]
-    tag: int | None
     numbered: bool = False
+
+    @property
+    def tag(self) -> int:
+        """The column of the tags."""
+        return self.tags[0]
 
     @classmethod
     def of_file(cls, path: Path, tag_column: int | None, numbered: bool = False) -> "Layout":
@@ -116,7 +120,7 @@ class Layout:
         lines = head(path)
         layout = cls.of(lines, numbered)
         line = next((line[:80] for line in _content(lines)), None)
-        if tag_column is None and layout.tag is None:
+        if tag_column is None and len(layout.tags) > 1:
             columns = " and ".join(str(column + 1) for column in layout.tags)
             raise ValueError(
                 f"{path}: the columns {columns} look like tags (the first line begins {line!r}): name the one to read "
@@ -130,7 +134,7 @@ class Layout:
                 f"tag_column (--tag_column) is {tag_column}, but {path} has {layout.columns} columns (the first line "
                 f"begins {line!r}): expected a number from {numbered + 2} to {layout.columns}, or -1 for the last."
             )
-        return replace(layout, tag=column)
+        return replace(layout, tags=(column,))
 
     @classmethod
     def of(cls, lines: Iterable[str], numbered: bool = False) -> "Layout":
@@ -145,21 +149,19 @@ class Layout:
             for column in range(1 + numbered, columns)
             if 2 * sum(_LOOKS_LIKE_A_TAG.fullmatch(cell) is not None for cell in cells[column]) > len(rows)
         ] or [columns - 1]
-        tag = tags[0] if len(tags) == 1 else None
         if len(tags) == 2:
             first, second = (cells[column] for column in tags)
             kinds = [cell[2:] for cell in first if cell != "O"]
             has_chunks = sum(kind in _CHUNKS for kind in kinds) >= _MOST * len(kinds)
             if has_chunks and tags == [columns - 2, columns - 1] and columns >= 4 + numbered:
-                tag = tags[1]  # CoNLL-2003
+                tags = tags[1:]  # CoNLL-2003
             elif looks_imgid(lines) and not has_chunks and _same_prefixes(first, second):
-                tag = tags[0]  # FMNERG
-        return cls(columns, tuple(tags), tag, numbered)
+                tags = tags[:1]  # FMNERG
+        return cls(columns, tuple(tags), numbered)
 
     def fits(self, columns: Sequence[str]) -> bool:
         """Whether a line has a tag where it should be."""
-        places = self.tags if self.tag is None else (self.tag,)
-        cells = [columns[place].strip() if place < len(columns) else "" for place in places]
+        cells = [columns[place].strip() if place < len(columns) else "" for place in self.tags]
         return all(cell == "O" or entity_type(cell) is not None for cell in cells)
 
     def __str__(self) -> str:

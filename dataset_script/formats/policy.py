@@ -88,8 +88,8 @@ class Policy:
                 part.skip(problem.reason, _short(problem))
                 continue
             seen.add(row.id)
-            for problem in repairs:
-                part.repair(_short(problem))
+            for repaired in repairs:
+                part.repair(_short(repaired))
             if self.label_map and labelled:
                 row.tags = self.label_map.tags(row)
             yield row

@@ -56,7 +56,7 @@ def read_source(
     if folder.is_dir() and not is_parquet(folder):
         corpus = Corpus(folder, lang, errors=errors, iob2=iob2, label_map=label_map, tag_column=tag_column)
         files = [file for file in corpus.sources if file.lang in (None, *languages)]
-        rows = ((file.split, row) for file in files for row in corpus.rows(file, report))
+        rows: Iterator[tuple[str, Row]] = ((file.split, row) for file in files for row in corpus.rows(file, report))
     elif folder.is_dir() or _HUB_NAME.fullmatch(str(source)):
         if tag_column is not None:
             raise ValueError(f"{source} holds no files in columns: tag_column has no use there, leave it out.")
@@ -74,7 +74,7 @@ def _admitted(
 ) -> Iterator[tuple[str, Row]]:
     # One stream of rows a split and language: pairs come split by split.
     for (split, path), group in groupby(pairs, key=lambda pair: (pair[0], pair[1].path)):
-        rows = (row for _, row in group)
+        rows: Iterator[Row | MalformedRow] = (row for _, row in group)
         rows = _limited(rows, path) if policy.iob2 == "auto" else rows
         for row in policy.admit(rows, report, split, default_lang=lang, repair=policy.iob2 != "strict"):
             yield split, row
