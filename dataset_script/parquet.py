@@ -13,7 +13,6 @@ ROWS_PER_GROUP = 100
 """Rows that a reader must hold at once: few, since each may have an image."""
 MAX_FILE_BYTES = 500_000_000
 REPORT_FILE = "load_report.json"
-_COLUMNS = ("id", "lang", "tokens", "ner_tags", "image")
 _REPEATED = ["lang", "tokens.list.element", "ner_tags.list.element", "image_relation"]
 """Columns of which Parquet keeps a dictionary; one of image bytes would only fill memory."""
 
@@ -51,17 +50,13 @@ def attach_report(dataset: Mapping[str, datasets.Dataset], folder: Path, config:
 def check_columns(dataset: datasets.DatasetDict, what: str) -> None:
     """Raise a ``ValueError`` unless every split has the columns of MMNER; ``what`` begins its message."""
     for split, rows in dataset.items():
-        missing = [name for name in _COLUMNS if name not in rows.column_names]
-        if missing:
+        image, tags = rows.features.get("image"), getattr(rows.features.get("ner_tags"), "feature", None)
+        is_typed = isinstance(image, datasets.Image) and isinstance(tags, datasets.ClassLabel)
+        if not {"id", "lang", "tokens"} <= {*rows.features} or not is_typed:
             raise ValueError(
-                f"{what} has no {', '.join(missing)} in {split} (columns: {', '.join(rows.column_names)}); expected "
-                f"{', '.join(_COLUMNS)}."
+                f"{what} has the columns {rows.features} in {split}; expected id, lang, tokens, ner_tags as "
+                "List(ClassLabel(names=[...])) and image as datasets.Image."
             )
-        tags = rows.features["ner_tags"]
-        if not isinstance(getattr(tags, "feature", None), datasets.ClassLabel):
-            raise ValueError(f"{what} has ner_tags of {tags} in {split}; expected List(ClassLabel(names=[...])).")
-        if not isinstance(rows.features["image"], datasets.Image):
-            raise ValueError(f"{what} has an image of {rows.features['image']} in {split}; expected datasets.Image.")
 
 
 def count_rows(dataset: Mapping[str, datasets.Dataset]) -> LoadReport:

@@ -20,7 +20,6 @@ _MOST = 0.9
 _LOOKS_LIKE_A_TAG = re.compile(r"O|[BIESLUM]-.+")
 _CHUNKS = frozenset("ADJP ADVP CONJP INTJ LST NP PP PRT SBAR UCP VP NC PC VC".split())
 """The types of chunks of CoNLL-2003, English and German."""
-_CAPTION = re.compile(r"(?P<file>\S.*?) :(?P<caption>.*)", re.DOTALL)
 
 
 def read_imgid(path: Path, tag_column: int | None = None) -> Iterator[Row | MalformedRow]:
@@ -176,9 +175,9 @@ def read_captions(path: Path) -> Iterator[tuple[int, str, str] | MalformedRow]:
         if isinstance(line, MalformedRow):
             yield line
         elif line.strip():
-            match = _CAPTION.fullmatch(line)
-            if match:
-                yield number, match["file"], match["caption"]
+            file, separator, caption = line.partition(" :")
+            if separator and file.strip():
+                yield number, file, caption
             else:
                 yield MalformedRow(path, number, "bad caption", f"{line!r} came; expected 'file.jpg :caption'")
 

@@ -63,7 +63,7 @@ def test_readable_images_decode_in_datasets(tmp_path, name):
     decoded = feature.decode_example(feature.encode_example(str(found.path)))
     with Image.open(path) as expected:
         pixels = np.asarray(expected)
-    # Orientation 6: the camera was turned, and the picture is shown a quarter turn clockwise.
+    # Orientation 6: the camera was turned, and the image is shown a quarter turn clockwise.
     np.testing.assert_array_equal(np.asarray(decoded), np.rot90(pixels, -1) if name == "rotated.jpg" else pixels)
 
 
