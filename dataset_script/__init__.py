@@ -1,9 +1,8 @@
-"""The MMNER dataset: readers, the ``datasets`` builder, Parquet export, and the synthetic probe (``.probe``)."""
+"""The MMNER dataset: readers of the field's formats, and the ``datasets`` builder."""
 
 from .loading import load
 from .mmner import MMNER, MMNERConfig
-from .parquet import write_parquet
 from .report import LoadReport, ReportPart, load_report
 from .rows import MalformedRow
 
-__all__ = ["MMNER", "LoadReport", "MMNERConfig", "MalformedRow", "ReportPart", "load", "load_report", "write_parquet"]
+__all__ = ["MMNER", "LoadReport", "MMNERConfig", "MalformedRow", "ReportPart", "load", "load_report"]

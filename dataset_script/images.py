@@ -1,10 +1,12 @@
-"""Image files: where a row's image lies, and whether it opens."""
+"""Image files: where a row's image lies, whether it opens, and writing images that lie in rows."""
 
+import hashlib
 import io
 import os
 import warnings
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from PIL import EpsImagePlugin, Image, ImageOps, UnidentifiedImageError
 
@@ -17,8 +19,6 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM
 """What is opened as an image, whatever it is called; the model's own list."""
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".JPG", ".JPEG", ".PNG")
 """In the order in which they are tried for an image that is named without one."""
-
-
 LINK = "a link out of the image folder, which is not followed"
 
 
@@ -65,7 +65,7 @@ def image_problem(path: Path) -> str | None:
 
 @dataclass(frozen=True)
 class FoundImage:
-    """What became of an image name: a ``path`` that opens, or neither (missing), or a ``cause`` (not used)."""
+    """A looked-up image: a ``path`` that opens, or the ``cause`` why it is not used, or neither if it is missing."""
 
     name: str
     path: Path | None = None
@@ -74,11 +74,7 @@ class FoundImage:
 
 @dataclass
 class ImageFolder:
-    """The images of a dataset. Each name is looked up, and each file decoded, once.
-
-    Args:
-        root: the folder, or ``None`` where there is none: then every image is missing.
-    """
+    """The images in the folder ``root``; ``None``: all are missing. Each file is looked up and decoded once."""
 
     root: Path | None
     _found: dict[str, FoundImage] = field(default_factory=dict)
@@ -123,3 +119,36 @@ def find_image_root(folder: Path) -> Path | None:
     """The image folder of a dataset: ``images/`` or ``{name}_images/`` in it, or ``{name}_images/`` beside it."""
     name = f"{folder.name}_images"
     return next((path for path in (folder / "images", folder / name, folder.parent / name) if path.is_dir()), None)
+
+
+class ImageFiles:
+    """Writes images that lie in rows into ``folder``, equal ones once; files that lie there are not replaced."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._names: dict[str, str] = {}  # by content
+
+    def add(self, cell: dict[str, Any], named: str | None = None) -> str:
+        """Write an image and return its file name.
+
+        Args:
+            cell: a value of a column of ``datasets.Image``, undecoded: its ``bytes``, and perhaps a ``path``.
+            named: the name that the row gives the image; else that of the path is used. Where another image has the
+                name, or there is none, a digest of the content is put before it.
+
+        Raises:
+            ValueError: the cell holds a path without bytes.
+        """
+        content, path = cell.get("bytes"), cell.get("path")
+        if content is None:
+            raise ValueError(f"the image {path!r} is named, but not in the row; expected its bytes")
+        digest = hashlib.sha256(content).hexdigest()
+        if digest not in self._names:
+            name = PurePosixPath(named or path or "").name
+            name = "" if name == ".." else name
+            if not name or os.path.lexists(self.folder / name):
+                name = f"{digest[:16]}-{name}" if name else digest[:16]
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / name).write_bytes(content)
+            self._names[digest] = name
+        return self._names[digest]

@@ -4,8 +4,9 @@ The rows are the contract of this project: ``id``, ``lang``, ``tokens``, ``ner_t
 has them ``caption`` and ``image_relation`` (for analysis only, never an input).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -19,14 +20,14 @@ from .rows import LANGUAGES
 
 @dataclass(eq=False)
 class MMNERConfig(datasets.BuilderConfig):
-    """Which languages of the folder ``data_dir`` to read, and how; the options are those of ``corpus.Corpus``."""
+    """Which languages of the folder ``data_dir`` to read, and how; the options are those of ``load``."""
 
     lang: str | None = None
-    image_folder: str | None = None
-    captions: str | None = None
+    image_folder: str | Path | None = None
+    captions: str | Path | None = None
     errors: str = "raise"
     iob2: str = "auto"
-    label_map: str | dict[str, str] | None = None
+    label_map: str | Path | Mapping[str, str] | None = None
     tag_column: int | None = None
 
     @property
@@ -38,16 +39,8 @@ class MMNERConfig(datasets.BuilderConfig):
         """The folder, its files found but not read."""
         if self.data_dir is None:
             raise ValueError("MMNER has no data_dir: expected the folder of a dataset.")
-        return Corpus(
-            self.data_dir,
-            self.lang,
-            self.image_folder,
-            self.captions,
-            self.errors,
-            self.iob2,
-            self.label_map,
-            self.tag_column,
-        )
+        options = {name: getattr(self, name) for name in MMNERConfig.__annotations__}
+        return Corpus(Path(self.data_dir), **options)
 
     def create_config_id(self, config_kwargs: dict[str, Any], custom_features: datasets.Features | None = None) -> str:
         """The name of the cache folder: anew when an option, the code, a source file or an image changes."""

@@ -1,62 +1,20 @@
-"""MMNER as a folder of Parquet files, images inside: ``datasets.load_dataset`` reads it with no code of ours."""
+"""MMNER as a folder of Parquet files with the images inside: reading such a folder, and writing its files."""
 
-import logging
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets.table import embed_table_storage, table_cast
 
-from .files import replacing
-from .publishing.card import KIND, write_card
-from .report import LoadReport, load_report
-from .rows import LANGUAGES
-
-logger = logging.getLogger(__name__)
+from .report import LoadReport
 
 ROWS_PER_GROUP = 100
 """Rows that a reader must hold at once: few, since each may have an image."""
 MAX_FILE_BYTES = 500_000_000
-
 REPORT_FILE = "load_report.json"
-_COLUMNS = ("id", "lang", "tokens", "ner_tags", "image")
-
-
-def write_parquet(dataset: datasets.DatasetDict, folder: str | Path) -> Path:
-    """Write ``dataset`` as ``{lang}/{split}-{number}.parquet``, image bytes embedded, and the dataset card.
-
-    ``datasets.load_dataset(folder, "de")``, or ``"all"``, the default, reads it back, streaming too. The same dataset
-    gives the same bytes.
-
-    Args:
-        dataset: from ``dataset_script.load``, changed or not.
-        folder: new, empty, or a dataset that this package wrote and nobody added to: then it is replaced.
-
-    Returns:
-        The folder.
-
-    Raises:
-        FileExistsError: the folder holds something else.
-        ValueError: the dataset lacks columns, or has no rows.
-    """
-    folder = Path(folder).expanduser().absolute()
-    _check_columns(dataset, "The dataset")
-    if not any(len(split) for split in dataset.values()):
-        raise ValueError("The dataset has no rows to write.")
-    with replacing(folder, KIND) as written:
-        for split, rows in dataset.items():
-            positions: dict[str, list[int]] = {}
-            for position, lang in enumerate(rows["lang"]):
-                positions.setdefault(lang, []).append(position)
-            for lang in sorted(positions, key=LANGUAGES.index):
-                _write_split(rows.select(positions[lang]), written / lang, split)
-        (written / REPORT_FILE).write_text(_report(dataset).to_json() + "\n", encoding="utf-8")
-        write_card(written)
-    return folder
+_REPEATED = ["lang", "tokens.list.element", "ner_tags.list.element", "image_relation"]
+"""Columns of which Parquet keeps a dictionary; one of image bytes would only fill memory."""
 
 
 def is_parquet(folder: Path) -> bool:
@@ -65,14 +23,13 @@ def is_parquet(folder: Path) -> bool:
 
 
 def read_parquet(folder: Path, config: str = "all", cache_dir: str | Path | None = None) -> datasets.DatasetDict:
-    """Read what ``write_parquet`` wrote, or another such folder, as ``dataset_script.load`` returns it.
+    """Read a finished dataset as ``dataset_script.load`` returns it.
 
     Raises:
         ValueError: the folder has no such config, or its columns are not those of MMNER.
     """
-    cache = str(cache_dir) if cache_dir is not None else None
-    dataset = datasets.load_dataset(str(folder), config, cache_dir=cache)
-    _check_columns(dataset, f"{folder} ({config})")
+    dataset = datasets.load_dataset(str(folder), config, cache_dir=str(cache_dir) if cache_dir is not None else None)
+    check_columns(dataset, f"{folder} ({config})")
     attach_report(dataset, folder, config)
     return dataset
 
@@ -84,10 +41,35 @@ def attach_report(dataset: Mapping[str, datasets.Dataset], folder: Path, config:
         report = LoadReport.from_json(report_file.read_text(encoding="utf-8"))
         report = report if config == "all" else report.only([config])
     else:
-        report = _count(dataset)
+        report = count_rows(dataset)
     for split in dataset.values():
         split.info.description = report.describe()
     report.log()
+
+
+def check_columns(dataset: datasets.DatasetDict, what: str) -> None:
+    """Raise a ``ValueError`` unless every split has the columns of MMNER; ``what`` begins its message."""
+    for split, rows in dataset.items():
+        image, tags = rows.features.get("image"), getattr(rows.features.get("ner_tags"), "feature", None)
+        is_typed = isinstance(image, datasets.Image) and isinstance(tags, datasets.ClassLabel)
+        if not {"id", "lang", "tokens"} <= {*rows.features} or not is_typed:
+            raise ValueError(
+                f"{what} has the columns {rows.features} in {split}; expected id, lang, tokens, ner_tags as "
+                "List(ClassLabel(names=[...])) and image as datasets.Image."
+            )
+
+
+def count_rows(dataset: Mapping[str, datasets.Dataset]) -> LoadReport:
+    """A report of the rows at hand, by split and language."""
+    report = LoadReport()
+    for split, rows in dataset.items():
+        for table in rows.select_columns(["lang", "image"]).with_format("arrow").iter(ROWS_PER_GROUP):
+            for lang, empty in zip(table["lang"].to_pylist(), table["image"].is_null().to_pylist(), strict=True):
+                part = report.part(split, lang)
+                part.rows += 1
+                part.without_image += empty
+                part.images += not empty
+    return report
 
 
 class ShardWriter:
@@ -102,20 +84,15 @@ class ShardWriter:
     def __init__(self, folder: Path, split: str, features: datasets.Features):
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.split, self.schema = folder, split, features.arrow_schema
-        leaves = _leaves(self.schema)
-        # The bytes of an image are compressed already, and a dictionary of them would only fill memory.
-        self._options: dict[str, Any] = {
-            "compression": {name: "snappy" for name in leaves if name != "image.bytes"} | {"image.bytes": "none"},
-            "use_dictionary": [name for name in leaves if name != "image.bytes"],
-        }
-        self._number, self._size, self._writer = 0, 0, None
+        self._number, self._size = 0, 0
+        self._writer: pq.ParquetWriter | None = None
 
     def write(self, table: pa.Table) -> None:
         """Write ``table`` as one row group: give it about ``ROWS_PER_GROUP`` rows."""
         if self._writer is None or self._size > MAX_FILE_BYTES:
             self.close()
             path = self.folder / f"{self.split}-{self._number:05d}.parquet"
-            self._writer = pq.ParquetWriter(path, self.schema, **self._options)
+            self._writer = pq.ParquetWriter(path, self.schema, compression="snappy", use_dictionary=_REPEATED)
             self._number, self._size = self._number + 1, 0
         self._writer.write_table(table)
         self._size += table.nbytes
@@ -131,64 +108,3 @@ class ShardWriter:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _write_split(rows: datasets.Dataset, folder: Path, split: str) -> None:
-    with ShardWriter(folder, split, rows.features) as writer:
-        for table in rows.with_format("arrow").iter(ROWS_PER_GROUP):
-            writer.write(embed_table_storage(table_cast(table, writer.schema)))
-
-
-def _leaves(schema: pa.Schema) -> list[str]:
-    # pyarrow names compression by the paths of Parquet columns; an empty file is the one place that lists them all.
-    with tempfile.TemporaryFile() as file:
-        pq.write_table(schema.empty_table(), file)
-        file.seek(0)
-        parquet = pq.ParquetFile(file).schema
-        return [parquet.column(number).path for number in range(len(parquet))]
-
-
-def _check_columns(dataset: datasets.DatasetDict, what: str) -> None:
-    for split, rows in dataset.items():
-        missing = [name for name in _COLUMNS if name not in rows.column_names]
-        if missing:
-            raise ValueError(
-                f"{what} has no {', '.join(missing)} in {split} (columns: {', '.join(rows.column_names)}); expected "
-                f"{', '.join(_COLUMNS)}."
-            )
-        tags = rows.features["ner_tags"]
-        if not isinstance(getattr(tags, "feature", None), datasets.ClassLabel):
-            raise ValueError(f"{what} has ner_tags of {tags} in {split}; expected List(ClassLabel(names=[...])).")
-        if not isinstance(rows.features["image"], datasets.Image):
-            raise ValueError(f"{what} has an image of {rows.features['image']} in {split}; expected datasets.Image.")
-
-
-def _count(dataset: Mapping[str, datasets.Dataset]) -> LoadReport:
-    report = LoadReport()
-    for split, rows in dataset.items():
-        columns = rows.select_columns(["lang", "image"]).with_format("arrow")
-        for table in columns.iter(ROWS_PER_GROUP):
-            for lang, empty in zip(table["lang"].to_pylist(), table["image"].is_null().to_pylist(), strict=True):
-                part = report.part(split, lang)
-                part.rows += 1
-                part.without_image += empty
-                part.images += not empty
-    return report
-
-
-def _report(dataset: datasets.DatasetDict) -> LoadReport:
-    """The report of loading if it still tells of these rows, else one that counts them."""
-    counted = _count(dataset)
-    try:
-        report = load_report(dataset)
-    except ValueError:
-        return counted
-    if _rows(report) == _rows(counted):
-        return report
-    logger.warning("The rows are not those that were loaded: the names of missing images are not written with them.")
-    return counted
-
-
-def _rows(report: LoadReport) -> dict[tuple[str, str], int]:
-    parts = {(split, lang): part.rows for split in report.parts for lang, part in report.parts[split].items()}
-    return {key: rows for key, rows in parts.items() if rows}

@@ -1,4 +1,4 @@
-"""What became of the rows and images of a dataset while it was loaded: counts, and the names behind them."""
+"""The load report: how many rows, images and tags of a dataset were read, changed, missing or skipped."""
 
 import json
 import logging
@@ -12,8 +12,6 @@ from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 logger = logging.getLogger(__name__)
 
 MAX_EXAMPLES = 5
-"""Names or messages quoted in a warning, and messages kept in a part; names and counts are kept in full."""
-
 _MARK = "load_report="
 
 
@@ -28,11 +26,11 @@ class ReportPart:
         missing: image name -> rows whose image file was not there.
         unreadable: image name -> rows whose image file did not open.
         causes: image name -> why it did not open.
-        empty_sentences: rows of no token, loaded as they are.
-        without_caption: rows with an image name that the captions file does not have.
-        repaired_tags: I-X tags that began an entity and were read as B-X (``iob2="repair"``).
+        empty_sentences: rows without tokens, loaded as they are.
+        without_caption: rows whose image name is not in the captions file.
+        repaired_tags: I-X tags that began an entity and were read as B-X.
         skipped: reason -> rows left out (``errors="skip"``).
-        repair_examples, skip_examples: the first messages behind these two.
+        repair_examples, skip_examples: the first ``MAX_EXAMPLES`` messages behind these two.
     """
 
     rows: int = 0
@@ -48,11 +46,6 @@ class ReportPart:
     repair_examples: list[str] = field(default_factory=list)
     skip_examples: list[str] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        # Plain dictionaries when read back from JSON.
-        for name in ("missing", "unreadable", "skipped"):
-            setattr(self, name, Counter(getattr(self, name)))
-
     @property
     def missing_rows(self) -> int:
         """Rows whose image file was not there."""
@@ -64,54 +57,47 @@ class ReportPart:
         return self.unreadable.total()
 
     def skip(self, reason: str, message: str) -> None:
-        """Count a row left out, and keep the message while there are few."""
+        """Count a row that is left out."""
         self.skipped[reason] += 1
-        if len(self.skip_examples) < MAX_EXAMPLES:
-            self.skip_examples.append(message)
+        self.skip_examples = [*self.skip_examples, message][:MAX_EXAMPLES]
 
     def repair(self, message: str) -> None:
-        """Count a tag repaired, and keep the message while there are few."""
+        """Count a tag that is repaired."""
         self.repaired_tags += 1
-        if len(self.repair_examples) < MAX_EXAMPLES:
-            self.repair_examples.append(message)
+        self.repair_examples = [*self.repair_examples, message][:MAX_EXAMPLES]
+
+    def add(self, other: "ReportPart") -> None:
+        """Add the counts of another part."""
+        for name, more in vars(other).items():
+            mine = getattr(self, name)
+            if isinstance(mine, dict):
+                mine.update(more)  # a Counter adds
+            else:
+                setattr(self, name, mine + more if isinstance(mine, int) else (mine + more)[:MAX_EXAMPLES])
 
     def warnings(self) -> list[str]:
-        """A line for each kind of loss or change; none when everything was loaded as it stands."""
-        lines = []
-        if self.missing:
-            lines.append(
-                f"{len(self.missing)} images of {self.missing_rows} rows are missing, these rows have no image: "
-                f"{_some(self.missing)}"
-            )
-        if self.unreadable:
-            quoted = _some([f"{name} ({self.causes[name]})" for name in self.unreadable])
-            lines.append(
-                f"{len(self.unreadable)} images of {self.unreadable_rows} rows do not open, these rows have no image: "
-                f"{quoted}"
-            )
-        if self.empty_sentences:
-            lines.append(f"{self.empty_sentences} rows have no tokens")
-        if self.without_caption:
-            lines.append(f"{self.without_caption} rows name an image for which the captions file has no line")
-        if self.repaired_tags:
-            lines.append(
-                f"{self.repaired_tags} I- tags begin an entity, which is not IOB2, and were read as B-, for example "
-                f"{self.repair_examples[0]}"
-            )
-        if self.skipped:
-            reasons = ", ".join(f"{reason}: {number}" for reason, number in self.skipped.most_common())
-            lines.append(f"{self.skipped.total()} rows were left out ({reasons}), for example {self.skip_examples[0]}")
-        return lines
+        """A line for each kind of loss or change."""
+        unreadable = _some([f"{name} ({self.causes[name]})" for name in self.unreadable])
+        lines = [
+            (self.missing_rows, f"{len(self.missing)} images of {{}} rows are missing: {_some(self.missing)}"),
+            (self.unreadable_rows, f"{len(self.unreadable)} images of {{}} rows do not open: {unreadable}"),
+            (self.empty_sentences, "{} rows have no tokens"),
+            (self.without_caption, "{} rows name an image for which the captions file has no line"),
+            (self.repaired_tags, f"{{}} I- tags that begin an entity were read as B-: {_some(self.repair_examples)}"),
+            (self.skipped.total(), f"{{}} rows were skipped ({_counts(self.skipped)}): {_some(self.skip_examples)}"),
+            (not self.rows, "no rows, so there is no such split"),
+        ]
+        return [line.replace("{}", str(number), 1) for number, line in lines if number]
 
 
 @dataclass
 class LoadReport:
-    """The parts by split and language, and what concerns the folder as a whole.
+    """The counts by split and language, and those of the folder as a whole.
 
-    A split of no rows is here, with no rows, but not in the dataset: ``datasets`` cannot hold it.
+    A split without rows has a part here, but is not in the dataset: ``datasets`` cannot hold it.
 
     Attributes:
-        parts: split -> language -> ``ReportPart``. Rows left out before their language was known are under ``"?"``.
+        parts: split -> language -> ``ReportPart``. Rows skipped before their language was known are under ``"?"``.
         ignored_keys: keys of the source rows that no column takes -> rows that have them.
         bad_captions: reason -> lines of the captions file left out (``errors="skip"``).
     """
@@ -130,27 +116,22 @@ class LoadReport:
         for split_name, parts in self.parts.items():
             for part_lang, part in parts.items():
                 if split in (None, split_name) and lang in (None, part_lang):
-                    _add(total, part)
+                    total.add(part)
         return total
 
     def only(self, languages: Iterable[str]) -> "LoadReport":
-        """The report without the other languages."""
-        keep = {*languages, "?"}
-        parts = {
-            split: {lang: part for lang, part in parts.items() if lang in keep} for split, parts in self.parts.items()
-        }
+        """The report of these languages, in their order."""
+        order = [*languages, "?"]
+        parts = {split: {lang: parts[lang] for lang in order if lang in parts} for split, parts in self.parts.items()}
         return LoadReport(parts, self.ignored_keys, self.bad_captions)
 
     def warnings(self) -> list[str]:
         """A line for each split and kind of loss or change."""
         lines = [f"{split}: {line}" for split in self.parts for line in self.total(split).warnings()]
-        lines += [f"{split}: no rows, so there is no such split" for split in self.parts if not self.total(split).rows]
         if self.ignored_keys:
-            keys = ", ".join(f"{key} ({number} rows)" for key, number in self.ignored_keys.items())
-            lines.append(f"keys that no column takes were ignored: {keys}")
+            lines.append(f"keys that no column takes were ignored (rows): {_counts(self.ignored_keys)}")
         if self.bad_captions:
-            reasons = ", ".join(f"{reason}: {number}" for reason, number in self.bad_captions.items())
-            lines.append(f"{self.bad_captions.total()} lines of the captions file were left out ({reasons})")
+            lines.append(f"lines of the captions file were left out: {_counts(self.bad_captions)}")
         return lines
 
     def log(self) -> None:
@@ -166,48 +147,36 @@ class LoadReport:
     def from_json(cls, text: str) -> "LoadReport":
         """Read what ``to_json`` wrote."""
         record: dict[str, Any] = json.loads(text)
-        parts = {
-            split: {lang: ReportPart(**part) for lang, part in parts.items()}
-            for split, parts in record["parts"].items()
-        }
-        return cls(parts, Counter(record["ignored_keys"]), Counter(record["bad_captions"]))
+        report = cls({}, Counter(record["ignored_keys"]), Counter(record["bad_captions"]))
+        for split, parts in record["parts"].items():
+            report.parts[split] = {}
+            for lang, part in parts.items():
+                report.part(split, lang).add(ReportPart(**part))
+        return report
 
     def describe(self) -> str:
-        """The text for ``DatasetInfo.description``: a sentence to read, then the report for ``load_report``.
-
-        The description is the one place that the cache, ``select``, ``map`` and ``save_to_disk`` all carry along.
-        """
-        total = self.total()
-        splits = ", ".join(f"{split} {self.total(split).rows}" for split in self.parts)
-        return (
-            f"Rows: {splits}. Images: {total.images} rows with one, {total.without_image} without, "
-            f"{total.missing_rows} missing, {total.unreadable_rows} unreadable.\n{_MARK}{self.to_json()}"
-        )
+        """The text for ``DatasetInfo.description``, the one place that the cache, ``select``, ``map`` and
+        ``save_to_disk`` all keep."""
+        return f"{_MARK}{self.to_json()}"
 
 
 def load_report(dataset: Dataset | DatasetDict | IterableDataset | IterableDatasetDict) -> LoadReport:
     """The report of a dataset from ``load``, also after ``select``, ``map``, ``filter`` or ``save_to_disk``.
 
-    It tells of the rows as they were loaded, whatever was done to them since.
+    It describes the rows as they were loaded, whatever was done to them since.
 
     Raises:
         ValueError: the dataset carries no report.
     """
     one = next(iter(dataset.values()), None) if isinstance(dataset, dict) else dataset
-    description = one.info.description if one is not None else ""
-    for line in (description or "").split("\n"):
-        if line.startswith(_MARK):
-            return LoadReport.from_json(line.removeprefix(_MARK))
+    description = (one.info.description or "") if one is not None else ""
+    if _MARK in description:
+        return LoadReport.from_json(description.partition(_MARK)[2])
     raise ValueError("The dataset carries no load report: expected one that dataset_script.load returned.")
 
 
-def _add(total: ReportPart, part: ReportPart) -> None:
-    for name in ("rows", "images", "without_image", "empty_sentences", "without_caption", "repaired_tags"):
-        setattr(total, name, getattr(total, name) + getattr(part, name))
-    for name in ("missing", "unreadable", "skipped", "causes"):
-        getattr(total, name).update(getattr(part, name))
-    for name in ("repair_examples", "skip_examples"):
-        setattr(total, name, (getattr(total, name) + getattr(part, name))[:MAX_EXAMPLES])
+def _counts(counter: Counter[str]) -> str:
+    return ", ".join(f"{name}: {number}" for name, number in counter.most_common())
 
 
 def _some(names: Iterable[str]) -> str:

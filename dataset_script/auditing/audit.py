@@ -12,8 +12,7 @@ import numpy as np
 
 from ..building import similarity
 from ..files import claim
-from ..rows import LANGUAGES, SPLIT_FILES
-from ..spans import iob2_spans
+from ..rows import LANGUAGES, SPLIT_FILES, iob2_spans
 from .image_kinds import Predictability, told_by_look, told_by_memory
 from .images import NO_PICTURE, AuditedPictures
 from .overlap import Occurrences, Overlap, overlaps

@@ -15,8 +15,7 @@ from ..formats.policy import repair_tags
 from ..formats.registry import discover
 from ..images import LINK, candidates, find_image_root
 from ..parquet import ROWS_PER_GROUP, is_parquet
-from ..rows import LANGUAGES, SPLIT_FILES, MalformedRow, Row, check
-from ..spans import TagError, iob2_problems, tag_names
+from ..rows import LANGUAGES, SPLIT_FILES, MalformedRow, Row, TagError, check, iob2_problems, tag_names
 
 logger = logging.getLogger(__name__)
 

@@ -267,7 +267,7 @@ def _stage(
     described = []
     for source, name in zip(sources, names, strict=True):
         place = None if pictures is None else pictures / name
-        rows = read_source(source, tuple(languages), report=report, pictures=place, **options)
+        rows = read_source(source, tuple(languages), report=report, image_dir=place, **options)
         counts = stage.add(rows, name)
         logger.info("%s: %s", name, ", ".join(f"{lang} {number}" for lang, number in counts.items()) or "no rows")
         facts = {"name": name, "rows": counts.total(), "languages": dict(sorted(counts.items()))}

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..rows import Row
-from ..spans import iob2_spans
+from ..rows import Row, iob2_spans
 from .providers.base import Mention
 
 _SCHEMA = """

@@ -3,25 +3,23 @@ numbered tokens, and the columns of CoNLL-2002 and CoNLL-2003."""
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from ..images import IMAGE_SUFFIXES
-from ..rows import MalformedRow, Row
-from ..spans import is_tag
+from ..rows import MalformedRow, Row, entity_type
 from .lines import column_encoding, head, numbered_lines
 
 IMGID = "IMGID:"
 DOCSTART = "-DOCSTART-"
 
 _MOST = 0.9
-"""Of the lines looked at: so many must agree with a format, since some may be malformed."""
+"""Share of the lines that must agree with a format, since some may be malformed."""
 _LOOKS_LIKE_A_TAG = re.compile(r"O|[BIESLUM]-.+")
 _CHUNKS = frozenset("ADJP ADVP CONJP INTJ LST NP PP PRT SBAR UCP VP NC PC VC".split())
 """The types of chunks of CoNLL-2003, English and German."""
-_CAPTION = re.compile(r"(?P<file>\S.*?) :(?P<caption>.*)", re.DOTALL)
 
 
 def read_imgid(path: Path, tag_column: int | None = None) -> Iterator[Row | MalformedRow]:
@@ -32,8 +30,7 @@ def read_imgid(path: Path, tag_column: int | None = None) -> Iterator[Row | Malf
     ``Layout``: FMNERG has the fine type after the coarse one, others a part of speech before the tag.
     """
     layout = Layout.of_file(path, tag_column)
-    for block in _blocks(numbered_lines(path)):
-        yield _imgid_row(path, block, layout)
+    return _read(numbered_lines(path), lambda block, _: _imgid_row(path, block, layout))
 
 
 def read_numbered(path: Path, tag_column: int | None = None) -> Iterator[Row | MalformedRow]:
@@ -43,19 +40,18 @@ def read_numbered(path: Path, tag_column: int | None = None) -> Iterator[Row | M
     in a sentence is kept as the row's ``image_url``. Others may have a part of speech before the tag.
     """
     layout = Layout.of_file(path, tag_column, numbered=True)
-    for number, block in enumerate(_blocks(numbered_lines(path))):
-        yield _numbered_row(path, block, layout, number)
+    return _read(numbered_lines(path), lambda block, number: _numbered_row(path, block, layout, number))
 
 
 def read_conll(path: Path, tag_column: int | None = None) -> Iterator[Row | MalformedRow]:
     """The columns of CoNLL-2002 (token, perhaps part of speech, tag) and CoNLL-2003 (token, perhaps lemma, part of
     speech, chunk, tag), separated by blanks or tabs; ``-DOCSTART-`` lines are passed over.
 
-    UTF-8, or ISO-8859-1 where it is not (``lines.column_encoding``).
+    The encoding is UTF-8 or, as published, ISO-8859-1 (``lines.column_encoding``).
     """
     layout = Layout.of_file(path, tag_column)
-    for number, block in enumerate(_blocks(numbered_lines(path, column_encoding(path)))):
-        yield _column_row(path, block, layout, str(number))
+    lines = numbered_lines(path, column_encoding(path, path.stat().st_mtime_ns))
+    return _read(lines, lambda block, number: _column_row(path, block, layout, str(number)))
 
 
 def looks_imgid(lines: Sequence[str]) -> bool:
@@ -66,48 +62,52 @@ def looks_imgid(lines: Sequence[str]) -> bool:
 def looks_numbered(lines: Sequence[str]) -> bool:
     """Whether the first column counts the tokens of each sentence, and a later one has the tags."""
     layout = Layout.of(lines, numbered=True)
-    sound = total = 0
+    fitting = total = 0
     for block in _blocks(enumerate(lines, 1)):
-        rows = [str(line).split("\t") for _, line in block.lines]
+        rows = [line.split("\t") for _, line in block.text()]
         first = rows[0][0] if rows else ""
-        start = int(first) if first in ("0", "1") else None
-        for position, columns in enumerate(rows):
-            total += 1
-            sound += start is not None and columns[0] == str(start + position) and layout.fits(columns)
-    return total > 0 and sound >= _MOST * total and not looks_imgid(lines)
+        total += len(rows)
+        if first in ("0", "1"):
+            numbered = enumerate(rows, int(first))
+            fitting += sum(columns[0] == str(number) and layout.fits(columns) for number, columns in numbered)
+    return total > 0 and fitting >= _MOST * total and not looks_imgid(lines)
 
 
 def looks_conll(lines: Sequence[str]) -> bool:
     """Whether most lines have as many columns, and one of these holds tags.
 
-    Numbered tokens have such columns too; what tells them apart is that the numbers go on within a sentence, so a
-    file of nothing but sentences of one token may be either.
+    Numbered tokens have such columns too. They differ in that the numbers continue within a sentence, so a file of
+    nothing but sentences of one token may be either.
     """
     long_sentences = any(len(block.lines) > 1 for block in _blocks(enumerate(lines)))
     if looks_imgid(lines) or (looks_numbered(lines) and long_sentences):
         return False
     layout = Layout.of(lines)
     rows = [_split(line) for line in _content(lines)]
-    sound = sum(len(columns) == layout.columns and layout.fits(columns) for columns in rows)
-    return layout.columns >= 2 and sound >= _MOST * len(rows)
+    fitting = sum(len(columns) == layout.columns and layout.fits(columns) for columns in rows)
+    return layout.columns >= 2 and fitting >= _MOST * len(rows)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How many columns the lines of a file have, and in which of them the tag stands.
+    """How many columns the lines of a file have, and which of them is the tag.
 
     Attributes:
-        columns: that most lines have.
-        tags: the columns, from 0, that look like tags, or the last one where none does.
-        tag: the one to read, or ``None`` where there are several and the file is of no known kind. Known are
-            CoNLL-2003, whose chunks come before the tag, and FMNERG, whose fine types come after the coarse ones.
+        columns: number of columns that most lines have.
+        tags: the column, from 0, of the tags; the last one where none looks like tags, and several where several do
+            and the file is of no known kind. Known are CoNLL-2003, whose chunks come before the tag, and FMNERG, whose
+            fine types come after the coarse ones.
         numbered: whether a number comes before the token.
     """
 
     columns: int
     tags: tuple[int, ...]
-    tag: int | None
     numbered: bool = False
+
+    @property
+    def tag(self) -> int:
+        """The column of the tags."""
+        return self.tags[0]
 
     @classmethod
     def of_file(cls, path: Path, tag_column: int | None, numbered: bool = False) -> "Layout":
@@ -119,7 +119,7 @@ class Layout:
         lines = head(path)
         layout = cls.of(lines, numbered)
         line = next((line[:80] for line in _content(lines)), None)
-        if tag_column is None and layout.tag is None:
+        if tag_column is None and len(layout.tags) > 1:
             columns = " and ".join(str(column + 1) for column in layout.tags)
             raise ValueError(
                 f"{path}: the columns {columns} look like tags (the first line begins {line!r}): name the one to read "
@@ -130,11 +130,10 @@ class Layout:
         column = tag_column - 1 if tag_column > 0 else layout.columns + tag_column
         if not numbered < column < layout.columns:
             raise ValueError(
-                f"tag_column is {tag_column}, but {path} has {layout.columns} columns (the first line begins "
-                f"{line!r}): expected a number from {numbered + 2} to {layout.columns}, or, from the end, -1 for the "
-                "last."
+                f"tag_column (--tag_column) is {tag_column}, but {path} has {layout.columns} columns (the first line "
+                f"begins {line!r}): expected a number from {numbered + 2} to {layout.columns}, or -1 for the last."
             )
-        return replace(layout, tag=column)
+        return replace(layout, tags=(column,))
 
     @classmethod
     def of(cls, lines: Iterable[str], numbered: bool = False) -> "Layout":
@@ -149,21 +148,20 @@ class Layout:
             for column in range(1 + numbered, columns)
             if 2 * sum(_LOOKS_LIKE_A_TAG.fullmatch(cell) is not None for cell in cells[column]) > len(rows)
         ] or [columns - 1]
-        tag = tags[0] if len(tags) == 1 else None
         if len(tags) == 2:
             first, second = (cells[column] for column in tags)
             kinds = [cell[2:] for cell in first if cell != "O"]
             has_chunks = sum(kind in _CHUNKS for kind in kinds) >= _MOST * len(kinds)
             if has_chunks and tags == [columns - 2, columns - 1] and columns >= 4 + numbered:
-                tag = tags[1]  # CoNLL-2003
-            elif looks_imgid(lines) and not has_chunks and all(map(_same_prefix, first, second)):
-                tag = tags[0]  # FMNERG
-        return cls(columns, tuple(tags), tag, numbered)
+                tags = tags[1:]  # CoNLL-2003
+            elif looks_imgid(lines) and not has_chunks and _same_prefixes(first, second):
+                tags = tags[:1]  # FMNERG
+        return cls(columns, tuple(tags), numbered)
 
     def fits(self, columns: Sequence[str]) -> bool:
         """Whether a line has a tag where it should be."""
-        places = self.tags if self.tag is None else (self.tag,)
-        return all(place < len(columns) and is_tag(columns[place].strip()) for place in places)
+        cells = [columns[place].strip() if place < len(columns) else "" for place in self.tags]
+        return all(cell == "O" or entity_type(cell) is not None for cell in cells)
 
     def __str__(self) -> str:
         names = ["number", "token"] if self.numbered else ["token"]
@@ -177,9 +175,9 @@ def read_captions(path: Path) -> Iterator[tuple[int, str, str] | MalformedRow]:
         if isinstance(line, MalformedRow):
             yield line
         elif line.strip():
-            match = _CAPTION.fullmatch(line)
-            if match:
-                yield number, match["file"], match["caption"]
+            file, separator, caption = line.partition(" :")
+            if separator and file.strip():
+                yield number, file, caption
             else:
                 yield MalformedRow(path, number, "bad caption", f"{line!r} came; expected 'file.jpg :caption'")
 
@@ -192,24 +190,28 @@ class _Block:
     imgid: str | None = None
     lines: list[tuple[int, str | MalformedRow]] = field(default_factory=list)
 
+    def text(self) -> Iterator[tuple[int, str]]:
+        """The lines; raises the first problem among them."""
+        for number, line in self.lines:
+            if isinstance(line, MalformedRow):
+                raise line
+            yield number, line
+
 
 def _blocks(lines: Iterable[tuple[int, str | MalformedRow]]) -> Iterator[_Block]:
     """The sentences of a file: what stands between blank lines, ``IMGID:`` lines and ``-DOCSTART-`` lines."""
     block: _Block | None = None
     for number, line in lines:
-        if isinstance(line, str) and line.startswith(IMGID):
+        text = line if isinstance(line, str) else "?"
+        if text.startswith(IMGID):
             if block:
                 yield block
-            block = _Block(number, line.removeprefix(IMGID).strip())
-        elif isinstance(line, str) and _is_docstart(line):
-            # Between IMGID: and the first token it says nothing; elsewhere it ends a sentence.
-            if block and block.lines:
+            block = _Block(number, text.removeprefix(IMGID).strip())
+        elif not text.strip(" \t") or _is_docstart(text):
+            # A -DOCSTART- line between IMGID: and the first token says nothing; elsewhere it ends a sentence.
+            if block and (block.lines or not _is_docstart(text)):
                 yield block
                 block = None
-        elif isinstance(line, str) and not line.strip(" \t"):
-            if block:
-                yield block
-            block = None
         else:
             block = block or _Block(number)
             block.lines.append((number, line))
@@ -217,12 +219,22 @@ def _blocks(lines: Iterable[tuple[int, str | MalformedRow]]) -> Iterator[_Block]
         yield block
 
 
+def _read(
+    lines: Iterable[tuple[int, str | MalformedRow]], row_of: Callable[[_Block, int], Row]
+) -> Iterator[Row | MalformedRow]:
+    for number, block in enumerate(_blocks(lines)):
+        try:
+            yield row_of(block, number)
+        except MalformedRow as problem:
+            yield problem
+
+
 def _content(lines: Iterable[str]) -> Iterator[str]:
     return (line for line in lines if line.strip(" \t") and not line.startswith(IMGID) and not _is_docstart(line))
 
 
-def _same_prefix(one: str, other: str) -> bool:
-    return one[:1] == other[:1]
+def _same_prefixes(first: list[str], second: list[str]) -> bool:
+    return all(one[:1] == other[:1] for one, other in zip(first, second, strict=False))
 
 
 def _is_docstart(line: str) -> bool:
@@ -234,28 +246,23 @@ def _split(line: str) -> list[str]:
     return line.split("\t") if "\t" in line else re.split(" +", line)
 
 
-def _imgid_row(path: Path, block: _Block, layout: Layout) -> Row | MalformedRow:
-    broken = next((line for _, line in block.lines if isinstance(line, MalformedRow)), None)
-    if broken is not None:
-        return broken  # it may be the IMGID: line
+def _imgid_row(path: Path, block: _Block, layout: Layout) -> Row:
+    list(block.text())  # a line that is not text may be the IMGID: line
     if not block.imgid:
         came = "'IMGID:' came without an id" if block.imgid == "" else "a token came before any IMGID: line"
-        return MalformedRow(path, block.line, "no IMGID", f"{came}; expected 'IMGID:' and an id before each sentence")
+        raise MalformedRow(path, block.line, "no IMGID", f"{came}; expected 'IMGID:' and an id before each sentence")
     row = _column_row(path, block, layout, block.imgid)
-    if isinstance(row, Row):
-        suffix = PurePosixPath(block.imgid).suffix.lower()
-        row.image = block.imgid if suffix in IMAGE_SUFFIXES else f"{block.imgid}.*"
+    suffix = PurePosixPath(block.imgid).suffix.lower()
+    row.image = block.imgid if suffix in IMAGE_SUFFIXES else f"{block.imgid}.*"
     return row
 
 
-def _column_row(path: Path, block: _Block, layout: Layout, row_id: str) -> Row | MalformedRow:
+def _column_row(path: Path, block: _Block, layout: Layout, row_id: str) -> Row:
     tokens, tags = [], []
-    for number, line in block.lines:
-        if isinstance(line, MalformedRow):
-            return line
+    for number, line in block.text():
         columns = _split(line)
         if len(columns) != layout.columns:
-            return MalformedRow(path, number, "bad line", f"{line!r} came; expected {layout}")
+            raise MalformedRow(path, number, "bad line", f"{line!r} came; expected {layout}")
         tokens.append(columns[0])
         tags.append(columns[layout.tag].strip())
     extra = tuple(f"column {number + 1}" for number in range(1, layout.columns) if number != layout.tag)
@@ -263,30 +270,25 @@ def _column_row(path: Path, block: _Block, layout: Layout, row_id: str) -> Row |
     return Row(path, block.line, row_id, None, tokens, tags, ignored_keys=extra, first_token_line=first)
 
 
-def _numbered_row(path: Path, block: _Block, layout: Layout, number: int) -> Row | MalformedRow:
-    tokens: list[str] = []
-    tags: list[str] = []
+def _numbered_row(path: Path, block: _Block, layout: Layout, row_number: int) -> Row:
+    row = Row(path, block.line, str(row_number), None, [], [], first_token_line=block.line)
     extra: set[str] = set()
-    image_url: str | None = None
     start: int | None = None
-    for line_number, line in block.lines:
-        if isinstance(line, MalformedRow):
-            return line
+    for line_number, line in block.text():
         columns = line.split("\t")
         if len(columns) <= layout.tag or not re.fullmatch(r"[0-9]+", columns[0]):
-            return MalformedRow(path, line_number, "bad line", f"{line!r} came; expected {layout}")
+            raise MalformedRow(path, line_number, "bad line", f"{line!r} came; expected {layout}")
         start = int(columns[0]) if start is None else start
-        if start > 1 or int(columns[0]) != start + len(tokens):
-            expected = start + len(tokens) if start <= 1 else "0 or 1 at the start of a sentence"
-            return MalformedRow(path, line_number, "bad number", f"token {columns[0]} came; expected {expected}")
-        tokens.append(columns[1])
-        tags.append(columns[layout.tag].strip())
-        for position, value in enumerate(columns):
-            if _is_image_url(value.strip()) and position > 1:
-                image_url = image_url or value.strip()
-            elif value.strip() and position not in (0, 1, layout.tag):
+        if start > 1 or int(columns[0]) != start + len(row.tokens):
+            expected = start + len(row.tokens) if start <= 1 else "0 or 1 at the start of a sentence"
+            raise MalformedRow(path, line_number, "bad number", f"token {columns[0]} came; expected {expected}")
+        row.tokens.append(columns[1])
+        row.tags.append(columns[layout.tag].strip())
+        for position, value in enumerate(map(str.strip, columns)):
+            if position > 1 and _is_image_url(value):
+                row.image_url = row.image_url or value
+            elif value and position not in (0, 1, layout.tag):
                 extra.add(f"column {position + 1}")
-    row = Row(path, block.line, str(number), None, tokens, tags, image_url=image_url, first_token_line=block.line)
     row.ignored_keys = tuple(sorted(extra))
     return row
 

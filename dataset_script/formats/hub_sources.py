@@ -1,6 +1,7 @@
 """Datasets on the Hugging Face Hub as sources of sentences, streamed: no more of them is kept than the row at hand."""
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -8,17 +9,15 @@ from typing import Any
 import datasets
 import yaml
 
-from ..building.row_images import PictureFiles
-from ..rows import LANGUAGES, SPLIT_FILES, MalformedRow, Row
-from ..spans import TagError, tag_names
+from ..images import ImageFiles
+from ..rows import LANGUAGES, SPLIT_FILES, MalformedRow, Row, TagError, tag_names
 from .registry import LANGUAGE_CODES, FileName
 
 KNOWN = Path(__file__).with_suffix(".yaml")
 TOKENS = ("tokens", "words")
 TAGS = ("ner_tags", "tags", "ner")
 LANGS = ("lang", "language")
-OPTIONAL = ("id", "caption", "image_relation", "image_url")
-PICTURES = ("image", "image_name")
+OPTIONAL = ("caption", "image_relation", "image_url")
 
 
 def open_hub_source(
@@ -26,35 +25,43 @@ def open_hub_source(
     languages: Sequence[str] = LANGUAGES,
     revision: str | None = None,
     lang: str | None = None,
-    pictures: PictureFiles | None = None,
+    image_files: ImageFiles | None = None,
 ) -> Iterator[tuple[str, Row | MalformedRow]]:
     """The sentences of a dataset on the Hub, or of a folder laid out like one, with their split; in place of a row
-    whose tokens or tags are not as they should be, the problem.
+    whose tokens or tags are malformed, the problem.
 
-    ``hub_sources.yaml`` says how WikiNEuRal and MultiNERD are laid out. Of any other dataset, the splits are those of
-    the configs named by a language (``de``), or else of the default config: by their own names (``train_de``), by a
-    column ``lang``, or by ``lang=``. It needs a column of tokens (one of ``TOKENS``) and one of tags (one of
-    ``TAGS``), the tags as ClassLabel or as text.
+    ``hub_sources.yaml`` describes WikiNEuRal and MultiNERD. Of any other dataset, the splits are those of the configs
+    named by a language (``de``), or else of the default config, where the names of the splits (``train_de``), a
+    column ``lang``, or ``lang`` give the language. It needs a column of tokens (one of ``TOKENS``) and one of tags
+    (one of ``TAGS``), the tags as ClassLabel or as text.
 
     Args:
         name: ``org/name``.
         languages: those wanted; others are not read where the layout allows it, else passed over.
         revision: a branch, tag or commit.
-        lang: the language of rows that nothing says the language of.
-        pictures: where those of the column ``image`` are written; if ``None``, they are not taken.
+        lang: the language of rows of which nothing else states it.
+        image_files: where the images of the column ``image`` are written; if ``None``, they are not taken.
 
     Raises:
-        ValueError: the dataset has no such columns, its tags have no names, it says no language, its splits are of
-            other names, or its pictures, if they are to be taken, are not in its rows.
+        ValueError: the dataset has no such columns, its tags have no names, it states no language, its splits have
+            other names, or its images are to be taken and are not in its rows.
         huggingface_hub.errors.HfHubHTTPError, datasets.exceptions.DatasetNotFoundError: as ``datasets.load_dataset``.
     """
     for split, stated, rows in _streams(name, languages, revision):
-        reader = _RecordReader(name, rows.features or {}, stated, lang, pictures)
-        # Undecoded: no time is spent on pictures.
-        for position, record in enumerate(rows.decode(False)):
-            row = reader.row(split, position, record)
-            if isinstance(row, MalformedRow) or row.lang is None or row.lang in languages:
-                yield split, row
+        features = rows.features or {}
+        if image_files is not None and not isinstance(features.get("image", datasets.Image()), datasets.Image):
+            raise ValueError(f"{name} has a column image of {features['image']}; expected images, of datasets.Image.")
+        path = Path(name, f"{split}_{stated}" if stated else split)
+        for position, record in enumerate(rows.decode(False)):  # no time is spent on decoding images
+            row_lang = stated or next((record[key] for key in LANGS if record.get(key)), lang)
+            if row_lang is not None and row_lang not in languages:
+                continue
+            if row_lang is None and not any(key in record for key in LANGS):
+                raise ValueError(
+                    f"{name} states no language, in its configs, its splits or a column {' or '.join(LANGS)} "
+                    f"(columns: {', '.join(record)}): give lang= (--lang)."
+                )
+            yield split, _row(name, path, position, record, row_lang, features, image_files)
 
 
 def stated_facts(name: str) -> dict[str, str]:
@@ -63,82 +70,48 @@ def stated_facts(name: str) -> dict[str, str]:
     return {key: known[key] for key in ("licence", "annotations_creators") if key in known}
 
 
-class _RecordReader:
-    """Makes rows of the records of one split; ``stated`` is its language, ``lang`` that of records without, and
-    ``pictures`` takes theirs."""
-
-    def __init__(
-        self, name: str, features: dict[str, Any], stated: str | None, lang: str | None, pictures: PictureFiles | None
-    ):
-        self._name, self._stated, self._lang, self._pictures = name, stated, lang, pictures
-        kind = features.get("image")
-        if pictures is not None and kind is not None and not isinstance(kind, datasets.Image):
-            raise ValueError(f"{name} has a column image of {kind}; expected pictures, of datasets.Image.")
-        self._known = _known().get(name, {}).get("tags")
-        self._names = {
-            column: feature.feature.names
-            for column, feature in features.items()
-            if isinstance(getattr(feature, "feature", None), datasets.ClassLabel)
-        }
-
-    def row(self, split: str, position: int, record: dict[str, Any]) -> Row | MalformedRow:
-        """The row of a record, or what is wrong with its tokens or tags; ``position`` counts from 0.
-
-        Raises:
-            ValueError: the record has no tokens, tags or language, or its tags are numbers without names.
-        """
-        path, line = Path(self._name, f"{split}_{self._stated}" if self._stated else split), position + 1
-        tokens, tags = self._column(record, TOKENS), self._column(record, TAGS)
-        lang = self._stated or next((record[key] for key in LANGS if record.get(key)), self._lang)
-        if lang is None and not any(key in record for key in LANGS):
-            raise ValueError(
-                f"{self._name} says no language, in its configs, its splits or a column {' or '.join(LANGS)} "
-                f"(columns: {', '.join(record)}): give lang=."
-            )
-        names = self._names.get(tags) or self._known or ()
-        numbers = [tag for tag in record[tags] if isinstance(tag, int)] if isinstance(record[tags], list) else []
-        if numbers and not names:
-            raise ValueError(
-                f"{self._name}: the column {tags} holds numbers such as {numbers[0]}; expected a list of ClassLabel "
-                f"or of text. Which tags the numbers stand for is known of {', '.join(_known())}."
-            )
-        try:
-            read_tags = tag_names(record[tokens], record[tags], names)
-        except TagError as error:
-            return MalformedRow(path, line, error.reason, str(error))
-        return Row(
-            path=path,
-            line=line,
-            id=str(record["id"]) if record.get("id") not in (None, "") else str(position),
-            lang=lang,
-            tokens=list(record[tokens]),
-            tags=read_tags,
-            image=self._picture(record),
-            caption=record.get("caption"),
-            image_relation=record.get("image_relation"),
-            image_url=record.get("image_url"),
-            ignored_keys=tuple(key for key in record if key not in (tokens, tags, *LANGS, *OPTIONAL, *self._taken)),
+def _row(
+    name: str,
+    path: Path,
+    position: int,
+    record: dict[str, Any],
+    lang: str | None,
+    features: Mapping[str, Any],
+    image_files: ImageFiles | None,
+) -> Row | MalformedRow:
+    tokens, tags = _column(name, record, TOKENS), _column(name, record, TAGS)
+    tag = getattr(features.get(tags), "feature", None)
+    names = tag.names if isinstance(tag, datasets.ClassLabel) else _known().get(name, {}).get("tags", ())
+    numbers = [value for value in record[tags] if isinstance(value, int)] if isinstance(record[tags], list) else []
+    if numbers and not names:
+        raise ValueError(
+            f"{name}: the column {tags} holds numbers such as {numbers[0]}; expected a list of ClassLabel or of text. "
+            f"Which tags the numbers stand for is known of {', '.join(_known())}."
         )
+    try:
+        read_tags = tag_names(record[tokens], record[tags], names)
+    except TagError as error:
+        return MalformedRow(path, position + 1, error.reason, str(error))
+    row_id = str(position) if record.get("id") in (None, "") else str(record["id"])
+    row = Row(path, position + 1, row_id, lang, list(record[tokens]), read_tags)
+    row.caption, row.image_relation, row.image_url = (record.get(key) for key in OPTIONAL)
+    taken = {tokens, tags, "id", *LANGS, *OPTIONAL}
+    if image_files is not None:
+        taken |= {"image", "image_name"}
+        if record.get("image") is not None:
+            try:
+                row.image = image_files.add(record["image"], record.get("image_name"))
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}.") from None
+    row.ignored_keys = tuple(key for key in record if key not in taken)
+    return row
 
-    def _column(self, record: dict[str, Any], names: Sequence[str]) -> str:
-        found = next((column for column in names if column in record), None)
-        if found is None:
-            came = ", ".join(record) or "none"
-            raise ValueError(f"{self._name} has no column {' or '.join(names)} (columns: {came}).")
-        return found
 
-    @property
-    def _taken(self) -> tuple[str, ...]:
-        return () if self._pictures is None else PICTURES
-
-    def _picture(self, record: dict[str, Any]) -> str | None:
-        cell = record.get("image") if self._pictures is not None else None
-        if cell is None:
-            return None
-        try:
-            return self._pictures.add(cell, record.get("image_name"))
-        except ValueError as error:
-            raise ValueError(f"{self._name}: {error}.") from None
+def _column(name: str, record: dict[str, Any], names: Sequence[str]) -> str:
+    found = next((column for column in names if column in record), None)
+    if found is None:
+        raise ValueError(f"{name} has no column {' or '.join(names)} (columns: {', '.join(record) or 'none'}).")
+    return found
 
 
 def _streams(
@@ -173,5 +146,6 @@ def _streams(
                 yield parsed.split, stated, rows
 
 
+@functools.cache
 def _known() -> dict[str, Any]:
     return yaml.safe_load(KNOWN.read_text(encoding="utf-8"))

@@ -5,8 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..rows import IMAGE_RELATIONS, MalformedRow, Row
-from ..spans import is_unlabelled
+from ..rows import IMAGE_RELATIONS, MalformedRow, Row, is_unlabelled
 from .lines import numbered_lines
 
 REQUIRED_KEYS = ("id", "tokens", "ner_tags")
@@ -52,44 +51,25 @@ def _json_row(path: Path, number: int, line: str) -> Row:
         expected = ", ".join(REQUIRED_KEYS)
         raise MalformedRow(path, number, "missing key", f"no {', '.join(missing)} (keys: {came}); expected {expected}")
 
-    def text(key: str) -> str | None:
-        value = record.get(key)
-        if value is not None and not isinstance(value, str):
-            raise wrong_value(path, number, key, value, "a string or null")
-        return value
+    def require(key: str, is_valid: bool, expected: str) -> None:
+        if not is_valid:
+            raise wrong_value(path, number, key, record[key], expected)
 
-    def texts(key: str) -> list[str]:
-        value = record[key]
-        if not isinstance(value, list):
-            raise wrong_value(path, number, key, value, "a list of strings")
-        for item in value:
-            if not isinstance(item, str):
-                raise wrong_value(path, number, f"an item of {key}", item, "a string")
-        return value
-
-    tokens, tags = texts("tokens"), record["ner_tags"]
-    tags = [None] * len(tokens) if tags is None else tags
-    tags = tags if isinstance(tags, list) and is_unlabelled(tags) else texts("ner_tags")
-    row_id = record["id"]
-    if isinstance(row_id, int) and not isinstance(row_id, bool):
-        row_id = str(row_id)
-    if not isinstance(row_id, str) or not row_id:
-        raise wrong_value(path, number, "id", row_id, "a string that is not empty")
-    image, relation = text("image"), text("image_relation")
-    if image == "":
-        raise wrong_value(path, number, "image", image, "a file name or null")
-    if relation is not None and relation not in IMAGE_RELATIONS:
-        raise wrong_value(path, number, "image_relation", relation, f"{', '.join(IMAGE_RELATIONS)} or null")
-    return Row(
-        path,
-        number,
-        row_id,
-        text("lang"),
-        tokens,
-        tags,
-        image,
-        text("caption"),
-        relation,
-        tuple(key for key in record if key not in REQUIRED_KEYS + OPTIONAL_KEYS),
-        image_url=text("image_url") or None,
-    )
+    tokens, tags = record["tokens"], record["ner_tags"]
+    if tags is None and isinstance(tokens, list):
+        tags = [None] * len(tokens)
+    for key, values in (("tokens", tokens), ("ner_tags", tags)):
+        require(key, isinstance(values, list), "a list of strings")
+        strange = [item for item in values if not isinstance(item, str)]
+        if strange and not (key == "ner_tags" and is_unlabelled(values)):
+            raise wrong_value(path, number, f"an item of {key}", strange[0], "a string")
+    row_id = str(record["id"]) if type(record["id"]) is int else record["id"]
+    require("id", isinstance(row_id, str) and row_id != "", "a string that is not empty")
+    for key in OPTIONAL_KEYS:
+        require(key, isinstance(record.get(key), str | None), "a string or null")
+    require("image", record.get("image") != "", "a file name or null")
+    expected = f"{', '.join(IMAGE_RELATIONS)} or null"
+    require("image_relation", record.get("image_relation") in (None, *IMAGE_RELATIONS), expected)
+    values = {key: record.get(key) for key in OPTIONAL_KEYS} | {"image_url": record.get("image_url") or None}
+    ignored = tuple(key for key in record if key not in REQUIRED_KEYS + OPTIONAL_KEYS)
+    return Row(path, number, row_id, tokens=tokens, tags=tags, ignored_keys=ignored, **values)

@@ -1,4 +1,4 @@
-"""The lines of a text file, with their numbers, as far as they are text."""
+"""The lines of a text file, with their numbers and as far as they are text."""
 
 import codecs
 import functools
@@ -37,7 +37,7 @@ def numbered_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, s
 
 
 def head(path: Path) -> list[str]:
-    """The first lines, for a look at the format: at most ``HEAD_BYTES``, bytes that are no UTF-8 replaced."""
+    """The first lines, for finding the format: at most ``HEAD_BYTES``, bytes that are not UTF-8 replaced."""
     with path.open("rb") as file:
         start = file.read(HEAD_BYTES)
         cut = bool(file.read(1))
@@ -46,29 +46,20 @@ def head(path: Path) -> list[str]:
     return [line.rstrip("\r") for line in (lines[:-1] if cut and len(lines) > 1 else lines)]
 
 
-def column_encoding(path: Path) -> str:
-    """UTF-8, or ISO-8859-1 where that is what most lines of more than ASCII are.
+@functools.lru_cache(maxsize=64)
+def column_encoding(path: Path, time_ns: int) -> str:
+    """UTF-8, or ISO-8859-1 where most lines beyond ASCII are not UTF-8; ``time_ns`` of the file's last change.
 
     CoNLL-2002 and CoNLL-2003 were published in ISO-8859-1. In it, accented letters hardly ever make valid UTF-8; a
     file of UTF-8 with a few broken lines is left as UTF-8, so that these are reported.
     """
-    status = path.stat()
-    return _column_encoding(path, status.st_size, status.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=64)
-def _column_encoding(path: Path, size: int, time_ns: int) -> str:
     valid = invalid = 0
     with path.open("rb") as file:
         for raw in file:
-            if raw.isascii():
-                continue
-            try:
-                raw.decode("utf-8")
-                valid += 1
-            except UnicodeDecodeError:
-                invalid += 1
+            if not raw.isascii():
+                is_valid = raw.decode("utf-8", "replace").encode() == raw
+                valid, invalid = valid + is_valid, invalid + (not is_valid)
     if invalid <= valid:
         return "utf-8"
-    logger.warning("%s is read as ISO-8859-1: %d of its lines are no UTF-8, %d are.", path, invalid, valid)
+    logger.warning("%s is read as ISO-8859-1: %d of its lines are not UTF-8, %d are.", path, invalid, valid)
     return "iso-8859-1"

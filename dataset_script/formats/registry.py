@@ -1,7 +1,7 @@
 """The files of a dataset folder: their format by content, their split and language by name.
 
 To add a format: write a reader, a function that yields the rows of a file in order, or the problem in place of a row
-so that the caller may go on, and a function that knows its first lines; name both in ``READERS``.
+so that the caller may go on, and a function that recognizes its first lines; name both in ``READERS``.
 """
 
 import functools
@@ -24,10 +24,8 @@ LANGUAGE_CODES |= {"spa": "es", "esp": "es"}
 OTHER_LANGUAGE_CODES = frozenset("it nl pl pt ru zh ita nld ned pol por rus zho".split())
 """Languages of the same sets that are none of ours: their files are left out with a warning."""
 
-SPLIT_NAMES = {name: split for split, names in SPLIT_FILES.items() for name in names} | {
-    "testa": "validation",
-    "testb": "test",
-}
+SPLIT_NAMES = {name: split for split, names in SPLIT_FILES.items() for name in names}
+SPLIT_NAMES |= {"testa": "validation", "testb": "test"}
 """What a split may be called, in a file's name or on the Hub, and which it then is."""
 _QUALIFIERS = re.compile(r"w|[0-9]+cands")
 """What else a name may have: ``train_w_10cands.json`` is WikiDiverse with candidate entities."""
@@ -43,8 +41,8 @@ class Reader:
         suffixes: of its files; ``""`` stands for ``eng.train`` and the like.
         read: the function that reads a file.
         looks: whether a file's first lines are of this format.
-        default_lang: the language of rows that do not say it.
-        own_ids: whether rows have ids of their own, which may then repeat; else they are numbered.
+        default_lang: the language of rows that do not state it.
+        own_ids: whether rows have ids of their own, which must not repeat; else they are numbered.
         iob1: whether files may be IOB1 throughout, as published; these are converted.
         has_columns: whether ``read`` takes the number of the tags' column.
     """
@@ -72,7 +70,7 @@ _SUFFIXES = frozenset(suffix for reader in READERS for suffix in reader.suffixes
 
 @dataclass(frozen=True)
 class Source:
-    """One file of rows. ``lang`` is the language of its folder or name, ``None`` where neither says it."""
+    """One file of rows. ``lang`` is the language of its folder or name, ``None`` where neither states it."""
 
     path: Path
     split: str
@@ -82,7 +80,7 @@ class Source:
 
 @dataclass(frozen=True)
 class FileName:
-    """What the name of a file says: ``lang`` is a code as it stands there, of whichever language, or ``None``."""
+    """What the name of a file states: ``lang`` is a code as it stands there, of whichever language, or ``None``."""
 
     split: str
     lang: str | None
@@ -92,7 +90,7 @@ class FileName:
     @classmethod
     def parse(cls, name: str) -> "FileName | None":
         """``train.txt``, ``test_en.tsv``, ``dev-de.conllu``, ``eng.testa``, ``train_w_10cands.json``; ``None`` for
-        names that are not so made."""
+        other names."""
         suffix = Path(name).suffix
         suffix = suffix if suffix in _SUFFIXES else ""
         parts = re.split(r"[._-]", name.removesuffix(suffix))
@@ -105,13 +103,12 @@ class FileName:
 
 
 def find_format(path: Path) -> Reader | None:
-    """The format of a file by its first lines; ``None`` for a file of no lines.
+    """The format of a file by its first lines; ``None`` for a file without lines.
 
     Raises:
         ValueError: no format fits, or several do.
     """
-    parsed = FileName.parse(path.name)
-    suffix = parsed.suffix if parsed else path.suffix
+    suffix = path.suffix if path.suffix in _SUFFIXES else ""
     candidates = [reader for reader in READERS if suffix in reader.suffixes]
     lines = head(path)
     if not any(line.strip() for line in lines):
@@ -137,11 +134,6 @@ def discover(folder: Path, tag_column: int | None = None) -> list[Source]:
     """The files of rows in ``folder``, by language and split: ``train.jsonl``, ``train_de.tsv``, ``deu.testa``, or
     ``{lang}/train.txt`` and the like; the suffixes are those of ``READERS``.
 
-    Args:
-        folder: the folder.
-        tag_column: of files in columns, the one of the tags, counted from 1 or, if negative, from the end. Needed only
-            where several look like tags.
-
     Raises:
         FileNotFoundError: there are none.
         ValueError: two files claim one split, files of two formats or of both layouts lie there, a file is of no known
@@ -149,21 +141,19 @@ def discover(folder: Path, tag_column: int | None = None) -> list[Source]:
     """
     left_out: list[str] = []
     sources = _split_files(folder, None, left_out)
-    children = sorted(path for path in folder.iterdir() if path.is_dir())
-    by_language = {path.name: files for path in children if (files := _named_files(path))}
+    by_language = [path.name for path in sorted(folder.iterdir()) if path.is_dir() and _named_files(path)]
     if sources and by_language:
         raise ValueError(
-            f"{folder} holds {sources[0].path.name} and {next(iter(by_language))}/ as well; expected one file a split "
-            "or one folder a language, not both."
+            f"{folder} holds {sources[0].path.name} and {by_language[0]}/ as well; expected one file a split or one "
+            "folder a language, not both."
         )
-    foreign = [name for name in by_language if name in OTHER_LANGUAGE_CODES]
     unknown = [name for name in by_language if name not in LANGUAGES]
-    if unknown != foreign or len(unknown) == len(by_language) > 0:
+    if not OTHER_LANGUAGE_CODES.issuperset(unknown) or len(unknown) == len(by_language) > 0:
         raise ValueError(
             f"{folder} holds splits in {', '.join(unknown)}, expected folders named {', '.join(LANGUAGES)}. If such a "
             "folder is a dataset of its own, load that folder."
         )
-    left_out += [f"{name}/" for name in foreign]
+    left_out += [f"{name}/" for name in unknown]
     for lang in LANGUAGES:
         if lang in by_language:
             sources += _split_files(folder / lang, lang, left_out)
@@ -177,13 +167,11 @@ def discover(folder: Path, tag_column: int | None = None) -> list[Source]:
     if left_out:
         logger.warning("%s: left out, as of other languages: %s", folder, ", ".join(left_out))
     if unread := sorted(
-        {name for place in {folder, *(source.path.parent for source in sources)} for name in _unread(place)}
+        name for place in {folder, *(source.path.parent for source in sources)} for name in _unread(place)
     ):
-        logger.warning(
-            "%s: not read: %s. A split is one file, named train, validation or test, perhaps with a language.",
-            folder, ", ".join(unread),
-        )  # fmt: skip
-    return _formats(folder, sources, tag_column)
+        hint = "A split is one file, named train, validation or test, perhaps with a language."
+        logger.warning("%s: not read: %s. %s", folder, ", ".join(unread), hint)
+    return _with_formats(folder, sources, tag_column)
 
 
 def _named_files(folder: Path) -> list[tuple[FileName, Path]]:
@@ -192,15 +180,12 @@ def _named_files(folder: Path) -> list[tuple[FileName, Path]]:
     return sorted(found, key=lambda item: (item[0].rank, item[1].name))
 
 
-def _unread(folder: Path) -> list[str]:
-    """The files that look like a part of a split by the beginning of their names, and are none."""
-    return [
-        path.name
-        for path in folder.iterdir()
-        if path.suffix in _SUFFIXES
-        and re.split(r"[._-]", path.name)[0] in SPLIT_NAMES
-        and not FileName.parse(path.name)
-    ]
+def _unread(folder: Path) -> Iterator[str]:
+    """The files whose names begin like those of a split, and that are not read."""
+    for path in folder.iterdir():
+        begins_like_a_split = path.suffix in _SUFFIXES and re.split(r"[._-]", path.name)[0] in SPLIT_NAMES
+        if begins_like_a_split and not FileName.parse(path.name):
+            yield path.name
 
 
 def _split_files(folder: Path, lang: str | None, left_out: list[str]) -> list[Source]:
@@ -217,31 +202,30 @@ def _split_files(folder: Path, lang: str | None, left_out: list[str]) -> list[So
         if len(paths) > 1:
             files = ", ".join(path.name for path in paths)
             raise ValueError(f"{folder} holds {files}: expected one file for the split {split!r}, remove the others.")
-    languages = {language for language, _ in found}
-    if None in languages and len(languages) > 1:
-        bare = next(paths[0].name for (language, _), paths in found.items() if language is None)
-        others = next(paths[0].name for (language, _), paths in found.items() if language is not None)
-        raise ValueError(f"{folder} holds {bare} and {others}: expected all names to say a language, or none.")
+    examples = {language: paths[0].name for (language, _), paths in reversed(found.items())}
+    if None in examples and len(examples) > 1:
+        bare, other = examples.pop(None), list(examples.values())[-1]
+        raise ValueError(f"{folder} holds {bare} and {other}: expected all names to say a language, or none.")
     order = [(language, split) for language in (None, *LANGUAGES) for split in SPLIT_FILES]
     return [Source(found[key][0], key[1], key[0], READERS[0]) for key in order if key in found]
 
 
-def _formats(folder: Path, sources: list[Source], tag_column: int | None) -> list[Source]:
+def _with_formats(folder: Path, sources: list[Source], tag_column: int | None) -> list[Source]:
     """``sources`` with the format that their files have; a file without lines has that of the others if it can."""
     known = [find_format(source.path) for source in sources]
     shared = [reader for reader in known if reader]
-    formats = []
+    readers = []
     for source, reader in zip(sources, known, strict=True):
         suffix = source.path.suffix if source.path.suffix in _SUFFIXES else ""
-        possible = [candidate for candidate in (*shared, *READERS) if suffix in candidate.suffixes]
-        formats.append(replace(source, reader=reader or possible[0]))
-    names = sorted({source.reader.name for source in formats})
+        readers.append(reader or next(other for other in (*shared, *READERS) if suffix in other.suffixes))
+    names = sorted({reader.name for reader in readers})
     if len(names) > 1:
         raise ValueError(f"{folder} holds splits in several formats ({', '.join(names)}): keep one.")
-    if tag_column is None:
-        return formats
-    reader = formats[0].reader
-    if not reader.has_columns:
-        raise ValueError(f"{folder} holds {reader.name} files, where tag_column has no use: leave it out.")
-    reader = replace(reader, read=functools.partial(reader.read, tag_column=tag_column))
-    return [replace(source, reader=reader) for source in formats]
+    if tag_column is not None:
+        if not readers[0].has_columns:
+            raise ValueError(
+                f"{folder} holds {names[0]} files, where tag_column (--tag_column) has no use: leave it out."
+            )
+        read = functools.partial(readers[0].read, tag_column=tag_column)
+        readers = [replace(reader, read=read) for reader in readers]
+    return [replace(source, reader=reader) for source, reader in zip(sources, readers, strict=True)]

@@ -1,12 +1,12 @@
-"""Reader of WikiDiverse (Wang et al., ACL 2022): captions of Wikinews pictures with linked mentions, in JSON."""
+"""Reader of WikiDiverse (Wang et al., ACL 2022): captions of Wikinews images with linked mentions, in JSON."""
 
 import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..rows import MalformedRow, Row
 from .jsonl import wrong_value
@@ -25,8 +25,7 @@ _WORD = re.compile(
 """The words of English text: punctuation and clitics stand apart, hyphenated words are whole."""
 
 
-@dataclass(frozen=True)
-class Span:
+class Span(NamedTuple):
     """A mention: its type and its characters, ``start`` to ``end`` exclusive."""
 
     start: int
@@ -37,15 +36,15 @@ class Span:
 def read_wikidiverse(path: Path) -> Iterator[Row | MalformedRow]:
     """One JSON array, of ``[sentence, image_url, topic, [[mention, type, start, end, url], ...]]``, or, in the files
     with candidates (``train_w_10cands.json``), of ``[sentence, image_url, mention, type, left, right, url, candidates,
-    topic, start, end]``, a mention each; the mentions of a sentence and picture are brought together.
+    topic, start, end]``, a mention each; the mentions of a sentence and image are brought together.
 
     Offsets count characters, the end exclusive. A word that a mention ends within is split there. A mention whose text
     is not what stands at its offsets, and mentions that overlap, make the row malformed; one given twice counts once.
-    The picture is named by its URL, and by the name that it has in the pictures released with the set: the MD5 of the
+    The image is named by its URL, and by the name that it has in the images released with the set: the MD5 of the
     URL's last part. The line of an error is the number of the item, from 1.
     """
     try:
-        items = json.loads(path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8"))
+        items = json.loads(path.read_bytes().decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         reason = "not UTF-8" if isinstance(error, UnicodeDecodeError) else "bad JSON"
         yield MalformedRow(path, 1, reason, f"{error}; expected one JSON array in UTF-8")
@@ -53,32 +52,21 @@ def read_wikidiverse(path: Path) -> Iterator[Row | MalformedRow]:
     if not isinstance(items, list):
         yield MalformedRow(path, 1, "bad JSON", f"a {type(items).__name__} came; expected one JSON array")
         return
-    groups: dict[tuple[str, str | None], tuple[int, list[Any]]] = {}
+    groups: dict[Any, tuple[int, list[Any]]] = {}
     for number, item in enumerate(items, 1):
-        if isinstance(item, list) and len(item) == 11:
-            sentence, url, mention, kind, *_, start, end = item
-            mentions = [[mention, kind, start, end]]
-        elif isinstance(item, list) and len(item) == 4:
-            sentence, url, _, mentions = item
-        else:
-            came = f"a list of {len(item)}" if isinstance(item, list) else f"a {type(item).__name__}"
-            expected = "[sentence, image_url, topic, mentions], or the 11 values of a mention with candidates"
-            if isinstance(item, dict):
-                expected += "; objects, as of tokens and ner_tags, stand one a line, without brackets around them"
-            yield MalformedRow(path, number, "bad item", f"{came} came; expected {expected}")
+        try:
+            sentence, url, mentions = _fields(path, number, item)
+        except MalformedRow as problem:
+            yield problem
             continue
-        if not isinstance(sentence, str):
-            yield wrong_value(path, number, "sentence", sentence, "a string")
-        elif url is not None and not isinstance(url, str):
-            yield wrong_value(path, number, "image_url", url, "a string or null")
-        elif not isinstance(mentions, list):
-            yield wrong_value(path, number, "mentions", mentions, "a list")
-        elif len(item) == 4:
-            yield _row(path, number, str(number - 1), sentence, url, mentions)
-        else:
-            groups.setdefault((sentence, url), (number, []))[1].extend(mentions)
-    for position, ((sentence, url), (number, mentions)) in enumerate(groups.items()):
-        yield _row(path, number, str(position), sentence, url, mentions)
+        key = number if len(item) == 4 else (sentence, url)
+        groups.setdefault(key, (number, []))[1].extend(mentions)
+    for number, mentions in groups.values():
+        sentence, url, *_ = items[number - 1]
+        try:
+            yield _row(path, number, sentence, url, mentions)
+        except MalformedRow as problem:
+            yield problem
 
 
 def looks_wikidiverse(lines: Sequence[str]) -> bool:
@@ -94,43 +82,57 @@ def tag_words(text: str, spans: Sequence[Span]) -> tuple[list[str], list[str]]:
     inside: Span | None = None
     for match in _WORD.finditer(text):
         cuts = [match.start(), *sorted(cut for cut in borders if match.start() < cut < match.end()), match.end()]
-        for start, end in zip(cuts, cuts[1:], strict=False):
+        for start, end in pairwise(cuts):
             inside = begins.get(start) or (inside if inside and start < inside.end else None)
             words.append(text[start:end])
             tags.append("O" if inside is None else f"{'B' if start == inside.start else 'I'}-{inside.kind}")
     return words, tags
 
 
-def _row(path: Path, number: int, row_id: str, text: str, url: str | None, mentions: list[Any]) -> Row | MalformedRow:
-    spans: set[Span] = set()
-    for mention in mentions:
-        span = _span(path, number, text, mention)
-        if isinstance(span, MalformedRow):
-            return span
-        spans.add(span)
-    ordered = sorted(spans, key=lambda span: (span.start, span.end, span.kind))
-    for one, other in zip(ordered, ordered[1:], strict=False):
+def _fields(path: Path, number: int, item: Any) -> tuple[str, str | None, list[Any]]:
+    if not isinstance(item, list) or len(item) not in (4, 11):
+        came = f"a list of {len(item)}" if isinstance(item, list) else f"a {type(item).__name__}"
+        expected = "[sentence, image_url, topic, mentions], or the 11 values of a mention with candidates"
+        if isinstance(item, dict):
+            expected += "; objects, as of tokens and ner_tags, stand one a line, without brackets around them"
+        raise MalformedRow(path, number, "bad item", f"{came} came; expected {expected}")
+    sentence, url = item[:2]
+    mentions = item[3] if len(item) == 4 else [[item[2], item[3], *item[-2:]]]
+    if not isinstance(sentence, str):
+        raise wrong_value(path, number, "sentence", sentence, "a string")
+    if not isinstance(url, str | None):
+        raise wrong_value(path, number, "image_url", url, "a string or null")
+    if not isinstance(mentions, list):
+        raise wrong_value(path, number, "mentions", mentions, "a list")
+    return sentence, url, mentions
+
+
+def _row(path: Path, number: int, text: str, url: str | None, mentions: list[Any]) -> Row:
+    spans = sorted({_span(path, number, text, mention) for mention in mentions})
+    for one, other in pairwise(spans):
         if other.start < one.end:
             shown = " and ".join(f"{text[span.start : span.end]!r} ({span.kind})" for span in (one, other))
-            return MalformedRow(path, number, "overlapping mentions", f"{shown} overlap; expected mentions apart")
-    tokens, tags = tag_words(text, ordered)
-    url = url or None
-    image = f"{hashlib.md5(url.rsplit('/', 1)[-1].encode('utf-8', 'replace')).hexdigest()}.*" if url else None
-    return Row(path, number, row_id, "en", tokens, tags, image, ignored_keys=("topic", "entity url"), image_url=url)
+            raise MalformedRow(path, number, "overlapping mentions", f"{shown} overlap; expected mentions apart")
+    tokens, tags = tag_words(text, spans)
+    row = Row(path, number, str(number - 1), "en", tokens, tags, ignored_keys=("topic", "entity url"))
+    if url:
+        row.image_url = url
+        row.image = f"{hashlib.md5(url.rsplit('/', 1)[-1].encode('utf-8', 'replace')).hexdigest()}.*"
+    return row
 
 
-def _span(path: Path, number: int, text: str, mention: Any) -> Span | MalformedRow:
+def _span(path: Path, number: int, text: str, mention: Any) -> Span:
     if not isinstance(mention, list) or len(mention) < 4:
-        return wrong_value(path, number, "a mention", mention, "[mention, type, start, end, url]")
+        raise wrong_value(path, number, "a mention", mention, "[mention, type, start, end, url]")
     surface, kind, start, end = mention[:4]
     if not isinstance(surface, str) or not isinstance(kind, str) or not kind.strip():
-        return wrong_value(path, number, "a mention", mention, "text and type as strings")
+        raise wrong_value(path, number, "a mention", mention, "text and type as strings")
     if type(start) is not int or type(end) is not int or not 0 <= start < end <= len(text):
         expected = f"offsets from 0 to {len(text)}, the end after the start"
-        return wrong_value(path, number, f"the place of {surface!r}", [start, end], expected)
+        raise wrong_value(path, number, f"the place of {surface!r}", [start, end], expected)
     there = text[start:end]
     if there.strip() != surface.strip() or not there.strip():
         detail = f"{surface!r} came, but {there!r} stands at {start}:{end}; expected the mention there"
-        return MalformedRow(path, number, "misplaced mention", detail)
+        raise MalformedRow(path, number, "misplaced mention", detail)
     start += len(there) - len(there.lstrip())
     return Span(start, start + len(there.strip()), "_".join(kind.split()))

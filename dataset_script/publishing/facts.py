@@ -21,8 +21,7 @@ import pyarrow.parquet as pq
 
 from ..building.providers.folder import name_key
 from ..report import LoadReport
-from ..rows import LANGUAGES
-from ..spans import TagError, iob2_spans, is_unlabelled, tag_names
+from ..rows import LANGUAGES, TagError, iob2_spans, is_unlabelled, tag_names
 
 SPLITS = ("train", "validation", "test")
 NOT_STATED = "not stated"

@@ -20,8 +20,7 @@ from PIL import Image
 from ..auditing.rows import AuditedFolder, AuditRow
 from ..building.draws import uniform
 from ..images import open_image
-from ..rows import LANGUAGES, SPLIT_FILES
-from ..spans import iob2_spans
+from ..rows import LANGUAGES, SPLIT_FILES, iob2_spans
 from .highlight import STYLE, colours, entity_html, legend_html
 
 THUMBNAIL_PX = 320

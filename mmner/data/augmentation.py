@@ -4,7 +4,7 @@ import random
 import unicodedata
 from collections.abc import Callable, Sequence
 
-from dataset_script.spans import iob2_spans
+from dataset_script.rows import iob2_spans
 
 Tagged = tuple[list[str], list[str]]  # tokens, and the tag of each
 

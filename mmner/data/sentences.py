@@ -18,7 +18,7 @@ from transformers import EvalPrediction
 import dataset_script
 from dataset_script.formats.registry import SPLIT_NAMES
 from dataset_script.parquet import attach_report, is_parquet
-from dataset_script.spans import TagError, check_tokens, iob2_tags, is_unlabelled, mended_tags
+from dataset_script.rows import TagError, check_tokens, iob2_tags, is_unlabelled, mended_tags
 from mmner.data.augmentation import augmented, without_mentions
 from mmner.data.shards import ParquetShards, find_shards
 from mmner.entity_f1 import entity_scores, groups_of

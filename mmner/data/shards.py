@@ -43,8 +43,8 @@ def find_shards(dataset: str, config: str | None) -> tuple[dict[str, list[str]],
     where = str(path) if path.is_dir() else dataset
     if path.is_dir() and next(path.rglob("*.parquet"), None) is None:
         raise ValueError(
-            f"--streaming reads Parquet files, and {dataset} holds none. Write them once: "
-            'dataset_script.load("folder", parquet_dir="another"), and give that folder; or leave --streaming out.'
+            f"--streaming reads Parquet files, and {dataset} holds none. Write them once, by "
+            "dataset_script.publishing.parquet.write_parquet, and give that folder; or leave --streaming out."
         )
     builder = datasets.load_dataset_builder(where, config)
     if builder.name != "parquet":
@@ -60,7 +60,8 @@ class ParquetShards:
     The rows of a split in Parquet files, none of them in memory.
 
     Only the files' footers are read at first, on threads. They tell how many rows each row group has: a row group is
-    what `read` takes, so files may be few and large; `dataset_script.write_parquet` makes groups of 100 rows.
+    what `read` takes, so files may be few and large; `dataset_script.publishing.parquet.write_parquet` makes groups of
+    100 rows.
 
     Args:
         files: paths or addresses (`hf://...`), in order.

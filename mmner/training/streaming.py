@@ -152,8 +152,8 @@ class SentenceStream:
         if readers > len(self.shards.group_rows):
             raise ValueError(
                 f"{readers} readers (processes x workers), but the Parquet files have only "
-                f"{len(self.shards.group_rows)} row groups to deal out. Write smaller ones "
-                "(dataset_script.write_parquet makes them of 100 rows), or lower --dataloader_num_workers."
+                f"{len(self.shards.group_rows)} row groups to deal out. Write smaller ones, of 100 rows, by "
+                "dataset_script.publishing.parquet.write_parquet, or lower --dataloader_num_workers."
             )
 
     def batches(

@@ -15,6 +15,7 @@ from dataset_script.auditing.audit import add_arguments, audit, run
 from dataset_script.auditing.image_kinds import Sample, features, told_by_look, told_by_memory
 from dataset_script.auditing.overlap import Occurrences, overlaps
 from dataset_script.auditing.tables import markdown
+from dataset_script.publishing.parquet import write_parquet
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 WORDS = [first + second for first in ("ba", "do", "ke", "li", "mu", "pa", "ro") for second in ("n", "rt", "lis", "vo")]
@@ -180,7 +181,7 @@ def test_pictures_shared_broken_and_absent(pictured):
 
 def test_parquet_is_audited_as_its_source_was(pictured, tmp_path):
     (pictured / "images" / "broken.png").unlink()
-    dataset_script.load(pictured, cache_dir=tmp_path / "cache", parquet_dir=tmp_path / "parquet")
+    write_parquet(dataset_script.load(pictured, cache_dir=tmp_path / "cache"), tmp_path / "parquet")
     report = audit(tmp_path / "parquet", pictured)
     leak = found(report, "pictures", "parquet/test", "parquet/train")
     assert (leak.things, leak.exact, leak.near) == (2, 1, 1)

@@ -18,7 +18,8 @@ from dataset_script.building.build import Plan, build
 from dataset_script.building.pairing import Shares
 from dataset_script.building.providers.folder import Folder
 from dataset_script.building.providers.own import Own
-from dataset_script.spans import iob2_spans
+from dataset_script.publishing.parquet import write_parquet
+from dataset_script.rows import iob2_spans
 from mmner.data.sentences import REMEDIES
 
 PEOPLE = [f"Person{number}" for number in range(60)]
@@ -430,7 +431,7 @@ def test_the_remedy_of_a_run_for_iob1_makes_a_set_in_iob2(tmp_path):
     }
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "train.jsonl").write_text(json.dumps(row) + "\n")
-    load(tmp_path / "set", parquet_dir=tmp_path / "iob1", cache_dir=tmp_path / "cache")
+    write_parquet(load(tmp_path / "set", cache_dir=tmp_path / "cache"), tmp_path / "iob1")
     path = tmp_path / "iob1" / "en" / "train-00000.parquet"
     table = pq.read_table(path)
     tags = pa.array([[4, 0, 2, 2]], table.schema.field("ner_tags").type)  # I-PER O I-LOC I-LOC

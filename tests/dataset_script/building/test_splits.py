@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from dataset_script.building.draws import choice, position, uniform
 from dataset_script.building.splits import hash_of, keep_given, numbered, resplit
-from dataset_script.spans import iob2_spans
+from dataset_script.rows import iob2_spans
 
 ROWS = 40
 pairs_of_rows = st.lists(st.tuples(st.integers(0, ROWS - 1), st.integers(0, ROWS - 1)), max_size=20)

@@ -176,7 +176,7 @@ def test_tags_as_text_and_other_columns(tmp_path):
     [
         ({"text": "a", "lang": "de"}, r"has no column tokens or words \(columns: text, lang\)"),
         ({"tokens": ["a"], "lang": "de"}, "has no column ner_tags or tags"),
-        (ROW, r"says no language, .*\(columns: tokens, ner_tags\): give lang="),
+        (ROW, r"states no language, .*\(columns: tokens, ner_tags\): give lang="),
         (ROW | {"lang": "de"}, r"the column ner_tags holds numbers such as 0; .*is known of Babelscape/wikineural"),
     ],
 )
@@ -240,14 +240,8 @@ WORDS = ["In", "Alra"]
     ("tokens", "tags", "message"),
     [
         (WORDS, [0, -1], "-1 came as tag 2 (token 'Alra'), which is no gold label; expected a number from 0 (O) to 4"),
-        (WORDS, [-100, 3], "-100 came as tag 1 (token 'In'), which is no gold label"),
-        (WORDS, [0, None], "None came as tag 2 (token 'Alra'), which is no gold label"),
         (WORDS, None, "ner_tags is None; expected a tag for each token"),
         (WORDS, [0, 99], "99 came as tag 2 (token 'Alra'); expected a number from 0 (O) to 4 (I-LOC)"),
-        (["In", None], [0, 3], "token 2 is None; expected text"),
-        (None, [0, 3], "tokens is None; expected a list"),
-        (WORDS, [0, 3, 0], "2 tokens and 3 ner_tags came; expected as many tags as tokens"),
-        (WORDS, [0], "2 tokens and 1 ner_tags came"),
     ],
 )
 def test_a_row_of_bad_tokens_or_tags_is_named_or_left_out_and_counted(tmp_path, tokens, tags, message):
@@ -258,16 +252,3 @@ def test_a_row_of_bad_tokens_or_tags_is_named_or_left_out_and_counted(tmp_path, 
     report = LoadReport()
     rows = list(read_source(folder, errors="skip", report=report))
     assert [row.tags for _, row in rows] == [["O", "B-LOC"]] and report.total("train").skipped.total() == 1
-
-
-@pytest.mark.parametrize(
-    ("kind", "tags", "message"),
-    [
-        (pa.float64(), [0.0, 3.0], r"train_de:1: 0.0 came as tag 1 \(token 'In'\); expected O, B-TYPE or I-TYPE"),
-        (pa.bool_(), [False, True], "the column ner_tags holds numbers such as False"),
-        (pa.string(), ["0", "3"], r"train_de:1: '0' came as tag 1 \(token 'In'\); expected O, B-TYPE or I-TYPE"),
-    ],
-)
-def test_tags_that_are_neither_names_nor_whole_numbers(tmp_path, kind, tags, message):
-    with pytest.raises(ValueError, match=message):
-        list(read_source(raw_folder(tmp_path / "set", [WORDS], [tags], kind)))

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import unicodedata
 from pathlib import Path
 
 import pytest
@@ -18,15 +17,14 @@ from dataset_script import load
 from dataset_script.formats.columns import read_captions, read_imgid, read_numbered
 from dataset_script.formats.corpus import Corpus
 from dataset_script.formats.jsonl import read_jsonl
-from dataset_script.formats.policy import repair_tags
 from dataset_script.formats.readers import read_source
 from dataset_script.formats.registry import FileName, discover, find_format
 from dataset_script.formats.wikidiverse import Span, read_wikidiverse, tag_words
-from dataset_script.parquet import is_parquet, write_parquet
+from dataset_script.parquet import is_parquet
 from dataset_script.publishing.facts import find_shards
+from dataset_script.publishing.parquet import write_parquet
 from dataset_script.report import LoadReport
-from dataset_script.rows import LANGUAGES, MalformedRow, Row
-from dataset_script.spans import iob2_problems
+from dataset_script.rows import LANGUAGES, MalformedRow, iob2_problems
 
 SAMPLES = Path(__file__).with_name("samples")
 GOOD = {"id": "a", "lang": "en", "tokens": ["In", "Paris"], "ner_tags": ["O", "B-LOC"], "image": None}
@@ -65,24 +63,6 @@ def test_jsonl_gives_every_field(tmp_path):
     )
 
 
-def test_bom_crlf_and_normal_forms_leave_the_text_alone(tmp_path):
-    tokens = [
-        unicodedata.normalize("NFD", "Müller"),
-        unicodedata.normalize("NFC", "Müller"),
-        "a\u2028b",
-        "\u00a0",
-        "👩‍🚀",
-        "",
-    ]
-    record = {"id": "a", "tokens": tokens, "ner_tags": ["O"] * len(tokens)}
-    text = "\r\n".join([json.dumps(record, ensure_ascii=False), json.dumps(GOOD | {"id": "b"}), ""])
-    path = tmp_path / "train.jsonl"
-    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
-    first, second = read_jsonl(path)
-    assert first.tokens == tokens and first.tokens[0] != first.tokens[1]
-    assert second.line == 2 and second.tokens == GOOD["tokens"]
-
-
 BAD_JSON = [
     ("{", "bad JSON", "expected one JSON object a line"),
     ("[" * 100_000, "bad JSON", "expected one JSON object a line"),
@@ -95,24 +75,15 @@ BAD_JSON = [
     (GOOD | {"tokens": ["In", 3]}, "wrong value", "an item of tokens is 3"),
     (GOOD | {"ner_tags": [0, 1]}, "wrong value", "an item of ner_tags is 0; expected a string"),
     (GOOD | {"ner_tags": [-1, -1]}, "no gold label", "-1 came as tag 1 (token 'In'), which is no gold label"),
-    (GOOD | {"ner_tags": [None, -100]}, "no gold label", "None came as tag 1 (token 'In'), which is no gold label"),
     (GOOD | {"ner_tags": None}, "no gold label", "None came as tag 1 (token 'In'), which is no gold label"),
     (GOOD | {"ner_tags": ["O", -1]}, "wrong value", "an item of ner_tags is -1; expected a string"),
-    (GOOD | {"ner_tags": ["O", None]}, "wrong value", "an item of ner_tags is None; expected a string"),
-    (GOOD | {"tokens": ["In", None]}, "wrong value", "an item of tokens is None; expected a string"),
     (GOOD | {"image": ""}, "wrong value", "image is ''; expected a file name or null"),
-    (GOOD | {"image": 7}, "wrong value", "image is 7"),
     (GOOD | {"image_relation": "shows"}, "wrong value", "image_relation is 'shows'"),
     (GOOD | {"image": "../secret.png"}, "bad image", "inside the image folder"),
-    (GOOD | {"image": "/secret.png"}, "bad image", "inside the image folder"),
     (GOOD | {"lang": "it"}, "unknown language", "language 'it' came; expected one of en, de, fr, es"),
     (GOOD | {"lang": "de"}, "wrong language", "language 'de' came; expected 'en'"),
     (GOOD | {"ner_tags": ["O"]}, "length mismatch", "2 tokens and 1 ner_tags came"),
     (GOOD | {"ner_tags": ["O", "LOC"]}, "not IOB2", "'LOC' came as tag 2 (token 'Paris'); expected O, B-TYPE"),
-    (GOOD | {"ner_tags": ["O", "S-LOC"]}, "not IOB2", "'S-LOC' came"),
-    (GOOD | {"ner_tags": ["O", "B-"]}, "not IOB2", "'B-' came"),
-    (GOOD | {"ner_tags": ["O", "B-LOC "]}, "not IOB2", "'B-LOC ' came"),
-    (GOOD | {"ner_tags": ["O", ""]}, "not IOB2", "'' came"),
     ('{"id": "x", "tokens": ["\\ud800"], "ner_tags": ["O"]}', "bad text", "half a surrogate pair"),
     (GOOD, "duplicate id", "id 'a' came before in this file"),
 ]
@@ -164,7 +135,7 @@ def test_keys_without_a_column_are_counted(tmp_path):
     jsonl(tmp_path / "train.jsonl", GOOD | {"source": "x"}, GOOD | {"id": "b", "source": "y"})
     report = scan(tmp_path).report
     assert report.ignored_keys == {"source": 2}
-    assert "keys that no column takes were ignored: source (2 rows)" in report.warnings()
+    assert "keys that no column takes were ignored (rows): source: 2" in report.warnings()
 
 
 # IMGID
@@ -221,13 +192,6 @@ def test_malformed_imgid_names_the_line_and_costs_one_sentence(tmp_path, text, l
     assert detail in str(caught.value)
     assert [row["id"] for row in rows_of(tmp_path, errors="skip")] == ["1", "9"]
     assert scan(tmp_path, errors="skip").report.total("train", "en").skipped == {reason: 1}
-
-
-def test_undecodable_line_costs_one_sentence(tmp_path):
-    (tmp_path / "train.txt").write_bytes(b"IMGID:1\nx\tO\n\xff\tO\ny\tO\n\nIMGID:2\nz\tO\n")
-    with pytest.raises(MalformedRow, match=r"train\.txt:3: byte 0xff"):
-        scan(tmp_path)
-    assert [row["tokens"] for row in rows_of(tmp_path, errors="skip")] == [["z"]]
 
 
 def test_captions(tmp_path):
@@ -395,7 +359,7 @@ def test_what_has_no_column_and_what_is_converted_is_counted(caplog, tmp_path):
     # A copy: of each file it is said once that it is not UTF-8.
     list(read_source(shutil.copytree(SAMPLES / "conll2002", tmp_path / "conll2002")))
     assert "left out, as of other languages: ned.train" in caplog.text
-    assert "is read as ISO-8859-1: 3 of its lines are no UTF-8, 0 are" in caplog.text
+    assert "is read as ISO-8859-1: 3 of its lines are not UTF-8, 0 are" in caplog.text
 
 
 def test_only_the_languages_asked_for_are_read(tmp_path):
@@ -454,12 +418,19 @@ def test_formats_by_content(tmp_path, text, name, expected):
         ),
         ("Just words here.\n", "eng.train", "of no known format, .*expected one of conll"),
         ("3\n", "train.json", "of no known format, .*expected one of jsonl, wikidiverse"),
+        ("New B-LOC\nYork E-LOC\nwins O\nAnna S-PER\n", "train.txt", "'E-LOC' looks like a tag of BIOES or BILOU"),
+        (
+            "IMGID:1\rParis\tB-LOC\r\rIMGID:2\rx\tO\r",
+            "train.txt",
+            "a carriage return came at column 8; expected lines",
+        ),
+        ('[{"tokens": ["a"], "ner_tags": ["O"]}]', "train.json", "a dict came.*objects.*stand one a line, without"),
     ],
 )
 def test_files_of_no_or_of_several_formats_say_what_was_seen(tmp_path, text, name, message):
     imgid(tmp_path / name, text)
     with pytest.raises(ValueError, match=message):
-        discover(tmp_path)
+        list(read_source(tmp_path, lang="en"))
 
 
 @pytest.mark.parametrize(
@@ -467,19 +438,13 @@ def test_files_of_no_or_of_several_formats_say_what_was_seen(tmp_path, text, nam
     [
         ("train.tsv", ("train", None)),
         ("test_en.tsv", ("test", "en")),
-        ("train_de.conllu", ("train", "de")),
         ("dev-fr.conll", ("validation", "fr")),
         ("esp.train", ("train", "esp")),
         ("eng.testa", ("validation", "eng")),
-        ("eng.testb", ("test", "eng")),
-        ("deu.testb.txt", ("test", "deu")),
         ("train_w_10cands.json", ("train", None)),
-        ("valid_w_10cands.json", ("validation", None)),
         ("ned.testa", ("validation", "ned")),
         ("train", None),
-        ("train.gz", None),
         ("train_small.txt", None),
-        ("captions.txt", None),
         ("test_train.txt", None),
         ("train_de_en.txt", None),
         ("17_06_12483.jpg", None),
@@ -498,6 +463,11 @@ def test_what_file_names_say(name, expected):
         (["deu.train", "train_de.txt"], "holds deu.train, train_de.txt: expected one file for the split 'train'"),
         (["train_it.tsv"], r"holds no dataset.*Of other languages: train_it\.tsv"),
         (["it/train.txt", "de/train.txt", "extra/train.txt"], "holds splits in extra, it, expected folders named"),
+        (["valid.txt", "dev.txt"], "holds valid.txt, dev.txt: expected one file for the split 'validation'"),
+        ([], "holds no dataset: expected train, validation or test"),
+        (["it/train.txt"], "holds splits in it, expected folders named en, de, fr, es"),
+        (["train.txt", "en/test.txt"], "not both"),
+        (["train.txt", "train.jsonl"], "one file for the split"),
     ],
 )
 def test_names_that_contradict_each_other(tmp_path, files, message):
@@ -554,9 +524,7 @@ def test_a_few_broken_lines_of_utf8_are_reported_and_not_guessed_at(tmp_path):
     assert [row.tokens for _, row in read_source(tmp_path, errors="skip")] == [["río", "señor"]]
 
 
-def test_extra_columns_stand_before_or_after_the_tag(tmp_path):
-    path = imgid(tmp_path / "train.txt", "IMGID:1\nParis\tNNP\tB-LOC\n-DOCSTART-\tX\tO\nIMGID:2\nis\tVBZ\tO\n")
-    assert [(row.tokens, row.tags) for row in read_imgid(path)] == [(["Paris"], ["B-LOC"]), (["is"], ["O"])]
+def test_a_line_without_the_fine_type_of_fmnerg_is_malformed(tmp_path):
     path = imgid(tmp_path / "train.txt", "IMGID:1\nParis B-LOC B-city\n.  O O\nbad O\n")
     (problem,) = read_imgid(path)
     assert (problem.line, problem.detail) == (4, "'bad O' came; expected token<TAB>tag<TAB>column 3")
@@ -569,12 +537,9 @@ CHUNKS = "Anna B-NP B-PER\nsings B-VP O\nin B-PP O\nBergen B-NP B-LOC\n"
     ("text", "columns"),
     [
         (CHUNKS, "2 and 3"),
-        ("Anna B-NP B-PER\n", "2 and 3"),
-        (CHUNKS.replace(" ", "\t"), "2 and 3"),
         ("IMGID:1\n" + CHUNKS, "2 and 3"),
         ("Anna B-PER O\nsings O O\n", "2 and 3"),
         ("Anna NNP B-PER B-singer\nsings VB O O\n", "3 and 4"),
-        ("Anna B-X B-Y B-Z\n", "2 and 3 and 4"),
         ("0\tAnna\tB-NP\tB-PER\n1\tsings\tB-VP\tO\n", "3 and 4"),
     ],
 )
@@ -593,14 +558,11 @@ def test_several_columns_that_look_like_tags_are_ambiguous(tmp_path, text, colum
         (CHUNKS, 3, ["B-PER", "O", "O", "B-LOC"]),
         (CHUNKS, -1, ["B-PER", "O", "O", "B-LOC"]),
         (CHUNKS, 2, ["B-NP", "B-VP", "B-PP", "B-NP"]),
-        (CHUNKS, -2, ["B-NP", "B-VP", "B-PP", "B-NP"]),
-        ("IMGID:1\n" + CHUNKS, -1, ["B-PER", "O", "O", "B-LOC"]),
         ("0\tAnna\tB-NP\tB-PER\n1\tsings\tB-VP\tO\n", 4, ["B-PER", "O"]),
         # One column alone looks like tags, wherever it stands; and the known kinds, as published.
         ("Anna B-PER NNP\nsings O VB\n", None, ["B-PER", "O"]),
         ("1\tAnna\tNNP\tB-PER\n2\tsings\tVB\tO\n", None, ["B-PER", "O"]),
         ("Anna NNP B-NP B-PER\nsings VB B-VP O\n", None, ["B-PER", "O"]),
-        ("Anna NNP O B-PER\n. . O O\n", None, ["B-PER", "O"]),
         ("Anna Anna NE B-NC B-PER\nsingt singen VV B-VC O\n", None, ["B-PER", "O"]),
         ("1\tAnna\tNNP\tB-NP\tB-PER\n2\tsings\tVB\tB-VP\tO\n", None, ["B-PER", "O"]),
         ("IMGID:1\nAnna\tB-person\tB-singer\nsings\tO\tO\n", None, ["B-person", "O"]),
@@ -612,9 +574,6 @@ def test_the_column_of_the_tags(tmp_path, text, tag_column, tags):
     imgid(tmp_path / "train.txt", text)
     ((_, row),) = read_source(tmp_path, lang="en", tag_column=tag_column)
     assert row.tags == tags and row.tokens[0] == "Anna"
-    dataset = load(tmp_path, lang="en", tag_column=tag_column, cache_dir=tmp_path / "cache")["train"]
-    names = dataset.features["ner_tags"].feature.names
-    assert [names[tag] for tag in dataset[0]["ner_tags"]] == tags
 
 
 def test_a_column_of_tags_in_another_scheme_does_not_leave_the_chunks_alone(tmp_path):
@@ -628,19 +587,17 @@ def test_a_column_of_tags_in_another_scheme_does_not_leave_the_chunks_alone(tmp_
 @pytest.mark.parametrize("tag_column", [0, 1, 4, -3, -4])
 def test_a_column_that_is_none_of_the_tags(tmp_path, tag_column):
     imgid(tmp_path / "train.txt", CHUNKS)
-    with pytest.raises(ValueError, match=rf"tag_column is {tag_column}, but .* has 3 columns .*from 2 to 3, or, .*-1"):
+    with pytest.raises(
+        ValueError, match=rf"--tag_column\) is {tag_column}, but .* has 3 columns .*from 2 to 3, or -1"
+    ):
         list(read_source(tmp_path, lang="en", tag_column=tag_column))
-
-
-def test_an_empty_file_has_any_column(tmp_path):
-    imgid(tmp_path / "train.txt", CHUNKS)
-    imgid(tmp_path / "test.txt", "\n")
-    assert len(list(read_source(tmp_path, lang="en", tag_column=3))) == 1
 
 
 def test_a_tag_column_has_no_use_where_there_are_no_columns(tmp_path):
     jsonl(tmp_path / "json" / "train.jsonl", GOOD)
-    with pytest.raises(ValueError, match="holds jsonl files, where tag_column has no use: leave it out"):
+    with pytest.raises(
+        ValueError, match=r"holds jsonl files, where tag_column \(--tag_column\) has no use: leave it out"
+    ):
         list(read_source(tmp_path / "json", tag_column=3))
     folder = write_parquet(load(tmp_path / "json", cache_dir=tmp_path / "cache"), tmp_path / "written")
     with pytest.raises(ValueError, match="tag_column has no use"):
@@ -678,13 +635,12 @@ def test_other_splits_may_not(tmp_path, split):
     assert str(caught.value).startswith(f"{path}:1: -1 came as tag 1 (token 'In'), which is no gold label")
 
 
-def test_a_test_split_of_which_a_part_has_gold_labels_is_malformed(tmp_path):
+def test_a_test_split_is_labelled_or_not_as_a_whole(tmp_path):
     path = jsonl(tmp_path / "test.jsonl", GOOD, GOOD | {"id": "b", "ner_tags": [-1, -1]})
     with pytest.raises(MalformedRow) as caught:
-        load(tmp_path, cache_dir=tmp_path / "cache")
+        scan(tmp_path)
     assert str(caught.value).startswith(f"{path}:2: -1 came as tag 1")
-    dataset = load(tmp_path, errors="skip", cache_dir=tmp_path / "cache")
-    assert dataset["test"]["id"][:] == ["a"]
+    assert [row["id"] for row in rows_of(tmp_path, errors="skip")] == ["a"]
 
 
 # WikiDiverse
@@ -755,7 +711,7 @@ def test_malformed_items_of_wikidiverse_are_numbered(tmp_path, item, reason, det
     assert detail in str(caught.value)
     report = LoadReport()
     rows = [row for _, row in read_source(tmp_path, errors="skip", report=report)]
-    # Given twice, it counts once; and no picture is named where there is none.
+    # Given twice, it counts once; and no image is named where there is none.
     assert [(row.id, row.tags, row.image, row.image_url) for row in rows] == [
         ("0", ["B-Person"], None, None),
         ("2", ["B-Person"], None, None),
@@ -772,7 +728,7 @@ def test_a_file_of_wikidiverse_that_does_not_parse_is_one_problem(tmp_path, cont
     assert isinstance(problem, MalformedRow) and (problem.line, problem.reason) == (1, reason)
 
 
-def test_the_released_pictures_of_wikidiverse_are_found(tmp_path):
+def test_the_released_images_of_wikidiverse_are_found(tmp_path):
     folder = tmp_path / "set"
     (folder / "images").mkdir(parents=True)
     wikidiverse(folder, ["Ida", BOAT, "t", []])
@@ -782,17 +738,6 @@ def test_the_released_pictures_of_wikidiverse_are_found(tmp_path):
 
 
 # IOB2
-
-
-@given(st.lists(st.sampled_from(TAGS), max_size=12))
-def test_repair_keeps_the_entities_that_seqeval_reads(tags):
-    row = Row(Path("x"), 1, "a", "en", [""] * len(tags), list(tags))
-    repairs = repair_tags(row)
-    assert get_entities(row.tags) == get_entities(tags)
-    assert not list(iob2_problems(row.tags))
-    assert len(repairs) == sum(old != new for old, new in zip(tags, row.tags, strict=True))
-    # By the definition: the entities are as many as the B- tags once each has one of its own.
-    assert len(get_entities(tags)) == sum(tag[0] == "B" for tag in row.tags)
 
 
 ENTITIES = st.lists(
@@ -842,7 +787,7 @@ def test_an_inside_tag_that_begins_an_entity_is_repaired_and_counted_or_malforme
     tags = [[inventory.labels[tag] for tag in row["ner_tags"]] for row in rows_of(tmp_path, iob2="repair")]
     assert tags == [["O", "B-PER", "I-PER", "B-LOC"], ["B-LOC"]]
     assert inventory.report.total().repaired_tags == 2
-    assert "train: 2 I- tags begin an entity" in inventory.report.warnings()[1]
+    assert inventory.report.warnings()[1].startswith("train: 2 I- tags that begin an entity were read as B-: ")
     with pytest.raises(MalformedRow, match=r"'I-PER' came as tag 2 \(token 'b'\) after 'O'.*iob2='repair'") as caught:
         scan(tmp_path, iob2="strict")
     assert (caught.value.path, caught.value.line) == (path, 3)
@@ -861,23 +806,7 @@ def test_a_few_slips_are_repaired_and_another_scheme_is_not_guessed_at(tmp_path,
         assert len(rows_of(tmp_path, errors="skip")) == sound
 
 
-def test_labels_come_from_the_whole_folder_whatever_is_read(tmp_path):
-    jsonl(tmp_path / "en" / "train.jsonl", GOOD | {"ner_tags": ["B-ZOO", "I-ZOO"]})
-    jsonl(tmp_path / "de" / "test.jsonl", GOOD | {"lang": "de", "ner_tags": ["B-art", "O"]})
-    expected = ["O", "B-ZOO", "I-ZOO", "B-art", "I-art"]
-    assert Corpus(tmp_path).scan(("de",)).labels == Corpus(tmp_path).scan(("en",)).labels == expected
-
-
 # The folder
-
-
-def test_split_names(tmp_path):
-    for name in ("train", "dev", "test"):
-        imgid(tmp_path / f"{name}.txt", "IMGID:1\na\tO\n")
-    assert [source.split for source in discover(tmp_path)] == ["train", "validation", "test"]
-    imgid(tmp_path / "valid.txt", "")
-    with pytest.raises(ValueError, match="holds valid.txt, dev.txt: expected one file for the split 'validation'"):
-        discover(tmp_path)
 
 
 def test_language_folders_of_imgid_files(tmp_path):
@@ -886,23 +815,6 @@ def test_language_folders_of_imgid_files(tmp_path):
     assert [row["lang"] for row in rows_of(tmp_path)] == ["en", "fr"]
     with pytest.raises(ValueError, match="lang='de' was given, but .* has a folder a language"):
         Corpus(tmp_path, lang="de")
-
-
-@pytest.mark.parametrize(
-    ("files", "message"),
-    [
-        ([], "holds no dataset: expected train, validation or test"),
-        (["it/train.txt"], "holds splits in it, expected folders named en, de, fr, es"),
-        (["train.txt", "en/test.txt"], "not both"),
-        (["train.txt", "test.jsonl"], "several formats"),
-        (["train.txt", "train.jsonl"], "one file for the split"),
-    ],
-)
-def test_folders_that_are_no_dataset(tmp_path, files, message):
-    for file in files:
-        imgid(tmp_path / file, "")
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
-        discover(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -936,25 +848,3 @@ def test_files_that_look_like_parts_of_a_split_are_named(tmp_path, caplog):
     assert len(list(read_source(tmp_path))) == 1
     (warning,) = (record.getMessage() for record in caplog.records if "not read" in record.getMessage())
     assert warning.startswith(f"{tmp_path}: not read: train-00001.jsonl, validation_1.jsonl. ")
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("train.txt", "New B-LOC\nYork E-LOC\nwins O\nAnna S-PER\n", "'E-LOC' looks like a tag of BIOES or BILOU"),
-        (
-            "train.txt",
-            "IMGID:1\rParis\tB-LOC\r\rIMGID:2\rx\tO\r",
-            "a carriage return came at column 8; expected lines",
-        ),
-        (
-            "train.json",
-            '[{"tokens": ["a"], "ner_tags": ["O"]}]',
-            "a dict came.*objects.*stand one a line, without brackets",
-        ),
-    ],
-)
-def test_what_is_nearly_a_format_is_told_what_is_missing(tmp_path, name, text, message):
-    (tmp_path / name).write_bytes(text.encode())
-    with pytest.raises(ValueError, match=message):
-        list(read_source(tmp_path, lang="en"))

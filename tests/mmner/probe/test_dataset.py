@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dataset_script import load
-from dataset_script.spans import iob2_problems
+from dataset_script.rows import iob2_problems
 from mmner.probe import dataset as probe
 
 SPLITS = ("train", "validation", "test")
