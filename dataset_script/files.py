@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 MARKER = ".2m-ner"
 """In a folder of ours: in its first line what that is, then, if it is replaced whole, the files that it was given."""
+DATASET = "dataset"
+"""What the marker calls a finished dataset."""
 _WORK = "work"
 _SHOWN = 3
 

@@ -144,7 +144,7 @@ def _draw(component: np.ndarray, hub: np.ndarray, hard: np.ndarray, shares: np.n
     rows, components = len(component), int(component.max(initial=-1)) + 1
     hub_split = np.full(len(hub), -1, np.int8)
     for thing in np.flatnonzero(hub):
-        hub_split[thing] = position(shares, seed, "hub", thing)
+        hub_split[thing] = position(shares.tolist(), seed, "hub", thing)
     # torn[row, split]: the row has a hub of a split other than this one.
     torn = np.zeros((rows, len(SPLITS)), bool)
     for number in range(len(SPLITS)):
@@ -152,7 +152,7 @@ def _draw(component: np.ndarray, hub: np.ndarray, hard: np.ndarray, shares: np.n
 
     first = np.full(components, rows)
     np.minimum.at(first, component, np.arange(rows))
-    drawn = np.array([position(shares, seed, "component", row) for row in first], np.int8)
+    drawn = np.array([position(shares.tolist(), seed, "component", row) for row in first], np.int8)
     kept = np.stack([np.bincount(component[~torn[:, number]], minlength=components) for number in range(len(SPLITS))])
     # As drawn, where at least half as many rows may stay as anywhere else; otherwise where most may.
     enough = 2 * kept[drawn, np.arange(components)] >= kept.max(axis=0, initial=0)

@@ -18,6 +18,7 @@ from dataset_script.building.build import Plan, build
 from dataset_script.building.pairing import Shares
 from dataset_script.building.providers.folder import Folder
 from dataset_script.building.providers.own import Own
+from dataset_script.publishing.card import write_card
 from dataset_script.spans import iob2_spans
 from mmner.data.sentences import REMEDIES
 
@@ -96,7 +97,8 @@ def source(tmp_path_factory):
 
 
 def built(source, folder, **options):
-    return build([source], folder / "out", Folder(source / "index.tsv"), Plan(**options), workspace=folder / "work")
+    provider, work = Folder(source / "index.tsv"), folder / "work"
+    return build([source], folder / "out", provider, Plan(**options), workspace=work, finish=write_card)
 
 
 def rows_of(folder):
@@ -170,9 +172,7 @@ def test_pictures_are_what_their_relation_says(source, tmp_path):
         data = (source / "images" / row["image_name"]).read_bytes()
         assert row["image"] == {"bytes": data, "path": row["image_name"]}
     assert not any(row["image_name"] == "broken.jpg" for row in rows)
-    assert list(json.loads((folder / "build.json").read_text())["counts"]["pictures that do not open"]) == [
-        "broken.jpg"
-    ]
+    assert list(json.loads((folder / "build.json").read_text())["counts"]["images that do not open"]) == ["broken.jpg"]
     # A filler is as likely as a picture used once: not sure to be drawn by one seed.
     assert any(
         row["image_name"] == "filler.png"
@@ -212,7 +212,7 @@ def test_load_reads_it_back_and_a_second_build_replaces_it(source, tmp_path):
     with_picture = next(row for row in dataset["train"] if row["image"] is not None)
     assert with_picture["image"].size[0] in (60, 64)
     assert load_report(dataset).total().rows == sum(len(split) for split in dataset.values()) == 300
-    again = build([source], folder, None, languages=["en"], workspace=tmp_path / "work")
+    again = build([source], folder, None, languages=["en"], workspace=tmp_path / "work", finish=write_card)
     rows = rows_of(again)
     assert len(rows) == 300 and all(row["image"] is None and row["image_relation"] == "none" for row in rows)
 
@@ -228,9 +228,7 @@ def test_own_pictures_are_kept_and_their_relation_is_what_the_source_says(source
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    def provider(stage):
-        return Own(stage.image_of, {"own": source / "images"})
-
+    provider = Own({"own": source / "images"})
     folder = build([tmp_path / "own"], tmp_path / "out", provider, Plan(split_shares=None), workspace=tmp_path / "w")
     read = {row["id"]: row for row in rows_of(folder)}
     assert read["1"]["image_relation"] == "unrelated" and read["3"]["image_relation"] is None
@@ -397,7 +395,7 @@ def test_links_out_of_the_image_folder_do_not_come_into_the_set(source, tmp_path
             (source / "images" / "Person2.jpg").read_bytes() in p.read_bytes() for p in out.rglob("*.parquet")
         )
     counts = json.loads((out / "build.json").read_text())["counts"]["provider"]
-    assert (counts["links out of the folder"], counts["missing files"], counts["pictures"]) == (1, 1, 1)
+    assert (counts["links out of the folder"], counts["missing files"], counts["images"]) == (1, 1, 1)
     assert "private.jpg is a link out of the image folder" in caplog.text
     report = load_report(load(tmp_path / "set", cache_dir=tmp_path / "cache")).total()
     assert report.causes == {"private.jpg": "a link out of the image folder, which is not followed"}
@@ -445,16 +443,3 @@ def test_the_remedy_of_a_run_for_iob1_makes_a_set_in_iob2(tmp_path):
     rows = load(tmp_path / "iob2", cache_dir=tmp_path / "cache")["train"]
     names = rows.features["ner_tags"].feature.names
     assert [names[tag] for tag in rows[0]["ner_tags"]] == ["B-PER", "O", "B-LOC", "I-LOC"]
-
-
-def test_command_line_pushes_what_it_built(source, tmp_path, monkeypatch, capsys):
-    pushed = []
-    monkeypatch.setattr(
-        "dataset_script.building.build.push", lambda *args, **options: pushed.append((args, options)) or "URL"
-    )
-    command = ["build", str(source), "--provider", "none", "--output_dir", str(tmp_path / "out"), "--private"]
-    assert main([*command, "--push_to_hub", "org/mmner"]) == 0
-    assert pushed == [((tmp_path / "out", "org/mmner"), {"private": True})]
-    assert capsys.readouterr().out.splitlines()[-1] == "URL"
-    words = json.loads((tmp_path / "out" / "build.json").read_text())["command"]
-    assert "org/mmner" not in words and not any("/" in word for word in words), "no place of this machine"
