@@ -13,11 +13,10 @@ import json
 import logging
 import os
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from itertools import islice
+from dataclasses import asdict, dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ from ..parquet import REPORT_FILE, ROWS_PER_GROUP, ShardWriter, is_parquet
 from ..report import LoadReport
 from ..rows import LANGUAGES
 from . import pairing, similarity, splits
-from .pairing import UNKNOWN, Pairs, Shares
+from .pairing import UNKNOWN, Shares
 from .providers import fetching
 from .providers.base import ImageProvider
 from .providers.folder import Folder, name_key
@@ -54,7 +53,7 @@ _IMAGES_AT_ONCE = 64
 _VERSIONS = ("2m-ner", "datasets", "datasketch", "imagehash", "numpy", "pillow", "pyarrow", "scipy")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Plan:
     """How a dataset is made of rows and images.
 
@@ -81,16 +80,8 @@ class Plan:
         given = self.split_shares
         if given is not None and (len(given) != len(SPLITS) or min(given) < 0 or not sum(given) > 0):
             raise ValueError(f"--splits is {given}; expected three shares of 0 or more.")
-
-    @property
-    def images_unseen(self) -> bool:
-        """Whether no image is in two splits."""
-        return self.unseen in ("images", "both")
-
-    @property
-    def entities_unseen(self) -> bool:
-        """Whether no entity of validation or test is in another split."""
-        return self.unseen in ("entities", "both")
+        self.images_unseen = self.unseen in ("images", "both")
+        self.entities_unseen = self.unseen in ("entities", "both")
 
 
 def build(
@@ -113,16 +104,12 @@ def build(
         output_dir: new, empty, or a dataset that this package wrote and nobody added to, which is replaced when the
             new one is complete.
         provider: of the images; none for a set of text. It is closed at the end.
-        plan: how; see ``Plan``.
         languages: those of the rows to take.
         workspace: for temporary files; ``{output_dir}.work`` if left out.
         licences: of the sentences, one for each of ``sources``, where it is not one whose licence is known.
         source_options: of ``readers.read_source``: ``lang``, ``label_map``, ``errors``, ``iob2``, ``tag_column``.
         command: the words of the command line, for the card's instructions.
         finish: writes what else belongs to the dataset, the card, into the folder that it is given.
-
-    Returns:
-        The folder.
 
     Raises:
         FileExistsError: the folder holds something else.
@@ -156,13 +143,7 @@ def build(
             message = "%d rows name an image of their own, which --provider %s does not take."
             logger.warning(message, stage.rows_with_image, provider.name)
         provider.prepare(stage)
-        gallery = _Gallery(provider, plan)
-        pairs = _pair(stage, provider, plan, gallery)
-        assignment = _split(stage, provider, plan, pairs, gallery)
-        if not provider.natural:
-            fillers = _fillers(provider, plan, pairs, gallery)
-            pairing.draw_unrelated(stage, provider, plan.seed, pairs, assignment.split, fillers)
-        malformed = {f"malformed: {reason}": number for reason, number in report.total().skipped.items()}
+        draft = _Draft(stage, provider, plan)
         record = {
             "command": [*command],
             "options": {
@@ -180,67 +161,193 @@ def build(
             "sources": described,
             "counts": {
                 "rows read": stage.rows,
-                "rows written": int((assignment.split >= 0).sum()),
-                "frequent entities and images given a split of their own": assignment.hubs,
+                "rows written": int((draft.assignment.split >= 0).sum()),
+                "frequent entities and images given a split of their own": draft.assignment.hubs,
                 "provider": provider.counts,
-                "pairing": dict(pairs.counts),
-                "images that do not open": gallery.problems,
+                "pairing": dict(draft.pairs.counts),
+                "images that do not open": draft.problems,
             },
-            "left_out": dict(Counter(malformed) + assignment.left_out),
+            "left_out": {f"malformed: {reason}": number for reason, number in report.total().skipped.items()}
+            | draft.assignment.left_out,
             "versions": _versions(),
         }
         with replacing(output_dir, DATASET) as folder:
-            _write_rows(folder, stage, provider, pairs, assignment, report)
-            _write_images(folder / IMAGES_FILE, provider, pairs, assignment, gallery)
+            draft.write_rows(folder, report)
+            draft.write_images(folder / IMAGES_FILE)
             (folder / BUILD_FILE).write_text(_json(record, indent=1) + "\n", encoding="utf-8")
             finish(folder)
     return output_dir
 
 
 def source_names(sources: Sequence[str | Path]) -> list[str]:
-    """A name for each source that is no path of this machine."""
+    """A name for each source that is no path of this machine, each different."""
     names = [Path(source).resolve().name if Path(source).exists() else str(source) for source in sources]
-    seen: Counter[str] = Counter()
-    for position, name in enumerate(names):
-        seen[name] += 1
-        names[position] = name if seen[name] == 1 else f"{name}-{seen[name]}"
-    return names
+    before = [names[:position].count(name) for position, name in enumerate(names)]
+    return [f"{name}-{number + 1}" if number else name for name, number in zip(names, before, strict=True)]
 
 
-class _Gallery:
-    """What was found out about the images that were drawn, each opened once.
+class _Draft:
+    """The images and splits of staged rows.
 
     Attributes:
-        problems: name -> why an image cannot be used.
+        problems: image name -> why the image cannot be used.
     """
 
-    def __init__(self, provider: ImageProvider, plan: Plan):
-        self._provider, self._distance = provider, plan.image_distance
+    def __init__(self, stage: Stage, provider: ImageProvider, plan: Plan):
+        self.stage, self.provider, self.plan = stage, provider, plan
         self.problems: dict[str, str] = {}
-        self.sha256: dict[str, str] = {}
+        self._sha256: dict[str, str] = {}
         self._hashes: dict[str, int] = {}
+        while True:  # whether an image opens is found out when it is drawn
+            usable = [name for name in provider.images if name not in self.problems]
+            self.pairs = pairing.draw_depicting(stage, provider, plan.shares, plan.seed, usable)
+            if self._open([self.pairs.names[number] for number in np.unique(self.pairs.image[self.pairs.image >= 0])]):
+                break
+        self.assignment = self._split()
+        if not provider.natural:
+            pairing.draw_unrelated(stage, provider, plan.seed, self.pairs, self.assignment.split, self._fillers())
 
-    def inspect(self, names: Sequence[str]) -> bool:
-        """Open those that were not opened yet. Returns whether all of ``names`` can be used."""
-        new = iter([name for name in names if name not in self.sha256 and name not in self.problems])
+    def _open(self, names: Sequence[str]) -> bool:
+        """Open the images that were not opened yet. Returns whether all of ``names`` can be used."""
+        new = iter([name for name in names if name not in self._sha256 and name not in self.problems])
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             while few := list(islice(new, _IMAGES_AT_ONCE)):
-                # Paths are asked for here: a provider may have a database, which other threads must not touch.
-                paths = [self._provider.images[name].path for name in few]
+                paths = [self.provider.images[name].path for name in few]
                 for name, (problem, sha256, perceptual) in zip(few, pool.map(_opened, paths), strict=True):
                     if problem:
                         self.problems[name] = problem
                     else:
-                        self.sha256[name], self._hashes[name] = sha256, perceptual
-        return all(name in self.sha256 for name in names)
+                        self._sha256[name], self._hashes[name] = sha256, perceptual
+        return all(name in self._sha256 for name in names)
 
-    def clusters(self) -> dict[str, str]:
-        """Name -> the name that stands for all near-duplicates of it; names without any are left out."""
-        pairs = similarity.near_duplicate_images(self._hashes.items(), max_distance=self._distance)
+    def _clusters(self) -> dict[str, str]:
+        """Image name -> the name that stands for all near-duplicates of it."""
+        pairs = similarity.near_duplicate_images(self._hashes.items(), max_distance=self.plan.image_distance)
         linked = [(first, second) for first, second, _ in pairs]
         by_bytes: dict[str, str] = {}
-        linked += [(by_bytes.setdefault(sha256, name), name) for name, sha256 in self.sha256.items()]
-        return similarity.groups(linked)
+        linked += [(by_bytes.setdefault(sha256, name), name) for name, sha256 in self._sha256.items()]
+        return {name: name for name in self.pairs.names} | similarity.groups(linked)
+
+    def _split(self) -> Assignment:
+        stage, plan, pairs = self.stage, self.plan, self.pairs
+        sentences = ((row.key, row.tokens) for row in stage.read())
+        near = similarity.near_duplicate_sentences(sentences, threshold=plan.near_duplicate)
+        together = np.array([(first, second) for first, second, _ in near], np.int64).reshape(-1, 2)
+        clusters = self._clusters()
+        images, _ = splits.numbered(clusters[name] for name in pairs.names)
+        ties = self._entity_ties(images) if plan.entities_unseen else np.zeros((0, 2), np.int64)
+        if plan.split_shares is not None:
+            # Where entities are told apart by their images, a row is tied to its image by what it names.
+            if plan.images_unseen and (self.provider.natural or not plan.entities_unseen):
+                rows = np.flatnonzero(pairs.image >= 0)
+                first = int(ties[:, 1].max()) + 1 if len(ties) else 0
+                ties = np.concatenate([ties, np.stack([rows, first + images[pairs.image[rows]]], axis=1)])
+            return splits.resplit(stage.rows, plan.split_shares, plan.seed, together, ties)
+        given = np.fromiter((SPLITS.index(row.split) for row in stage.read()), np.int8, stage.rows)
+        assignment = splits.keep_given(given, together, ties)
+        if plan.images_unseen:
+            # An image that two splits drew stays with the later one: what is tested is scarcer than what trains.
+            owner = np.full(int(images.max(initial=-1)) + 1, -1, np.int8)
+            drawn = np.flatnonzero((pairs.image >= 0) & (assignment.split >= 0))
+            np.maximum.at(owner, images[pairs.image[drawn]], assignment.split[drawn])
+
+            def may_have(row: int, image: int) -> bool:
+                return owner[images[image]] == assignment.split[row]
+
+            pairing.keep_to_own(stage, self.provider, plan.shares, plan.seed, pairs, may_have)
+        return assignment
+
+    def _entity_ties(self, clusters: np.ndarray) -> np.ndarray:
+        """(N, 2): a row and the number of an entity that it names. Names of one entity have one number, and so have,
+        where images are to be unseen, entities whose images are near-duplicates."""
+        named = (self.provider.entity(mention) or name_key(mention.surface) for mention in self.stage.names())
+        shown = (self.provider.images[name].entity or f"picture {name}" for name in self.pairs.names)
+        numbers, count = splits.numbered(chain(named, shown))
+        names = len(numbers) - len(self.pairs.names)
+        if self.plan.images_unseen and self.pairs.names:
+            numbers = splits.joined(count, np.stack([numbers[names:], count + clusters], axis=1))[numbers]
+        mentions = self.stage.mention_pairs()
+        if not len(mentions):
+            return mentions
+        return np.unique(np.stack([mentions[:, 0], numbers[:names][mentions[:, 1]]], axis=1), axis=0)
+
+    def _fillers(self) -> Iterator[tuple[int, int]]:
+        """Images that show no known entity, each with a split that may have it."""
+        names, plan = self.pairs.names, self.plan
+        fillers = {name: number for number, name in enumerate(names) if not self.provider.images[name].types}
+        self._open([*fillers])
+        clusters = self._clusters()
+        used = {clusters[names[number]] for number in self.pairs.image[self.pairs.image >= 0]}
+        for name, number in fillers.items():
+            if name in self.problems or (plan.images_unseen and clusters[name] in used):
+                continue
+            shares = plan.split_shares or DEFAULT_SPLITS
+            drawn = pairing.position(shares, plan.seed, "filler", clusters[name])
+            yield from ((number, split) for split in ([drawn] if plan.images_unseen else range(len(SPLITS))))
+
+    def write_rows(self, folder: Path, read: LoadReport) -> None:
+        """Write the Parquet files, and the report of what was read and written."""
+        stage, pairs, split_of = self.stage, self.pairs, self.assignment.split
+        labels = ["O", *(f"{prefix}-{kind}" for kind in stage.types() for prefix in "BI")]
+        shown = pairs.relation[pairs.image >= 0]
+        columns = [] if len(shown) and (shown == UNKNOWN).all() else ["image_relation"]
+        if self.provider.natural and len(shown) and any(row.caption is not None for row in stage.read()):
+            columns.append("caption")
+        schema = features(labels, columns)
+        schema["image_name"] = datasets.Value("string")
+        report = LoadReport()
+        report.ignored_keys.update(read.ignored_keys)
+        for lang in LANGUAGES:
+            for number, split in enumerate(SPLITS):
+                rows = (self._record(row, labels, schema) for row in stage.read(lang) if split_of[row.key] == number)
+                if not (few := list(islice(rows, ROWS_PER_GROUP))):
+                    continue
+                part = report.part(split, lang)
+                with ShardWriter(folder / lang, split, schema) as writer:
+                    while few:
+                        writer.write(pa.Table.from_pylist(few, writer.schema))
+                        part.rows += len(few)
+                        part.images += sum(row["image"] is not None for row in few)
+                        part.empty_sentences += sum(not row["tokens"] for row in few)
+                        few = list(islice(rows, ROWS_PER_GROUP))
+                part.without_image = part.rows - part.images
+        for split, parts in read.parts.items():
+            for lang, part in parts.items():
+                if part.repaired_tags or part.skipped:  # what reading changed belongs in the report of the dataset too
+                    mine = report.part(split, lang)
+                    mine.repaired_tags, mine.repair_examples = part.repaired_tags, part.repair_examples
+                    mine.skipped, mine.skip_examples = part.skipped, part.skip_examples
+        (folder / REPORT_FILE).write_text(report.to_json() + "\n", encoding="utf-8")
+
+    def _record(self, row: StagedRow, labels: list[str], schema: datasets.Features) -> dict[str, Any]:
+        number = self.pairs.image[row.key]
+        name = self.pairs.names[number] if number >= 0 else None
+        image = None
+        if name:
+            data = regular(self.provider.images[name].path).read_bytes()
+            image = {"bytes": data, "path": Path(name).name}
+        values = {
+            "id": row.id,
+            "lang": row.lang,
+            "tokens": row.tokens,
+            "ner_tags": [labels.index(tag) for tag in row.tags],
+            "image": image,
+            "caption": row.caption if name else None,
+            "image_relation": (*pairing.RELATIONS, None)[self.pairs.relation[row.key]],
+            "image_name": name,
+        }
+        return {key: values[key] for key in schema}
+
+    def write_images(self, path: Path) -> None:
+        """Write what is known of each image that a row has."""
+        names, has_image = self.pairs.names, (self.pairs.image >= 0) & (self.assignment.split >= 0)
+        used = np.bincount(self.pairs.image[has_image], minlength=len(names))
+        with path.open("w", encoding="utf-8") as file:
+            for number in np.flatnonzero(used):
+                facts = asdict(self.provider.images[names[number]])
+                facts |= {"sha256": self._sha256[names[number]], "rows": int(used[number])}
+                order = ("name", "types", "entity", "mentions", "licence", "author", "source", "sha256", "rows")
+                file.write(_json({key: facts[key] for key in order}) + "\n")
 
 
 def _opened(path: Path) -> tuple[str | None, str, int]:
@@ -249,165 +356,6 @@ def _opened(path: Path) -> tuple[str | None, str, int]:
         return problem, "", 0
     data = path.read_bytes()
     return None, hashlib.sha256(data).hexdigest(), similarity.image_hash(data)
-
-
-def _pair(stage: Stage, provider: ImageProvider, plan: Plan, gallery: _Gallery) -> Pairs:
-    while True:  # an image that does not open is found out when it is drawn
-        usable = [name for name in provider.images if name not in gallery.problems]
-        pairs = pairing.draw_depicting(stage, provider, plan.shares, plan.seed, usable)
-        if gallery.inspect([pairs.names[number] for number in np.unique(pairs.image[pairs.image >= 0])]):
-            return pairs
-
-
-def _split(stage: Stage, provider: ImageProvider, plan: Plan, pairs: Pairs, gallery: _Gallery) -> Assignment:
-    sentences = ((row.key, row.tokens) for row in stage.read())
-    near = similarity.near_duplicate_sentences(sentences, threshold=plan.near_duplicate)
-    together = np.array([(first, second) for first, second, _ in near], np.int64).reshape(-1, 2)
-    clusters = gallery.clusters()
-    images, _ = splits.numbered(clusters.get(name, name) for name in pairs.names)
-    ties = _entity_ties(stage, provider, plan, pairs, images) if plan.entities_unseen else np.zeros((0, 2), np.int64)
-    if plan.split_shares is not None:
-        # Where entities are told apart by their images, a row is tied to its image by what it names.
-        if plan.images_unseen and (provider.natural or not plan.entities_unseen):
-            rows = np.flatnonzero(pairs.image >= 0)
-            first = int(ties[:, 1].max()) + 1 if len(ties) else 0
-            ties = np.concatenate([ties, np.stack([rows, first + images[pairs.image[rows]]], axis=1)])
-        return splits.resplit(stage.rows, plan.split_shares, plan.seed, together, ties)
-    given = np.fromiter((SPLITS.index(row.split) for row in stage.read()), np.int8, stage.rows)
-    assignment = splits.keep_given(given, together, ties)
-    if plan.images_unseen:
-        # An image that two splits drew stays with the later one: what is tested is scarcer than what trains.
-        owner = np.full(int(images.max(initial=-1)) + 1, -1, np.int8)
-        drawn = np.flatnonzero((pairs.image >= 0) & (assignment.split >= 0))
-        np.maximum.at(owner, images[pairs.image[drawn]], assignment.split[drawn])
-
-        def may_have(row: int, image: int) -> bool:
-            return owner[images[image]] == assignment.split[row]
-
-        pairing.keep_to_own(stage, provider, plan.shares, plan.seed, pairs, may_have)
-    return assignment
-
-
-def _entity_ties(stage: Stage, provider: ImageProvider, plan: Plan, pairs: Pairs, clusters: np.ndarray) -> np.ndarray:
-    """(N, 2): a row and the number of an entity that it names. Names of one entity have one number, and so have,
-    where images are to be unseen, entities whose images are near-duplicates."""
-
-    def identities() -> Iterator[str]:
-        for mention in stage.names():
-            yield provider.entity(mention) or name_key(mention.surface)
-        for name in pairs.names:
-            yield provider.images[name].entity or f"picture {name}"
-
-    numbers, count = splits.numbered(identities())
-    names = len(numbers) - len(pairs.names)
-    if plan.images_unseen and pairs.names:
-        numbers = splits.joined(count, np.stack([numbers[names:], count + clusters], axis=1))[numbers]
-    mentions = stage.mention_pairs()
-    if not len(mentions):
-        return mentions
-    return np.unique(np.stack([mentions[:, 0], numbers[:names][mentions[:, 1]]], axis=1), axis=0)
-
-
-def _fillers(provider: ImageProvider, plan: Plan, pairs: Pairs, gallery: _Gallery) -> Iterator[tuple[int, int]]:
-    """Images that show no known entity, each with a split that may have it."""
-    fillers = {name: number for number, name in enumerate(pairs.names) if not provider.images[name].types}
-    gallery.inspect([*fillers])
-    clusters = gallery.clusters()
-    used = {clusters.get(pairs.names[number], pairs.names[number]) for number in pairs.image[pairs.image >= 0]}
-    for name, number in fillers.items():
-        cluster = clusters.get(name, name)
-        if name in gallery.problems or (plan.images_unseen and cluster in used):
-            continue
-        if plan.images_unseen:
-            shares = plan.split_shares or DEFAULT_SPLITS
-            yield number, pairing.position(shares, plan.seed, "filler", cluster)
-        else:
-            yield from ((number, split) for split in range(len(SPLITS)))
-
-
-def _write_rows(
-    folder: Path,
-    stage: Stage,
-    provider: ImageProvider,
-    pairs: Pairs,
-    assignment: Assignment,
-    read: LoadReport,
-) -> None:
-    """Write the Parquet files, and the report of what was read and written."""
-    labels = ["O", *(f"{prefix}-{kind}" for kind in stage.types() for prefix in "BI")]
-    shown = pairs.relation[pairs.image >= 0]
-    columns = [] if len(shown) and (shown == UNKNOWN).all() else ["image_relation"]
-    if provider.natural and provider.images and any(row.caption is not None for row in stage.read()):
-        columns.append("caption")
-    schema = features(labels, columns)
-    schema["image_name"] = datasets.Value("string")
-    ids = {label: number for number, label in enumerate(labels)}
-    relations = (*pairing.RELATIONS, None)
-
-    def record(row: StagedRow) -> dict[str, Any]:
-        number = pairs.image[row.key]
-        name = pairs.names[number] if number >= 0 else None
-        values = {
-            "id": row.id,
-            "lang": row.lang,
-            "tokens": row.tokens,
-            "ner_tags": [ids[tag] for tag in row.tags],
-            "image": None,
-            "caption": row.caption if name else None,
-            "image_relation": relations[pairs.relation[row.key]],
-            "image_name": name,
-        }
-        if name:
-            data = regular(provider.images[name].path).read_bytes()
-            values["image"] = {"bytes": data, "path": Path(name).name}
-        return {key: values[key] for key in schema}
-
-    report = LoadReport()
-    report.ignored_keys.update(read.ignored_keys)
-    for lang in LANGUAGES:
-        for number, split in enumerate(SPLITS):
-            rows = (record(row) for row in stage.read(lang) if assignment.split[row.key] == number)
-            if (first := next(rows, None)) is None:
-                continue
-            part = report.part(split, lang)
-            with ShardWriter(folder / lang, split, schema) as writer:
-                few = [first, *islice(rows, ROWS_PER_GROUP - 1)]
-                while few:
-                    writer.write(pa.Table.from_pylist(few, writer.schema))
-                    part.rows += len(few)
-                    part.images += sum(row["image"] is not None for row in few)
-                    part.empty_sentences += sum(not row["tokens"] for row in few)
-                    few = list(islice(rows, ROWS_PER_GROUP))
-            part.without_image = part.rows - part.images
-    for split, parts in read.parts.items():
-        for lang, part in parts.items():
-            if part.repaired_tags or part.skipped:  # what reading changed belongs in the report of the dataset too
-                mine = report.part(split, lang)
-                mine.repaired_tags, mine.repair_examples = part.repaired_tags, part.repair_examples
-                mine.skipped, mine.skip_examples = part.skipped, part.skip_examples
-    (folder / REPORT_FILE).write_text(report.to_json() + "\n", encoding="utf-8")
-
-
-def _write_images(
-    path: Path, provider: ImageProvider, pairs: Pairs, assignment: Assignment, gallery: _Gallery
-) -> None:
-    """Write what is known of each image that a row has."""
-    used = np.bincount(pairs.image[(pairs.image >= 0) & (assignment.split >= 0)], minlength=len(pairs.names))
-    with path.open("w", encoding="utf-8") as file:
-        for number in np.flatnonzero(used):
-            image = provider.images[pairs.names[number]]
-            record = {
-                "name": image.name,
-                "types": list(image.types),
-                "entity": image.entity,
-                "mentions": list(image.mentions),
-                "licence": image.licence,
-                "author": image.author,
-                "source": image.source,
-                "sha256": gallery.sha256[image.name],
-                "rows": int(used[number]),
-            }
-            file.write(_json(record) + "\n")
 
 
 def _json(value: Any, indent: int | None = None) -> str:

@@ -39,10 +39,9 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Shares:
-    """Of all sentences, those that get an image of something else and those that get none, at least.
+    """Of all sentences, the shares that get an image of something else and none, at least.
 
-    The others get an image of an entity that they name. Where none of their entities has an image, they are shared
-    out among the two in the same proportion.
+    The others get an image of an entity that they name, or, where there is none, share the fate of these two.
     """
 
     unrelated: float = 0.2

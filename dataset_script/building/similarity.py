@@ -54,16 +54,15 @@ def near_duplicate_sentences(
     """Find the pairs of sentences whose bigrams of words have a Jaccard similarity of at least ``threshold``.
 
     Each pair is checked exactly. One at the very threshold is missed once in 200 times, more similar ones hardly ever.
-    Signatures are kept in a temporary file: memory does not grow with the rows.
+    Memory does not grow with the rows.
 
     Args:
         rows: (key, tokens), each key once.
         threshold: in (0, 1].
 
     Yields:
-        (key, key, similarity), the one that came first before the other. Of sentences with the same words, each
-        is paired with the first of them alone, and only that one with sentences like it: ``groups`` are complete, and
-        a thousand equal sentences make a thousand pairs, not half a million.
+        (key, key, similarity), the one that came first before the other. Of sentences with the same words, each is
+        paired with the first of them alone, and only that one with others: ``groups`` are complete.
 
     Raises:
         ValueError: ``threshold`` is out of range.
@@ -114,9 +113,8 @@ def near_duplicate_sentences(
 def image_hash(image: Image.Image | Path | bytes) -> int:
     """64 bits that hardly change when an image is scaled, recompressed or brightened (ImageHash's pHash).
 
-    pHash sees the brightness of an image's larger details. One that has none (a single colour, a flag of stripes)
-    would share its hash with all such images; it gets the colours of its rows and columns instead, so that only
-    those of about the same colours are alike.
+    pHash sees the brightness of larger details. All images without any (a single colour, a flag of stripes) would
+    share a hash; these get the colours of their rows and columns instead.
 
     Raises:
         OSError: the image does not open.
@@ -157,14 +155,7 @@ def near_duplicate_images(hashes: Iterable[tuple[K, int]], max_distance: int = 6
 
 
 def groups(pairs: Iterable[Sequence[Any]]) -> dict[Any, Any]:
-    """Join what is paired, directly or by way of others.
-
-    Args:
-        pairs: whose first two items are keys; what follows is not looked at.
-
-    Returns:
-        Each key that is in a pair -> the least key of its group. The order of the pairs does not matter.
-    """
+    """Each key of the pairs -> the least key that it is linked to, directly or by others."""
     parents: dict[Any, Any] = {}
 
     def root(key: Any) -> Any:

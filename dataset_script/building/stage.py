@@ -57,10 +57,9 @@ class StagedRow:
 
 
 class Stage:
-    """A temporary database of rows and of the names that they mention.
+    """A temporary database of rows and of the names that they mention, in a new ``folder``.
 
-    Args:
-        folder: a new one. Images inside the rows of the sources may be written to ``images`` in it.
+    Images inside the rows of the sources may be written to ``images``.
     """
 
     def __init__(self, folder: Path):

@@ -242,7 +242,7 @@ def test_an_eps_of_a_dataset_folder_does_not_reach_ghostscript(hostile, ghostscr
     folder = build(
         [hostile],
         tmp_path / "built",
-        lambda stage: Own(stage.image_of, {"hostile": hostile / "images"}),
+        Own({"hostile": hostile / "images"}),
         Plan(split_shares=None, unseen="none"),
     )
     built = load(folder, cache_dir=tmp_path / "cache")

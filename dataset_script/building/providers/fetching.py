@@ -37,7 +37,6 @@ SUFFIXES = {
 """File name suffix by the format that Pillow finds in the file; other formats are refused."""
 TEMPORARY_STATUSES = (408, 425, 429, 500, 502, 503, 504)
 UNDECLARED_TYPES = ("application/octet-stream", "binary/octet-stream", "")
-"""The content types of servers that do not know the type of an image."""
 LAG_S = 5.0
 """Waited where a lagging server does not say for how long: https://www.mediawiki.org/wiki/Manual:Maxlag_parameter."""
 MAX_REDIRECTS = 5
@@ -45,7 +44,7 @@ HEADERS_BYTES = 2**20
 """Granted for what an answer has beside its content."""
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 """IPv6 addresses that stand for IPv4 ones (RFC 6052)."""
-_BROKEN = (
+BROKEN = (
     *(
         exceptions.ConnectionError,
         exceptions.Timeout,
@@ -87,8 +86,7 @@ class Politeness:
         requests_per_second: to any one host, over all workers.
         workers: requests under way at a time. Wikimedia asks for no more than 3.
         attempts: for each request, before it is given up for this run.
-        backoff_s: the first wait between two attempts, in seconds; it doubles, up to a minute, and up to as much again
-            is added at random.
+        backoff_s: the first wait between two attempts. It doubles up to a minute, and is prolonged at random.
         longest_wait_s: a server that asks for a longer wait is not asked again in this run.
         timeout_s: for a connection, and between two bytes of an answer.
         sleep: the function that waits; tests replace it.
@@ -121,7 +119,6 @@ class Limits:
 
 POLITE = Politeness()
 LIMITS = Limits()
-ANSWER_LIMITS = Limits(max_bytes=math.inf)
 
 
 class _Meter(threading.local):
@@ -130,20 +127,19 @@ class _Meter(threading.local):
     until_s = bytes_left = math.inf
 
     def begin(self, limits: Limits) -> None:
-        self.limits = limits
         self.until_s = time.monotonic() + limits.max_seconds
         self.bytes_left = limits.max_bytes + HEADERS_BYTES
 
     def seconds_left(self) -> float:
         left = self.until_s - time.monotonic()
         if left <= 0:
-            raise Temporary(f"the answer took longer than {self.limits.max_seconds:g} s")
+            raise Temporary("the answer took too long")
         return left
 
     def count(self, num_bytes: int) -> None:
         self.bytes_left -= num_bytes
         if self.bytes_left < 0:
-            raise Refused("file too large", f"more than {self.limits.max_bytes} bytes came")
+            raise Refused("file too large")
 
 
 _METER = _Meter()
@@ -225,10 +221,7 @@ class _Session(requests.Session):
 
 
 def user_agent(contact: str | None) -> str:
-    """The User-Agent of all requests.
-
-    Args:
-        contact: a mail address or a URL where whoever runs the servers finds whoever runs this.
+    """The User-Agent of all requests; ``contact`` is a mail address or a URL of whoever runs this.
 
     Raises:
         ValueError: it is neither.
@@ -291,7 +284,7 @@ class Fetcher:
                 raise Temporary(f"{url} answered {code}: {error.get('info')}")
             raise Refused(f"API error {code}", f"{error.get('info')} ({response.url})")
 
-        return self._attempt(ask, url, ANSWER_LIMITS)
+        return self._attempt(ask, url, Limits(max_bytes=math.inf))
 
     def image(self, url: str, folder: Path, stem: str, limits: Limits = LIMITS) -> Path:
         """Download an image to ``folder/stem`` and the suffix of its format, unless it is there.
@@ -315,11 +308,11 @@ class Fetcher:
                 if not kind.startswith("image/") and kind not in UNDECLARED_TYPES:
                     raise Refused("not an image", f"{kind} at {url}")
                 length = response.headers.get("Content-Length", "")
-                data = b""
-                if not length.isdigit() or int(length) <= limits.max_bytes:
-                    data = b"".join(response.raw.stream(2**16, decode_content=False))
-                if max(len(data), int(length) if length.isdigit() else 0) > limits.max_bytes:
-                    raise Refused("file too large", f"more than {limits.max_bytes} bytes at {url}")
+                if length.isdigit() and int(length) > limits.max_bytes:
+                    raise Refused("file too large", f"{length} bytes at {url}")
+                data = b"".join(response.raw.stream(2**16, decode_content=False))
+            if len(data) > limits.max_bytes:
+                raise Refused("file too large", f"{len(data)} bytes at {url}")
             path, part = folder / (stem + _suffix(data, limits)), folder / f"{stem}.part"
             part.write_bytes(data)
             part.replace(path)
@@ -339,7 +332,7 @@ class Fetcher:
             _METER.begin(limits)
             try:
                 return function()
-            except _BROKEN as error:
+            except BROKEN as error:
                 raise Temporary(f"{url}: {type(error).__name__}: {error}") from error
             except (exceptions.RequestException, ValueError) as error:
                 # ValueError: what urllib.parse raises, of this URL or of one that a redirect leads to.
@@ -355,7 +348,7 @@ class Fetcher:
         )(once)
 
     def _open(self, url: str, **options: Any) -> requests.Response:
-        """The answer to a request, its content not read yet, after redirects."""
+        """The answer to a request after redirects, its content not read yet."""
         host = urlsplit(url).netloc
         seconds = self._held_until_s.get(host, 0.0) - time.monotonic()
         if seconds > self.politeness.longest_wait_s:
@@ -380,7 +373,7 @@ class Fetcher:
         raise Temporary(f"{response.url} answered HTTP {response.status_code}")
 
     def _hold(self, response: requests.Response, default_s: float = 0.0) -> None:
-        """All workers wait for a host that asked one of them to."""
+        """Let all workers wait for a host that asked one of them to."""
         host = urlsplit(response.url).netloc
         until_s = time.monotonic() + (retry_after_s(response.headers.get("Retry-After")) or default_s)
         self._held_until_s[host] = max(self._held_until_s.get(host, 0.0), until_s)
@@ -415,14 +408,12 @@ def _suffix(data: bytes, limits: Limits) -> str:
 
 def add_politeness_arguments(parser: Any) -> None:
     """The options of the providers that fetch, once for all of them."""
-    parser.add_argument(
-        "--contact",
-        default=os.environ.get("MMNER_CONTACT"),
-        help="your mail address or URL, sent to servers with every request; or $MMNER_CONTACT",
-    )
-    for name, text in (("requests_per_second", "to any one host"), ("workers", "requests under way at a time")):
-        default = getattr(POLITE, name)
-        parser.add_argument(f"--{name}", type=type(default), default=default, help=f"{text} (%(default)s)")
+    text = "your mail address or URL, sent to servers with every request; or $MMNER_CONTACT"
+    parser.add_argument("--contact", default=os.environ.get("MMNER_CONTACT"), help=text)
+    text = "to any one host (%(default)s)"
+    parser.add_argument("--requests_per_second", type=float, default=POLITE.requests_per_second, help=text)
+    text = "requests under way at a time (%(default)s)"
+    parser.add_argument("--workers", type=int, default=POLITE.workers, help=text)
 
 
 def politeness_of(arguments: Any, default: Politeness = POLITE) -> Politeness:

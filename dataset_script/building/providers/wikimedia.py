@@ -35,14 +35,7 @@ _UNKNOWN = "?"
 
 
 class AllowList:
-    """The licences under which an image is kept.
-
-    Args:
-        path: YAML: a list of ``licence`` (a name for the reader) and ``patterns`` (regular expressions).
-
-    Raises:
-        ValueError: the file is malformed.
-    """
+    """The licences under which an image is kept; ``path``: YAML, a list of ``licence`` (a name) and ``patterns``."""
 
     def __init__(self, path: Path = LICENCES):
         try:
@@ -66,9 +59,6 @@ class Taxonomy:
         path: YAML: for each type ``roots`` and ``not``, mappings from class id to its name.
         parents: from a class to those it is a subclass of, or to ``None`` where that is not known.
         max_depth: steps up from a class of an item.
-
-    Raises:
-        ValueError: the file is malformed.
     """
 
     def __init__(self, path: Path, parents: Callable[[str], Iterable[str] | None], max_depth: int = MAX_DEPTH):
@@ -121,11 +111,10 @@ class Wikimedia(ImageProvider):
 
     Args:
         workspace: a folder of this provider's own; it is made where there is none.
-        contact: mail address or URL of whoever runs this, for the User-Agent.
+        contact: as for ``user_agent``.
         size_px: width of the images.
         max_mentions: only that many names are looked up, the most frequent ones; all if left out.
-        politeness: how hard servers are pressed.
-        limits: the largest image that is taken.
+        politeness, limits: how hard servers are pressed, and the largest image that is taken.
         classes, licences: YAML files in place of ``wikidata_classes.yaml`` and ``licences.yaml``.
         wikipedia, wikidata, commons: the URLs of ``api.php``, that of Wikipedia with ``{lang}`` in it.
 
@@ -155,13 +144,14 @@ class Wikimedia(ImageProvider):
         if size_px < 1:
             raise ValueError(f"--image_size is {size_px}; expected the width of the images in pixels.")
         self._size_px, self._max_mentions, self._limits = size_px, max_mentions, limits
+        self._files_kind = f"files of {size_px} px"
         self._licences = AllowList(licences)
         self._taxonomy = Taxonomy(classes, self._parents)
         fetcher = Fetcher(contact, politeness)
         self._wiki = MediaWiki(fetcher, wikipedia, wikidata, commons)
         self._work = Workspace(workspace, "workspace of wikimedia", fetcher, MAX_FAILURES_IN_A_ROW)
-        self._shown: dict[Mention, tuple[str, str | None]] = {}
-        """Mention -> the entity, and the image, if there is one that may be used."""
+        self._entities: dict[Mention, str] = {}
+        self._showing: dict[Mention, str] = {}
 
     def prepare(self, stage: Stage) -> None:
         """Look up the names, then their items, then the files; download the images.
@@ -182,44 +172,44 @@ class Wikimedia(ImageProvider):
             else:
                 titles[mention] = title
         self._ask_pages(titles)
-        self._ask_items(
-            sorted({item for mention, title in titles.items() for item in self._linked(mention, title)[1]})
-        )
+        self._ask_items({item_id for mention, title in titles.items() for item_id in self._linked(mention, title)[1]})
         items: dict[Mention, str] = {}
         files: dict[str, list[str]] = {}  # of each item: its images, then those of its pages
+        page_images: set[tuple[str, str, str]] = set()
         for mention, title in titles.items():
             outcomes[mention], item = self._item(mention, title)
             if item:
                 items[mention] = item["id"]
                 files.setdefault(item["id"], item["images"])
-        for _, image, entity in sorted(self._page_images(titles, items)):
-            files[entity] = [*files[entity], image]
-        self._work.ask(
-            self._files_kind,
-            sorted({file for names in files.values() for file in names}),
-            partial(self._wiki.files, self._size_px),
-            partial(batches, prefix="File:"),
-        )
+                page = self._work.get(f"titles in {mention.lang}", title)
+                if page["outcome"] == "page" and page["image"]:
+                    page_images.add((mention.lang, page["image"], item["id"]))
+        for _, image, item_id in sorted(page_images):
+            files[item_id] = [*files[item_id], image]
+        ask, batched = partial(self._wiki.files, self._size_px), partial(batches, prefix="File:")
+        self._work.ask(self._files_kind, sorted({file for names in files.values() for file in names}), ask, batched)
         chosen, refused = self._choose(files)
-        self._note(items, chosen, outcomes)
-        self._count(outcomes, refused)
+        outcomes |= {mention: chosen[item_id][0] for mention, item_id in items.items()}
+        self._note(items, chosen)
+        failed = len(self._work.failed)
+        self.counts = Counter({"mentions asked": len(outcomes)})
+        self.counts.update(f"mentions: {outcome}" for outcome in sorted(outcomes.values()))
+        self.counts.update(f"files refused: {cause}" for cause in sorted(refused.values()))
+        self.counts.update({"questions without an answer": failed, "images": len(self.images)})
+        if failed:
+            logger.warning("%d questions got no answer, and are asked again by the next run.", failed)
 
     def entity(self, mention: Mention) -> str | None:
         """The Wikidata item; of items that share one image, the first."""
-        return self._shown[mention][0] if mention in self._shown else None
+        return self._entities.get(mention)
 
     def showing(self, mention: Mention) -> list[str]:
         """The image of a name, if there is one."""
-        image = self._shown.get(mention, ("", None))[1]
-        return [image] if image else []
+        return [self._showing[mention]] if mention in self._showing else []
 
     def close(self) -> None:
         """Close the database and all connections."""
         self._work.close()
-
-    @property
-    def _files_kind(self) -> str:
-        return f"files of {self._size_px} px"
 
     def _parents(self, name: str) -> list[str] | None:
         item = self._work.get("items", name)
@@ -235,9 +225,7 @@ class Wikimedia(ImageProvider):
 
     def _linked(self, mention: Mention, title: str) -> tuple[str, list[str]]:
         """The items that a name may stand for, and the outcome where none of them agrees with its type."""
-        page = self._work.get(f"titles in {mention.lang}", title)
-        if page is None:
-            return FAILED, []
+        page = self._work.get(f"titles in {mention.lang}", title) or {"outcome": FAILED}
         if page["outcome"] == "page":
             return "item of another class", [page["item"]]
         if page["outcome"] != "disambiguation":
@@ -247,9 +235,9 @@ class Wikimedia(ImageProvider):
             return FAILED, []
         return ("ambiguous", []) if links["items"] is None else ("disambiguation without a match", links["items"])
 
-    def _ask_items(self, ids: list[str]) -> None:
+    def _ask_items(self, ids: set[str]) -> None:
         """Ask for items, then for their classes and the classes above these, level by level."""
-        self._work.ask("items", ids, self._wiki.items, batches)
+        self._work.ask("items", sorted(ids), self._wiki.items, batches)
         level = {name for item_id in ids for name in (self._work.get("items", item_id) or {}).get("classes", ())}
         seen: set[str] = set()
         for _ in range(MAX_DEPTH + 1):
@@ -272,15 +260,6 @@ class Wikimedia(ImageProvider):
             return "ambiguous", None
         return (FOUND, *found.values()) if found else (otherwise, None)
 
-    def _page_images(self, titles: dict[Mention, str], items: dict[Mention, str]) -> set[tuple[str, str, str]]:
-        """(language, file, item) of the free images of articles."""
-        found = set()
-        for mention, item in items.items():
-            page = self._work.get(f"titles in {mention.lang}", titles[mention])
-            if page["outcome"] == "page" and page["image"]:
-                found.add((mention.lang, page["image"], item))
-        return found
-
     def _choose(self, files: dict[str, list[str]]) -> tuple[dict[str, tuple[str, str | None]], dict[str, str]]:
         """Find the first usable file of each item, and download it.
 
@@ -289,7 +268,7 @@ class Wikimedia(ImageProvider):
         """
         refused: dict[str, str] = {}
         while True:
-            chosen = {item: self._choice(names, refused) for item, names in files.items()}
+            chosen = {item_id: self._choice(names, refused) for item_id, names in files.items()}
             wanted = sorted({file for outcome, file in chosen.values() if file and outcome != FOUND})
             if not wanted:
                 return chosen, refused
@@ -299,10 +278,15 @@ class Wikimedia(ImageProvider):
     def _choice(self, files: list[str], refused: dict[str, str]) -> tuple[str, str | None]:
         """The outcome of an item and its file; the outcome is empty while that is not downloaded."""
         for file in files:
-            facts, image = self._work.get(self._files_kind, file), self._work.get(IMAGES, self._image_key(file)) or {}
-            if facts is None or (IMAGES, self._image_key(file)) in self._work.failed:
+            key = self._image_key(file)
+            facts, image = self._work.get(self._files_kind, file), self._work.get(IMAGES, key) or {}
+            if facts is None or (IMAGES, key) in self._work.failed:
                 return FAILED, None
-            cause = facts["problem"] or self._licence_problem(facts["licence"]) or image.get("refused")
+            cause = facts["problem"] or image.get("refused")
+            if facts["licence"] is None:
+                cause = cause or "no licence stated"
+            elif not self._licences.allows(facts["licence"]):
+                cause = cause or "licence not allowed"
             if not cause:
                 return (FOUND if image else ""), file
             refused[file] = cause
@@ -311,49 +295,24 @@ class Wikimedia(ImageProvider):
     def _image_key(self, file: str) -> str:
         return f"{file}\n{self._size_px}"
 
-    def _licence_problem(self, licence: str | None) -> str | None:
-        if licence is None:
-            return "no licence stated"
-        return None if self._licences.allows(licence) else "licence not allowed"
-
-    def _note(
-        self, items: dict[Mention, str], chosen: dict[str, tuple[str, str | None]], outcomes: dict[Mention, str]
-    ) -> None:
+    def _note(self, items: dict[Mention, str], chosen: dict[str, tuple[str, str | None]]) -> None:
         """Say of each name which entity and image it stands for."""
-        named: dict[str, list[Mention]] = {}
-        files: dict[str, str] = {}
-        self._shown = {mention: (item, None) for mention, item in items.items()}
-        for mention, item in items.items():
-            outcomes[mention], file = chosen[item]
-            if file:
-                image = self._work.get(IMAGES, self._image_key(file))["name"]
-                named.setdefault(image, []).append(mention)
-                files[image] = file
-        self.images = {}
-        for image, mentions in sorted(named.items()):
+        named: dict[str, list[Mention]] = {}  # file -> its names
+        for mention, item_id in items.items():
+            if file := chosen[item_id][1]:
+                named.setdefault(file, []).append(mention)
+        self._entities, self._showing, images = dict(items), {}, []
+        for file, mentions in named.items():
+            name, facts = self._work.get(IMAGES, self._image_key(file))["name"], self._work.get(self._files_kind, file)
             # Names whose items share an image are one entity, as far as the image tells.
             entity = min(items[mention] for mention in mentions)
-            self._shown.update(dict.fromkeys(mentions, (entity, image)))
-            facts = self._work.get(self._files_kind, files[image])
-            types, surfaces = (
-                tuple(sorted(set(values)))
-                for values in zip(*((mention.type, mention.surface) for mention in mentions), strict=True)
-            )
+            self._entities.update(dict.fromkeys(mentions, entity))
+            self._showing.update(dict.fromkeys(mentions, name))
+            types, surfaces = {mention.type for mention in mentions}, {mention.surface for mention in mentions}
+            shown = (entity, tuple(sorted(types)), tuple(sorted(surfaces)))
             origin = (facts["licence"], facts["author"], facts["page"])
-            self.images[image] = ProvidedImage(image, self._work.images / image, entity, types, surfaces, *origin)
-
-    def _count(self, outcomes: dict[Mention, str], refused: dict[str, str]) -> None:
-        counts = Counter({"mentions asked": len(outcomes)})
-        counts.update(f"mentions: {outcome}" for outcome in sorted(outcomes.values()))
-        counts.update(f"files refused: {cause}" for cause in sorted(refused.values()))
-        counts["questions without an answer"] = failed = len(self._work.failed)
-        counts["images"] = len(self.images)
-        self.counts = counts
-        if failed:
-            logger.warning(
-                "%d questions got no answer: %d names are without an image for it. The next run asks again.",
-                failed, counts[f"mentions: {FAILED}"],
-            )  # fmt: skip
+            images.append(ProvidedImage(name, self._work.images / name, *shown, *origin))
+        self.images = {image.name: image for image in sorted(images, key=lambda image: image.name)}
 
 
 def add_arguments(parser: Any) -> None:

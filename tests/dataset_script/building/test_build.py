@@ -60,37 +60,13 @@ def source(tmp_path_factory):
                 tokens = [*words[:4], str(person), *words[4:], str(town), "."]
                 tags = ["O"] * 4 + ["B-PER"] + ["O"] * 5 + ["B-LOC", "O"]
                 rows.append({"id": f"{number}", "lang": lang, "tokens": tokens, "ner_tags": tags, "image": None})
-            if split == "test":
-                rows[0]["tokens"] = [
-                    "Twice",
-                    "said",
-                    "words",
-                    "of",
-                    "Person1",
-                    "and",
-                    "more",
-                    "so",
-                    "on",
-                    "in",
-                    "Town2",
-                ]
-                rows[0]["ner_tags"] = ["O"] * 4 + ["B-PER"] + ["O"] * 5 + ["B-LOC"]
-            if split == "train":
-                rows[7]["tokens"] = [
-                    "Twice",
-                    "said",
-                    "words",
-                    "of",
-                    "Person1",
-                    "and",
-                    "more",
-                    "so",
-                    "on",
-                    "in",
-                    "Town2",
-                    ".",
-                ]
-                rows[7]["ner_tags"] = ["O"] * 4 + ["B-PER"] + ["O"] * 5 + ["B-LOC", "O"]
+            twice = "Twice said words of Person1 and more so on in Town2".split()
+            if split in ("train", "test"):  # near-duplicates
+                tokens = twice + ["."] * (split == "train")
+                rows[7] |= {
+                    "tokens": tokens,
+                    "ner_tags": (["O"] * 4 + ["B-PER"] + ["O"] * 5 + ["B-LOC", "O"])[: len(tokens)],
+                }
             text = "".join(json.dumps(row) + "\n" for row in rows)
             (folder / lang / f"{split}.jsonl").write_text(text, encoding="utf-8")
     return folder

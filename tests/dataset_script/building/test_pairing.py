@@ -25,6 +25,8 @@ ENTITIES = [f"E{number}" for number in range(30)]
 class Gallery(ImageProvider):
     """Two images of each of the first twenty entities, and four fillers."""
 
+    natural = False
+
     def __init__(self):
         super().__init__()
         for entity in ENTITIES[:20]:
