@@ -1,5 +1,5 @@
-"""Two rules for files. Of folders, only what this program wrote is ever replaced or deleted: a marker says so. Of what
-a dataset or an index names, only regular files are opened, and no link is followed out of their folder."""
+"""Two rules for files: only what this program wrote, by its marker, is replaced or deleted; and of what a dataset
+names, only regular files inside its folder are opened."""
 
 import contextlib
 import functools
@@ -30,8 +30,7 @@ _SHOWN = 3
 def replacing(folder: str | Path, kind: str) -> Iterator[Path]:
     """Gives a folder to write to, which takes the place of ``folder`` at the end; after an error that stays as it was.
 
-    The old folder is kept beside its place until the new one stands there. If the process is killed between the two
-    renames, the next call for ``folder`` puts the old one back.
+    If the process is killed between the two renames, the next call for ``folder`` puts the old one back.
 
     Raises:
         FileExistsError: as ``check_replaceable``.

@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, fields
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,8 @@ from ..parquet import REPORT_FILE, ROWS_PER_GROUP, ShardWriter, is_parquet
 from ..report import LoadReport
 from ..rows import LANGUAGES
 from . import pairing, similarity, splits
-from .pairing import UNKNOWN, Shares
+from .draws import position
+from .plan import DEFAULT_SPLITS, FROM_SOURCE, UNKNOWN, Plan
 from .providers import fetching
 from .providers.base import ImageProvider
 from .providers.folder import Folder, name_key
@@ -45,43 +46,10 @@ logger = logging.getLogger(__name__)
 
 PROVIDERS = ("folder", "wikimedia", "urls")
 """Modules of ``providers`` with ``add_arguments`` and ``from_arguments``; ``own`` and ``none`` are beside them."""
-FROM_SOURCE = "source"
-DEFAULT_SPLITS = (0.8, 0.1, 0.1)
 IMAGES_FILE = "pictures.jsonl"
 BUILD_FILE = "build.json"
 _IMAGES_AT_ONCE = 64
 _VERSIONS = ("2m-ner", "datasets", "datasketch", "imagehash", "numpy", "pillow", "pyarrow", "scipy")
-
-
-@dataclass
-class Plan:
-    """How a dataset is made of rows and images.
-
-    Attributes:
-        shares: of unrelated and missing images.
-        split_shares: of train, validation and test, or ``None`` to keep the splits of the sources.
-        unseen: what of validation and test no other split has: ``none``, ``images``, ``entities`` or ``both``.
-            Near-duplicate images count as one image.
-        near_duplicate: sentences of at least this Jaccard similarity of their word pairs never cross a split.
-        image_distance: images whose perceptual hashes differ in at most so many of 64 bits are near-duplicates.
-        seed: of every choice.
-    """
-
-    shares: Shares = field(default_factory=Shares)
-    split_shares: tuple[float, float, float] | None = DEFAULT_SPLITS
-    unseen: str = "images"
-    near_duplicate: float = 0.8
-    image_distance: int = 6
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.unseen not in splits.UNSEEN:
-            raise ValueError(f"--unseen is {self.unseen!r}; expected one of {', '.join(splits.UNSEEN)}.")
-        given = self.split_shares
-        if given is not None and (len(given) != len(SPLITS) or min(given) < 0 or not sum(given) > 0):
-            raise ValueError(f"--splits is {given}; expected three shares of 0 or more.")
-        self.images_unseen = self.unseen in ("images", "both")
-        self.entities_unseen = self.unseen in ("entities", "both")
 
 
 def build(
@@ -90,12 +58,12 @@ def build(
     provider: ImageProvider | None = None,
     plan: Plan | None = None,
     *,
+    write_card: Callable[[Path], object],
     languages: Sequence[str] = LANGUAGES,
     workspace: str | Path | None = None,
     licences: Sequence[str] = (),
     source_options: dict[str, Any] | None = None,
     command: Sequence[str] = (),
-    finish: Callable[[Path], object] = lambda folder: None,
 ) -> Path:
     """Build a dataset.
 
@@ -104,12 +72,12 @@ def build(
         output_dir: new, empty, or a dataset that this package wrote and nobody added to, which is replaced when the
             new one is complete.
         provider: of the images; none for a set of text. It is closed at the end.
+        write_card: writes the card of the folder that it is given, ``publishing.card.write_card``.
         languages: those of the rows to take.
         workspace: for temporary files; ``{output_dir}.work`` if left out.
         licences: of the sentences, one for each of ``sources``, where it is not one whose licence is known.
         source_options: of ``readers.read_source``: ``lang``, ``label_map``, ``errors``, ``iob2``, ``tag_column``.
         command: the words of the command line, for the card's instructions.
-        finish: writes what else belongs to the dataset, the card, into the folder that it is given.
 
     Raises:
         FileExistsError: the folder holds something else.
@@ -149,12 +117,7 @@ def build(
             "options": {
                 "provider": provider.name,
                 "languages": [*languages],
-                "unrelated_share": plan.shares.unrelated,
-                "missing_share": plan.shares.missing,
-                "splits": list(plan.split_shares) if plan.split_shares else FROM_SOURCE,
-                "unseen": plan.unseen,
-                "near_duplicate": plan.near_duplicate,
-                "image_distance": plan.image_distance,
+                **{key: value for key, value in asdict(plan).items() if key != "seed"},
                 **{key: _public(value) for key, value in options.items() if value is not None},
             },
             "seed": plan.seed,
@@ -175,7 +138,7 @@ def build(
             draft.write_rows(folder, report)
             draft.write_images(folder / IMAGES_FILE)
             (folder / BUILD_FILE).write_text(_json(record, indent=1) + "\n", encoding="utf-8")
-            finish(folder)
+            write_card(folder)
     return output_dir
 
 
@@ -200,7 +163,7 @@ class _Draft:
         self._hashes: dict[str, int] = {}
         while True:  # whether an image opens is found out when it is drawn
             usable = [name for name in provider.images if name not in self.problems]
-            self.pairs = pairing.draw_depicting(stage, provider, plan.shares, plan.seed, usable)
+            self.pairs = pairing.draw_depicting(stage, provider, plan, usable)
             if self._open([self.pairs.names[number] for number in np.unique(self.pairs.image[self.pairs.image >= 0])]):
                 break
         self.assignment = self._split()
@@ -236,13 +199,13 @@ class _Draft:
         clusters = self._clusters()
         images, _ = splits.numbered(clusters[name] for name in pairs.names)
         ties = self._entity_ties(images) if plan.entities_unseen else np.zeros((0, 2), np.int64)
-        if plan.split_shares is not None:
+        if not isinstance(plan.splits, str):
             # Where entities are told apart by their images, a row is tied to its image by what it names.
             if plan.images_unseen and (self.provider.natural or not plan.entities_unseen):
                 rows = np.flatnonzero(pairs.image >= 0)
                 first = int(ties[:, 1].max()) + 1 if len(ties) else 0
                 ties = np.concatenate([ties, np.stack([rows, first + images[pairs.image[rows]]], axis=1)])
-            return splits.resplit(stage.rows, plan.split_shares, plan.seed, together, ties)
+            return splits.resplit(stage.rows, plan.splits, plan.seed, together, ties)
         given = np.fromiter((SPLITS.index(row.split) for row in stage.read()), np.int8, stage.rows)
         assignment = splits.keep_given(given, together, ties)
         if plan.images_unseen:
@@ -254,14 +217,14 @@ class _Draft:
             def may_have(row: int, image: int) -> bool:
                 return owner[images[image]] == assignment.split[row]
 
-            pairing.keep_to_own(stage, self.provider, plan.shares, plan.seed, pairs, may_have)
+            pairing.keep_to_own(stage, self.provider, plan, pairs, may_have)
         return assignment
 
     def _entity_ties(self, clusters: np.ndarray) -> np.ndarray:
         """(N, 2): a row and the number of an entity that it names. Names of one entity have one number, and so have,
         where images are to be unseen, entities whose images are near-duplicates."""
         named = (self.provider.entity(mention) or name_key(mention.surface) for mention in self.stage.names())
-        shown = (self.provider.images[name].entity or f"picture {name}" for name in self.pairs.names)
+        shown = (self.provider.images[name].entity or f"image {name}" for name in self.pairs.names)
         numbers, count = splits.numbered(chain(named, shown))
         names = len(numbers) - len(self.pairs.names)
         if self.plan.images_unseen and self.pairs.names:
@@ -281,8 +244,8 @@ class _Draft:
         for name, number in fillers.items():
             if name in self.problems or (plan.images_unseen and clusters[name] in used):
                 continue
-            shares = plan.split_shares or DEFAULT_SPLITS
-            drawn = pairing.position(shares, plan.seed, "filler", clusters[name])
+            shares = DEFAULT_SPLITS if isinstance(plan.splits, str) else plan.splits
+            drawn = position(shares, plan.seed, "filler", clusters[name])
             yield from ((number, split) for split in ([drawn] if plan.images_unseen else range(len(SPLITS))))
 
     def write_rows(self, folder: Path, read: LoadReport) -> None:
@@ -380,17 +343,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--errors", choices=("raise", "skip"), default="raise", help="at a malformed row")
     parser.add_argument("--iob2", choices=("auto", "repair", "strict"), default="auto")
     parser.add_argument("--tag_column", type=int, metavar="N", help="of files in columns: that of the tags (-1: last)")
-    parser.add_argument("--unrelated_share", type=float, default=Shares.unrelated, help="of all rows (%(default)s)")
-    parser.add_argument("--missing_share", type=float, default=Shares.missing, help="of all rows (%(default)s)")
-    parser.add_argument(
-        "--splits",
-        default=",".join(map(str, DEFAULT_SPLITS)),
-        help=f"shares of train, validation and test, or '{FROM_SOURCE}' (%(default)s)",
-    )
-    parser.add_argument("--unseen", choices=splits.UNSEEN, default="images", help="in other splits (%(default)s)")
-    parser.add_argument("--near_duplicate", type=float, default=Plan.near_duplicate, help="Jaccard (%(default)s)")
-    parser.add_argument("--image_distance", type=int, default=Plan.image_distance, help="of 64 bits (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
+    for name, kind, text in (
+        ("unrelated_share", float, "of all rows"),
+        ("missing_share", float, "of all rows"),
+        ("splits", _splits, f"shares of train, validation and test, as 0.8,0.1,0.1, or '{FROM_SOURCE}'"),
+        ("unseen", str, f"in other splits: {', '.join(splits.UNSEEN)}"),
+        ("near_duplicate", float, "Jaccard similarity of sentences"),
+        ("image_distance", int, "of the hashes of images, of 64 bits"),
+        ("seed", int, "of every choice"),
+    ):
+        parser.add_argument(f"--{name}", type=kind, default=getattr(Plan, name), help=f"{text} (%(default)s)")
     parser.add_argument("--workspace", help="for temporary files and downloads; OUTPUT_DIR.work if left out")
     for name in PROVIDERS:
         group = parser.add_argument_group(f"--provider {name}")
@@ -398,17 +360,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     fetching.add_politeness_arguments(parser.add_argument_group("providers that use the network"))
 
 
-def run(arguments: argparse.Namespace, finish: Callable[[Path], object]) -> int:
-    """Build what the command line asks for; ``finish`` as for ``build``."""
+def run(arguments: argparse.Namespace, write_card: Callable[[Path], object]) -> int:
+    """Build what the command line asks for; ``write_card`` as for ``build``."""
     work = _workspace(Path(arguments.output_dir).expanduser().absolute(), arguments.workspace)
-    plan = Plan(
-        Shares(arguments.unrelated_share, arguments.missing_share),
-        _split_shares(arguments.splits),
-        arguments.unseen,
-        arguments.near_duplicate,
-        arguments.image_distance,
-        arguments.seed,
-    )
+    plan = Plan(**{field.name: getattr(arguments, field.name) for field in fields(Plan)})
     folder = build(
         arguments.sources,
         arguments.output_dir,
@@ -419,7 +374,7 @@ def run(arguments: argparse.Namespace, finish: Callable[[Path], object]) -> int:
         licences=arguments.licences,
         source_options={key: getattr(arguments, key) for key in ("lang", "label_map", "errors", "iob2", "tag_column")},
         command=["python", "-m", "dataset_script", *_command(sys.argv[1:])],
-        finish=finish,
+        write_card=write_card,
     )
     print((folder / "README.md").as_posix())
     return 0
@@ -464,11 +419,8 @@ def _public(value: Any) -> Any:
     return Path(value).resolve().name if is_path else value
 
 
-def _split_shares(text: str) -> tuple[float, float, float] | None:
-    if text == FROM_SOURCE:
-        return None
+def _splits(text: str) -> tuple[float, ...] | str:
     try:
-        train, validation, test = map(float, text.split(","))
+        return tuple(map(float, text.split(",")))
     except ValueError:
-        raise ValueError(f"--splits is {text!r}; expected three numbers as 0.8,0.1,0.1, or {FROM_SOURCE!r}.") from None
-    return train, validation, test
+        return text

@@ -6,16 +6,15 @@ the image nor its kind tells whether the sentence names what it shows, nor of wh
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from .draws import choice, position, uniform
+from .draws import choice, uniform
+from .plan import DEPICTS, NONE, UNKNOWN, UNRELATED, Plan
 from .providers.base import ImageProvider
 from .stage import Mention, Stage
 
 RELATIONS = ("depicts", "unrelated", "none")
-DEPICTS, UNRELATED, NONE, UNKNOWN = range(4)
 ATTEMPTS = 64
 """Draws of an unrelated image before a sentence is left without: each may fall on one that shows its entity."""
 
@@ -37,34 +36,7 @@ class Pairs:
         self.counts: Counter[str] = Counter()
 
 
-@dataclass(frozen=True)
-class Shares:
-    """Of all sentences, the shares that get an image of something else and none, at least.
-
-    The others get an image of an entity that they name, or, where there is none, share the fate of these two.
-    """
-
-    unrelated: float = 0.2
-    missing: float = 0.2
-
-    def __post_init__(self) -> None:
-        if not (self.unrelated >= 0 and self.missing >= 0 and self.unrelated + self.missing <= 1):
-            raise ValueError(
-                f"--unrelated_share is {self.unrelated} and --missing_share is {self.missing}; expected two "
-                "numbers of 0 or more, of at most 1 together."
-            )
-
-    def relation(self, seed: int, row_id: str, has_candidate: bool) -> int:
-        """The relation drawn for a row."""
-        drawn = position((1 - self.unrelated - self.missing, self.unrelated, self.missing), seed, "relation", row_id)
-        if drawn != DEPICTS or has_candidate:
-            return drawn
-        if not self.unrelated and not self.missing:
-            return NONE
-        return (UNRELATED, NONE)[position((self.unrelated, self.missing), seed, "instead", row_id)]
-
-
-def draw_depicting(stage: Stage, provider: ImageProvider, shares: Shares, seed: int, names: Sequence[str]) -> Pairs:
+def draw_depicting(stage: Stage, provider: ImageProvider, plan: Plan, names: Sequence[str]) -> Pairs:
     """Draw the relation of every row, and the images of those that get one of their entities.
 
     Args:
@@ -79,17 +51,16 @@ def draw_depicting(stage: Stage, provider: ImageProvider, shares: Shares, seed: 
                 pairs.image[row.key] = numbers[next(iter(found))]
                 pairs.relation[row.key] = RELATIONS.index(row.relation) if row.relation else UNKNOWN
             continue
-        pairs.relation[row.key] = shares.relation(seed, row.id, bool(found))
+        pairs.relation[row.key] = plan.relation(row.id, bool(found))
         if pairs.relation[row.key] == DEPICTS:
-            pairs.image[row.key] = numbers[_draw(found, seed, row.id)]
+            pairs.image[row.key] = numbers[_draw(found, plan.seed, row.id)]
     return pairs
 
 
 def keep_to_own(
     stage: Stage,
     provider: ImageProvider,
-    shares: Shares,
-    seed: int,
+    plan: Plan,
     pairs: Pairs,
     may_have: Callable[[int, int], bool],
 ) -> None:
@@ -111,8 +82,8 @@ def keep_to_own(
                 for name, mention in provider.candidates(row).items()
                 if name in numbers and may_have(key, numbers[name])
             }
-            pairs.relation[key] = DEPICTS if found else shares.relation(seed, row.id, False)
-            pairs.image[key] = numbers[_draw(found, seed, row.id)] if found else -1
+            pairs.relation[key] = DEPICTS if found else plan.relation(row.id, False)
+            pairs.image[key] = numbers[_draw(found, plan.seed, row.id)] if found else -1
 
 
 def draw_unrelated(
@@ -158,6 +129,7 @@ def draw_unrelated(
 
 
 def _draw(found: Mapping[str, Mention | None], seed: int, row_id: str) -> str:
-    # First an entity, then one of its images: an entity of many images is not shown more often for it.
+    # First an entity, then one of its images: an entity of many images is not shown more often for it. The name
+    # "picture" is part of the seed.
     mention = choice(list(dict.fromkeys(found.values())), seed, "mention", row_id)
     return choice([name for name, shown in found.items() if shown == mention], seed, "picture", row_id)

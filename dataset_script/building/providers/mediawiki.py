@@ -240,7 +240,7 @@ def _file_name(name: str) -> str:
 
 
 def plain_text(markup: str) -> str:
-    """The text of a piece of HTML, on one line."""
+    """The text of some HTML, on one line."""
     blocks = r"<(style|script)\b.*?</\1\s*>|<(?:br|p|div|li|td|tr)\b[^>]*>"
     text = re.sub(blocks, " ", markup, flags=re.IGNORECASE | re.DOTALL)
     return " ".join(html.unescape(re.sub(r"<[^>]*>", "", text)).split())

@@ -6,15 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataset_script.building.pairing import (
-    DEPICTS,
-    NONE,
-    UNRELATED,
-    Shares,
-    draw_depicting,
-    draw_unrelated,
-    keep_to_own,
-)
+from dataset_script.building.pairing import draw_depicting, draw_unrelated, keep_to_own
+from dataset_script.building.plan import DEPICTS, NONE, UNRELATED, Plan
 from dataset_script.building.providers.base import ImageProvider, ProvidedImage
 from dataset_script.building.stage import Mention, Stage
 from dataset_script.rows import Row
@@ -62,17 +55,17 @@ def names_of(row):
     return {mention.surface for mention in row.mentions}
 
 
-def paired(stage, shares, seed=0, split=None):
+def paired(stage, plan, split=None):
     gallery = Gallery()
-    pairs = draw_depicting(stage, gallery, shares, seed, [*gallery.images])
+    pairs = draw_depicting(stage, gallery, plan, [*gallery.images])
     split = np.zeros(stage.rows, np.int8) if split is None else split
     fillers = [(pairs.names.index(f"filler{number}.jpg"), 0) for number in range(4)]
-    draw_unrelated(stage, gallery, seed, pairs, split, fillers)
+    draw_unrelated(stage, gallery, plan.seed, pairs, split, fillers)
     return pairs
 
 
 def test_shares_are_as_stated_and_relations_are_true(stage):
-    pairs = paired(stage, Shares(0.25, 0.15))
+    pairs = paired(stage, Plan(0.25, 0.15))
     counts = np.bincount(pairs.relation, minlength=3) / stage.rows
     # Of the pairs of 30 entities, 10 * 9 / (30 * 29) have no picture at all.
     without = 90 / 870
@@ -87,7 +80,7 @@ def test_shares_are_as_stated_and_relations_are_true(stage):
 
 
 def test_the_picture_does_not_tell_whether_it_depicts(stage):
-    pairs = paired(stage, Shares(0.4, 0.1))
+    pairs = paired(stage, Plan(0.4, 0.1))
     used = {relation: Counter(pairs.image[pairs.relation == relation]) for relation in (DEPICTS, UNRELATED)}
     shares = {
         relation: np.array([counts[number] for number in range(40)]) / sum(counts[number] for number in range(40))
@@ -99,17 +92,17 @@ def test_the_picture_does_not_tell_whether_it_depicts(stage):
 
 
 def test_same_seed_same_pairs_and_another_seed_others(stage):
-    first, again, other = paired(stage, Shares()), paired(stage, Shares()), paired(stage, Shares(), seed=1)
+    first, again, other = paired(stage, Plan()), paired(stage, Plan()), paired(stage, Plan(seed=1))
     assert (first.image == again.image).all() and (first.relation == again.relation).all()
     assert (first.image != other.image).mean() > 0.5
 
 
 def test_unrelated_pictures_come_from_the_rows_own_split(stage):
-    gallery, shares = Gallery(), Shares(0.3, 0.2)
+    gallery, plan = Gallery(), Plan(0.3, 0.2)
     split = (np.arange(stage.rows) % 2).astype(np.int8)
-    pairs = draw_depicting(stage, gallery, shares, 0, [*gallery.images])
+    pairs = draw_depicting(stage, gallery, plan, [*gallery.images])
     # Copy a of each picture belongs to split 0, copy b to split 1.
-    keep_to_own(stage, gallery, shares, 0, pairs, lambda row, picture: pairs.names[picture][-5] == "ab"[split[row]])
+    keep_to_own(stage, gallery, plan, pairs, lambda row, picture: pairs.names[picture][-5] == "ab"[split[row]])
     draw_unrelated(stage, gallery, 0, pairs, split, [])
     for row, picture in enumerate(pairs.image):
         assert picture < 0 or pairs.names[picture][-5] == "ab"[split[row]]
@@ -119,10 +112,10 @@ def test_unrelated_pictures_come_from_the_rows_own_split(stage):
 
 
 def test_without_an_image_to_draw_rows_go_without_and_are_counted(stage):
-    assert (paired(stage, Shares(1, 0), split=np.full(stage.rows, -1, np.int8)).image == -1).all(), "rows left out"
-    assert set(paired(stage, Shares(1, 0)).image) == set(range(40, 44)), "no image depicts, so only fillers are left"
+    assert (paired(stage, Plan(1, 0), split=np.full(stage.rows, -1, np.int8)).image == -1).all(), "rows left out"
+    assert set(paired(stage, Plan(1, 0)).image) == set(range(40, 44)), "no image depicts, so only fillers are left"
     gallery = Gallery()
-    pairs = draw_depicting(stage, gallery, Shares(1, 0), 0, [*gallery.images])
+    pairs = draw_depicting(stage, gallery, Plan(1, 0), [*gallery.images])
     draw_unrelated(stage, gallery, 0, pairs, np.zeros(stage.rows, np.int8), [])
     assert (pairs.relation == NONE).all()
     assert pairs.counts["rows left without an image since no unrelated one was found"] == stage.rows
@@ -131,7 +124,7 @@ def test_without_an_image_to_draw_rows_go_without_and_are_counted(stage):
 @pytest.mark.parametrize("shares", [(-0.1, 0.2), (0.7, 0.4), (float("nan"), 0)])
 def test_shares_that_make_no_sense_are_refused(shares):
     with pytest.raises(ValueError, match="at most 1 together"):
-        Shares(*shares)
+        Plan(*shares)
 
 
 def test_stage_keeps_rows_counts_names_and_makes_ids_unique(tmp_path):

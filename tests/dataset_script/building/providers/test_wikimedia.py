@@ -1,12 +1,6 @@
 """The provider of Wikimedia's images against a loopback server, with all that can go wrong between them."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -300,50 +294,6 @@ def test_a_server_that_is_down_ends_the_run(server, tmp_path, monkeypatch):
     with pytest.raises(ConnectionError, match="run the same command again"):
         run(server, tmp_path, *mentions)
     assert len(server.log) <= 4 * 2 * 3 + 8
-
-
-KILLED = """
-import sys
-from pathlib import Path
-from types import SimpleNamespace
-from dataset_script.building.providers.fetching import Politeness
-from dataset_script.building.providers.wikimedia import Wikimedia
-from dataset_script.building.stage import Mention
-url, folder = sys.argv[1:]
-made = Wikimedia(
-    Path(folder), "me@example.org", politeness=Politeness(requests_per_second=1000, backoff_s=0.01),
-    wikipedia=url + "/{lang}/w/api.php", wikidata=url + "/wikidata/w/api.php", commons=url + "/commons/w/api.php",
-)
-made.prepare(SimpleNamespace(mentions=lambda: (Mention(f"person {n}", "PER", "en") for n in range(120))))
-"""
-
-
-@pytest.mark.parametrize("moment", ["^/en/", "^/commons/", "^/thumb/"])
-def test_a_run_that_was_killed_goes_on_where_it_was(server, tmp_path, moment):
-    mentions = many(server, 120)
-    server.delay_s = 0.01
-    root = Path(__file__).parents[4]
-    process = subprocess.Popen([sys.executable, "-c", KILLED, server.url, str(tmp_path / "killed")], cwd=root)
-    try:
-        deadline = time.monotonic() + 20
-        while len(server.asked(moment)) < (30 if "thumb" in moment else 2):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.002)
-    finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    time.sleep(0.05)
-    before, server.delay_s = list(server.log), 0
-    killed = run(server, tmp_path / "killed", *mentions)
-    # What was under way may be asked again, at most one request for each worker; nothing else is.
-    assert len(set(before) & set(server.log[len(before) :])) <= 2
-    assert len(server.log) <= len(set(server.log)) + 2
-    whole = run(server, tmp_path / "whole", *mentions)
-    assert killed.counts == whole.counts and killed.counts["mentions: found"] == 120 == len(killed.images)
-    for one, other in zip(killed.images.values(), whole.images.values(), strict=True):
-        assert one.path.read_bytes() == other.path.read_bytes()
-        assert replace(one, path=other.path) == other
-    assert len(list((tmp_path / "killed" / "images").iterdir())) == 120
 
 
 @pytest.mark.parametrize(
