@@ -67,8 +67,7 @@ def check_replaceable(folder: Path, kind: str) -> None:
 def scratch(parent: Path, name: str, place: Path | None = None) -> Iterator[Path]:
     """Gives a new folder in ``parent`` that is deleted afterwards, as are those that killed processes left there.
 
-    Args:
-        place: a folder that ``old`` in the scratch folder is moved to, if nothing is there at the end.
+    ``old`` in it is moved to ``place`` at the end, if nothing is there.
     """
     kind = f"scratch of {name}"
     for left in parent.glob(f".{glob.escape(name)}-*"):
@@ -106,11 +105,7 @@ def claim(folder: str | Path, kind: str) -> None:
 
 
 def refuse_unlisted(folder: Path, names: Iterable[str]) -> None:
-    """Checks that files of a folder may be replaced or deleted.
-
-    Raises:
-        FileExistsError: one of ``names`` is there, and not by this program.
-    """
+    """Raises ``FileExistsError`` if one of ``names`` is there, and this program did not write it."""
     listed = _lines(folder)[1:]
     _refuse(folder, (name for name in names if os.path.lexists(folder / name) and name not in listed))
 

@@ -28,7 +28,6 @@ MIN_BITS_SET = 28
 MAX_RESIDUE = 2.0
 """Standard deviation, in grey levels of 256, of an image of one colour or of stripes after JPEG compression."""
 _CHUNK = 1000
-_CACHED_SENTENCES = 20_000
 
 _SCHEMA = """
 PRAGMA cache_size = -16384;
@@ -95,7 +94,7 @@ def near_duplicate_sentences(
                 database.executemany("INSERT INTO bands VALUES (?, ?)", flat)
         database.execute("CREATE INDEX by_hash ON bands (hash, number)")
 
-        @functools.lru_cache(_CACHED_SENTENCES)
+        @functools.lru_cache(20_000)
         def sentence(number: int) -> tuple[int, frozenset[int]]:
             query = "SELECT key, shingles FROM sentences WHERE number = ?"
             key, shingles = database.execute(query, (number,)).fetchone()

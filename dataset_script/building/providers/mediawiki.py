@@ -22,6 +22,9 @@ MAX_CONTINUATIONS = 200
 _BAD_TITLE = re.compile(r"[#<>\[\]{}|_\x00-\x1f\x7f\ufffd]|^:|^\s*$|%[0-9A-Fa-f]{2}|&[A-Za-z0-9]+;|^\.{1,2}$|~~~")
 _METADATA = ("LicenseShortName", "License", "UsageTerms", "Artist", "Credit", "NonFree")
 _NONE = {"missing": True}
+_PAGE_PROPS = {"ppprop": "wikibase_item|disambiguation"}
+COMMON = {"format": "json", "formatversion": "2", "maxlag": "5"}
+"""Parameters of all requests: a server that lags more than five seconds says so, and is left alone for a while."""
 
 
 def title_of(surface: str) -> str | None:
@@ -50,20 +53,13 @@ def batches(values: Iterable[str], prefix: str = "") -> Iterator[list[str]]:
 
 
 class MediaWiki:
-    """The three APIs.
+    """The three APIs, by the URLs of their ``api.php``, that of Wikipedia with ``{lang}`` in it."""
 
-    Args:
-        wikipedia: URL of a Wikipedia's ``api.php`` with ``{lang}`` in it.
-        wikidata, commons: those of Wikidata and Wikimedia Commons.
-        maxlag_s: servers that lag more than this, in seconds, are left alone for a while.
-    """
-
-    def __init__(self, fetcher: Fetcher, wikipedia: str, wikidata: str, commons: str, maxlag_s: int = 5):
+    def __init__(self, fetcher: Fetcher, wikipedia: str, wikidata: str, commons: str):
         if "{lang}" not in wikipedia:
             raise ValueError(f"--wikipedia_api is {wikipedia!r}; expected a URL with {{lang}} in it.")
         self._fetcher = fetcher
         self._wikipedia, self._wikidata, self._commons = wikipedia, wikidata, commons
-        self._common = {"format": "json", "formatversion": "2", "maxlag": str(maxlag_s)}
 
     def pages(self, lang: str, titles: Sequence[str]) -> dict[str, dict[str, Any]]:
         """The pages of up to ``BATCH`` titles, redirects followed.
@@ -72,35 +68,17 @@ class MediaWiki:
             title -> ``outcome`` (``page``, ``disambiguation``, or why there is none), ``title`` of the page, its
             Wikidata ``item``, and the file name of its free ``image``.
         """
-        answer = self._query(
-            self._wikipedia.format(lang=lang),
-            titles="|".join(titles),
-            prop="pageprops|pageimages",
-            ppprop="wikibase_item|disambiguation",
-            piprop="name",
-            pilicense="free",
-            pilimit=str(BATCH),
-        )
+        asked = {"prop": "pageprops|pageimages", "piprop": "name", "pilicense": "free", "pilimit": str(BATCH)}
+        answer = self._query(self._wikipedia.format(lang=lang), titles, asked | _PAGE_PROPS)
         return {title: _page(page) for title in titles if (page := answer.find(title))}
 
     def linked_items(self, lang: str, titles: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """The ``items`` of the articles that a page links to, disambiguation pages left out.
-
-        ``None`` where it links to more than ``MAX_LINKS``.
-        """
-        (title,) = titles
-        answer = self._query(
-            self._wikipedia.format(lang=lang),
-            titles=title,
-            generator="links",
-            gplnamespace="0",
-            gpllimit=str(MAX_LINKS),
-            prop="pageprops",
-            ppprop="wikibase_item|disambiguation",
-        )
+        """The ``items`` of the articles that one page links to; ``None`` for more than ``MAX_LINKS`` links."""
+        asked = {"prop": "pageprops", "generator": "links", "gplnamespace": "0", "gpllimit": str(MAX_LINKS)}
+        answer = self._query(self._wikipedia.format(lang=lang), titles, asked | _PAGE_PROPS)
         found = map(_page, answer.pages.values())
         items = sorted({page["item"] for page in found if page["outcome"] == "page"})
-        return {title: {"items": None if answer.has_more_links else items}}
+        return {titles[0]: {"items": None if answer.has_more_links else items}}
 
     def items(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         """The items of up to ``BATCH`` ids, without values of deprecated rank.
@@ -111,7 +89,7 @@ class MediaWiki:
             a subclass of), and ``images``: file names on Commons, those of preferred rank first.
         """
         asked = {"action": "wbgetentities", "ids": "|".join(ids), "props": "claims"}
-        entities = self._fetcher.json(self._wikidata, self._common | asked).get("entities") or {}
+        entities = self._fetcher.json(self._wikidata, COMMON | asked).get("entities") or {}
         return {item_id: _item(entities[item_id]) for item_id in ids if item_id in entities}
 
     def files(self, width_px: int, names: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -121,20 +99,14 @@ class MediaWiki:
             name -> ``problem`` (why there is nothing to fetch, or ``None``), ``url`` of the thumbnail, short name of
             the ``licence``, ``author``, and the URL of the description ``page``.
         """
-        answer = self._query(
-            self._commons,
-            titles="|".join(f"File:{name}" for name in names),
-            prop="imageinfo",
-            iiprop="url|size|mime|extmetadata",
-            iiurlwidth=str(width_px),
-            iiextmetadatalanguage="en",
-            iiextmetadatafilter="|".join(_METADATA),
-        )
+        asked = {"prop": "imageinfo", "iiprop": "url|size|mime|extmetadata", "iiurlwidth": str(width_px)}
+        asked |= {"iiextmetadatalanguage": "en", "iiextmetadatafilter": "|".join(_METADATA)}
+        answer = self._query(self._commons, [f"File:{name}" for name in names], asked)
         return {name: _file(page) for name in names if (page := answer.find(f"File:{name}"))}
 
-    def _query(self, url: str, **params: str) -> "_Answer":
+    def _query(self, url: str, titles: Sequence[str], params: dict[str, str]) -> "_Answer":
         result = _Answer()
-        asked = self._common | {"action": "query", "redirects": "1"} | params
+        asked = COMMON | {"action": "query", "redirects": "1", "titles": "|".join(titles)} | params
         continued: dict[str, str] = {}
         for _ in range(MAX_CONTINUATIONS):
             answer = self._fetcher.json(url, asked | continued)

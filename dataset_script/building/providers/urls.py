@@ -21,17 +21,15 @@ PATIENCE = Politeness(attempts=3)
 class Urls(ImageProvider):
     """The provider of images by URL. The image of a row belongs to the whole row.
 
-    All that was downloaded or refused is in ``workspace`` as soon as it came, so a run that was killed goes on where
-    it was. URLs without an answer (a host that is down, a server error) are counted, and asked again by the next run.
-    Only public addresses are asked, and directly, whatever proxies the environment names.
+    A run that was killed goes on where it was. URLs without an answer are asked again by the next run. Only public
+    addresses are asked, and directly, whatever proxies the environment names.
 
     Args:
         workspace: a folder of this provider's own; it is made where there is none.
-        contact: mail address or URL of whoever runs this, for the User-Agent.
+        contact: as for ``user_agent``.
         table: TSV with a header, or JSONL: ``id`` of the row and ``url``, and where known ``licence``, ``author``,
             ``source``. Rows that are not in the set are passed over. A URL that a row carries itself goes first.
-        politeness: how hard servers are pressed.
-        limits: the largest image that is taken.
+        politeness, limits: how hard servers are pressed, and the largest image that is taken.
 
     Raises:
         FileExistsError: the workspace holds files, and is not one of this provider.
@@ -68,11 +66,9 @@ class Urls(ImageProvider):
             ValueError: a line of the table is malformed; the message names it.
         """
         self._work.begin()
-        counts: Counter[str] = Counter()
+        self.counts = Counter()
         given = {row.id: (row.image_url or "").strip() for row in stage.read()}
-        facts: dict[str, tuple[str, Any, Any, Any]] = {
-            row_id: (url, None, None, None) for row_id, url in given.items() if url
-        }
+        facts: dict[str, list[Any]] = {row_id: [url, None, None, None] for row_id, url in given.items() if url}
         for line, record in read_table(self._table, ("id", "url"), COLUMNS) if self._table else ():
             row_id, url = record.get("id"), record.get("url")
             if not (isinstance(row_id, str | int) and str(row_id) and isinstance(url, str) and url.strip()):
@@ -80,28 +76,22 @@ class Urls(ImageProvider):
                     f"{self._table}:{line}: id {row_id!r} and url {url!r} came; expected a row id and a URL."
                 )
             if str(row_id) in given:
-                stated = [record.get(name) or None for name in COLUMNS[2:]]
-                facts.setdefault(str(row_id), (url.strip(), stated[0], stated[1], stated[2]))
+                facts.setdefault(str(row_id), [url.strip(), *(record.get(name) or None for name in COLUMNS[2:])])
             else:
-                counts["lines of the table for no row of the set"] += 1
+                self.counts["lines of the table for no row of the set"] += 1
         self._urls = {row_id: url for row_id, (url, *_) in facts.items()}
         urls = sorted(set(self._urls.values()))
         self._work.download(dict(zip(urls, urls, strict=True)), self._limits)
         self.images.clear()
-        counts["rows"], counts["rows that name an image"], counts["rows with an image"] = len(given), len(facts), 0
+        self.counts.update({"rows": len(given), "rows that name an image": len(facts), "rows with an image": 0})
         for row_id, (url, licence, author, source) in sorted(facts.items()):
             if name := self._name(row_id):
                 origin = (licence, author, source or url)
                 self.images.setdefault(name, ProvidedImage(name, self._work.images / name, None, (), (), *origin))
-                counts["rows with an image"] += 1
-        counts["images"] = len(self.images)
-        for url in urls:
-            if cause := (self._work.get(IMAGES, url) or {}).get("refused"):
-                counts[f"URLs refused: {cause}"] += 1
-        counts["URLs without an answer"] = len(self._work.failed)
-        self.counts = counts
-        if self._work.failed:
-            logger.warning("%d URLs gave no answer. The next run asks again.", len(self._work.failed))
+                self.counts["rows with an image"] += 1
+        refused = [answer["refused"] for url in urls if "refused" in (answer := self._work.get(IMAGES, url) or {})]
+        self.counts.update(f"URLs refused: {cause}" for cause in sorted(refused))
+        self.counts.update({"images": len(self.images), "URLs without an answer": len(self._work.failed)})
 
     def candidates(self, row: StagedRow) -> dict[str, Mention | None]:
         """The row's own image."""

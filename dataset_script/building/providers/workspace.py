@@ -27,13 +27,9 @@ class Workspace:
     """Answers of servers, as JSON by kind and key, and images by key. To be used by one thread.
 
     Args:
-        folder: of one provider; it is made where there is none.
-        kind: what the folder is, for its marker.
+        folder: of one provider, by ``kind``, as for ``claim``.
         fetcher: fetches what is not there.
         max_failures_in_a_row: requests that fail one after the other before a run gives up.
-
-    Raises:
-        FileExistsError: the folder holds files, and is not of this kind.
     """
 
     def __init__(self, folder: Path, kind: str, fetcher: Fetcher, max_failures_in_a_row: float = math.inf):
@@ -71,11 +67,9 @@ class Workspace:
         function: Callable[[Sequence[str]], Mapping[str, Any]],
         batched: Callable[[list[str]], Iterable[Sequence[str]]] = zip,
     ) -> None:
-        """Ask the questions that have no answer yet, and keep each answer as soon as it comes.
+        """Ask the questions of a kind that have no answer yet, and keep each answer as soon as it comes.
 
         Args:
-            kind: of the questions.
-            keys: of the questions.
             function: asks a batch, in another thread; it raises ``Temporary`` or ``Refused`` where it gets no answer.
             batched: makes batches of keys.
 
@@ -91,8 +85,7 @@ class Workspace:
                 self._database.execute("COMMIT")
                 if missing := [key for key in batch if key not in (answers or ())]:
                     self.failed.update((kind, key) for key in missing)
-                    why = error or "the answer does not mention it"
-                    logger.warning("No answer for %s: %s", ", ".join(missing[:3]) + " ..." * (len(missing) > 3), why)
+                    logger.warning("No answer for %d %s: %s", len(missing), kind, error or "not mentioned")
                 self._in_a_row = self._in_a_row + 1 if error else 0
                 if self._in_a_row >= self._max_failures_in_a_row:
                     raise ConnectionError(
@@ -102,11 +95,7 @@ class Workspace:
                 bar.update(len(batch))
 
     def download(self, urls: Mapping[str, str], limits: Limits) -> None:
-        """Download the images of keys; ``get(IMAGES, key)`` then has the ``name`` of a file, or why it is ``refused``.
-
-        Raises:
-            ConnectionError: as ``ask``.
-        """
+        """Download images by key; ``get(IMAGES, key)`` then has the ``name`` of a file, or why it is ``refused``."""
 
         def fetch(keys: Sequence[str]) -> dict[str, dict[str, str]]:
             (key,) = keys
@@ -129,9 +118,9 @@ class Workspace:
 def in_parallel(
     function: Callable[[T], R], items: Iterable[T], workers: int
 ) -> Iterator[tuple[T, R | None, Temporary | Refused | None]]:
-    """Each item with what ``function`` made of it, or with the ``Temporary`` or ``Refused`` that it raised.
+    """Each item with what ``function`` made of it, or with the error that it raised, in the order of completion.
 
-    In the order of completion. ``items`` is read as it is needed, a few ahead.
+    ``items`` is read as it is needed, a few ahead.
     """
     items = iter(items)
     pending: dict[Future[R], T] = {}
