@@ -1,4 +1,4 @@
-"""The images inside the rows of a dataset, as files: for whoever looks an image up by its name in a folder."""
+"""The pictures inside the rows of a dataset, as files: for whoever looks a picture up by its name in a folder."""
 
 import hashlib
 import os
@@ -7,10 +7,10 @@ from typing import Any
 
 
 class PictureFiles:
-    """Writes images that lie in rows into a folder, each content once.
+    """Writes pictures that lie in rows into a folder, each content once.
 
     Args:
-        folder: is made with the first image; what lies in it is not replaced.
+        folder: is made with the first picture; what lies in it is not replaced.
     """
 
     def __init__(self, folder: Path):
@@ -18,14 +18,14 @@ class PictureFiles:
         self._names: dict[str, str] = {}  # by content
 
     def add(self, cell: dict[str, Any], named: str | None = None) -> str:
-        """Write an image, and say under which name.
+        """Write a picture, and say under which name.
 
         Args:
             cell: a value of a column of ``datasets.Image``, undecoded: its ``bytes``, and perhaps a ``path``.
-            named: what the row calls its image.
+            named: what the row calls its picture.
 
         Returns:
-            The last part of that name or of the path, or, where another image has it or there is none, one with the
+            The last part of that name or of the path, or, where another picture has it or there is none, one with the
             digest of the content.
 
         Raises:
@@ -33,7 +33,7 @@ class PictureFiles:
         """
         content, path = cell.get("bytes"), cell.get("path")
         if content is None:
-            raise ValueError(f"the image {path!r} is named, but not in the row; expected its bytes")
+            raise ValueError(f"the picture {path!r} is named, but not in the row; expected its bytes")
         digest = hashlib.sha256(content).hexdigest()
         if digest not in self._names:
             name = PurePosixPath(named or path or "").name

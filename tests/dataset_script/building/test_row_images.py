@@ -24,5 +24,5 @@ def test_each_content_is_one_file_and_no_name_is_taken_twice(tmp_path):
     (files.folder / "6.jpg").write_bytes(b"mine")
     assert files.add({"bytes": b"six", "path": "6.jpg"}) == f"{digest(b'six')}-6.jpg"
     assert (files.folder / "6.jpg").read_bytes() == b"mine"
-    with pytest.raises(ValueError, match="the image 'here.jpg' is named, but not in the row"):
+    with pytest.raises(ValueError, match="the picture 'here.jpg' is named, but not in the row"):
         files.add({"bytes": None, "path": "here.jpg"})
