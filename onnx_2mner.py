@@ -24,7 +24,7 @@ from torch import nn
 try:
     from .crf_2mner import LinearChainCRF
 except ImportError:
-    from crf_2mner import LinearChainCRF
+    pass
 
 TEXT_GRAPH, IMAGE_GRAPH, FUSION_GRAPH = "text.onnx", "image.onnx", "fusion.onnx"
 CRF_FILE, EXPORT_FILE = "crf.npz", "onnx.json"

@@ -7,9 +7,10 @@ import sys
 from .auditing import audit
 from .building import build
 from .publishing import preview, push
+from .publishing.card import write_card
 
 COMMANDS = {
-    "build": (build, "make a dataset of sentences and pictures"),
+    "build": (build, "make a dataset of sentences and images"),
     "audit": (audit, "look for leaks within a dataset, or between two"),
     "preview": (preview, "write a page of sampled rows to look at"),
     "push": (push, "push a finished dataset to the Hub"),
@@ -26,6 +27,8 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # it tells of each request to the Hub
     try:
+        if arguments.command == "build":
+            return build.run(arguments, write_card)
         return COMMANDS[arguments.command][0].run(arguments)
     except (OSError, ValueError) as error:
         # Both say what came, what was expected and what to do; a stack trace would bury it.

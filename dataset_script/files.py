@@ -1,5 +1,5 @@
-"""Two rules for files. Of folders, only what this program wrote is ever replaced or deleted: a marker says so. Of what
-a dataset or an index names, only regular files are opened, and no link is followed out of their folder."""
+"""Two rules for files: only what this program wrote, by its marker, is replaced or deleted; and of what a dataset
+names, only regular files inside its folder are opened."""
 
 import contextlib
 import functools
@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 MARKER = ".2m-ner"
 """In a folder of ours: in its first line what that is, then, if it is replaced whole, the files that it was given."""
+DATASET = "dataset"
+"""What the marker calls a finished dataset."""
 _WORK = "work"
 _SHOWN = 3
 
@@ -28,8 +30,7 @@ _SHOWN = 3
 def replacing(folder: str | Path, kind: str) -> Iterator[Path]:
     """Gives a folder to write to, which takes the place of ``folder`` at the end; after an error that stays as it was.
 
-    The old folder is kept beside its place until the new one stands there. If the process is killed between the two
-    renames, the next call for ``folder`` puts the old one back.
+    If the process is killed between the two renames, the next call for ``folder`` puts the old one back.
 
     Raises:
         FileExistsError: as ``check_replaceable``.
@@ -66,8 +67,7 @@ def check_replaceable(folder: Path, kind: str) -> None:
 def scratch(parent: Path, name: str, place: Path | None = None) -> Iterator[Path]:
     """Gives a new folder in ``parent`` that is deleted afterwards, as are those that killed processes left there.
 
-    Args:
-        place: a folder that ``old`` in the scratch folder is moved to, if nothing is there at the end.
+    ``old`` in it is moved to ``place`` at the end, if nothing is there.
     """
     kind = f"scratch of {name}"
     for left in parent.glob(f".{glob.escape(name)}-*"):
@@ -105,11 +105,7 @@ def claim(folder: str | Path, kind: str) -> None:
 
 
 def refuse_unlisted(folder: Path, names: Iterable[str]) -> None:
-    """Checks that files of a folder may be replaced or deleted.
-
-    Raises:
-        FileExistsError: one of ``names`` is there, and not by this program.
-    """
+    """Raises ``FileExistsError`` if one of ``names`` is there, and this program did not write it."""
     listed = _lines(folder)[1:]
     _refuse(folder, (name for name in names if os.path.lexists(folder / name) and name not in listed))
 

@@ -1,115 +1,89 @@
-"""Which picture stands beside which sentence: at most one, of an entity that it names, of something else, or none.
+"""Which image stands beside which sentence: at most one, of an entity that it names, of something else, or none.
 
-Pictures of something else are drawn as often as they were drawn for a sentence that names what they show. So neither
-the picture nor its kind tells whether the sentence names what it shows, nor of which types its entities are.
+Images of something else are drawn as often as they were drawn for a sentence that names what they show. So neither
+the image nor its kind tells whether the sentence names what it shows, nor of which types its entities are.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from .draws import choice, position, uniform
-from .providers.base import Candidate, ImageProvider
-from .stage import Stage, StagedRow
+from .draws import choice, uniform
+from .plan import DEPICTS, NONE, UNKNOWN, UNRELATED, Plan
+from .providers.base import ImageProvider
+from .stage import Mention, Stage
 
 RELATIONS = ("depicts", "unrelated", "none")
-DEPICTS, UNRELATED, NONE, UNKNOWN = range(4)
 ATTEMPTS = 64
-"""Draws of an unrelated picture before a sentence is left without: each may fall on one that shows its entity."""
+"""Draws of an unrelated image before a sentence is left without: each may fall on one that shows its entity."""
 
 
-@dataclass
 class Pairs:
-    """The picture of each row, as arrays over the keys of the stage.
+    """The image of each row, as arrays over the keys of the stage; at first none.
 
     Attributes:
-        names: picture names; ``picture`` holds positions in it.
-        picture: (rows,) int32, -1 for none.
+        names: image names; ``image`` holds positions in it.
+        image: (rows,) int32, -1 for none.
         relation: (rows,) int8: ``DEPICTS``, ``UNRELATED``, ``NONE``, or ``UNKNOWN`` for a natural pair.
         counts: what could not be had as asked.
     """
 
-    names: list[str]
-    picture: np.ndarray
-    relation: np.ndarray
-    counts: Counter[str] = field(default_factory=Counter)
+    def __init__(self, rows: int, names: Sequence[str] = ()):
+        self.names = list(names)
+        self.image = np.full(rows, -1, np.int32)
+        self.relation = np.full(rows, NONE, np.int8)
+        self.counts: Counter[str] = Counter()
 
 
-@dataclass(frozen=True)
-class Shares:
-    """Of all sentences, those that get a picture of something else and those that get none, at least.
-
-    The others get a picture of an entity that they name. Where none of their entities has a picture, they are shared
-    out among the two in the same proportion.
-    """
-
-    unrelated: float = 0.2
-    missing: float = 0.2
-
-    def __post_init__(self) -> None:
-        if not (self.unrelated >= 0 and self.missing >= 0 and self.unrelated + self.missing <= 1):
-            raise ValueError(
-                f"The shares of unrelated ({self.unrelated}) and missing ({self.missing}) pictures came; expected "
-                "two numbers of 0 or more, of at most 1 together."
-            )
-
-    def relation(self, seed: int, row_id: str, has_candidate: bool) -> int:
-        """The relation drawn for a row."""
-        drawn = position((1 - self.unrelated - self.missing, self.unrelated, self.missing), seed, "relation", row_id)
-        if drawn != DEPICTS or has_candidate:
-            return drawn
-        if not self.unrelated and not self.missing:
-            return NONE
-        return (UNRELATED, NONE)[position((self.unrelated, self.missing), seed, "instead", row_id)]
-
-
-def draw_depicting(stage: Stage, provider: ImageProvider, shares: Shares, seed: int, names: Sequence[str]) -> Pairs:
-    """Draw the relation of every row, and the pictures of those that get one of their entities.
+def draw_depicting(stage: Stage, provider: ImageProvider, plan: Plan, names: Sequence[str]) -> Pairs:
+    """Draw the relation of every row, and the images of those that get one of their entities.
 
     Args:
-        names: the pictures that may be used.
+        names: the images that may be used.
     """
-    pairs = Pairs(list(names), np.full(stage.rows, -1, np.int32), np.full(stage.rows, NONE, np.int8))
+    pairs = Pairs(stage.rows, names)
     numbers = {name: number for number, name in enumerate(pairs.names)}
     for row in stage.read():
-        found = [candidate for candidate in provider.candidates(row.id, row.mentions) if candidate.name in numbers]
+        found = {name: mention for name, mention in provider.candidates(row).items() if name in numbers}
         if provider.natural:
             if found:
-                pairs.picture[row.key] = numbers[found[0].name]
+                pairs.image[row.key] = numbers[next(iter(found))]
                 pairs.relation[row.key] = RELATIONS.index(row.relation) if row.relation else UNKNOWN
             continue
-        pairs.relation[row.key] = shares.relation(seed, row.id, bool(found))
+        pairs.relation[row.key] = plan.relation(row.id, bool(found))
         if pairs.relation[row.key] == DEPICTS:
-            pairs.picture[row.key] = numbers[_draw(found, seed, row.id)]
+            pairs.image[row.key] = numbers[_draw(found, plan.seed, row.id)]
     return pairs
 
 
 def keep_to_own(
-    stage: Stage, provider: ImageProvider, shares: Shares, seed: int, pairs: Pairs, mine: Callable[[int, int], bool]
+    stage: Stage,
+    provider: ImageProvider,
+    plan: Plan,
+    pairs: Pairs,
+    may_have: Callable[[int, int], bool],
 ) -> None:
-    """Draw anew for the rows whose picture belongs to another split: among their own, or something else, or none.
+    """Draw anew for the rows whose image belongs to another split: among their own, or something else, or none.
 
     Args:
-        mine: whether the row of a key may have the picture of a number.
+        may_have: whether the row of a key may have the image of a number.
     """
     numbers = {name: number for number, name in enumerate(pairs.names)}
     for row in stage.read():
-        picture = int(pairs.picture[row.key])
-        if picture < 0 or mine(row.key, picture):
+        key, image = row.key, int(pairs.image[row.key])
+        if image < 0 or may_have(key, image):
             continue
-        found = [
-            candidate
-            for candidate in provider.candidates(row.id, row.mentions)
-            if candidate.name in numbers and mine(row.key, numbers[candidate.name])
-        ]
-        pairs.counts["pictures given up because another split has them"] += 1
-        if provider.natural:
-            pairs.picture[row.key], pairs.relation[row.key] = -1, NONE
-            continue
-        pairs.relation[row.key] = DEPICTS if found else shares.relation(seed, row.id, False)
-        pairs.picture[row.key] = numbers[_draw(found, seed, row.id)] if found else -1
+        pairs.counts["images given up because another split has them"] += 1
+        pairs.image[key], pairs.relation[key] = -1, NONE
+        if not provider.natural:
+            found = {
+                name: mention
+                for name, mention in provider.candidates(row).items()
+                if name in numbers and may_have(key, numbers[name])
+            }
+            pairs.relation[key] = DEPICTS if found else plan.relation(row.id, False)
+            pairs.image[key] = numbers[_draw(found, plan.seed, row.id)] if found else -1
 
 
 def draw_unrelated(
@@ -119,45 +93,43 @@ def draw_unrelated(
     pairs: Pairs,
     split: np.ndarray,
     fillers: Iterable[tuple[int, int]],
-    identity: Callable[[StagedRow], set[str]],
 ) -> None:
-    """Give a picture of something else to the rows that are to have one.
+    """Give an image of something else to the rows that are to have one.
 
     Args:
-        split: (rows,) the split of each row as a number, negative for a row left out. Pictures come from those that
+        split: (rows,) the split of each row as a number, negative for a row left out. Images come from those that
             depict an entity for a row of the same split, each as likely as it does so, and from the fillers.
-        fillers: (picture, split) of pictures that show no known entity: each as likely as a picture used once.
-        identity: the entities of a row, as ``Picture.entity`` names them.
+        fillers: (image, split) of images that show no known entity: each as likely as an image used once.
     """
-    cumulated = {}
+    uses = {}
     for number in np.unique(split[split >= 0]):
-        used = pairs.picture[(split == number) & (pairs.relation == DEPICTS)]
-        cumulated[int(number)] = np.bincount(used, minlength=len(pairs.names))
-    for picture, number in fillers:
-        if number in cumulated:
-            cumulated[number][picture] += 1
-    cumulated = {number: np.cumsum(weights) for number, weights in cumulated.items()}
+        used = pairs.image[(split == number) & (pairs.relation == DEPICTS)]
+        uses[int(number)] = np.bincount(used, minlength=len(pairs.names))
+    for image, number in fillers:
+        if number in uses:
+            uses[number][image] += 1
+    cumulated = {number: np.cumsum(weights) for number, weights in uses.items()}
     for row in stage.read():
         number = int(split[row.key])
-        if number < 0 or pairs.relation[row.key] != UNRELATED or pairs.picture[row.key] >= 0:
+        if number < 0 or pairs.relation[row.key] != UNRELATED or pairs.image[row.key] >= 0:
             continue
         weights = cumulated[number]
-        shown = {candidate.name for candidate in provider.candidates(row.id, row.mentions)}
-        entities = identity(row)
+        shown = provider.candidates(row)
+        entities = {provider.entity(mention) for mention in row.mentions} - {None}
         for attempt in range(ATTEMPTS if weights[-1] else 0):
             at = uniform(seed, "unrelated", row.id, attempt) * weights[-1]
-            picture = int(np.searchsorted(weights, at, side="right"))
-            name = pairs.names[picture]
-            if name not in shown and provider.picture(name).entity not in entities:
-                pairs.picture[row.key] = picture
+            image = int(np.searchsorted(weights, at, side="right"))
+            name = pairs.names[image]
+            if name not in shown and provider.images[name].entity not in entities:
+                pairs.image[row.key] = image
                 break
         else:
             pairs.relation[row.key] = NONE
-            pairs.counts["rows left without a picture since no unrelated one was found"] += 1
+            pairs.counts["rows left without an image since no unrelated one was found"] += 1
 
 
-def _draw(found: Sequence[Candidate], seed: int, row_id: str) -> str:
-    # First an entity, then one of its pictures: an entity of many pictures is not shown more often for it.
-    mentions = list(dict.fromkeys(candidate.mention for candidate in found))
-    mention = choice(mentions, seed, "mention", row_id)
-    return choice([candidate.name for candidate in found if candidate.mention == mention], seed, "picture", row_id)
+def _draw(found: Mapping[str, Mention | None], seed: int, row_id: str) -> str:
+    # First an entity, then one of its images: an entity of many images is not shown more often for it. The name
+    # "picture" is part of the seed.
+    mention = choice(list(dict.fromkeys(found.values())), seed, "mention", row_id)
+    return choice([name for name, shown in found.items() if shown == mention], seed, "picture", row_id)

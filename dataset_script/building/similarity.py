@@ -1,9 +1,8 @@
-"""Near-duplicate sentences (MinHash: Broder 1997) and pictures (perceptual hash), without comparing all pairs."""
+"""Near-duplicate sentences (MinHash: Broder 1997) and images (perceptual hash)."""
 
 import functools
 import hashlib
 import sqlite3
-import tempfile
 import unicodedata
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from itertools import islice, pairwise
@@ -25,16 +24,19 @@ RECALL = 0.995
 MIN_WORDS = 5
 """Sentences of fewer words are duplicates only when equal: one word more or less makes them another sentence."""
 MIN_BITS_SET = 28
-"""Of the 64 of a perceptual hash, which compares with the median and so sets 32, unless the picture has no detail."""
+"""Of the 64 of a perceptual hash, which compares with the median and so sets 32, unless the image has no detail."""
 MAX_RESIDUE = 2.0
-"""Standard deviation, in grey levels of 256, of a picture of one colour or of stripes after JPEG compression."""
+"""Standard deviation, in grey levels of 256, of an image of one colour or of stripes after JPEG compression."""
 _CHUNK = 1000
-_CACHED_SENTENCES = 20_000
 
 _SCHEMA = """
-PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -16384;
-CREATE TABLE sentences (number INTEGER PRIMARY KEY, key INTEGER, words BLOB UNIQUE, shingles BLOB, bands BLOB);
+PRAGMA cache_size = -16384;
+CREATE TABLE sentences (number INTEGER PRIMARY KEY, key INTEGER, words BLOB UNIQUE, shingles BLOB);
 CREATE TABLE bands (hash INTEGER, number INTEGER);
+"""
+_CANDIDATES = """
+SELECT DISTINCT later.number, earlier.number FROM bands AS later JOIN bands AS earlier
+ON earlier.hash = later.hash AND earlier.number < later.number ORDER BY later.number, earlier.number
 """
 
 
@@ -45,83 +47,76 @@ def words(tokens: Iterable[str]) -> list[str]:
     return kept or plain
 
 
-def shingles(tokens: Iterable[str]) -> frozenset[str]:
-    """The pairs of words that follow each other; in a sentence of fewer than ``MIN_WORDS`` words, all of it as one."""
-    found = words(tokens)
-    if len(found) < MIN_WORDS:
-        # It begins with a blank, so that it is no pair of a longer sentence.
-        return frozenset([" ".join(["", *found])])
-    return frozenset(map(" ".join, pairwise(found)))
-
-
-def sentence_signature(tokens: Sequence[str], threshold: float = 0.8) -> tuple[int, ...]:
-    """The bands of the MinHash of a sentence: two that are similar by ``threshold`` very likely share one.
-
-    The same on any machine. How many bands there are depends on the threshold alone.
-    """
-    return tuple(_bands([_hashes(tokens)], threshold)[0].tolist())
-
-
 def near_duplicate_sentences(
-    rows: Iterable[tuple[int, Sequence[str]]], threshold: float = 0.8, workspace: Path | None = None
+    rows: Iterable[tuple[int, Sequence[str]]], threshold: float = 0.8
 ) -> Iterator[tuple[int, int, float]]:
-    """Find the pairs of sentences whose shingles have a Jaccard similarity of at least ``threshold``.
+    """Find the pairs of sentences whose bigrams of words have a Jaccard similarity of at least ``threshold``.
 
-    No pair is given by chance: each is checked by its shingles. One at the very threshold is missed once in 200 times,
-    more similar ones hardly ever. Signatures are kept in a scratch file: memory does not grow with the rows.
+    Each pair is checked exactly. One at the very threshold is missed once in 200 times, more similar ones hardly ever.
+    Memory does not grow with the rows.
 
     Args:
         rows: (key, tokens), each key once.
         threshold: in (0, 1].
-        workspace: the folder of the scratch file; that of the system if left out.
 
     Yields:
-        (key, key, similarity), the one that came first before the other. Of sentences with the same words, each
-        is paired with the first of them alone, and only that one with sentences like it: ``groups`` are complete, and
-        a thousand equal sentences make a thousand pairs, not half a million.
+        (key, key, similarity), the one that came first before the other. Of sentences with the same words, each is
+        paired with the first of them alone, and only that one with others: ``groups`` are complete.
 
     Raises:
         ValueError: ``threshold`` is out of range.
     """
     if not 0 < threshold <= 1:
-        raise ValueError(f"threshold is {threshold}; expected a Jaccard similarity above 0, of at most 1.")
-    with tempfile.TemporaryDirectory(dir=workspace, prefix="near-duplicates-") as scratch:
-        database = sqlite3.connect(Path(scratch) / "signatures.sqlite", isolation_level=None)
-        try:
-            database.executescript(_SCHEMA)
-            database.execute("BEGIN")
-            number = 0
-            rows = iter(rows)
-            while chunk := list(islice(rows, _CHUNK)):
-                fresh: list[tuple[int, list[int]]] = []
-                for key, tokens in chunk:
-                    digest = hashlib.blake2b(" ".join(words(tokens)).encode(_ENCODING, _ERRORS), digest_size=16)
-                    query = "SELECT key FROM sentences WHERE words = ?"
-                    first = database.execute(query, (digest.digest(),)).fetchone()
-                    if first:
-                        yield first[0], key, 1.0
-                        continue
-                    hashes = _hashes(tokens)
-                    row = (number, key, digest.digest(), np.array(hashes, np.uint64).tobytes())
-                    database.execute("INSERT INTO sentences VALUES (?, ?, ?, ?, NULL)", row)
-                    fresh.append((number, hashes))
-                    number += 1
-                _insert_bands(database, fresh, threshold)
-            database.execute("CREATE INDEX by_hash ON bands (hash, number)")
-            yield from _verified(database, threshold)
-        finally:
-            database.close()
+        raise ValueError(f"--near_duplicate is {threshold}; expected a Jaccard similarity above 0, of at most 1.")
+    database = sqlite3.connect("", isolation_level=None)  # without a name: a temporary file
+    try:
+        database.executescript(_SCHEMA)
+        database.execute("BEGIN")
+        number, rows = 0, iter(rows)
+        while chunk := list(islice(rows, _CHUNK)):
+            fresh: list[tuple[int, np.ndarray]] = []
+            for key, tokens in chunk:
+                digest = _hash(" ".join(words(tokens)), 16)
+                first = database.execute("SELECT key FROM sentences WHERE words = ?", (digest,)).fetchone()
+                if first:
+                    yield first[0], key, 1.0
+                    continue
+                shingles = _shingles(tokens)
+                database.execute(
+                    "INSERT INTO sentences VALUES (?, ?, ?, ?)", (number, key, digest, shingles.tobytes())
+                )
+                fresh.append((number, shingles))
+                number += 1
+            if fresh:
+                numbers, hashes = zip(*fresh, strict=True)
+                bands = zip(numbers, _bands(hashes, threshold).tolist(), strict=True)
+                flat = ((band, number) for number, row in bands for band in row)
+                database.executemany("INSERT INTO bands VALUES (?, ?)", flat)
+        database.execute("CREATE INDEX by_hash ON bands (hash, number)")
+
+        @functools.lru_cache(20_000)
+        def sentence(number: int) -> tuple[int, frozenset[int]]:
+            query = "SELECT key, shingles FROM sentences WHERE number = ?"
+            key, shingles = database.execute(query, (number,)).fetchone()
+            return key, frozenset(np.frombuffer(shingles, np.uint64).tolist())
+
+        for later, earlier in database.execute(_CANDIDATES):
+            (second, mine), (first, theirs) = sentence(later), sentence(earlier)
+            similarity = len(mine & theirs) / len(mine | theirs)
+            if similarity >= threshold:
+                yield first, second, similarity
+    finally:
+        database.close()
 
 
 def image_hash(image: Image.Image | Path | bytes) -> int:
-    """64 bits that hardly change when a picture is scaled, recompressed or brightened (ImageHash's pHash).
+    """64 bits that hardly change when an image is scaled, recompressed or brightened (ImageHash's pHash).
 
-    pHash sees the brightness of a picture's larger details. One that has none (a single colour, a flag of stripes)
-    would share its hash with all such pictures; it gets the colours of its rows and columns instead, so that only
-    those of about the same colours are alike.
+    pHash sees the brightness of larger details. All images without any (a single colour, a flag of stripes) would
+    share a hash; these get the colours of their rows and columns instead.
 
     Raises:
-        OSError: the picture does not open.
+        OSError: the image does not open.
     """
     if not isinstance(image, Image.Image):
         image = open_image(image)
@@ -136,57 +131,30 @@ def image_hash(image: Image.Image | Path | bytes) -> int:
 
 
 def near_duplicate_images(hashes: Iterable[tuple[K, int]], max_distance: int = 6) -> Iterator[tuple[K, K, int]]:
-    """Find the pairs of pictures whose hashes differ in at most ``max_distance`` of 64 bits.
-
-    All are found: of ``max_distance + 1`` parts of two such hashes, one must be equal (multi-index hashing: Norouzi et
-    al. 2012), and only pictures that share a part are compared.
+    """Find the pairs of images whose hashes differ in at most ``max_distance`` of 64 bits.
 
     Args:
         hashes: (name, ``image_hash``).
-        max_distance: in bits, 0 to 31.
+        max_distance: in bits.
 
     Yields:
-        (name, name, distance in bits). Of pictures of one hash, each is paired with the first of them alone, and only
+        (name, name, distance in bits). Of images of one hash, each is paired with the first of them alone, and only
         that one with others.
-
-    Raises:
-        ValueError: ``max_distance`` is out of range.
     """
-    if not 0 <= max_distance < 32:
-        raise ValueError(f"max_distance is {max_distance}; expected a number of bits from 0 to 31 of 64.")
     first_of: dict[int, K] = {}
-    for name, bits in hashes:
-        first = first_of.setdefault(bits, name)
+    for name, value in hashes:
+        first = first_of.setdefault(value, name)
         if first != name:
             yield first, name, 0
-    names = list(first_of.values())
-    bits = np.fromiter(first_of, np.uint64, len(first_of))
-    edges = np.linspace(0, 64, max_distance + 2).astype(int)
-    masks = [np.uint64((1 << int(high)) - (1 << int(low))) for low, high in pairwise(edges)]
-    for position, mask in enumerate(masks):
-        order = np.argsort(bits & mask, kind="stable")
-        starts = np.flatnonzero(np.diff(bits[order] & mask, prepend=~(bits[order[:1]] & mask))) if len(order) else []
-        for members in np.split(order, starts[1:]):
-            for offset, one in enumerate(members[:-1]):
-                others = members[offset + 1 :]
-                difference = bits[one] ^ bits[others]
-                near = np.bitwise_count(difference) <= max_distance
-                for earlier in masks[:position]:
-                    # A pair that an earlier part has shown already.
-                    near &= (difference & earlier) != 0
-                for other in others[near]:
-                    yield names[one], names[other], int(np.bitwise_count(bits[one] ^ bits[other]))
+    names, bits = list(first_of.values()), np.fromiter(first_of, np.uint64, len(first_of))
+    for number, value in enumerate(bits):  # 100,000 images take seconds
+        distances = np.bitwise_count(bits[number + 1 :] ^ value)
+        for offset in np.flatnonzero(distances <= max_distance):
+            yield names[number], names[number + 1 + offset], int(distances[offset])
 
 
 def groups(pairs: Iterable[Sequence[Any]]) -> dict[Any, Any]:
-    """Join what is paired, directly or by way of others.
-
-    Args:
-        pairs: whose first two items are keys; what follows is not looked at.
-
-    Returns:
-        Each key that is in a pair -> the least key of its group. The order of the pairs does not matter.
-    """
+    """Each key of the pairs -> the least key that it is linked to, directly or by others."""
     parents: dict[Any, Any] = {}
 
     def root(key: Any) -> Any:
@@ -201,13 +169,16 @@ def groups(pairs: Iterable[Sequence[Any]]) -> dict[Any, Any]:
     return {key: root(key) for key in parents}
 
 
-_ENCODING, _ERRORS = "utf-8", "surrogatepass"
+def _hash(text: str, num_bytes: int) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=num_bytes).digest()
 
 
-def _hashes(tokens: Iterable[str]) -> list[int]:
-    """The shingles as sorted 64-bit numbers."""
-    texts = (shingle.encode(_ENCODING, _ERRORS) for shingle in shingles(tokens))
-    return sorted({int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") for text in texts})
+def _shingles(tokens: Iterable[str]) -> np.ndarray:
+    """The pairs of neighbouring words as sorted uint64 hashes; of fewer than ``MIN_WORDS`` words, one for all."""
+    found = words(tokens)
+    # That of a short sentence begins with a blank, so that it is no pair of a longer sentence.
+    texts = set(map(" ".join, pairwise(found))) if len(found) >= MIN_WORDS else {" ".join(["", *found])}
+    return np.unique(np.frombuffer(b"".join(_hash(text, 8) for text in texts), "<u8"))
 
 
 @functools.cache
@@ -220,10 +191,11 @@ def _shape(threshold: float) -> tuple[int, int]:
     return PERMUTATIONS, 1
 
 
-def _bands(hashes: Sequence[Sequence[int]], threshold: float) -> np.ndarray:
+def _bands(hashes: Sequence[np.ndarray], threshold: float) -> np.ndarray:
     """(sentences, bands) int64 of the hashed shingles of each sentence."""
     bands, rows = _shape(threshold)
-    signatures = MinHash.bulk(hashes, num_perm=PERMUTATIONS, seed=1, hashfunc=_low_32_bits, scheme="affine32")
+    low_32_bits = [(shingles & 0xFFFFFFFF).tolist() for shingles in hashes]
+    signatures = MinHash.bulk(low_32_bits, num_perm=PERMUTATIONS, seed=1, hashfunc=int, scheme="affine32")
     values = np.stack([signature.hashvalues for signature in signatures])[:, : bands * rows].astype(np.uint64)
     values = values.reshape(len(hashes), bands, rows)
     # Equal values in another band are no match: each band starts from its own number (FNV-1a over 64 bits).
@@ -234,47 +206,8 @@ def _bands(hashes: Sequence[Sequence[int]], threshold: float) -> np.ndarray:
     return mixed.view(np.int64)
 
 
-def _low_32_bits(value: int) -> int:
-    return value & 0xFFFFFFFF
-
-
-def _insert_bands(database: sqlite3.Connection, fresh: list[tuple[int, list[int]]], threshold: float) -> None:
-    if not fresh:
-        return
-    bands = _bands([hashes for _, hashes in fresh], threshold)
-    blobs = ((row.tobytes(), number) for row, (number, _) in zip(bands, fresh, strict=True))
-    database.executemany("UPDATE sentences SET bands = ? WHERE number = ?", blobs)
-    flat = ((band, number) for row, (number, _) in zip(bands.tolist(), fresh, strict=True) for band in row)
-    database.executemany("INSERT INTO bands VALUES (?, ?)", flat)
-
-
-def _verified(database: sqlite3.Connection, threshold: float) -> Iterator[tuple[int, int, float]]:
-    """The pairs of distinct sentences that share a band and are as similar as asked."""
-
-    @functools.lru_cache(_CACHED_SENTENCES)
-    def fetch(number: int) -> tuple[int, frozenset[int]]:
-        query = "SELECT key, shingles FROM sentences WHERE number = ?"
-        key, blob = database.execute(query, (number,)).fetchone()
-        return key, frozenset(np.frombuffer(blob, np.uint64).tolist())
-
-    marks = ", ".join("?" * _shape(threshold)[0])
-    candidates = f"SELECT DISTINCT number FROM bands WHERE hash IN ({marks}) AND number < ? ORDER BY number"
-    for number, blob in database.execute("SELECT number, bands FROM sentences ORDER BY number"):
-        bands = np.frombuffer(blob, np.int64).tolist()
-        for (other,) in database.execute(candidates, (*bands, number)):
-            (second, mine), (first, theirs) = fetch(number), fetch(other)
-            similarity = _jaccard(mine, theirs)
-            if similarity >= threshold:
-                yield first, second, similarity
-
-
-def _jaccard(first: frozenset[Any], second: frozenset[Any]) -> float:
-    shared = len(first & second)
-    return shared / (len(first) + len(second) - shared)
-
-
 def _varies_one_way(image: Image.Image) -> bool:
-    """Whether all columns of a picture are alike, or all rows: its pHash is then mostly noise of its compression."""
+    """Whether all columns of an image are alike, or all rows: its pHash is then mostly noise of its compression."""
     grey = np.asarray(image.convert("L").resize((32, 32), Image.Resampling.BOX), dtype=np.float32)
     return any((grey - grey.mean(axis, keepdims=True)).std() < MAX_RESIDUE for axis in (0, 1))
 

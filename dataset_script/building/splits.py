@@ -1,8 +1,8 @@
-"""Splits that do not leak: which sentences train, which test, so that what is to be unseen in training is.
+"""Assigns rows to splits so that what is to be unseen in training (entities, images, near-duplicates) is.
 
-Rows that must not be parted (near-duplicate sentences; rows of one picture, or of one entity, where these are to be
-unseen) hang together, and each such component goes into one split. Entities and pictures that are everywhere would tie
-all rows into one component: these *hubs* get a split of their own each, and a row of hubs of two splits is left out.
+Rows that must stay together form components, and each component goes into one split. Entities and images that are
+everywhere would tie all rows into one component: these *hubs* get a split each, and a row of hubs of two splits is
+left out.
 """
 
 import hashlib
@@ -19,45 +19,30 @@ from .draws import position
 SPLITS = ("train", "validation", "test")
 UNSEEN = ("none", "images", "entities", "both")
 MAX_COMPONENT = 0.01
-"""Of all rows, those that one component may hold before its most frequent entities are made hubs: larger ones make the
-sizes of the splits a matter of luck."""
+"""The share of all rows that one component may hold before its most frequent entities are made hubs."""
 ROUNDS = 10
-"""Draws of the splits, each with shares corrected by what the last one gave, until they are within a twentieth."""
+"""Draws of the splits, each with shares corrected by what the last one gave, until they are within 5 %."""
 
 
 @dataclass
 class Assignment:
-    """The split of each row.
-
-    Attributes:
-        split: (rows,) int8, a position in ``SPLITS``, or -1 for a row left out.
-        left_out: reason -> rows.
-        hubs: entities and pictures that were given a split before the rows were.
-    """
+    """The split of each row: (rows,) int8, a position in ``SPLITS``, or -1 for a row left out; the number of rows left
+    out by reason; and the number of entities and images that were given a split before the rows were."""
 
     split: np.ndarray
     left_out: Counter[str] = field(default_factory=Counter)
     hubs: int = 0
 
 
-def resplit(
-    rows: int,
-    shares: Sequence[float],
-    seed: int,
-    together: np.ndarray,
-    ties: np.ndarray,
-) -> Assignment:
+def resplit(rows: int, shares: Sequence[float], seed: int, together: np.ndarray, ties: np.ndarray) -> Assignment:
     """Draw a split for each row.
 
     Args:
         rows: their number.
         shares: of ``SPLITS``; they need not sum to one.
         seed: of the draws.
-        together: (N, 2) pairs of rows that must not be parted.
-        ties: (M, 2) pairs of a row and an entity or a picture, as numbers from 0, that must be in one split.
-
-    Returns:
-        Rows that hubs of two splits tear apart are left out, and counted.
+        together: (N, 2) pairs of rows that must be in one split.
+        ties: (M, 2) pairs of a row and an entity or an image, as numbers from 0, that must be in one split.
     """
     things = int(ties[:, 1].max()) + 1 if len(ties) else 0
     hub = _hubs(rows, together, ties, np.bincount(ties[:, 1], minlength=things))
@@ -74,7 +59,7 @@ def resplit(
         weights = weights * np.where(obtained > 0, asked / np.maximum(obtained, 1e-9), 1)
         weights = weights / weights.sum()
     torn = int((split < 0).sum())
-    left_out = Counter({"has frequent entities or pictures of two splits": torn} if torn else {})
+    left_out = Counter({"has frequent entities or images of two splits": torn} if torn else {})
     return Assignment(split, left_out, int(hub.sum()))
 
 
@@ -83,12 +68,11 @@ def keep_given(given: np.ndarray, together: np.ndarray, ties: np.ndarray) -> Ass
 
     Args:
         given: (rows,) int8, positions in ``SPLITS``.
-        together, ties: as for ``resplit``; rows that ``together`` links by way of others belong together too. A row of
-            training is left out for the sake of one of validation or test, one of validation for one of test.
+        together, ties: as for ``resplit``. A row of training is left out for the sake of one of validation or test,
+            one of validation for one of test.
     """
     left_out: Counter[str] = Counter()
     split = given.copy()
-    # Pairs link near-duplicates by way of others, so what counts is the latest split of all that hang together.
     group = joined(len(given), together)
     latest = np.full(len(given), -1, np.int8)
     np.maximum.at(latest, group, given)
@@ -106,12 +90,9 @@ def keep_given(given: np.ndarray, together: np.ndarray, ties: np.ndarray) -> Ass
 
 
 def numbered(keys: Iterable[object]) -> tuple[np.ndarray, int]:
-    """Give equal keys equal numbers from 0, in the order of first appearance.
-
-    Returns:
-        The number of each key, and how many there are.
-    """
-    hashes = np.fromiter((hash_of(key) for key in keys), np.int64)
+    """The number of each key, from 0 in the order of first appearance, and how many different keys there are."""
+    digests = (hashlib.blake2b(str(key).encode(), digest_size=8).digest() for key in keys)
+    hashes = np.fromiter((int.from_bytes(digest, "big") >> 1 for digest in digests), np.int64)
     _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
     rank = np.empty(len(first), np.int64)
     rank[np.argsort(first)] = np.arange(len(first))
@@ -119,14 +100,11 @@ def numbered(keys: Iterable[object]) -> tuple[np.ndarray, int]:
 
 
 def joined(count: int, pairs: np.ndarray) -> np.ndarray:
-    """Give things that pairs link, directly or by others, equal numbers from 0.
+    """(count,) numbers from 0: equal for things that pairs link, directly or by others.
 
     Args:
         count: of the things.
         pairs: (N, 2) things, as numbers; those from ``count`` on are links only.
-
-    Returns:
-        (count,) the number of each.
     """
     size = max(count, int(pairs.max(initial=-1)) + 1)
     graph = coo_array((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(size, size))
@@ -134,17 +112,12 @@ def joined(count: int, pairs: np.ndarray) -> np.ndarray:
     return np.unique(labels[:count], return_inverse=True)[1]
 
 
-def hash_of(key: object) -> int:
-    """63 bits that stand for a key on any machine."""
-    return int.from_bytes(hashlib.blake2b(str(key).encode(), digest_size=8).digest(), "big") >> 1
-
-
 def _draw(component: np.ndarray, hub: np.ndarray, hard: np.ndarray, shares: np.ndarray, seed: int) -> np.ndarray:
     """(rows,) a split for each row: hubs first, then each component; -1 where hubs tear a row from its component."""
     rows, components = len(component), int(component.max(initial=-1)) + 1
     hub_split = np.full(len(hub), -1, np.int8)
     for thing in np.flatnonzero(hub):
-        hub_split[thing] = position(shares, seed, "hub", thing)
+        hub_split[thing] = position(shares.tolist(), seed, "hub", thing)
     # torn[row, split]: the row has a hub of a split other than this one.
     torn = np.zeros((rows, len(SPLITS)), bool)
     for number in range(len(SPLITS)):
@@ -152,7 +125,7 @@ def _draw(component: np.ndarray, hub: np.ndarray, hard: np.ndarray, shares: np.n
 
     first = np.full(components, rows)
     np.minimum.at(first, component, np.arange(rows))
-    drawn = np.array([position(shares, seed, "component", row) for row in first], np.int8)
+    drawn = np.array([position(shares.tolist(), seed, "component", row) for row in first], np.int8)
     kept = np.stack([np.bincount(component[~torn[:, number]], minlength=components) for number in range(len(SPLITS))])
     # As drawn, where at least half as many rows may stay as anywhere else; otherwise where most may.
     enough = 2 * kept[drawn, np.arange(components)] >= kept.max(axis=0, initial=0)

@@ -17,10 +17,12 @@ from PIL import EpsImagePlugin, Image, PngImagePlugin
 import images_2mner
 from dataset_script import images, load, load_report
 from dataset_script.auditing import audit
-from dataset_script.building.build import Plan, build
+from dataset_script.building.build import build
+from dataset_script.building.plan import Plan
 from dataset_script.building.providers.own import Own
 from dataset_script.images import FORMATS, ImageFiles, ImageFolder, candidates, find_image_root, image_problem
 from dataset_script.publishing import preview
+from dataset_script.publishing.card import write_card
 from dataset_script.publishing.parquet import write_parquet
 
 
@@ -216,12 +218,8 @@ def test_an_eps_of_a_dataset_folder_does_not_reach_ghostscript(hostile, ghostscr
     assert [sorted(problems) for problems in report.unreadable.values()] == [["x.png"]]
     page = preview.preview(hostile, tmp_path / "preview.html").read_text(encoding="utf-8")
     assert "does not open: it is of no format of JPEG, PNG" in page
-    folder = build(
-        [hostile],
-        tmp_path / "built",
-        lambda stage: Own(stage.image_of, {"hostile": hostile / "images"}),
-        Plan(split_shares=None, unseen="none"),
-    )
+    own, plan = Own({"hostile": hostile / "images"}), Plan(splits="source", unseen="none")
+    folder = build([hostile], tmp_path / "built", own, plan, write_card=write_card)
     built = load(folder, cache_dir=tmp_path / "cache")
     assert sorted(image is None for image in built["train"]["image"]) == [False, True]
     with pytest.raises(OSError, match="it is of no format of JPEG, PNG"):

@@ -1,1 +1,1 @@
-"""Image providers: where the pictures of a constructed dataset come from."""
+"""Image providers: where the images of a constructed dataset come from."""

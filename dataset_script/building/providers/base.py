@@ -1,35 +1,25 @@
-"""What an image provider is: it finds pictures for the entities that sentences mention, or for whole sentences.
+"""What an image provider is: it finds images for the entities that sentences mention, or for whole sentences.
 
 ``build`` stages all rows first, then lets the provider ``prepare``, then asks it row by row.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any
+
+from ..stage import Mention, Stage, StagedRow
 
 
 @dataclass(frozen=True)
-class Mention:
-    """An entity as a sentence names it.
+class ProvidedImage:
+    """An image on disk, and where it comes from.
 
     Attributes:
-        surface: its tokens, joined by blanks.
-        type: its entity type, after the label map.
-        lang: the language of the sentence.
-    """
-
-    surface: str
-    type: str
-    lang: str
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A picture on disk, and where it comes from.
-
-    Attributes:
-        name: its file name, which no other picture of the provider has.
+        name: its file name, which no other image of the provider has.
         path: the file.
         entity: the identity of what it shows, the same for every name and language of it (a Wikidata id, a line of an
             index); ``None`` where it shows no entity that is known.
@@ -50,43 +40,78 @@ class Picture:
     source: str | None = None
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A picture that shows an entity of a sentence; ``mention`` is ``None`` where it belongs to the whole sentence."""
+class ImageProvider:
+    """Where images come from: this one has none. Attributes and answers stay the same after ``prepare``.
 
-    name: str
-    mention: Mention | None = None
+    Attributes:
+        name: on the command line.
+        natural: whether images belong to sentences: then their relation is not known, and none is drawn at random.
+        images: every image by its name, those that show no known entity included; in a fixed order.
+        counts: what happened in ``prepare``, for the record of the build: mentions asked, found, refused and why ...
+    """
 
+    name = "none"
+    natural = True
 
-class ImageProvider(Protocol):
-    """Where pictures come from. All answers depend on the arguments alone, not on the order of the calls."""
+    def __init__(self) -> None:
+        self.images: dict[str, ProvidedImage] = {}
+        self.counts: Counter[str] = Counter()
 
-    name: str
-    natural: bool
-    """Whether pictures belong to sentences: then their relation is not known, and none is drawn at random."""
-
-    def prepare(
-        self,
-        mentions: Callable[[], Iterator[tuple[Mention, int]]],
-        row_ids: Callable[[], Iterator[str]],
-    ) -> None:
-        """Find and fetch what the rows need; resumable. ``mentions()`` gives each distinct mention with the number of
-        rows that have it, the most frequent first; ``row_ids()`` the ids of the rows. Both may be called again."""
-
-    def candidates(self, row_id: str, mentions: Sequence[Mention]) -> list[Candidate]:
-        """The pictures that show an entity of a row, or that belong to it; in a fixed order, each name once."""
+    def prepare(self, stage: Stage) -> None:
+        """Find and fetch what the rows need; resumable."""
 
     def entity(self, mention: Mention) -> str | None:
         """The identity of what is mentioned, where the provider knows it."""
+        return None
 
-    def names(self) -> Iterator[str]:
-        """Every picture that there is, fillers that show no known entity included; in a fixed order."""
+    def showing(self, mention: Mention) -> Sequence[str]:
+        """The names of the images that show an entity, in a fixed order."""
+        return ()
 
-    def picture(self, name: str) -> Picture:
-        """The picture of a name; ``KeyError`` where there is none."""
-
-    def counts(self) -> dict[str, int]:
-        """What happened in ``prepare``, for the report: mentions asked, found, refused and why, files fetched ..."""
+    def candidates(self, row: StagedRow) -> dict[str, Mention | None]:
+        """The names of the images that show an entity of a row, with its mention, or that belong to the whole row."""
+        found: dict[str, Mention | None] = {}
+        for mention in row.mentions:
+            for name in self.showing(mention):
+                found.setdefault(name, mention)
+        return found
 
     def close(self) -> None:
         """Let go of files and connections; no call may follow."""
+
+
+def read_table(path: Path, needed: Sequence[str], columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The records of a user's table of images with their line, counted from 1.
+
+    Args:
+        path: JSONL if it is called so, else TSV with a header.
+        needed: the columns that a TSV must have.
+        columns: those that it may have, for messages.
+
+    Raises:
+        ValueError: a line is malformed; the message names it.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        if path.suffix == ".jsonl":
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                try:
+                    record = json.loads(line)
+                except ValueError as error:
+                    raise ValueError(f"{path}:{number}: {error}; expected a JSON object a line.") from None
+                if not isinstance(record, dict):
+                    raise ValueError(f"{path}:{number}: a {type(record).__name__} came; expected a JSON object.")
+                yield number, record
+            return
+        rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+        names = rows.fieldnames or ()
+        if missing := [name for name in needed if name not in names]:
+            raise ValueError(
+                f"{path}: no column {', '.join(missing)} (columns: {', '.join(names) or 'none'}); expected "
+                f"{', '.join(columns)}, at least {', '.join(needed)}."
+            )
+        for record in rows:
+            if None in record or None in record.values():
+                raise ValueError(f"{path}:{rows.line_num}: expected {len(names)} columns, as the header has.")
+            yield rows.line_num, record

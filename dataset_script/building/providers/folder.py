@@ -1,17 +1,17 @@
-"""Pictures that lie in a folder, and an index of the entities that they show."""
+"""Images that lie in a folder, and an index of the entities that they show."""
 
 import logging
 import unicodedata
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from ...files import is_inside
 from ...images import LINK
-from .base import Candidate, Mention, Picture
-from .tables import read_table
+from ..similarity import groups
+from ..stage import Mention, Stage
+from .base import ImageProvider, ProvidedImage, read_table
 
 logger = logging.getLogger(__name__)
 
@@ -23,162 +23,99 @@ def name_key(surface: str) -> str:
     return "".join(unicodedata.normalize("NFC", surface).casefold().split())
 
 
-class Folder:
-    """The provider of local pictures.
+class Folder(ImageProvider):
+    """The provider of local images.
 
     Args:
         index: TSV with a header, or JSONL: ``file``, ``types`` and ``mentions`` (in TSV separated by ``;``, in JSONL
-            lists), and where known ``licence``, ``author``, ``source``. A picture of no mentions shows no entity that
-            is known: it may stand beside a sentence that it has nothing to do with.
-        images: the folder that the files are named in; by default ``images/`` beside the index, else the index's own.
+            lists), and where known ``licence``, ``author``, ``source``. An image without mentions shows no known
+            entity: it may only be drawn as an unrelated image.
+        folder: the folder that the files are named in; by default ``images/`` beside the index, else the index's own.
 
     Raises:
         FileNotFoundError: the index or the folder is not there.
-        ValueError: a line of the index is malformed; it is named.
+        ValueError: a line of the index is malformed; the message names it.
     """
 
     name = "folder"
     natural = False
 
-    def __init__(self, index: Path, images: Path | None = None):
+    def __init__(self, index: Path, folder: Path | None = None):
+        super().__init__()
         index = Path(index).expanduser()
         if not index.is_file():
-            raise FileNotFoundError(f"{index} is not there: expected the index of the pictures, a TSV or JSONL file.")
+            raise FileNotFoundError(f"--image_index: {index} is not there; expected a TSV or JSONL file.")
         beside = index.parent / "images"
-        images = Path(images).expanduser() if images else (beside if beside.is_dir() else index.parent)
-        if not images.is_dir():
-            raise FileNotFoundError(f"{images} is not a folder: expected that of the pictures which {index} names.")
-        self.index, self.images = index, images
-        self._counts: Counter[str] = Counter()
-        self._pictures: dict[str, Picture] = {}
-        self._by_name: dict[str, list[str]] = {}
-        identities = _Identities()
+        folder = Path(folder).expanduser() if folder else (beside if beside.is_dir() else index.parent)
+        if not folder.is_dir():
+            raise FileNotFoundError(f"--image_folder: {folder} is not a folder; expected that of the indexed images.")
         for line, record in read_table(index, ("file", "types", "mentions"), COLUMNS):
-            picture = self._picture(line, record)
-            if picture.name in self._pictures:
-                raise ValueError(f"{index}:{line}: {picture.name} came a second time; expected one line a picture.")
-            if not picture.path.is_file():
-                self._counts["missing files"] += 1
-                continue
-            if not is_inside(picture.path, images):
-                self._counts["links out of the folder"] += 1
-                logger.warning("%s is %s.", picture.path, LINK)
-                continue
-            self._pictures[picture.name] = picture
-            keys = dict.fromkeys(map(name_key, picture.mentions))
-            identities.join(list(keys))
-            for key in keys:
-                self._by_name.setdefault(key, []).append(picture.name)
-        self._counts["pictures"] = len(self._pictures)
-        # Two pictures that share a name show one entity, as far as names can tell: so do all their names.
-        self._entities = {key: identities.of(key) for key in self._by_name}
-        if self._counts["missing files"]:
-            logger.warning(
-                "%d of the pictures that %s names are not in %s, and are not used.",
-                self._counts["missing files"], index, images,
-            )  # fmt: skip
+            image = _image(f"{index}:{line}", folder, record)
+            if image.name in self.images:
+                raise ValueError(f"{index}:{line}: {image.name} came a second time; expected one line an image.")
+            if not image.path.is_file():
+                self.counts["missing files"] += 1
+            elif not is_inside(image.path, folder):
+                self.counts["links out of the folder"] += 1
+                logger.warning("%s is %s.", image.path, LINK)
+            else:
+                self.images[image.name] = image
+        self.counts["images"] = len(self.images)
+        if missing := self.counts["missing files"]:
+            logger.warning("%d of the images that %s names are not in %s.", missing, index, folder)
+        self._showing: dict[str, list[str]] = {}
+        keys = {name: list(dict.fromkeys(map(name_key, image.mentions))) for name, image in self.images.items()}
+        # Two images that share a name show one entity, as far as names can tell: so do all their names.
+        linked = groups(pair for names in keys.values() for pair in pairwise(names))
+        self._entities = {key: linked.get(key, key) for names in keys.values() for key in names}
+        for name, image in self.images.items():
+            for key in keys[name]:
+                self._showing.setdefault(key, []).append(name)
+            if image.mentions:
+                self.images[name] = replace(image, entity=self._entities[keys[name][0]])
 
-    def prepare(
-        self, mentions: Callable[[], Iterator[tuple[Mention, int]]], row_ids: Callable[[], Iterator[str]]
-    ) -> None:
+    def prepare(self, stage: Stage) -> None:
         """Count how many of the names are in the index."""
-        self._counts["mentions asked"] = self._counts["mentions found"] = 0
-        for mention, _ in mentions():
-            self._counts["mentions asked"] += 1
-            self._counts["mentions found"] += bool(self._shown(mention))
-
-    def candidates(self, row_id: str, mentions: Sequence[Mention]) -> list[Candidate]:
-        """The pictures of the entities named, of their types."""
-        found: dict[str, Candidate] = {}
-        for mention in mentions:
-            for name in self._shown(mention):
-                found.setdefault(name, Candidate(name, mention))
-        return list(found.values())
+        found = [bool(self.showing(mention)) for mention in stage.mentions()]
+        self.counts["mentions asked"], self.counts["mentions found"] = len(found), sum(found)
 
     def entity(self, mention: Mention) -> str | None:
-        """One identity for all the names that the index gives to one picture."""
+        """One identity for all the names that the index gives to one image."""
         return self._entities.get(name_key(mention.surface))
 
-    def names(self) -> Iterator[str]:
-        """The pictures, in the order of the index."""
-        return iter(self._pictures)
-
-    def picture(self, name: str) -> Picture:
-        """The picture of a file name."""
-        picture = self._pictures[name]
-        if not picture.mentions:
-            return picture
-        return replace(picture, entity=self._entities[name_key(picture.mentions[0])])
-
-    def get(self, name: str) -> Picture | None:
-        """The picture of a file name, if it is in the index."""
-        return self.picture(name) if name in self._pictures else None
-
-    def counts(self) -> dict[str, int]:
-        """Pictures, files that are missing, mentions asked and found."""
-        return dict(self._counts)
-
-    def close(self) -> None:
-        """Nothing is held open."""
-
-    def _shown(self, mention: Mention) -> list[str]:
-        names = self._by_name.get(name_key(mention.surface), ())
-        return [name for name in names if mention.type in self._pictures[name].types]
-
-    def _picture(self, line: int, record: dict[str, Any]) -> Picture:
-        file, types, mentions = record.get("file"), _texts(record.get("types")), _texts(record.get("mentions"))
-        problem = None
-        if not isinstance(file, str) or not file or Path(file).is_absolute() or ".." in Path(file).parts:
-            problem = f"file is {file!r}; expected the name of a file in {self.images}"
-        elif types is None or mentions is None:
-            problem = "types or mentions are neither text nor a list of texts"
-        elif mentions and not types:
-            problem = f"{file} has mentions but no types; expected the entity types that it may stand for"
-        if problem:
-            raise ValueError(f"{self.index}:{line}: {problem}.")
-        facts = {key: record.get(key) or None for key in ("licence", "author", "source")}
-        return Picture(file, self.images / file, None, tuple(types), tuple(mentions), **facts)
+    def showing(self, mention: Mention) -> list[str]:
+        """The images of a name, of its type."""
+        names = self._showing.get(name_key(mention.surface), ())
+        return [name for name in names if mention.type in self.images[name].types]
 
 
 def add_arguments(parser: Any) -> None:
     """The options of this provider."""
-    parser.add_argument("--image_index", type=Path, help="TSV or JSONL of the pictures: " + ", ".join(COLUMNS))
+    parser.add_argument("--image_index", type=Path, help="TSV or JSONL of the images: " + ", ".join(COLUMNS))
     parser.add_argument("--image_folder", type=Path, help="where they lie; images/ beside the index if left out")
 
 
 def from_arguments(arguments: Any, workspace: Path) -> Folder:
     """The provider that the command line asks for."""
     if arguments.image_index is None:
-        raise ValueError("--provider folder needs --image_index, the TSV or JSONL file that says what pictures show.")
+        raise ValueError("--provider folder needs --image_index, the TSV or JSONL file that says what images show.")
     return Folder(arguments.image_index, arguments.image_folder)
 
 
+def _image(place: str, folder: Path, record: dict[str, Any]) -> ProvidedImage:
+    file, types, mentions = record.get("file"), _texts(record.get("types")), _texts(record.get("mentions"))
+    if not isinstance(file, str) or not file or Path(file).is_absolute() or ".." in Path(file).parts:
+        raise ValueError(f"{place}: file is {file!r}; expected the name of a file in {folder}.")
+    if types is None or mentions is None:
+        raise ValueError(f"{place}: types or mentions are neither text nor a list of texts.")
+    if mentions and not types:
+        raise ValueError(f"{place}: {file} has mentions but no types; expected the entity types that it may show.")
+    facts = (record.get(key) or None for key in ("licence", "author", "source"))
+    return ProvidedImage(file, folder / file, None, tuple(types), tuple(mentions), *facts)
+
+
 def _texts(value: Any) -> list[str] | None:
-    if value is None:
-        return []
-    if isinstance(value, str):
-        value = value.split(";")
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+    values = value.split(";") if isinstance(value, str) else value or []
+    if not isinstance(values, list) or not all(isinstance(item, str) for item in values):
         return None
-    return [item.strip() for item in value if item.strip()]
-
-
-class _Identities:
-    """Names that stand for one entity, joined as they are found to (union-find); the least name speaks for all."""
-
-    def __init__(self) -> None:
-        self._parents: dict[str, str] = {}
-
-    def of(self, name: str) -> str:
-        root = name
-        while (above := self._parents.get(root, root)) != root:
-            root = above
-        while name != root:
-            above = self._parents[name]
-            self._parents[name], name = root, above
-        return root
-
-    def join(self, names: list[str]) -> None:
-        roots = sorted({self.of(name) for name in names})
-        for root in roots:
-            self._parents[root] = roots[0]
+    return [item.strip() for item in values if item.strip()]

@@ -14,11 +14,11 @@ from PIL import Image
 
 from dataset_script import load, load_report
 from dataset_script.__main__ import main
-from dataset_script.building.build import Plan, build
-from dataset_script.building.pairing import Shares
+from dataset_script.building.build import build
+from dataset_script.building.plan import Plan
 from dataset_script.building.providers.folder import Folder
 from dataset_script.building.providers.own import Own
-from dataset_script.publishing.parquet import write_parquet
+from dataset_script.publishing.card import write_card
 from dataset_script.rows import iob2_spans
 from mmner.data.sentences import REMEDIES
 
@@ -60,44 +60,21 @@ def source(tmp_path_factory):
                 tokens = [*words[:4], str(person), *words[4:], str(town), "."]
                 tags = ["O"] * 4 + ["B-PER"] + ["O"] * 5 + ["B-LOC", "O"]
                 rows.append({"id": f"{number}", "lang": lang, "tokens": tokens, "ner_tags": tags, "image": None})
-            if split == "test":
-                rows[0]["tokens"] = [
-                    "Twice",
-                    "said",
-                    "words",
-                    "of",
-                    "Person1",
-                    "and",
-                    "more",
-                    "so",
-                    "on",
-                    "in",
-                    "Town2",
-                ]
-                rows[0]["ner_tags"] = ["O"] * 4 + ["B-PER"] + ["O"] * 5 + ["B-LOC"]
-            if split == "train":
-                rows[7]["tokens"] = [
-                    "Twice",
-                    "said",
-                    "words",
-                    "of",
-                    "Person1",
-                    "and",
-                    "more",
-                    "so",
-                    "on",
-                    "in",
-                    "Town2",
-                    ".",
-                ]
-                rows[7]["ner_tags"] = ["O"] * 4 + ["B-PER"] + ["O"] * 5 + ["B-LOC", "O"]
+            twice = "Twice said words of Person1 and more so on in Town2".split()
+            if split in ("train", "test"):  # near-duplicates
+                tokens = twice + ["."] * (split == "train")
+                rows[7] |= {
+                    "tokens": tokens,
+                    "ner_tags": (["O"] * 4 + ["B-PER"] + ["O"] * 5 + ["B-LOC", "O"])[: len(tokens)],
+                }
             text = "".join(json.dumps(row) + "\n" for row in rows)
             (folder / lang / f"{split}.jsonl").write_text(text, encoding="utf-8")
     return folder
 
 
 def built(source, folder, **options):
-    return build([source], folder / "out", Folder(source / "index.tsv"), Plan(**options), workspace=folder / "work")
+    provider, work = Folder(source / "index.tsv"), folder / "work"
+    return build([source], folder / "out", provider, Plan(**options), workspace=work, write_card=write_card)
 
 
 def rows_of(folder):
@@ -131,32 +108,32 @@ def crossing(rows, key):
     return shared
 
 
-def picture(row):
+def image(row):
     aliases = {"again-Person0.jpg": "Person0.jpg", "again-Town1.jpg": "Town1.jpg"}
     return {aliases.get(row["image_name"], row["image_name"])} - {None}
 
 
 @pytest.mark.parametrize("unseen", ["none", "images", "entities", "both"])
-@pytest.mark.parametrize("shares", [(0.6, 0.2, 0.2), None], ids=["resplit", "source"])
+@pytest.mark.parametrize("shares", [(0.6, 0.2, 0.2), "source"], ids=["resplit", "source"])
 def test_what_is_to_be_unseen_is_in_one_split(source, tmp_path, unseen, shares):
-    rows = rows_of(built(source, tmp_path, unseen=unseen, split_shares=shares))
+    rows = rows_of(built(source, tmp_path, unseen=unseen, splits=shares))
     if unseen in ("images", "both"):
-        assert not crossing(rows, picture)
+        assert not crossing(rows, image)
     if unseen in ("entities", "both"):
         assert not crossing(rows, entities)
     if unseen == "none":
-        assert crossing(rows, picture) and crossing(rows, entities), "else the other cases show nothing"
+        assert crossing(rows, image) and crossing(rows, entities), "else the other cases show nothing"
     # Near-duplicate sentences share a split, or only the tested one is left.
     twice = [row["split"] for row in rows if row["tokens"][0] == "Twice"]
-    assert set(twice) == {"test"} if shares is None else len(set(twice)) <= 1
+    assert set(twice) == {"test"} if shares == "source" else len(set(twice)) <= 1
     facts = json.loads((tmp_path / "out" / "build.json").read_text())
     assert facts["counts"]["rows read"] == 600 == len(rows) + sum(facts["left_out"].values())
-    if unseen == "none" and shares:
+    if unseen == "none" and shares != "source":
         assert len(rows) == 600
 
 
-def test_pictures_are_what_their_relation_says(source, tmp_path):
-    folder = built(source, tmp_path, shares=Shares(0.3, 0.2))
+def test_images_are_what_their_relation_says(source, tmp_path):
+    folder = built(source, tmp_path, unrelated_share=0.3)
     rows, names = rows_of(folder), {}
     for line in (source / "index.tsv").read_text().splitlines()[1:]:
         file, types, mentions, *_ = line.split("\t")
@@ -171,27 +148,20 @@ def test_pictures_are_what_their_relation_says(source, tmp_path):
         data = (source / "images" / row["image_name"]).read_bytes()
         assert row["image"] == {"bytes": data, "path": row["image_name"]}
     assert not any(row["image_name"] == "broken.jpg" for row in rows)
-    assert list(json.loads((folder / "build.json").read_text())["counts"]["pictures that do not open"]) == [
-        "broken.jpg"
-    ]
-    # A filler is as likely as a picture used once: not sure to be drawn by one seed.
+    assert list(json.loads((folder / "build.json").read_text())["counts"]["images that do not open"]) == ["broken.jpg"]
+    listed = [json.loads(line) for line in (folder / "pictures.jsonl").read_text().splitlines()]
+    assert {item["name"] for item in listed} == {row["image_name"] for row in rows} - {None}
+    for item in listed:
+        assert item["rows"] == sum(row["image_name"] == item["name"] for row in rows)
+        assert item["sha256"] == hashlib.sha256((source / "images" / item["name"]).read_bytes()).hexdigest()
+    person = next(item for item in listed if item["name"].startswith("Person"))
+    assert person["licence"] in ("CC BY 4.0", "CC0") and person["author"] == "Ann" and person["types"] == ["PER"]
+    # A filler is as likely as an image used once: not sure to be drawn by one seed.
     assert any(
         row["image_name"] == "filler.png"
         for seed in range(4)
-        for row in rows_of(built(source, tmp_path / str(seed), shares=Shares(0.9, 0.0), seed=seed))
+        for row in rows_of(built(source, tmp_path / str(seed), unrelated_share=0.9, missing_share=0, seed=seed))
     )
-
-
-def test_pictures_file_has_origin_and_count_of_each(source, tmp_path):
-    folder = built(source, tmp_path)
-    rows = rows_of(folder)
-    pictures = [json.loads(line) for line in (folder / "pictures.jsonl").read_text().splitlines()]
-    assert {item["name"] for item in pictures} == {row["image_name"] for row in rows} - {None}
-    for item in pictures:
-        assert item["rows"] == sum(row["image_name"] == item["name"] for row in rows)
-        assert item["sha256"] == hashlib.sha256((source / "images" / item["name"]).read_bytes()).hexdigest()
-    person = next(item for item in pictures if item["name"].startswith("Person"))
-    assert person["licence"] in ("CC BY 4.0", "CC0") and person["author"] == "Ann" and person["types"] == ["PER"]
 
 
 def test_same_bytes_twice_and_others_for_another_seed(source, tmp_path):
@@ -210,15 +180,15 @@ def test_load_reads_it_back_and_a_second_build_replaces_it(source, tmp_path):
     folder = built(source, tmp_path)
     dataset = load(folder, "es")
     assert set(dataset) == {"train", "validation", "test"} and set(dataset["train"]["lang"]) == {"es"}
-    with_picture = next(row for row in dataset["train"] if row["image"] is not None)
-    assert with_picture["image"].size[0] in (60, 64)
+    with_image = next(row for row in dataset["train"] if row["image"] is not None)
+    assert with_image["image"].size[0] in (60, 64)
     assert load_report(dataset).total().rows == sum(len(split) for split in dataset.values()) == 300
-    again = build([source], folder, None, languages=["en"], workspace=tmp_path / "work")
+    again = build([source], folder, None, languages=["en"], workspace=tmp_path / "work", write_card=write_card)
     rows = rows_of(again)
     assert len(rows) == 300 and all(row["image"] is None and row["image_relation"] == "none" for row in rows)
 
 
-def test_own_pictures_are_kept_and_their_relation_is_what_the_source_says(source, tmp_path):
+def test_own_images_are_kept_and_their_relation_is_what_the_source_says(source, tmp_path):
     rows = [
         {"id": str(number), "tokens": [f"Tree{number}", *FILLER_WORDS[number : number + 6]], "lang": "en",
          "ner_tags": ["B-MISC"] + ["O"] * 6, "image": f"Person{number}.jpg", "caption": f"caption {number}"}
@@ -229,17 +199,22 @@ def test_own_pictures_are_kept_and_their_relation_is_what_the_source_says(source
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    def provider(stage):
-        return Own(stage.image_of, {"own": source / "images"})
-
-    folder = build([tmp_path / "own"], tmp_path / "out", provider, Plan(split_shares=None), workspace=tmp_path / "w")
+    provider = Own({"own": source / "images"})
+    folder = build(
+        [tmp_path / "own"],
+        tmp_path / "out",
+        provider,
+        Plan(splits="source"),
+        workspace=tmp_path / "w",
+        write_card=write_card,
+    )
     read = {row["id"]: row for row in rows_of(folder)}
     assert read["1"]["image_relation"] == "unrelated" and read["3"]["image_relation"] is None
     assert read["2"]["image"] is None and read["2"]["image_relation"] == "none" and read["2"]["caption"] is None
     assert read["3"]["image_name"] == "Person3.jpg" and read["3"]["caption"] == "caption 3"
 
 
-def test_own_pictures_of_a_finished_dataset_are_taken_from_its_rows(source, tmp_path):
+def test_own_images_of_a_finished_dataset_are_taken_from_its_rows(source, tmp_path):
     folders = [tmp_path / name for name in ("files", "first", "second")]
     (folders[0] / "images").mkdir(parents=True)
     content = {number: (source / "images" / f"Person{number}.jpg").read_bytes() for number in range(4, 12)}
@@ -262,7 +237,7 @@ def test_own_pictures_of_a_finished_dataset_are_taken_from_its_rows(source, tmp_
         }
         assert all(read[number]["image_relation"] == row["image_relation"] for number, row in enumerate(rows))
     assert read[7]["image_name"] == "7.jpg"
-    assert not (tmp_path / "second.work" / "own_pictures").exists()
+    assert list((tmp_path / "second.work").iterdir()) == []
 
 
 def test_card_and_record_tell_of_files_by_their_names_alone(tmp_path, monkeypatch):
@@ -283,7 +258,7 @@ def test_card_and_record_tell_of_files_by_their_names_alone(tmp_path, monkeypatc
         assert "winter" not in (place / "set" / name).read_text(), name
 
 
-def test_an_index_says_which_names_of_own_pictures_are_one_entity(source, tmp_path):
+def test_an_index_says_which_names_of_own_images_are_one_entity(source, tmp_path):
     generator = np.random.default_rng(1)
     rows = []
     for number in range(2, 40):
@@ -314,16 +289,8 @@ def test_an_index_says_which_names_of_own_pictures_are_one_entity(source, tmp_pa
 
 def test_command_line_builds_and_says_what_is_wrong(source, tmp_path, capsys):
     index = str(source / "index.tsv")
-    command = [
-        "build",
-        str(source),
-        "--provider",
-        "folder",
-        "--output_dir",
-        str(tmp_path / "out"),
-        "--image_index",
-        index,
-    ]
+    command = ["build", str(source), "--provider", "folder", "--output_dir", str(tmp_path / "out")]
+    command += ["--image_index", index]
     assert main(command) == 0
     assert capsys.readouterr().out.strip().endswith("out/README.md")
     assert json.loads((tmp_path / "out" / "build.json").read_text())["command"][:3] == [
@@ -336,7 +303,7 @@ def test_command_line_builds_and_says_what_is_wrong(source, tmp_path, capsys):
     for wrong, message in (
         (
             [*command[:4], "--output_dir", str(tmp_path / "full"), "--image_index", index],
-            "full holds letter.txt, which this program did not write",
+            "full holds letter.txt, which",
         ),
         (command[:6], "needs --image_index"),
         ([*command, "--splits", "0.8,0.2"], "three numbers as 0.8,0.1,0.1"),
@@ -352,7 +319,7 @@ def test_command_line_builds_and_says_what_is_wrong(source, tmp_path, capsys):
 def test_nothing_but_what_it_wrote_is_replaced(source, tmp_path, capsys):
     """The dataset of an earlier call is; a clone with notes, and what a workspace holds besides, are not."""
     out, work = tmp_path / "out", tmp_path / "work"
-    mine = {work / "own_pictures" / "holiday.jpg": "a", work / "stage.sqlite": "b", work / ".build-x" / "c": "c"}
+    mine = {work / "images" / "holiday.jpg": "a", work / "stage.sqlite": "b", work / ".build-x" / "c": "c"}
     for path, text in mine.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
@@ -394,68 +361,29 @@ def test_links_out_of_the_image_folder_do_not_come_into_the_set(source, tmp_path
         out = tmp_path / provider[0]
         assert main([*command, "--output_dir", str(out), "--provider", *provider]) == 0
         assert {row["image_name"] for row in rows_of(out)} <= {"own.jpg", None}
-        assert not any(
-            (source / "images" / "Person2.jpg").read_bytes() in p.read_bytes() for p in out.rglob("*.parquet")
-        )
+        private = (source / "images" / "Person2.jpg").read_bytes()
+        assert not any(private in path.read_bytes() for path in out.rglob("*.parquet"))
     counts = json.loads((out / "build.json").read_text())["counts"]["provider"]
-    assert (counts["links out of the folder"], counts["missing files"], counts["pictures"]) == (1, 1, 1)
+    assert (counts["links out of the folder"], counts["missing files"], counts["images"]) == (1, 1, 1)
     assert "private.jpg is a link out of the image folder" in caplog.text
     report = load_report(load(tmp_path / "set", cache_dir=tmp_path / "cache")).total()
     assert report.causes == {"private.jpg": "a link out of the image folder, which is not followed"}
     assert (report.images, dict(report.missing)) == (1, {"pipe.jpg": 1})
 
 
-def test_the_column_of_the_tags_is_an_option_of_every_command(tmp_path, capsys):
-    (tmp_path / "set").mkdir()
-    (tmp_path / "set" / "eng.train").write_text("Anna B-NP B-PER\nsings B-VP O\n")
-    build_it = ["build", str(tmp_path / "set"), "--provider", "none", "--output_dir", str(tmp_path / "out")]
-    build_it += ["--splits", "source"]
-    commands = [build_it, ["audit", str(tmp_path / "set")]]
-    commands.append(["preview", str(tmp_path / "set"), "--output", str(tmp_path / "page.html")])
-    for command in commands:
-        assert main(command) == 2
-        assert "the columns 2 and 3 look like tags" in capsys.readouterr().err
-        assert main([*command, "--tag_column", "-1"]) == 0
-    assert "B-NP" not in (tmp_path / "page.html").read_text() and "PER" in (tmp_path / "page.html").read_text()
-    rows = load(tmp_path / "out", cache_dir=tmp_path / "cache")["train"]
-    assert rows.features["ner_tags"].feature.names == ["O", "B-PER", "I-PER"] and rows["ner_tags"][:] == [[1, 0]]
-
-
 def test_the_remedy_of_a_run_for_iob1_makes_a_set_in_iob2(tmp_path):
     """By the command that it names: a finished set whose tags are IOB1, which no run takes."""
-    row = {
-        "id": "a",
-        "lang": "en",
-        "tokens": ["Ada", "in", "New", "York"],
-        "ner_tags": ["B-PER", "O", "B-LOC", "I-LOC"],
-    }
+    row = {"id": "a", "lang": "en", "tokens": "Ada in New York".split(), "ner_tags": "B-PER O B-LOC I-LOC".split()}
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "train.jsonl").write_text(json.dumps(row) + "\n")
-    write_parquet(load(tmp_path / "set", cache_dir=tmp_path / "cache"), tmp_path / "iob1")
+    load(tmp_path / "set", parquet_dir=tmp_path / "iob1", cache_dir=tmp_path / "cache")
     path = tmp_path / "iob1" / "en" / "train-00000.parquet"
     table = pq.read_table(path)
     tags = pa.array([[4, 0, 2, 2]], table.schema.field("ner_tags").type)  # I-PER O I-LOC I-LOC
     pq.write_table(table.set_column(table.schema.get_field_index("ner_tags"), "ner_tags", tags), path)
-    rows = load(tmp_path / "iob1", cache_dir=tmp_path / "cache")["train"]
-    assert [
-        rows.features["ner_tags"].feature.names[tag] for tag in rows[0]["ner_tags"]
-    ] == "I-PER O I-LOC I-LOC".split()
     words = re.search(r"python -m dataset_script (.*) SET (.*) FOLDER,", REMEDIES["not IOB2"]).groups()
     command = [*words[0].split(), str(tmp_path / "iob1"), *words[1].split(), str(tmp_path / "iob2")]
     assert main(command) == 0
     rows = load(tmp_path / "iob2", cache_dir=tmp_path / "cache")["train"]
     names = rows.features["ner_tags"].feature.names
     assert [names[tag] for tag in rows[0]["ner_tags"]] == ["B-PER", "O", "B-LOC", "I-LOC"]
-
-
-def test_command_line_pushes_what_it_built(source, tmp_path, monkeypatch, capsys):
-    pushed = []
-    monkeypatch.setattr(
-        "dataset_script.building.build.push", lambda *args, **options: pushed.append((args, options)) or "URL"
-    )
-    command = ["build", str(source), "--provider", "none", "--output_dir", str(tmp_path / "out"), "--private"]
-    assert main([*command, "--push_to_hub", "org/mmner"]) == 0
-    assert pushed == [((tmp_path / "out", "org/mmner"), {"private": True})]
-    assert capsys.readouterr().out.splitlines()[-1] == "URL"
-    words = json.loads((tmp_path / "out" / "build.json").read_text())["command"]
-    assert "org/mmner" not in words and not any("/" in word for word in words), "no place of this machine"

@@ -40,7 +40,7 @@ def server():
     with WikimediaServer() as server:
         for number in range(PEOPLE):
             server.add_entity("en", f"Ada Number{number}", f"Q{1000 + number}", ["Q5"], f"Ada {number}.jpg")
-        # Of the faults, those that are answers: forbidden or missing licence, no picture, not a picture.
+        # Of the faults, those that are answers: forbidden or missing licence, no picture, not an image.
         server.files["Ada 1.jpg"]["licence"] = "CC BY-NC 4.0"
         server.files["Ada 2.jpg"]["licence"] = None
         server.items["Q1003"]["P18"] = []

@@ -6,45 +6,33 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dataset_script.building.pairing import (
-    DEPICTS,
-    NONE,
-    UNRELATED,
-    Shares,
-    draw_depicting,
-    draw_unrelated,
-    keep_to_own,
-)
-from dataset_script.building.providers.base import Candidate, Mention, Picture
-from dataset_script.building.stage import Stage
+from dataset_script.building.pairing import draw_depicting, draw_unrelated, keep_to_own
+from dataset_script.building.plan import DEPICTS, NONE, UNRELATED, Plan
+from dataset_script.building.providers.base import ImageProvider, ProvidedImage
+from dataset_script.building.stage import Mention, Stage
 from dataset_script.rows import Row
 
 ENTITIES = [f"E{number}" for number in range(30)]
 
 
-class Gallery:
-    """Two pictures of each of the first twenty entities, and four fillers."""
+class Gallery(ImageProvider):
+    """Two images of each of the first twenty entities, and four fillers."""
 
-    name, natural = "gallery", False
+    natural = False
 
-    def candidates(self, row_id, mentions):
-        return [
-            Candidate(f"{mention.surface}-{copy}.jpg", mention)
-            for mention in mentions
-            if mention.surface in ENTITIES[:20]
-            for copy in "ab"
-        ]
+    def __init__(self):
+        super().__init__()
+        for entity in ENTITIES[:20]:
+            for name in (f"{entity}-a.jpg", f"{entity}-b.jpg"):
+                self.images[name] = ProvidedImage(name, Path(name), entity, ("LOC",))
+        for number in range(4):
+            self.images[f"filler{number}.jpg"] = ProvidedImage(f"filler{number}.jpg", Path())
+
+    def showing(self, mention):
+        return [f"{mention.surface}-{copy}.jpg" for copy in "ab"] if mention.surface in ENTITIES[:20] else []
 
     def entity(self, mention):
         return mention.surface
-
-    def names(self):
-        yield from (f"{entity}-{copy}.jpg" for entity in ENTITIES[:20] for copy in "ab")
-        yield from (f"filler{number}.jpg" for number in range(4))
-
-    def picture(self, name):
-        entity = None if name.startswith("filler") else name.split("-")[0]
-        return Picture(name, Path(name), entity, ("LOC",) if entity else ())
 
 
 @pytest.fixture
@@ -67,24 +55,24 @@ def names_of(row):
     return {mention.surface for mention in row.mentions}
 
 
-def paired(stage, shares, seed=0, split=None):
+def paired(stage, plan, split=None):
     gallery = Gallery()
-    pairs = draw_depicting(stage, gallery, shares, seed, list(gallery.names()))
+    pairs = draw_depicting(stage, gallery, plan, [*gallery.images])
     split = np.zeros(stage.rows, np.int8) if split is None else split
     fillers = [(pairs.names.index(f"filler{number}.jpg"), 0) for number in range(4)]
-    draw_unrelated(stage, gallery, seed, pairs, split, fillers, names_of)
+    draw_unrelated(stage, gallery, plan.seed, pairs, split, fillers)
     return pairs
 
 
 def test_shares_are_as_stated_and_relations_are_true(stage):
-    pairs = paired(stage, Shares(0.25, 0.15))
+    pairs = paired(stage, Plan(0.25, 0.15))
     counts = np.bincount(pairs.relation, minlength=3) / stage.rows
     # Of the pairs of 30 entities, 10 * 9 / (30 * 29) have no picture at all.
     without = 90 / 870
     assert abs(counts[DEPICTS] - 0.6 * (1 - without)) < 0.02
     assert abs(counts[UNRELATED] - (0.25 + 0.6 * without * 0.25 / 0.4)) < 0.02
     for row in stage.read():
-        picture = pairs.names[pairs.picture[row.key]] if pairs.picture[row.key] >= 0 else None
+        picture = pairs.names[pairs.image[row.key]] if pairs.image[row.key] >= 0 else None
         shown = picture.split("-")[0] if picture else None
         relation = pairs.relation[row.key]
         assert (relation == NONE) == (picture is None)
@@ -92,8 +80,8 @@ def test_shares_are_as_stated_and_relations_are_true(stage):
 
 
 def test_the_picture_does_not_tell_whether_it_depicts(stage):
-    pairs = paired(stage, Shares(0.4, 0.1))
-    used = {relation: Counter(pairs.picture[pairs.relation == relation]) for relation in (DEPICTS, UNRELATED)}
+    pairs = paired(stage, Plan(0.4, 0.1))
+    used = {relation: Counter(pairs.image[pairs.relation == relation]) for relation in (DEPICTS, UNRELATED)}
     shares = {
         relation: np.array([counts[number] for number in range(40)]) / sum(counts[number] for number in range(40))
         for relation, counts in used.items()
@@ -104,45 +92,39 @@ def test_the_picture_does_not_tell_whether_it_depicts(stage):
 
 
 def test_same_seed_same_pairs_and_another_seed_others(stage):
-    first, again, other = paired(stage, Shares()), paired(stage, Shares()), paired(stage, Shares(), seed=1)
-    assert (first.picture == again.picture).all() and (first.relation == again.relation).all()
-    assert (first.picture != other.picture).mean() > 0.5
+    first, again, other = paired(stage, Plan()), paired(stage, Plan()), paired(stage, Plan(seed=1))
+    assert (first.image == again.image).all() and (first.relation == again.relation).all()
+    assert (first.image != other.image).mean() > 0.5
 
 
 def test_unrelated_pictures_come_from_the_rows_own_split(stage):
-    gallery, shares = Gallery(), Shares(0.3, 0.2)
+    gallery, plan = Gallery(), Plan(0.3, 0.2)
     split = (np.arange(stage.rows) % 2).astype(np.int8)
-    pairs = draw_depicting(stage, gallery, shares, 0, list(gallery.names()))
+    pairs = draw_depicting(stage, gallery, plan, [*gallery.images])
     # Copy a of each picture belongs to split 0, copy b to split 1.
-    keep_to_own(stage, gallery, shares, 0, pairs, lambda row, picture: pairs.names[picture][-5] == "ab"[split[row]])
-    draw_unrelated(stage, gallery, 0, pairs, split, [], names_of)
-    for row, picture in enumerate(pairs.picture):
+    keep_to_own(stage, gallery, plan, pairs, lambda row, picture: pairs.names[picture][-5] == "ab"[split[row]])
+    draw_unrelated(stage, gallery, 0, pairs, split, [])
+    for row, picture in enumerate(pairs.image):
         assert picture < 0 or pairs.names[picture][-5] == "ab"[split[row]]
-    assert pairs.counts["pictures given up because another split has them"] > 500
+    assert pairs.counts["images given up because another split has them"] > 500
     # A row whose copy is another split's has the other copy of the same entity: none need go without.
     assert (pairs.relation == DEPICTS).mean() == pytest.approx(0.5 * (1 - 90 / 870), abs=0.03)
 
 
-def test_rows_that_are_left_out_get_no_unrelated_picture(stage):
-    pairs = paired(stage, Shares(1, 0), split=np.full(stage.rows, -1, np.int8))
-    assert (pairs.picture == -1).all()
-
-
-def test_without_any_picture_to_draw_rows_go_without_and_are_counted(stage):
-    pairs = paired(stage, Shares(1, 0))
-    used = set(pairs.picture[pairs.picture >= 0])
-    assert used == set(range(40, 44)), "no row has a depicting picture, so only the fillers are left"
+def test_without_an_image_to_draw_rows_go_without_and_are_counted(stage):
+    assert (paired(stage, Plan(1, 0), split=np.full(stage.rows, -1, np.int8)).image == -1).all(), "rows left out"
+    assert set(paired(stage, Plan(1, 0)).image) == set(range(40, 44)), "no image depicts, so only fillers are left"
     gallery = Gallery()
-    bare = draw_depicting(stage, gallery, Shares(1, 0), 0, list(gallery.names()))
-    draw_unrelated(stage, gallery, 0, bare, np.zeros(stage.rows, np.int8), [], names_of)
-    assert (bare.relation == NONE).all()
-    assert bare.counts["rows left without a picture since no unrelated one was found"] == stage.rows
+    pairs = draw_depicting(stage, gallery, Plan(1, 0), [*gallery.images])
+    draw_unrelated(stage, gallery, 0, pairs, np.zeros(stage.rows, np.int8), [])
+    assert (pairs.relation == NONE).all()
+    assert pairs.counts["rows left without an image since no unrelated one was found"] == stage.rows
 
 
 @pytest.mark.parametrize("shares", [(-0.1, 0.2), (0.7, 0.4), (float("nan"), 0)])
 def test_shares_that_make_no_sense_are_refused(shares):
     with pytest.raises(ValueError, match="at most 1 together"):
-        Shares(*shares)
+        Plan(*shares)
 
 
 def test_stage_keeps_rows_counts_names_and_makes_ids_unique(tmp_path):
@@ -156,9 +138,9 @@ def test_stage_keeps_rows_counts_names_and_makes_ids_unique(tmp_path):
     counts = stage.add([row("1", ["Köln"], ["B-LOC"]), row("1", [], [], "fr")], "b")
     assert counts == {"de": 1, "fr": 1}
     assert [item.id for item in stage.read()] == ["1", "2", "b-de-train-1", "b-fr-train-1"]
-    assert [item.id for item in stage.read("fr")] == ["b-fr-train-1"] and list(stage.row_ids())[:2] == ["1", "2"]
-    assert list(stage.mentions()) == [(Mention("Köln", "LOC", "de"), 2), (Mention("New York", "LOC", "de"), 1)]
-    names = dict(stage.names())
+    assert [item.id for item in stage.read("fr")] == ["b-fr-train-1"]
+    assert list(stage.mentions()) == [Mention("Köln", "LOC", "de"), Mention("New York", "LOC", "de")]
+    names = list(stage.names())
     assert sorted((row, names[name].surface) for row, name in stage.mention_pairs()) == [
         (0, "Köln"), (1, "New York"), (2, "Köln"),
     ]  # fmt: skip

@@ -205,7 +205,8 @@ def test_a_type_and_an_id_are_shown_letter_by_letter_whatever_they_are(kind, tmp
                 }
                 row |= {"ner_tags": ["O", f"B-{kind}", "O", "O", "B-PER", "O"], "image": None}
                 file.write(json.dumps(row) + "\n")
-    text = (build([tmp_path / "own"], tmp_path / "set", None) / "README.md").read_text(encoding="utf-8")
+    folder = build([tmp_path / "own"], tmp_path / "set", write_card=card.write_card)
+    text = (folder / "README.md").read_text(encoding="utf-8")
     tokens = MarkdownIt("commonmark").enable("table").parse(DatasetCard(text).text)
     inline = [token.children for token in tokens if token.type == "inline"]
     shown = ["".join(child.content for child in children) for children in inline]

@@ -8,8 +8,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from pathlib import Path
+from email.utils import formatdate
 
 import pytest
 from PIL import Image
@@ -22,12 +21,11 @@ from dataset_script.building.providers.fetching import (
     Politeness,
     Refused,
     Temporary,
-    clear_parts,
-    in_parallel,
     is_public,
     retry_after_s,
     user_agent,
 )
+from dataset_script.building.providers.workspace import in_parallel
 
 API = {"format": "json", "formatversion": "2", "maxlag": "5", "action": "query", "titles": "A"}
 
@@ -38,38 +36,17 @@ def server() -> Iterator[WikimediaServer]:
         yield server
 
 
-class Waits:
-    """A sleep that does not; it says for how long it was to."""
-
-    def __init__(self) -> None:
-        self.seconds: list[float] = []
-
-    def __call__(self, seconds: float) -> None:
-        self.seconds.append(seconds)
+@pytest.fixture
+def waits() -> list[float]:
+    """The seconds for which the fetcher was to sleep."""
+    return []
 
 
 @pytest.fixture
-def waits() -> Waits:
-    return Waits()
-
-
-@pytest.fixture
-def fetcher(tmp_path: Path, waits: Waits) -> Iterator[Fetcher]:
-    politeness = Politeness(requests_per_second=1000, attempts=4, backoff_s=0, sleep=waits)
-    fetcher = Fetcher("me@example.org", tmp_path / "cache.sqlite", politeness)
-    yield fetcher
-    fetcher.close()
-
-
-def test_answers_are_cached_but_errors_and_large_answers_are_not(server, fetcher):
-    url = server.url + "/en/w/api.php"
-    server.fail_next("/en/", "maxlag")
-    first = fetcher.json(url, API)
-    assert fetcher.json(url, API) == first and len(server.log) == 2
-    assert fetcher.json(url, API | {"titles": "B"}) != first and len(server.log) == 3
-    for _ in range(2):
-        fetcher.json(url, API | {"titles": "C"}, cached=False)
-    assert len(server.log) == 5
+def fetcher(waits: list[float]) -> Iterator[Fetcher]:
+    politeness = Politeness(requests_per_second=1000, attempts=4, backoff_s=0, sleep=waits.append)
+    with contextlib.closing(Fetcher("me@example.org", politeness)) as fetcher:
+        yield fetcher
 
 
 def test_an_error_that_will_stay_is_not_asked_again(server, fetcher):
@@ -93,7 +70,7 @@ def test_all_requests_to_a_host_wait_when_one_was_told_to(server, fetcher, waits
     server.fail_next("/en/", "429", Retry_After="7")
     fetcher.json(server.url + "/en/w/api.php", API)
     fetcher.json(server.url + "/en/w/api.php", API | {"titles": "B"})
-    told = [seconds for seconds in waits.seconds if seconds > 6]
+    told = [seconds for seconds in waits if seconds > 6]
     assert told == pytest.approx([7, 7], abs=0.5)
 
 
@@ -102,24 +79,24 @@ def test_a_host_that_asks_for_too_long_a_wait_is_left_alone(server, fetcher, wai
     for _ in range(2):
         with pytest.raises(Temporary, match="asked not to be asked"):
             fetcher.json(server.url + "/en/w/api.php", API)
-    assert len(server.log) == 1 and max(waits.seconds) == 0
+    assert len(server.log) == 1 and max(waits) == 0
 
 
 def test_backing_off_doubles_and_jitters(server, tmp_path, waits):
     server.fail_next("/en/", "503", times=100)
-    politeness = Politeness(requests_per_second=1000, attempts=6, backoff_s=1, sleep=waits)
-    fetcher = Fetcher("me@example.org", tmp_path / "cache.sqlite", politeness)
+    politeness = Politeness(requests_per_second=1000, attempts=6, backoff_s=1, sleep=waits.append)
+    fetcher = Fetcher("me@example.org", politeness)
     with pytest.raises(Temporary):
         fetcher.json(server.url + "/en/w/api.php", API)
     fetcher.close()
-    assert len(waits.seconds) == 5
-    for number, seconds in enumerate(waits.seconds):
+    assert len(waits) == 5
+    for number, seconds in enumerate(waits):
         assert 2**number <= seconds <= 2**number + 1
-    assert len({seconds % 1 for seconds in waits.seconds}) > 1
+    assert len({seconds % 1 for seconds in waits}) > 1
 
 
 def test_the_rate_is_kept_by_all_workers_together(server, tmp_path):
-    fetcher = Fetcher("me@example.org", tmp_path / "cache.sqlite", Politeness(requests_per_second=20, workers=4))
+    fetcher = Fetcher("me@example.org", Politeness(requests_per_second=20, workers=4))
     started = time.monotonic()
     titles = [{**API, "titles": str(number)} for number in range(30)]
     assert len(list(in_parallel(lambda query: fetcher.json(server.url + "/en/w/api.php", query), titles, 4))) == 30
@@ -132,12 +109,12 @@ def test_the_rate_is_kept_by_all_workers_together(server, tmp_path):
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [
-        ("120", 120), (" 3 ", 3), (None, 0), ("", 0), ("soon", 0), ("Sun, 06 Nov 1994 08:49:37 GMT", 37),
-        ("Sun, 06 Nov 1994 08:48:00 GMT", 0),
+        ("120", 120), (" 3 ", 3), (None, 0), ("", 0), ("soon", 0), ("Sun, 06 Nov 1994 08:48:00 GMT", 0),
+        (formatdate(time.time() + 100, usegmt=True), 100),
     ],
 )  # fmt: skip
 def test_retry_after_comes_in_seconds_or_as_a_date(value, seconds):
-    assert retry_after_s(value, datetime(1994, 11, 6, 8, 49, 0, tzinfo=UTC)) == seconds
+    assert retry_after_s(value) == pytest.approx(seconds, abs=30)
 
 
 def test_a_picture_appears_whole_and_is_fetched_once(server, fetcher, tmp_path):
@@ -145,19 +122,10 @@ def test_a_picture_appears_whole_and_is_fetched_once(server, fetcher, tmp_path):
     server.raw["/a.jpg"] = ("image/jpeg", body)  # the server is wrong about its kind
     server.raw["/b"] = (f"->{server.url}/a.jpg", b"")
     for _ in range(2):
-        path = fetcher.picture(server.url + "/b", tmp_path, "stem")
+        path = fetcher.image(server.url + "/b", tmp_path, "stem")
         assert path == tmp_path / "stem.png" and path.read_bytes() == body
     assert server.log == ["/b", "/a.jpg"]
     assert server.agents == {user_agent("me@example.org")}
-
-
-@pytest.mark.parametrize("how", ["cut", "truncated", "503", "junk"])
-def test_a_picture_that_came_broken_is_fetched_again(server, fetcher, tmp_path, how):
-    server.raw["/a.jpg"] = ("image/jpeg", picture("a"))
-    server.fail_next("/a.jpg", how, times=2)
-    assert fetcher.picture(server.url + "/a.jpg", tmp_path / ".", "a").read_bytes() == picture("a")
-    assert len(server.log) == 3
-    assert [path.name for path in tmp_path.glob("*a*jpg*")] == ["a.jpg"]
 
 
 def eps() -> bytes:
@@ -169,9 +137,9 @@ def eps() -> bytes:
 @pytest.mark.parametrize(
     ("kind", "body", "cause"),
     [
-        ("text/html", b"<html>", "not a picture"), ("application/pdf", b"%PDF", "not a picture"),
-        ("video/mp4", b"....", "not a picture"), ("image/jpeg", b"", "does not open as a picture"),
-        ("image/jpeg", picture("a", 90)[:-20], "does not open as a picture"),
+        ("text/html", b"<html>", "not an image"), ("application/pdf", b"%PDF", "not an image"),
+        ("video/mp4", b"....", "not an image"), ("image/jpeg", b"", "does not open as an image"),
+        ("image/jpeg", picture("a", 90)[:-20], "does not open as an image"),
         ("image/jpeg", b"x" * 20_001, "file too large"), ("", picture("b", 300), "too many pixels"),
         ("image/x-portable-pixmap", eps(), "format not supported"),
         ("->ftp://127.0.0.1/a.jpg", b"", "bad URL or redirect (InvalidSchema)"),
@@ -182,17 +150,9 @@ def eps() -> bytes:
 def test_what_is_no_picture_or_too_large_is_refused(server, fetcher, tmp_path, kind, body, cause):
     server.raw["/a"] = (kind, body)
     with pytest.raises(Refused) as error:
-        fetcher.picture(server.url + "/a", tmp_path, "a", Limits(max_bytes=20_000, max_pixels=100 * 100))
+        fetcher.image(server.url + "/a", tmp_path, "a", Limits(max_bytes=20_000, max_pixels=100 * 100))
     assert error.value.cause == cause
     assert not list(tmp_path.glob("a*"))
-
-
-@pytest.mark.parametrize(
-    "url", ["ftp://127.0.0.1/a.jpg", "file:///etc/passwd", "/a.jpg", "", "http://", "http://[::1/a"]
-)
-def test_what_is_no_http_url_is_refused_without_a_request(fetcher, tmp_path, url):
-    with pytest.raises(Refused):
-        fetcher.picture(url, tmp_path, "a")
 
 
 @contextlib.contextmanager
@@ -234,11 +194,11 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: image/jpeg\r\n"
     ids=["silent", "header", "redirects", "body", "chunk size", "chunks"],
 )
 def test_a_server_that_drips_is_given_up_in_time(tmp_path, start, again):
-    fetcher = Fetcher("me@example.org", None, Politeness(requests_per_second=1000, attempts=1, timeout_s=5))
+    fetcher = Fetcher("me@example.org", Politeness(requests_per_second=1000, attempts=1, timeout_s=5))
     with speaking(start, again, pause_s=0.02) as url:
         started = time.monotonic()
         with pytest.raises((Temporary, Refused)) as error:
-            fetcher.picture(url, tmp_path, "a", Limits(max_seconds=0.3))
+            fetcher.image(url, tmp_path, "a", Limits(max_seconds=0.3))
         took_s = time.monotonic() - started
     fetcher.close()
     assert took_s < 1.0
@@ -259,11 +219,11 @@ def test_memory_is_bounded_by_the_size_that_is_taken(tmp_path, coding):
         "none": (HEAD + b"\r\n", b"a" * 2**16),
         "header": (b"HTTP/1.1 200 OK\r\n", b"X: %b\r\n" % (b"a" * 60_000)),
     }[coding]
-    fetcher = Fetcher("me@example.org", None, Politeness(requests_per_second=1000, attempts=1, timeout_s=5))
+    fetcher = Fetcher("me@example.org", Politeness(requests_per_second=1000, attempts=1, timeout_s=5))
     limits = Limits(max_bytes=2**21, max_seconds=10)
     tracemalloc.start()
     with speaking(start, again) as url, pytest.raises((Temporary, Refused)):
-        fetcher.picture(url, tmp_path, "a", limits)
+        fetcher.image(url, tmp_path, "a", limits)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     fetcher.close()
@@ -287,9 +247,9 @@ def test_public_addresses(address, expected):
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "2130706433", "0x7f.1", "[::1]", "[::ffff:127.0.0.1]"])
 def test_a_host_is_judged_by_the_addresses_that_it_has(server, tmp_path, host):
-    fetcher = Fetcher("me@example.org", None, Politeness(requests_per_second=1000, attempts=3), public_only=True)
+    fetcher = Fetcher("me@example.org", Politeness(requests_per_second=1000, attempts=3), public_only=True)
     with pytest.raises(Refused) as error:
-        fetcher.picture(server.url.replace("127.0.0.1", host) + "/a.jpg", tmp_path, "a")
+        fetcher.image(server.url.replace("127.0.0.1", host) + "/a.jpg", tmp_path, "a")
     fetcher.close()
     assert error.value.cause == "not a public address" and not server.log
 
@@ -309,21 +269,14 @@ def test_the_address_that_was_judged_is_the_one_that_is_asked(server, tmp_path, 
 
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     monkeypatch.setattr(fetching, "is_public", lambda address: address == "127.0.0.1")
-    fetcher = Fetcher("me@example.org", None, Politeness(requests_per_second=1000, attempts=1), public_only=True)
-    path = fetcher.picture(f"http://rebinding.example:{port}/a.jpg", tmp_path, "a")
+    fetcher = Fetcher("me@example.org", Politeness(requests_per_second=1000, attempts=1), public_only=True)
+    path = fetcher.image(f"http://rebinding.example:{port}/a.jpg", tmp_path, "a")
     fetcher.close()
     assert path.read_bytes() == picture("a") and asked == ["127.0.0.1", "127.0.0.1"]
 
 
 def test_items_are_read_as_they_are_needed():
-    read: list[int] = []
-
-    def items() -> Iterator[int]:
-        for number in range(100):
-            read.append(number)
-            yield number
-
-    running, most, lock = 0, 0, threading.Lock()
+    read, running, most, lock = [], 0, 0, threading.Lock()
 
     def function(number: int) -> int:
         nonlocal running, most
@@ -337,9 +290,8 @@ def test_items_are_read_as_they_are_needed():
             raise Refused("no")
         return -number
 
-    done = 0
-    for number, result, error in in_parallel(function, items(), 3):
-        done += 1
+    items = (read.append(number) or number for number in range(100))
+    for done, (number, result, error) in enumerate(in_parallel(function, items, 3), 1):
         assert len(read) <= done + 2 * 3
         assert (result, error is None) == ((None, False) if number == 50 else (-number, True))
     assert done == 100 and most <= 3
@@ -347,19 +299,9 @@ def test_items_are_read_as_they_are_needed():
         list(in_parallel(lambda number: 1 // number, [1, 0], 2))
 
 
-def test_what_a_killed_run_left_is_removed(tmp_path):
-    for name in ("a-1.part", "b.jpg"):
-        (tmp_path / name).touch()
-    clear_parts(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["b.jpg"]
-
-
 @pytest.mark.parametrize("contact", ["", "me", "a@b\nX-Evil: 1"])
 def test_a_contact_is_needed(contact):
     with pytest.raises(ValueError, match="mail address or a URL"):
         user_agent(contact)
-
-
-def test_politeness_that_makes_no_sense():
-    with pytest.raises(ValueError, match="0 workers"):
+    with pytest.raises(ValueError, match="--workers is 0"):
         Politeness(workers=0)

@@ -9,6 +9,7 @@ import re
 import threading
 import time
 from collections import Counter
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
@@ -25,11 +26,14 @@ def picture(name: str, width: int = 60, kind: str = "JPEG") -> bytes:
     return out.getvalue()
 
 
+@dataclass
 class Fault:
     """The next ``times`` requests whose path and query match a pattern fail in some way."""
 
-    def __init__(self, pattern: str, how: str, times: int, headers: dict[str, str]):
-        self.pattern, self.how, self.times, self.headers = re.compile(pattern), how, times, headers
+    pattern: re.Pattern
+    how: str
+    times: int
+    headers: dict[str, str]
 
 
 class WikimediaServer:
@@ -95,7 +99,7 @@ class WikimediaServer:
     def fail_next(self, pattern: str, how: str, times: int = 1, **headers: str) -> None:
         """``how``: a status, or ``cut``, ``truncated``, ``maxlag``, ``html``, ``junk``."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        self.faults.append(Fault(pattern, how, times, named))
+        self.faults.append(Fault(re.compile(pattern), how, times, named))
 
     def asked(self, pattern: str) -> list[str]:
         """The requests so far whose path and query match."""

@@ -1,0 +1,68 @@
+"""How a dataset is made of rows and images: the options of a build."""
+
+from dataclasses import dataclass
+
+from .draws import position
+from .splits import SPLITS, UNSEEN
+
+DEPICTS, UNRELATED, NONE, UNKNOWN = range(4)
+FROM_SOURCE = "source"
+DEFAULT_SPLITS = (0.8, 0.1, 0.1)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a dataset is made of rows and images.
+
+    Attributes:
+        unrelated_share, missing_share: of all sentences, those that get an image of something else, and none. The
+            others get an image of an entity that they name, or, where there is none, share the fate of these two.
+        splits: shares of train, validation and test, or ``"source"`` to keep the splits of the sources.
+        unseen: what of validation and test no other split has: ``none``, ``images``, ``entities`` or ``both``.
+            Near-duplicate images count as one image.
+        near_duplicate: sentences of at least this Jaccard similarity of their word pairs never cross a split.
+        image_distance: images whose perceptual hashes differ in at most so many of 64 bits are near-duplicates.
+        seed: of every choice.
+    """
+
+    unrelated_share: float = 0.2
+    missing_share: float = 0.2
+    splits: tuple[float, ...] | str = DEFAULT_SPLITS
+    unseen: str = "images"
+    near_duplicate: float = 0.8
+    image_distance: int = 6
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        unrelated, missing, shares = self.unrelated_share, self.missing_share, self.splits
+        if not (unrelated >= 0 and missing >= 0 and unrelated + missing <= 1):
+            raise ValueError(
+                f"--unrelated_share is {unrelated} and --missing_share is {missing}; expected two numbers "
+                "of 0 or more, of at most 1 together."
+            )
+        if self.unseen not in UNSEEN:
+            raise ValueError(f"--unseen is {self.unseen!r}; expected one of {', '.join(UNSEEN)}.")
+        if shares != FROM_SOURCE and (
+            isinstance(shares, str) or len(shares) != len(SPLITS) or min(shares) < 0 or not sum(shares) > 0
+        ):
+            raise ValueError(f"--splits is {shares}; expected three numbers as 0.8,0.1,0.1, or {FROM_SOURCE!r}.")
+
+    @property
+    def images_unseen(self) -> bool:
+        """Whether no image is in two splits."""
+        return self.unseen in ("images", "both")
+
+    @property
+    def entities_unseen(self) -> bool:
+        """Whether no entity of validation or test is in another split."""
+        return self.unseen in ("entities", "both")
+
+    def relation(self, row_id: str, has_candidate: bool) -> int:
+        """The relation drawn for a row."""
+        unrelated, missing = self.unrelated_share, self.missing_share
+        drawn = position((1 - unrelated - missing, unrelated, missing), self.seed, "relation", row_id)
+        if drawn != DEPICTS or has_candidate:
+            return drawn
+        if not unrelated and not missing:
+            return NONE
+        return (UNRELATED, NONE)[position((unrelated, missing), self.seed, "instead", row_id)]
