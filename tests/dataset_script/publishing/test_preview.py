@@ -10,8 +10,7 @@ import pytest
 from PIL import Image
 
 import dataset_script
-from dataset_script.publishing.highlight import DARK_GROUNDS, DARK_TEXT, GROUNDS, TEXT, colours, entity_html
-from dataset_script.publishing.preview import add_arguments, preview, run
+from dataset_script.publishing.preview import DARK_GROUNDS, DARK_TEXT, GROUNDS, TEXT, add_arguments, preview, run
 
 VOID = {"meta", "img", "br", "link", "input"}
 
@@ -46,7 +45,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Six rows: hostile text, a picture, a broken one, an absent one."""
+    """Six rows: hostile text, an image, a broken one, an absent one."""
     images = tmp_path / "set" / "images"
     images.mkdir(parents=True)
     Image.new("RGBA", (900, 300), (0, 200, 0, 255)).save(images / "a.png")
@@ -104,7 +103,7 @@ def test_text_is_shown_and_never_run(folder, tmp_path):
     assert "1 malformed rows were left out: length mismatch 1." in read.all("header")[0]["text"]
 
 
-def test_pictures_are_inside_and_nothing_is_asked_for(folder, tmp_path):
+def test_images_are_inside_and_nothing_is_asked_for(folder, tmp_path):
     read = page(folder, tmp_path)
     (image,) = read.all("img")
     kind, data = image["src"].split(",")
@@ -114,7 +113,7 @@ def test_pictures_are_inside_and_nothing_is_asked_for(folder, tmp_path):
         assert thumbnail.getpixel((100, 50))[1] > 180
     placeholders = [one["text"] for one in read.all("span", class_="none")]
     assert placeholders[0].startswith("does not open: it is of no format of JPEG")
-    assert placeholders[1:] == ["no picture", "its file is not here", "no picture"]
+    assert placeholders[1:] == ["no image", "its file is not here", "no image"]
     (policy,) = [one["content"] for one in read.all("meta") if "http-equiv" in one]
     assert policy.startswith("default-src 'none'; img-src data:;")
     assert not read.all("link") and all("src" not in one or one["src"].startswith("data:") for one in read.elements)
@@ -157,7 +156,7 @@ def test_draw_depends_on_the_seed_and_the_options(folder, tmp_path):
     assert len({text for seed in range(30) for text in drawn(seed=seed)}) > 240
     with pytest.raises(ValueError, match=r"no rows in fr, any split; it has test de: 150, test en: 150"):
         drawn(lang="fr")
-    with pytest.raises(ValueError, match="rows is 0; expected 1 or more"):
+    with pytest.raises(ValueError, match="--rows is 0; expected 1 or more"):
         preview(folder, tmp_path / "x.html", rows=0)
 
 
@@ -172,21 +171,6 @@ def test_parquet_and_command_line(folder, tmp_path, capsys):
     assert len(read.all("article")) == 2 and len(read.all("img")) == 1
 
 
-def test_entities_of_a_text_are_marked_by_characters():
-    text = "a<b met Köln & co"
-    html = entity_html(text, [(8, 12, "LOC"), (0, 3, "PER")])
-    assert html == (
-        '<mark class="c1">a&lt;b<small>PER</small></mark> met <mark class="c0">Köln<small>LOC</small></mark> &amp; co'
-    )
-    assert entity_html(["a", "b"], []) == "a b" and entity_html("", []) == ""
-
-
-@pytest.mark.parametrize("spans", [[(0, 2, "X"), (1, 3, "Y")], [(1, 1, "X")], [(2, 4, "X")], [(-1, 1, "X")]])
-def test_spans_that_make_no_sense_are_refused(spans):
-    with pytest.raises(ValueError, match="expected one of 1 or more tokens between"):
-        entity_html(["a", "b", "c"], spans)
-
-
 def _luminance(colour):
     channels = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
     red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)
@@ -199,8 +183,3 @@ def test_contrast_is_that_of_wcag_aaa(grounds, text):
     for ground in grounds:
         low, high = sorted((_luminance(ground), _luminance(text)))
         assert (high + 0.05) / (low + 0.05) >= 7, ground
-
-
-def test_colours_are_stable():
-    assert colours(["PER", "LOC", "PER"]) == {"LOC": 0, "PER": 1}
-    assert max(colours(map(str, range(20))).values()) == 7
