@@ -18,7 +18,7 @@ import numpy as np
 from ..building import similarity
 from ..files import claim, regular
 from ..images import IMAGE_SUFFIXES, open_image
-from ..publishing.markdown import table, text
+from ..publishing.markdown import text
 from ..rows import LANGUAGES, SPLIT_FILES
 from ..spans import iob2_spans
 from .image_kinds import Predictability, features, predicted_by_look, predicted_by_memory
@@ -149,7 +149,7 @@ def audit(
     report = AuditReport(
         [one.name for one in named],
         scan.parts,
-        list(scan.counts.values()),
+        sorted(scan.counts.values(), key=lambda one: scan.parts.index(one.part)),
         scan.overlaps(sentence_pairs, image_pairs),
         {one.name: scan.images.missing[one.name] for one in named},
         {one.name: scan.images.unreadable[one.name] for one in named},
@@ -162,41 +162,13 @@ def audit(
 
 def markdown(report: AuditReport) -> str:
     """The report for people: what was found in words first, then the tables."""
-    order = {lang: number for number, lang in enumerate(LANGUAGES)}
-    counts = sorted(report.counts, key=lambda one: (report.parts.index(one.part), order.get(one.lang, len(order))))
-    types = sorted({kind for one in counts for kind in one.entities})
+    before = {part: number for number, part in enumerate(report.parts)}
     template = jinja2.Template(TEMPLATE.read_text(encoding="utf-8"), trim_blocks=True, keep_trailing_newline=True)
     return template.render(
         report=report,
-        rows=[
-            [text(one.part), one.lang, one.rows, one.tokens, one.entities.total(), one.without_entity, one.named]
-            + [one.opened, one.slips, one.malformed.total()]
-            for one in counts
-        ],
-        types=[text(kind) for kind in types],
-        entities=[
-            [text(one.part), one.lang]
-            + [f"{one.entities[kind]} ({one.entities[kind] / max(1, one.entities.total()):.0%})" for kind in types]
-            for one in counts
-        ],
-        overlaps=[
-            [one.kind, text(one.part), text(one.other), one.items, one.exact, one.near, one.rows]
-            + [text("; ".join(one.examples))]
-            for one in report.overlaps
-            if report.parts.index(one.other) <= report.parts.index(one.part)
-            and (one.kind, one.other) != ("images", one.part)
-        ],
-        predictability=[
-            [one.target, one.by, text(one.where), one.labels, one.images, one.accuracy, one.majority]
-            for one in report.predictability
-        ],
-        unreadable=[
-            [text(cell) for cell in (name, *one)]
-            for name in report.datasets
-            for one in report.unreadable[name].items()
-        ],
+        types=sorted({kind for one in report.counts for kind in one.entities}),
+        overlaps=[one for one in report.overlaps if before[one.other] <= before[one.part]],
         text=text,
-        table=table,
     )
 
 

@@ -1,7 +1,6 @@
 """The dataset card: ``README.md`` of a finished dataset folder, with numbers counted from the folder itself."""
 
 import shlex
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from ..files import mark, refuse_unlisted
-from .facts import NOT_STATED, Facts, Overlap, count
-from .markdown import code, percent, share, table, text
+from .facts import NOT_STATED, Facts, Part, count
+from .markdown import code, percent, share, text
 
 TEMPLATE = Path(__file__).with_name("dataset_card.md")
 ADDRESS = "path/to/this/dataset"
@@ -81,7 +80,7 @@ def write_card(folder: str | Path) -> Path:
 def _metadata(facts: Facts) -> DatasetCardData:
     total, licence = facts.total(), _common_licence(facts)
     # The labels are those of the sources ("found"); how the sources got them is stated only where a source says it.
-    creators = {"found"} | {made for source in _sources(facts) for made in _creators(source)}
+    creators = {"found"} | {made for source in facts.sources for made in _creators(source)}
     data = DatasetCardData(
         language=sorted(facts.languages),
         # A program cannot tell which of several licences is the strictest: one licence for all, or a list of them.
@@ -119,68 +118,33 @@ def _metadata(facts: Facts) -> DatasetCardData:
 
 
 def _values(facts: Facts) -> dict[str, Any]:
-    """What the template shows; strings are Markdown already."""
-    total, build, options = facts.total(), facts.build, _options(facts)
-    parts = [*facts.parts.items(), (("all", ""), total)]
-    relations = [name for name in ("depicts", "unrelated", "none", NOT_STATED) if total.relations[name]]
-    sources = _sources(facts)
-    licences = [(source["name"], source.get("licence") or NOT_STATED) for source in sources]
-    overlaps = list(facts.overlaps())
-    shares = []
-    if _is_constructed(facts):
-        obtained = {"unrelated": total.relations["unrelated"], "missing": total.sentences - total.images}
-        for kind, name in (("unrelated", "unrelated image"), ("missing", "no image")):
-            asked = options.get(f"{kind}_share")
-            shares.append(
-                [name, NOT_STATED if asked is None else percent(asked), percent(obtained[kind] / total.sentences)]
-            )
+    """What the template shows."""
+    total = facts.total()
     return {
         "facts": facts,
         "total": total,
-        "options": options,
+        "parts": [*((*key, part) for key, part in facts.parts.items()), ("all", "", total)],
         "address": ADDRESS,
         "languages": _listing([_LANGUAGES[lang] for lang in facts.languages]),
         "types": _listing([text(kind) for kind in facts.types]),
-        "columns": [[f"`{name}`", _COLUMNS.get(name, "")] for name in facts.features],
-        "sources": [
-            [_link(source["name"]), source.get("rows"), ", ".join(source.get("languages", {})), text(licence)]
-            for source, (_, licence) in zip(sources, licences, strict=True)
-        ],
-        "source_licences": [[text(name), text(licence)] for name, licence in licences],
-        "licences": [[text(name), number] for name, number in _image_licences(facts).most_common()],
-        "shares": shares,
-        "chosen": [[f"`{key}`", _option(value)] for key, value in {**options, "seed": build.get("seed")}.items()],
-        "counts": [[text(key), value] for key, value in _flat(build.get("counts", {}))],
-        "left_out": [[text(key), value] for key, value in build.get("left_out", {}).items()],
-        "versions": text(", ".join(f"{name} {version}" for name, version in build.get("versions", {}).items())),
-        "numbers": [
-            [*key, part.sentences, part.tokens, part.entities.total(), part.images, part.distinct_images]
-            for key, part in parts
-        ],
-        "type_names": [text(kind) for kind in facts.types],
-        "entities": [[*key, *(part.entities[kind] for kind in facts.types)] for key, part in parts],
-        "relation_names": relations,
-        "relations": [
-            [*key, *(percent(part.relations[name] / part.sentences) for name in relations)] for key, part in parts
-        ]
-        if relations
-        else [],
-        "overlaps": [
-            [what, split, one.distinct, share(one.distinct_in_train, one.distinct), share(one.uses_in_train, one.uses)]
-            for what, split, one in overlaps
-        ],
-        "limits": list(_limits(facts, overlaps)),
-        "command": shlex.join(build.get("command", [])),
+        "columns": _COLUMNS,
+        "is_constructed": _is_constructed(facts),
+        "counts": list(_flat(facts.build.get("counts", {}))),
+        "relations": [name for name in ("depicts", "unrelated", "none", NOT_STATED) if total.relations[name]],
+        "overlaps": list(facts.overlaps()),
+        "limits": list(_limits(facts, total)),
+        "command": shlex.join(facts.build.get("command", [])),
         "NOT_STATED": NOT_STATED,
         "code": code,
+        "link": _link,
+        "percent": percent,
         "share": share,
-        "table": table,
+        "text": text,
     }
 
 
-def _limits(facts: Facts, overlaps: list[tuple[str, str, Overlap]]) -> Iterator[str]:
-    total = facts.total()
-    if any("machine-generated" in _creators(source) for source in _sources(facts)):
+def _limits(facts: Facts, total: Part) -> Iterator[str]:
+    if any("machine-generated" in _creators(source) for source in facts.sources):
         yield "Labels of at least one source were made by a program and not corrected by people."
     yield "Labels are those of the sources, mapped and checked for form but not for truth."
     yield "Entities are flat: none lies within another, and none has a gap."
@@ -192,14 +156,6 @@ def _limits(facts: Facts, overlaps: list[tuple[str, str, Overlap]]) -> Iterator[
         )
     if total.sentences > total.images:
         yield f"{share(total.sentences - total.images, total.sentences)} rows have no image."
-    for what, split, one in overlaps:
-        if what == "entities" and one.uses_in_train:
-            yield (
-                f"Of the entity mentions in {split}, {share(one.uses_in_train, one.uses)} have a name that train has "
-                "with the same type: part of a score may be memory."
-            )
-        elif one.uses_in_train:
-            yield f"{share(one.distinct_in_train, one.distinct)} {what} in {split} are in train too."
     few = [
         f"{text(kind)} in {lang} ({part.entities[kind]})"
         for (lang, split), part in facts.parts.items()
@@ -221,31 +177,19 @@ def _limits(facts: Facts, overlaps: list[tuple[str, str, Overlap]]) -> Iterator[
         yield f"{report.repaired_tags:,} I- tags began an entity and were read as B-."
 
 
-def _sources(facts: Facts) -> list[dict[str, Any]]:
-    return facts.build.get("sources", [])
-
-
-def _options(facts: Facts) -> dict[str, Any]:
-    return facts.build.get("options", {})
-
-
 def _creators(source: dict[str, Any]) -> list[str]:
     made = source.get("annotations_creators") or []
     return [made] if isinstance(made, str) else made
 
 
 def _is_constructed(facts: Facts) -> bool:
-    return _options(facts).get("provider", "none") not in _NATURAL_PROVIDERS
-
-
-def _image_licences(facts: Facts) -> Counter[str]:
-    return Counter(sorted(origin.get("licence") or NOT_STATED for origin in facts.origins))
+    return facts.options.get("provider", "none") not in _NATURAL_PROVIDERS
 
 
 def _common_licence(facts: Facts) -> str | None:
     """The licence that all sentences and images state, as the Hub names it."""
-    stated = {source.get("licence") for source in _sources(facts)} or {None}
-    stated |= set(_image_licences(facts)) if facts.origins or not facts.total().images else {None}
+    stated = {source.get("licence") for source in facts.sources} or {None}
+    stated |= set(facts.image_licences) if facts.origins or not facts.total().images else {None}
     names = {str(name).lower().replace(" ", "-") for name in stated}
     return names.pop() if len(names) == 1 and names <= _HUB_LICENCES else None
 
@@ -258,10 +202,6 @@ def _link(name: str) -> str:
 def _listing(names: list[str]) -> str:
     """``a, b and c``."""
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
-
-
-def _option(value: Any) -> str:
-    return text(", ".join(map(str, value)) if isinstance(value, list) else value)
 
 
 def _flat(counts: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import datasets
 import pyarrow.parquet as pq
@@ -59,10 +59,11 @@ class Part:
         return len(self.seen["images"])
 
 
-@dataclass(frozen=True)
-class Overlap:
-    """What a split shares with the training split: different ones, and all their occurrences."""
+class Overlap(NamedTuple):
+    """What a split shares with the training split: ``distinct`` counts each item once, ``uses`` all occurrences."""
 
+    what: str
+    split: str
     distinct: int
     uses: int
     distinct_in_train: int
@@ -111,15 +112,30 @@ class Facts:
                 total.add(part)
         return total
 
-    def overlaps(self) -> Iterator[tuple[str, str, Overlap]]:
-        """What, split, and what the split shares with ``train``."""
+    @property
+    def sources(self) -> list[dict[str, Any]]:
+        """Those of the sentences, as ``build.json`` has them."""
+        return self.build.get("sources", [])
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Those of the build."""
+        return self.build.get("options", {})
+
+    @property
+    def image_licences(self) -> Counter[str]:
+        """Licence -> images, where their origins are known."""
+        return Counter(sorted(origin.get("licence") or NOT_STATED for origin in self.origins))
+
+    def overlaps(self) -> Iterator[Overlap]:
+        """What the other splits share with ``train``, where there is one."""
         train = self.total(split="train").seen
+        others = {split: self.total(split=split).seen for split in self.splits if split != "train"}
         for what in ("sentences", "entities", "images") if "train" in self.splits else ():
-            for split in self.splits:
-                if split != "train":
-                    mine = self.total(split=split).seen[what]
-                    both = [key for key in mine if key in train[what]]
-                    yield what, split, Overlap(len(mine), mine.total(), len(both), sum(mine[key] for key in both))
+            for split, seen in others.items():
+                both = [key for key in seen[what] if key in train[what]]
+                uses = sum(seen[what][key] for key in both)
+                yield Overlap(what, split, len(seen[what]), seen[what].total(), len(both), uses)
 
 
 def count(folder: Path) -> Facts:
