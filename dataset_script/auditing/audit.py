@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jinja2
 import numpy as np
@@ -21,7 +21,7 @@ from ..images import IMAGE_SUFFIXES, open_image
 from ..publishing.markdown import text
 from ..rows import LANGUAGES, SPLIT_FILES
 from ..spans import iob2_spans
-from .image_kinds import Predictability, features, predicted_by_look, predicted_by_memory
+from .image_kinds import Predictability, features, predictability
 from .overlap import Overlap, overlaps
 from .rows import AuditedFolder, AuditRow
 
@@ -29,6 +29,10 @@ logger = logging.getLogger(__name__)
 
 LEAK, WARNING, NOTE, FINE = "LEAK", "WARNING", "NOTE", "FINE"
 TEMPLATE = Path(__file__).with_name("audit_report.md")
+NEAR_DUPLICATE = 0.8
+"""The Jaccard similarity of word pairs from which sentences are nearly the same."""
+IMAGE_DISTANCE = 6
+"""The bits of 64 in which the perceptual hashes of nearly the same images may differ."""
 MAX_IMAGES = 2000
 """Images of each dataset, drawn at random, whose look is examined."""
 MAX_QUOTED_WORDS = 12
@@ -81,7 +85,6 @@ class AuditReport:
         missing: dataset -> rows whose image file is absent.
         unreadable: dataset -> image name -> why it does not open.
         predictability: of entity types and of relations, from images alone.
-        options: how it was audited.
     """
 
     datasets: list[str]
@@ -91,7 +94,6 @@ class AuditReport:
     missing: dict[str, int]
     unreadable: dict[str, dict[str, str]]
     predictability: list[Predictability]
-    options: dict[str, Any]
     findings: list[Finding] = field(default_factory=list)
 
     @property
@@ -112,9 +114,6 @@ def audit(
     lang: str | None = None,
     image_folders: Sequence[str | Path | None] = (),
     tag_column: int | None = None,
-    near_duplicate: float = 0.8,
-    image_distance: int = 6,
-    seed: int = 0,
 ) -> AuditReport:
     """Audit a dataset, or two and what they share.
 
@@ -123,13 +122,10 @@ def audit(
         lang: the language of rows that do not state theirs.
         image_folders: where the images of each lie, if not where the readers look.
         tag_column: of files in columns, as that of ``dataset_script.load``.
-        near_duplicate: the Jaccard similarity of word pairs from which sentences are nearly the same.
-        image_distance: the bits of 64 in which the perceptual hashes of nearly the same images may differ.
-        seed: of the sample of images and of the folds.
 
     Raises:
         FileNotFoundError: a folder is not there, or holds no dataset.
-        ValueError: an option makes no sense.
+        ValueError: ``lang`` is not one of the languages.
     """
     if lang is not None and lang not in LANGUAGES:
         raise ValueError(f"--lang is {lang!r}; expected one of {', '.join(LANGUAGES)}.")
@@ -143,9 +139,9 @@ def audit(
         for letter, one in zip("AB", named, strict=True):
             one.name = f"{letter}:{one.name}"
     scan = _Scan(named)
-    sentence_pairs = list(similarity.near_duplicate_sentences(scan.sentences(), near_duplicate))
+    sentence_pairs = list(similarity.near_duplicate_sentences(scan.sentences(), NEAR_DUPLICATE))
     logger.info("%d rows, %d images that open", len(scan.rows), len(scan.images.hashes))
-    image_pairs = list(similarity.near_duplicate_images(scan.images.hashes.items(), image_distance))
+    image_pairs = list(similarity.near_duplicate_images(scan.images.hashes.items(), IMAGE_DISTANCE))
     report = AuditReport(
         [one.name for one in named],
         scan.parts,
@@ -153,8 +149,7 @@ def audit(
         scan.overlaps(sentence_pairs, image_pairs),
         {one.name: scan.images.missing[one.name] for one in named},
         {one.name: scan.images.unreadable[one.name] for one in named},
-        list(_predictability(scan, similarity.groups(image_pairs), seed)),
-        {"near_duplicate": near_duplicate, "image_distance": image_distance, "seed": seed},
+        list(scan.predictability(similarity.groups(image_pairs))),
     )
     report.findings = list(_findings(report))
     return report
@@ -168,6 +163,8 @@ def markdown(report: AuditReport) -> str:
         report=report,
         types=sorted({kind for one in report.counts for kind in one.entities}),
         overlaps=[one for one in report.overlaps if before[one.other] <= before[one.part]],
+        near_duplicate=NEAR_DUPLICATE,
+        image_distance=IMAGE_DISTANCE,
         text=text,
     )
 
@@ -270,13 +267,20 @@ class _Scan:
                 overlap.examples.append(" | ".join(shown))
         return found
 
-    def labels(self, target: str, parts: Sequence[str], groups: Mapping[str, str]) -> dict[str, Counter[str]]:
-        """Image -> how often each label stands beside it in ``parts``; images of a group are one."""
-        found: dict[str, Counter[str]] = defaultdict(Counter)
-        for row in self.rows:
-            if row.image is not None and row.part in parts:
-                found[groups.get(row.image, row.image)].update(row.labels[target])
-        return found
+    def predictability(self, groups: Mapping[str, str]) -> Iterator[Predictability]:
+        """What the look of images predicts in each dataset; images of a group are nearly the same."""
+        for target in ("entity type", "relation"):
+            for folder in self.folders:
+                labels: dict[str, Counter[str]] = defaultdict(Counter)
+                for row in self.rows:
+                    if row.image in self.images.features and row.part.rpartition("/")[0] == folder.name:
+                        labels[row.image].update(row.labels[target])
+                images = sorted(image for image, mine in labels.items() if mine)
+                images = random.Random(0).sample(images, min(MAX_IMAGES, len(images)))
+                look = [self.images.features[image] for image in images]
+                same = [groups.get(image, image) for image in images]
+                if found := predictability(target, folder.name, look, [labels[image] for image in images], same):
+                    yield found
 
     def _take(self, row: AuditRow, dataset: str) -> _Row:
         part = f"{dataset}/{row.split}"
@@ -305,39 +309,18 @@ def _stem(name: str) -> str:
     return str(path.with_suffix("")) if path.suffix in (*IMAGE_SUFFIXES, ".*") else name
 
 
-def _predictability(scan: _Scan, groups: Mapping[str, str], seed: int) -> Iterator[Predictability]:
-    """What images alone predict: by their look in each dataset, and by having been seen in a training set."""
-    splits = {part: part.rpartition("/") for part in scan.parts}
-    for target in ("entity type", "relation"):
-        for folder in scan.folders:
-            labels = scan.labels(target, [part for part in scan.parts if splits[part][0] == folder.name], {})
-            images = sorted(image for image, mine in labels.items() if mine and image in scan.images.features)
-            images = random.Random(seed).sample(images, min(MAX_IMAGES, len(images)))
-            if images:
-                look = np.stack([scan.images.features[image] for image in images])
-                same = [groups.get(image, image) for image in images]
-                found = predicted_by_look(target, folder.name, look, [labels[image] for image in images], same, seed)
-                if found:
-                    yield found
-        for train in scan.parts:
-            for test in scan.parts:
-                if splits[train][2] == "train" != splits[test][2]:
-                    seen, asked = (scan.labels(target, [part], groups) for part in (train, test))
-                    if found := predicted_by_memory(target, f"{train} -> {test}", seen, asked):
-                        yield found
-
-
 def _findings(report: AuditReport) -> Iterator[Finding]:
     yield from _overlap_findings(report)
     for one in report.predictability:
         what = "the type of an entity" if one.target == "entity type" else "whether an image depicts or is unrelated"
-        how = "The look of the image alone" if one.by == "look" else "The label that the image had in training"
         score = f"{one.accuracy:.1%} right, the most frequent label {one.majority:.1%}, of {one.labels} labels"
         if one.predicts:
-            remark = f"{how} predicts {what} in {one.where}: {score}. A model can score without reading the sentence."
+            remark = (
+                f"The look of the image predicts {what} in {one.dataset}: {score}. A model can score without reading."
+            )
             yield Finding(WARNING, remark)
         else:
-            yield Finding(FINE, f"{how} hardly predicts {what} in {one.where}: {score}.")
+            yield Finding(FINE, f"The look of the image hardly predicts {what} in {one.dataset}: {score}.")
     for name in report.datasets:
         counts = [one for one in report.counts if one.part.rpartition("/")[0] == name]
         slips, slip_rows = sum(one.slips for one in counts), sum(one.slip_rows for one in counts)
@@ -400,9 +383,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lang", choices=LANGUAGES, help="language of rows that do not state theirs")
     parser.add_argument("--image_folder", nargs="+", default=[], help="of the images of A, and of B")
     parser.add_argument("--tag_column", type=int, metavar="N", help="of files in columns: that of the tags (-1: last)")
-    parser.add_argument("--near_duplicate", type=float, default=0.8, help="Jaccard of word pairs (%(default)s)")
-    parser.add_argument("--image_distance", type=int, default=6, help="of 64 bits (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--strict", action="store_true", help="exit with 1 where a leak is found")
 
 
@@ -418,9 +398,6 @@ def run(arguments: argparse.Namespace) -> int:
         lang=arguments.lang,
         image_folders=arguments.image_folder,
         tag_column=arguments.tag_column,
-        near_duplicate=arguments.near_duplicate,
-        image_distance=arguments.image_distance,
-        seed=arguments.seed,
     )
     shown = markdown(report)
     if arguments.output_dir is not None:

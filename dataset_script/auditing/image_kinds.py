@@ -5,7 +5,7 @@ The features are made by hand, not by a pretrained network: what even they predi
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,8 +42,7 @@ class Predictability:
 
     Attributes:
         target: ``entity type`` or ``relation``.
-        by: ``look`` (a classifier of image features) or ``memory`` (the same image in training).
-        where: the parts of the datasets concerned.
+        dataset: its name.
         labels: how many labels were predicted.
         images: of how many images.
         accuracy: the share predicted rightly.
@@ -51,8 +50,7 @@ class Predictability:
     """
 
     target: str
-    by: str
-    where: str
+    dataset: str
     labels: int
     images: int
     accuracy: float
@@ -71,62 +69,36 @@ class Predictability:
         return self.gain > MAX_GAIN and self.accuracy - self.majority > 3 * error
 
 
-def predicted_by_look(
-    target: str, where: str, look: np.ndarray, labels: Sequence[Counter[str]], groups: Sequence[Hashable], seed: int
+def predictability(
+    target: str, dataset: str, look: Sequence[np.ndarray], labels: Sequence[Counter[str]], groups: Sequence[str]
 ) -> Predictability | None:
     """Cross-validates a logistic regression of image features.
 
     Args:
-        target, where: as in ``Predictability``.
-        look: (images, features).
-        labels: (images,) how often each label stands beside each image.
+        target, dataset: as in ``Predictability``.
+        look: (images,) the features of each.
+        labels: (images,) how often each label stands beside each image, at least one each.
         groups: (images,) equal for images that are nearly the same; they share a fold.
-        seed: of the folds.
 
     Returns:
         ``None`` where there are too few images, or labels of one class only.
     """
-    labelled = [number for number, mine in enumerate(labels) if mine]
     classes = sorted({label for mine in labels for label in mine})
-    _, group = np.unique([str(groups[number]) for number in labelled], return_inverse=True)
-    if len(labelled) < MIN_IMAGES or len(set(group)) < FOLDS or len(classes) < 2:
+    if len(look) < MIN_IMAGES or len(set(groups)) < FOLDS or len(classes) < 2:
         return None
-    look = look[labelled]
-    counts = np.array([[labels[number][label] for label in classes] for number in labelled])
+    features, group = np.stack(look), np.unique(np.array(groups), return_inverse=True)[1]
+    counts = np.array([[mine[label] for label in classes] for mine in labels])
     image, label = counts.nonzero()
     # An image counts as often as it is used, but no fold is ruled by one that is everywhere.
     weight = counts[image, label] / np.sqrt(counts.sum(1)[image])
     right = 0
-    for train, test in GroupKFold(FOLDS, shuffle=True, random_state=seed).split(look, groups=group):
+    for train, test in GroupKFold(FOLDS, shuffle=True, random_state=0).split(features, groups=group):
         inside = np.isin(image, train)
         if len(set(label[inside])) < 2:
             return None
         model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=300))
-        model.fit(look[image[inside]], label[inside], logisticregression__sample_weight=weight[inside])
-        right += counts[test, model.predict(look[test])].sum()
+        model.fit(features[image[inside]], label[inside], logisticregression__sample_weight=weight[inside])
+        right += counts[test, model.predict(features[test])].sum()
     total = int(counts.sum())
     accuracy, majority = float(right / total), float(counts.sum(0).max() / total)
-    return Predictability(target, "look", where, total, len(labelled), accuracy, majority)
-
-
-def predicted_by_memory(
-    target: str, where: str, train: Mapping[Hashable, Counter[str]], test: Mapping[Hashable, Counter[str]]
-) -> Predictability | None:
-    """How far the most frequent label of an image in training predicts its labels in test.
-
-    Args:
-        target, where: as in ``Predictability``.
-        train, test: image -> how often each label stands beside it.
-
-    Returns:
-        Over the labels of test whose image is in training; ``None`` where there are none, or of one class only.
-    """
-    seen = [image for image, labels in test.items() if labels and train.get(image)]
-    total = sum((test[image] for image in seen), Counter())
-    if len(total) < 2:
-        return None
-    # Of labels equally frequent, the first in the alphabet.
-    right = sum(test[image][min(train[image], key=lambda label: (-train[image][label], label))] for image in seen)
-    labels = total.total()
-    majority = max(total.values()) / labels
-    return Predictability(target, "memory", where, labels, len(seen), right / labels, majority)
+    return Predictability(target, dataset, total, len(look), accuracy, majority)

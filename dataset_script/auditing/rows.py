@@ -145,7 +145,9 @@ def _checked(row: Row, split: str, lang: str) -> AuditRow:
 
 
 def _find(root: Path | None, name: str) -> Path | None:
-    for candidate in candidates(name) if root else ():
+    if root is None:
+        return None
+    for candidate in candidates(name):
         # os.path.isfile, unlike Path.is_file, answers False for a name that no file can have.
         path = os.path.join(root, candidate)
         if os.path.isfile(path):

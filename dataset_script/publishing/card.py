@@ -93,7 +93,8 @@ def _metadata(facts: Facts) -> DatasetCardData:
         task_ids=["named-entity-recognition"],
         pretty_name=f"MMNER: named entities in text{' with images' if total.images else ''}",
         tags=["multimodal", "named-entity-recognition", "image", "text"],
-        **({} if licence else {"license_name": "mixed", "license_link": LICENCE_FILE}),
+        license_name=None if licence else "mixed",
+        license_link=None if licence else LICENCE_FILE,
     )
     infos, configs = DatasetInfosDict(), MetadataConfigs()
     for config in ("all", *facts.languages):

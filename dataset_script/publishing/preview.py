@@ -9,7 +9,7 @@ import heapq
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from ..spans import iob2_spans
 
 THUMBNAIL_PX = 320
 TEMPLATE = Path(__file__).with_name("preview.html")
-FILTERS = {"lang": "language", "split": "split", "relation": "image", "types": "entity type"}
 # Light and dark mode, with contrasts of the text above 7 : 1. Further types use the colours again.
 GROUNDS = ("#cfe3ff", "#ffe0b0", "#c9f0d2", "#f6d3ea", "#e0d7ff", "#ffd5cf", "#c8f0f0", "#e6e6b8")
 DARK_GROUNDS = ("#12406e", "#5c3d00", "#12502a", "#641f4e", "#43318a", "#6e2a1f", "#0b4d4d", "#4a4a12")
@@ -82,7 +81,6 @@ def preview(
         text=TEXT,
         dark_text=DARK_TEXT,
         colours={kind: number % len(GROUNDS) for number, kind in enumerate(types)},
-        filters={name: (title, _found(name, drawn)) for name, title in FILTERS.items()},
         rows=[_shown(row, origins.get(row.image_name or "")) for row in drawn],
     )
     output = Path(output).expanduser()
@@ -134,7 +132,6 @@ def _shown(row: AuditRow, origin: dict[str, Any] | None) -> dict[str, Any]:
     return {
         "id": row.id,
         "lang": row.lang,
-        "filters": {name: json.dumps(_values(name, row)) for name in FILTERS},
         "segments": _segments(row),
         "details": {name: value for name, value in details.items() if value},
         "thumbnail": thumbnail,
@@ -165,22 +162,6 @@ def _thumbnail(row: AuditRow) -> tuple[str | None, str | None]:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode(), None
-
-
-def _values(name: str, row: AuditRow) -> list[str]:
-    """The values by which a filter finds a row: at least one, so that each row can be found."""
-    if name == "types":
-        return sorted({kind for _, _, kind in iob2_spans(row.tags)}) or ["no entity"]
-    if name == "relation":
-        return [row.relation or ("not stated" if row.image_name else "none")]
-    return [getattr(row, name)]
-
-
-def _found(name: str, rows: Sequence[AuditRow]) -> dict[str, int]:
-    """The values of a filter and the rows that have each."""
-    order = {value: number for number, value in enumerate((*LANGUAGES, *SPLIT_FILES))}
-    found = Counter(value for row in rows for value in _values(name, row))
-    return {value: found[value] for value in sorted(found, key=lambda value: (order.get(value, len(order)), value))}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 import dataset_script
 from dataset_script.auditing.audit import add_arguments, audit, markdown, run
-from dataset_script.auditing.image_kinds import features, predicted_by_look, predicted_by_memory
+from dataset_script.auditing.image_kinds import features, predictability
 from dataset_script.auditing.overlap import overlaps
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
@@ -222,7 +222,7 @@ def test_a_look_that_gives_the_relation_away_is_found(tmp_path, gives_away):
     assert kind.accuracy < 0.65 and not kind.predicts
     warned = [text for text in lines(report, "WARNING") if "depicts or is unrelated" in text]
     assert len(warned) == gives_away
-    assert f"| relation | look | d | 120 | 120 | {relation.accuracy:.3f} |" in markdown(report)
+    assert f"| relation | d | 120 | 120 | {relation.accuracy:.3f} |" in markdown(report)
     assert audit(tmp_path / "d").to_json() == report.to_json()
 
 
@@ -230,22 +230,11 @@ def test_copies_of_one_image_do_not_count_as_knowledge():
     # Each of eight images forty times over, with labels by chance: only memory could predict them.
     look = np.repeat(np.random.default_rng(0).normal(size=(8, 30)), 40, axis=0).astype(np.float32)
     labels = [Counter({label: 1}) for label in "abbabaab" for _ in range(40)]
-    groups = [number // 40 for number in range(320)]
-    grouped = predicted_by_look("t", "d", look, labels, groups, 0)
-    alone = predicted_by_look("t", "d", look, labels, range(320), 0)
+    groups = [str(number // 40) for number in range(320)]
+    grouped = predictability("t", "d", look, labels, groups)
+    alone = predictability("t", "d", look, labels, [str(number) for number in range(320)])
     assert alone.accuracy == 1 and grouped.accuracy < 0.8
-    assert predicted_by_look("t", "d", look[:20], labels[:20], groups[:20], 0) is None
-
-
-def test_memory_predicts_what_the_same_image_had():
-    train = {1: Counter(a=3, b=1), 2: Counter(b=2)}
-    test = {1: Counter(a=2, b=1), 2: Counter(a=1, b=5), 3: Counter(a=4, b=4)}
-    found = predicted_by_memory("t", "d", train, test)
-    # The third image is not in training. Of 9 labels, 2 + 5 are the most frequent of their images; 6 are b.
-    assert (found.labels, found.images) == (9, 2)
-    assert found.accuracy == pytest.approx(7 / 9) and found.majority == pytest.approx(6 / 9)
-    assert found.gain == pytest.approx((7 - 6) / (9 - 6)) and not found.predicts
-    assert predicted_by_memory("t", "d", {}, test) is None
+    assert predictability("t", "d", look[:20], labels[:20], groups[:20]) is None
 
 
 def test_features_of_an_image_of_any_shape_are_finite():
@@ -303,8 +292,6 @@ def test_bad_options_are_refused(official):
         audit(official[0] / "nowhere")
     with pytest.raises(ValueError, match="--lang is 'it'; expected one of en, de, fr, es"):
         audit(official[0], lang="it")
-    with pytest.raises(ValueError, match="threshold is 2"):
-        audit(official[0], near_duplicate=2)
 
 
 @pytest.mark.skipif(not (SHARED / "twitter_text").is_dir(), reason="no Twitter text here")
