@@ -37,7 +37,10 @@ MMNER = [
     ["mmner.results"],
     ["mmner.probe", "mmner.cli"],
 ]
-FLOORS = {name: (house, floor) for house in ("FLAT", "DATASET", "MMNER") for floor, names in enumerate(globals()[house]) for name in names}  # fmt: skip
+HOUSES = {"FLAT": FLAT, "DATASET": DATASET, "MMNER": MMNER}
+FLOORS = {
+    name: (house, floor) for house, floors in HOUSES.items() for floor, names in enumerate(floors) for name in names
+}
 
 
 def name_of(path: Path) -> str:

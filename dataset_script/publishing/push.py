@@ -1,7 +1,7 @@
-"""Push a finished dataset folder to the Hub: Parquet by language, card, origins of the pictures; no code.
+"""Push a finished dataset folder to the Hub in one commit: Parquet by language, card, origins of the images; no code.
 
-``python -m dataset_script push FOLDER ORG/NAME``. One commit brings everything, so that what is on the Hub is the old
-dataset or the new one; a push that broke off is completed by repeating it, which uploads no file again.
+``python -m dataset_script push FOLDER ORG/NAME``. An interrupted push is completed by repeating it; files that have
+arrived are not sent again.
 """
 
 import argparse
@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCard, HfApi, RepoUrl
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError, RevisionNotFoundError
+from httpx2 import TransportError
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCard, HfApi
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 from ..files import MARKER, is_inside
 from .card import ADDRESS, LICENCE_FILE
@@ -21,10 +22,8 @@ from .facts import find_shards
 
 logger = logging.getLogger(__name__)
 
-_REPO_TYPE = "dataset"
 _FILES = (LICENCE_FILE, "README.md", "build.json", "load_report.json", "pictures.jsonl")
-_OURS = re.compile(r"(en|de|fr|es)/[^/]+\.parquet|assets/[^/]+|" + "|".join(map(re.escape, _FILES)))
-_REPEAT = "What was uploaded is kept: repeat the push to complete it."
+_OURS = re.compile(r"(en|de|fr|es)/[^/]+\.parquet|" + "|".join(map(re.escape, _FILES)))
 
 
 def push(
@@ -35,8 +34,9 @@ def push(
     revision: str | None = None,
     commit_message: str | None = None,
 ) -> str:
-    """Push ``folder``, so that ``load_dataset(repo_id, "de")`` reads it; files of an earlier push that are no longer
-    there are deleted in the same commit, files that no push brought are left alone.
+    """Push ``folder``, so that ``load_dataset(repo_id, "de")`` reads it.
+
+    The same commit deletes files of an earlier push that the folder no longer has. Other files stay.
 
     Args:
         folder: a finished dataset, as ``build`` or ``write_parquet`` writes it.
@@ -54,73 +54,56 @@ def push(
         ConnectionError: the Hub does not answer, or the connection broke.
     """
     folder = Path(folder).expanduser()
-    files = _check(folder)
+    files, rows = _check(folder)
     api = HfApi(token=token)
     try:
         # None leaves it to the organisation, some of which allow no public repositories.
-        url = api.create_repo(repo_id, repo_type=_REPO_TYPE, private=private or None, exist_ok=True)
-        return _commit(api, url, folder, files, revision or "main", commit_message)
-    except Exception as error:
-        translated = _explain(error, api, repo_id)
-        if translated is None:
-            raise
-        raise translated from error
-
-
-def _commit(
-    api: HfApi, url: RepoUrl, folder: Path, files: list[str], revision: str, commit_message: str | None
-) -> str:
-    if revision != "main":
-        api.create_branch(url.repo_id, repo_type=_REPO_TYPE, branch=revision, exist_ok=True)
-    info = api.dataset_info(url.repo_id, revision=revision)
-    there = {sibling.rfilename for sibling in info.siblings or []}
-    script = f"{url.repo_id.rpartition('/')[2]}.py"
-    if script in there:
-        raise ValueError(
-            f"{url} has {script} at its root, a loading script, for which load_dataset refuses the repository: delete "
-            "it there, then push again."
+        url = api.create_repo(repo_id, repo_type="dataset", private=private or None, exist_ok=True)
+        if revision is not None:
+            api.create_branch(url.repo_id, repo_type="dataset", branch=revision, exist_ok=True)
+        info = api.dataset_info(url.repo_id, revision=revision)
+        there = {sibling.rfilename for sibling in info.siblings or []}
+        script = f"{url.repo_id.rpartition('/')[2]}.py"
+        if script in there:
+            raise ValueError(
+                f"{url} has {script} at its root, a loading script, for which load_dataset refuses the repository: "
+                "delete it there, then push again."
+            )
+        card = (folder / "README.md").read_text(encoding="utf-8").replace(ADDRESS, url.repo_id).encode()
+        add = [CommitOperationAdd(name, card if name == "README.md" else folder / name) for name in files]
+        stale = [CommitOperationDelete(name) for name in sorted(there - {*files}) if _OURS.fullmatch(name)]
+        logger.info("%s: pushing %d files, deleting %d of an earlier push", url, len(add), len(stale))
+        api.create_commit(
+            url.repo_id,
+            [*add, *stale],
+            commit_message=commit_message or f"Push {rows} rows",
+            repo_type="dataset",
+            revision=revision,
+            # If someone else commits meanwhile, then other files may be stale: the Hub refuses this commit.
+            parent_commit=info.sha,
         )
-    card = (folder / "README.md").read_text(encoding="utf-8").replace(ADDRESS, url.repo_id)
-    operations: list[CommitOperationAdd | CommitOperationDelete] = [
-        CommitOperationAdd(name, card.encode() if name == "README.md" else folder / name) for name in files
-    ]
-    stale = sorted(name for name in there - {*files} if _OURS.fullmatch(name))
-    operations += [CommitOperationDelete(name) for name in stale]
-    logger.info("%s: pushing %d files, deleting %d of an earlier push", url, len(files), len(stale))
-    rows = sum(pq.read_metadata(path).num_rows for paths in find_shards(folder).values() for path in paths)
-    commit = api.create_commit(
-        url.repo_id,
-        operations,
-        commit_message=commit_message or f"Push {rows} rows",
-        repo_type=_REPO_TYPE,
-        revision=revision,
-        # Should someone else commit meanwhile, then what is stale may have changed: better to begin again.
-        parent_commit=info.sha,
-    )
-    logger.info("%s", commit.commit_url)
-    return str(url)
+        return str(url)
+    except Exception as error:
+        explained = _explain(error, api.endpoint, repo_id)
+        if explained is error:
+            raise
+        raise explained from error
 
 
-def _check(folder: Path) -> list[str]:
-    """The files to push, relative to ``folder``, if it holds a whole dataset."""
+def _check(folder: Path) -> tuple[list[str], int]:
+    """The files to push, relative to ``folder``, and the number of rows, if it holds a whole dataset."""
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder; expected a finished dataset, as build writes it.")
     shards = find_shards(folder)
-    missing = [
-        name for name, there in (("README.md", (folder / "README.md").is_file()), ("Parquet", shards)) if not there
-    ]
-    if missing:
+    if not shards or not (folder / "README.md").is_file():
+        missing = "Parquet files" if not shards else "README.md"
         raise ValueError(
-            f"{folder} has no {' and no '.join(missing)} files; expected a finished dataset: README.md and "
-            "{lang}/{split}-00000.parquet, as build writes them."
+            f"{folder} has no {missing}; expected a finished dataset: README.md and {{lang}}/{{split}}-00000.parquet, "
+            "as build writes them."
         )
     rows: dict[str, int] = {}
     for (_, split), paths in shards.items():
-        for number, path in enumerate(paths):
-            if path.stem != f"{split}-{number:05d}":
-                raise ValueError(
-                    f"{path} stands where {split}-{number:05d}.parquet was expected: build the dataset again."
-                )
+        for path in paths:
             try:
                 rows[split] = rows.get(split, 0) + pq.read_metadata(path).num_rows
             except (OSError, pa.ArrowException) as error:
@@ -133,10 +116,9 @@ def _check(folder: Path) -> list[str]:
         )
     files = sorted(_files(folder))
     known = {MARKER, *(name.partition("/")[0] for name in files)}
-    left = sorted(path.name for path in folder.iterdir() if path.name not in known)
-    if left:
+    if left := sorted(path.name for path in folder.iterdir() if path.name not in known):
         logger.warning("Not pushed, since no part of a dataset: %s", ", ".join(left))
-    return files
+    return files, sum(rows.values())
 
 
 def _files(folder: Path) -> Iterator[str]:
@@ -150,51 +132,35 @@ def _files(folder: Path) -> Iterator[str]:
 
 def _described_rows(folder: Path) -> dict[str, int]:
     """Split -> rows, as the card has it for the config ``all``."""
-    header = DatasetCard.load(folder / "README.md", ignore_metadata_errors=True).data.to_dict()
-    infos = header.get("dataset_info", [])
+    infos = DatasetCard.load(folder / "README.md", ignore_metadata_errors=True).data.to_dict().get("dataset_info", [])
     for info in infos if isinstance(infos, list) else [infos]:
         if info.get("config_name") == "all":
             return {split["name"]: split["num_examples"] for split in info["splits"]}
     return {}
 
 
-def _explain(error: Exception, api: HfApi, repo_id: str) -> Exception | None:
-    """``error`` as one that says what to do; ``None`` for an error that says so itself."""
-    causes: list[BaseException] = [error]
-    while causes[-1].__cause__ is not None:
-        causes.append(causes[-1].__cause__)
-    # The client wraps what befalls an upload into a RuntimeError.
-    http = next((cause for cause in causes if isinstance(cause, HfHubHTTPError)), None)
-    if http is not None:
-        status = http.response.status_code
-        if isinstance(http, RevisionNotFoundError):
-            return ValueError(f"{repo_id} has no such revision; expected a branch. ({http})")
-        if status == 401 or isinstance(http, RepositoryNotFoundError):
+def _explain(error: BaseException, endpoint: str, repo_id: str) -> BaseException:
+    """``error`` as one that says what to do; itself where it says so already."""
+    repeat = "What was uploaded is kept: repeat the push to complete it."
+    if isinstance(error, HfHubHTTPError):
+        status = error.response.status_code
+        if status == 401 or isinstance(error, RepositoryNotFoundError):
             return PermissionError(
-                f"{api.endpoint} does not accept the token for {repo_id}, or was given none: set HF_TOKEN or run "
-                f"`hf auth login` with a token that may write there. ({http})"
+                f"{endpoint} does not accept the token for {repo_id}, or was given none: set HF_TOKEN or run "
+                f"`hf auth login` with a token that may write there. ({error})"
             )
         if status == 403:
-            return PermissionError(
-                f"The token may not write to {repo_id} on {api.endpoint}: take one that may. ({http})"
-            )
+            return PermissionError(f"The token may not write to {repo_id} on {endpoint}: take one that may. ({error})")
         if status == 412:
-            return ConnectionError(f"Someone else changed {repo_id} during the push. {_REPEAT}")
-        if status >= 500 or status == 429:
-            return ConnectionError(f"{api.endpoint} failed with status {status}. {_REPEAT} ({http})")
-        return None
-    if isinstance(error, ValueError | PermissionError):
-        return None
-    if any(isinstance(cause, OfflineModeIsEnabled) for cause in causes):
-        return ConnectionError("HF_HUB_OFFLINE is set, so that nothing can be pushed: unset it.")
-    # Those of the HTTP library that the client happens to use are known by their family alone.
-    if any(
-        isinstance(cause, OSError) or type(cause).__module__.partition(".")[0].startswith("http") for cause in causes
-    ):
-        return ConnectionError(
-            f"The connection to {api.endpoint} could not be made or broke: {causes[-1]}. Check the network. {_REPEAT}"
-        )
-    return None
+            return ConnectionError(f"Someone else changed {repo_id} during the push. {repeat}")
+        if status == 429 or status >= 500:
+            return ConnectionError(f"{endpoint} failed with status {status}. {repeat} ({error})")
+    if isinstance(error, TransportError):
+        return ConnectionError(f"The connection to {endpoint} could not be made or broke: {error}. {repeat}")
+    # The client wraps what befalls an upload into a RuntimeError.
+    if isinstance(error, RuntimeError) and error.__cause__ is not None:
+        return _explain(error.__cause__, endpoint, repo_id)
+    return error
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -208,13 +174,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Push, and print the address."""
-    print(
-        push(
-            arguments.folder,
-            arguments.repo_id,
-            private=arguments.private,
-            revision=arguments.revision,
-            commit_message=arguments.commit_message,
-        )
-    )
+    options = arguments.private, None, arguments.revision, arguments.commit_message
+    print(push(arguments.folder, arguments.repo_id, *options))
     return 0

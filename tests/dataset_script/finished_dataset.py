@@ -106,7 +106,7 @@ def make(folder: Path, rows: int = 40, shards: int = 1, languages: tuple[str, ..
                 },
                 {"name": "my texts", "rows": 5},
             ],
-            "counts": {"rows read": 4326, "provider": {"mentions asked": 77}, "pictures that do not open": {"a": "x"}},
+            "counts": {"rows read": 4326, "provider": {"mentions asked": 77}, "images that do not open": {"a": "x"}},
             "left_out": {"train row is a near-duplicate of one in test": 13},
             "versions": {"datasets": "5.2.0"},
         }

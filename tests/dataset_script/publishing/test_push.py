@@ -42,7 +42,7 @@ def start(hub: HubServer, tmp_path: Path, *arguments: str | Path, **environment:
     # The other commands may need libraries that pushing does not.
     code = """
 import argparse, sys
-from dataset_script import push
+from dataset_script.publishing import push
 parser = argparse.ArgumentParser()
 push.add_arguments(parser)
 try:
@@ -65,7 +65,7 @@ def stored(hub: HubServer, name: str = "org/mmner", revision: str = "main") -> d
 
 
 def large_files(folder: Path) -> list[Path]:
-    return [path for pattern in ("*/*.parquet", "assets/*") for path in folder.glob(pattern)]
+    return list(folder.glob("*/*.parquet"))
 
 
 def lfs(hub: HubServer) -> list[str]:
@@ -215,7 +215,7 @@ def test_onto_a_branch(hub, folder, tmp_path):
         ("HF_TOKEN", "", PermissionError, "does not accept the token for org/mmner, or was given none"),
         ("HF_TOKEN", "hf_read", PermissionError, "The token may not write to org/mmner"),
         ("ENDPOINT", "http://127.0.0.1:9", ConnectionError, "The connection to http://127.0.0.1:9 could not be made"),
-        ("HF_HUB_OFFLINE", True, ConnectionError, "HF_HUB_OFFLINE is set"),
+        ("HF_HUB_OFFLINE", True, ConnectionError, "unset the `HF_HUB_OFFLINE`"),
     ],
 )
 def test_errors_say_what_to_do(hub, folder, monkeypatch, setting, value, error, message):
@@ -252,10 +252,6 @@ def _without_parquet(folder: Path) -> None:
 
 
 def _without_a_shard(folder: Path) -> None:
-    (folder / "de" / "train-00000.parquet").unlink()
-
-
-def _without_the_last_shard(folder: Path) -> None:
     (folder / "de" / "train-00001.parquet").unlink()
 
 
@@ -266,19 +262,19 @@ def _half_a_shard(folder: Path) -> None:
 
 def _a_link_out(folder: Path) -> None:
     (folder.parent / "private.jpg").write_bytes(b"private")
-    (folder / "assets" / "example-9.jpg").symlink_to(folder.parent / "private.jpg")
+    (folder / "build.json").unlink()
+    (folder / "build.json").symlink_to(folder.parent / "private.jpg")
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
         (shutil.rmtree, "is not a folder; expected a finished dataset"),
-        (_without_card, "has no README.md files; expected a finished dataset"),
+        (_without_card, "has no README.md; expected a finished dataset"),
         (_without_parquet, "has no Parquet files; expected a finished dataset"),
-        (_without_a_shard, "train-00001.parquet stands where train-00000.parquet was expected"),
-        (_without_the_last_shard, "have rows {'train': 36, .*its card says {'train': 48"),
+        (_without_a_shard, "have rows {'train': 36, .*its card says {'train': 48"),
         (_half_a_shard, "train-00001.parquet is not a whole Parquet file"),
-        (_a_link_out, r"assets/example-9.jpg is a link out of .*set, and is not pushed"),
+        (_a_link_out, r"build.json is a link out of .*set, and is not pushed"),
     ],
 )
 def test_an_unfinished_folder_is_refused(folder, damage, message):
