@@ -176,7 +176,9 @@ def test_labels_are_the_models_ids_by_name(processor):
     other = {label: index for index, label in enumerate(["B-LOC", "I-LOC", "O", "I-PER", "B-PER", "B-X"])}
     sentences = WindowedSentences(rows, processor, other)
     assert sentences[0]["labels"] == [other[LABELS[tag]] for tag in rows[0]["ner_tags"]]
-    with pytest.raises(ValueError, match="has the tags .*B-LOC.*, which the model does not know; it knows O, B-X"):
+    with pytest.raises(
+        ValueError, match="The dataset has the tags .*B-LOC.*, which the model does not know; it knows O, B-X"
+    ):
         WindowedSentences(rows, processor, {"O": 0, "B-X": 1})
 
 
@@ -184,7 +186,9 @@ def test_tags_that_are_not_iob2_are_an_error(processor):
     words = {"id": ["a", "b"], "tokens": [["in", "Paris"]] * 2, "ner_tags": [[0, 3], [1, 4]]}
     features = {**make_rows([1]).features, "id": datasets.Value("string")}
     rows = datasets.Dataset.from_dict(words, features=datasets.Features(features))
-    message = "the set, row b: 'I-LOC' came as tag 2 .token 'Paris'. after 'B-PER'; .* If the set is IOB1.*iob2 repair"
+    message = (
+        "the set, row b: 'I-LOC' came as tag 2 .token 'Paris'. after 'B-PER'; .* If the dataset is IOB1.*iob2 repair"
+    )
     with pytest.raises(ValueError, match=message):
         WindowedSentences(rows, processor, LABEL2ID)
 
@@ -320,13 +324,13 @@ def test_augmented_text_is_that_of_training_alone_and_drawn_by_seed_and_epoch(pr
     fits = [sum(processor.piece_counts(item["tokens"])) <= budget for item in free]
     assert {True, False} == set(fits)
     assert bound == [new if fit else old for new, old, fit in zip(free, plain, fits, strict=True)]
-    with pytest.raises(ValueError, match="`text_augmentation` is -0.1; expected a probability"):
+    with pytest.raises(ValueError, match="--text_augmentation is -0.1; expected a probability"):
         read(-0.1)
 
 
 def test_mentions_are_dropped_whole_in_training_rows_with_an_image_alone(processor):
     rows = make_rows([30] * 40, images=[png((row, 0, 0)) if row % 2 else None for row in range(40)])
-    with pytest.raises(ValueError, match="it has none: set 0"):
+    with pytest.raises(ValueError, match="this one has none: set 0"):
         WindowedSentences(rows, processor, LABEL2ID, training=True, mention_dropout=0.1)
     processor = copy.deepcopy(processor)
     processor.tokenizer.mask_token = processor.tokenizer.unk_token
@@ -357,7 +361,7 @@ def test_mentions_are_dropped_whole_in_training_rows_with_an_image_alone(process
     for arguments in ((0.0, True), (0.9, False)):
         sentences, items = shown(*arguments)
         assert not any(mask in item["tokens"] for item in items)
-    with pytest.raises(ValueError, match="`mention_dropout` is 1.5; expected a probability"):
+    with pytest.raises(ValueError, match="--mention_dropout is 1.5; expected a probability"):
         shown(1.5)
 
 
@@ -461,14 +465,6 @@ def test_missing_images_are_those_of_the_rows_that_are_used(tmp_path):
     german = {"samples": 3, "samples_with_image": 2, "missing_images": 1}
     assert counted(lost, tmp_path, train_languages="de") == german
     assert counted(lost, tmp_path, dataset_config="de") == german
-    for seed in (0, 1):
-        splits = load_splits(DataArguments(dataset=lost, max_train_samples=4), ["train"], tmp_path / "cache", seed)
-        with_image = sum(name in ("de1", "de2") for name in splits["train"]["id"])
-        assert count_images(splits["train"]) == {
-            "samples": 4,
-            "samples_with_image": with_image,
-            "missing_images": 4 - with_image,
-        }
 
 
 def test_missing_images_are_not_told_where_they_are_not_known(tmp_path):
@@ -512,7 +508,7 @@ def test_a_subset_is_random_repeatable_in_order_and_said(probe, caplog):
             {"dataset": "some/set", "image_folder": "x", "dataset_errors": "skip"},
             ["test"],
             ValueError,
-            "some/set comes from the Hub, where dataset_errors, image_folder mean nothing",
+            "some/set comes from the Hub, where --dataset_errors, --image_folder do not apply",
         ),
         ({"dataset": "probe", "max_train_samples": 0}, ["train"], ValueError, "A subset of 0 rows"),
         ({"dataset": "probe"}, [], ValueError, "has the splits train, validation, test, but none would be needed"),
@@ -529,7 +525,7 @@ def test_an_absent_train_split_is_an_error_and_another_a_warning(tmp_path, caplo
     arguments = DataArguments(dataset=str(tmp_path))
     with caplog.at_level(logging.WARNING):
         assert list(load_splits(arguments, ["validation", "test"], tmp_path / "cache")) == ["test"]
-    assert "has no validation: what it is for is left out" in caplog.text
+    assert "has no validation split; its evaluation is skipped" in caplog.text
     with pytest.raises(ValueError, match="has the splits test, but train, test would be needed"):
         load_splits(arguments, ["train", "test"], tmp_path / "cache")
 
@@ -572,7 +568,7 @@ def test_of_two_splits_for_one_the_one_of_that_name_is_read_and_two_others_are_a
     splits = load_splits(DataArguments(dataset=folder), ["train", "validation"], tmp_path / "cache")
     assert splits["validation"]["tokens"][:] == [["c"]] and "The splits dev are not read" in caplog.text
     folder = parquet_set(tmp_path / "two", {"train": ["a"], "dev": ["b"], "val": ["c"]})
-    with pytest.raises(ValueError, match="the splits dev, val, which all are validation: expected one of them"):
+    with pytest.raises(ValueError, match="The splits dev, val all stand for validation: expected one of them"):
         load_splits(DataArguments(dataset=folder), ["train", "validation"], tmp_path / "cache")
 
 
@@ -584,7 +580,7 @@ def test_the_column_of_the_tags_of_a_folder(tmp_path):
     args = DataArguments(dataset=str(tmp_path), dataset_lang="en", tag_column=-1)
     rows = load_splits(args, ["train"], tmp_path / "cache")["train"]
     assert label_names(rows) == ["O", "B-PER", "I-PER"] and rows["ner_tags"][:] == [[1, 0]]
-    with pytest.raises(ValueError, match="comes from the Hub, where tag_column mean nothing"):
+    with pytest.raises(ValueError, match="comes from the Hub, where --tag_column do not apply"):
         load_splits(DataArguments(dataset="org/set", tag_column=3), ["train"], tmp_path)
 
 
@@ -617,5 +613,22 @@ def test_training_rows_of_some_languages(tmp_path):
     splits = loaded("de,en")
     assert sorted(splits["train"]["lang"][:]) == ["de", "de", "en", "en"]
     assert sorted(splits["validation"]["lang"][:]) == sorted(splits["test"]["lang"][:]) == sorted(langs)
-    with pytest.raises(ValueError, match="names it, and the training rows have de, en, es, fr"):
+    with pytest.raises(ValueError, match="--train_languages names it, and the training rows have de, en, es, fr"):
         loaded("en,it")
+
+
+def test_training_hides_half_of_the_captions_and_evaluation_none(processor):
+    captions = [f"caption {row}" if row % 4 else None for row in range(400)]
+    rows = make_rows([3] * 400, caption=captions)
+
+    def read(training: bool, seed: int = 0, epoch: int = 0) -> list[str | None]:
+        sentences = WindowedSentences(rows, processor, LABEL2ID, captions=True, training=training, seed=seed)
+        sentences.set_epoch(epoch)
+        found = sorted((sentences.row_of[index], index) for index in range(400))
+        return [sentences[index]["caption"] for _, index in found]
+
+    assert read(training=False) == captions
+    seen = read(training=True)
+    assert all(caption in (None, own) for caption, own in zip(seen, captions, strict=True))
+    assert 0.4 < sum(caption is None for caption, own in zip(seen, captions, strict=True) if own) / 300 < 0.6
+    assert seen == read(training=True) != read(training=True, epoch=1) != read(training=True, seed=1)
