@@ -48,9 +48,7 @@ class _SaveAtSignal(TrainerCallback):
         if not self.asked:
             self.asked, self._asked_at = number, time.monotonic()
             # Not by a logger, which may be in the middle of a line.
-            os.write(
-                2, b"\nStopping after this step or evaluation, with a checkpoint. A second signal ends at once.\n"
-            )
+            os.write(2, b"\nStopping after this step or evaluation, with a checkpoint. A second signal ends at once.\n")
         elif time.monotonic() - self._asked_at > REPEATED_S:
             signal.signal(number, self._previous[number])
             signal.raise_signal(number)

@@ -25,7 +25,7 @@ LABELS = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
 
 
 class WordProcessor:
-    """A word is a piece, a window eight of them: all that the cutting of sentences asks of a processor."""
+    """A word is a token, a window eight of them: all that the cutting of sentences asks of a processor."""
 
     def piece_budget(self, max_length=None):
         return 8
@@ -142,7 +142,7 @@ def test_a_table_has_a_line_a_group_and_a_column_a_control():
     assert score_table({}, "test", GROUPS) == []
 
 
-def test_plots_are_pictures(tmp_path):
+def test_plots_are_images(tmp_path):
     log = [{"step": step, "loss": 1 / step} for step in range(1, 5)] + [{"step": 4, "eval_f1": 0.5}]
     for path in (
         plot_scores(tmp_path, "test", score_table(RESULTS, "test", GROUPS)),
@@ -181,7 +181,7 @@ def test_a_plot_of_zeros_is_not_drawn(tmp_path):
         # Words and type must be right: a shorter one and one of another type are not.
         (
             [["O", "B-LOC", "O", "O"], ["B-LOC", "O"]],
-            "Of the 2 entities that the model predicts in these 2 sentences, none is right.",
+            "Of the 2 entities that the model predicts in these 2 sentences, none is correct.",
         ),
         ([["O", "B-LOC", "I-LOC", "O"], ["O", "O"]], "The model never predicts PER; these 2 sentences have 2."),
         ([["O", "B-LOC", "I-LOC", "O"], ["B-PER", "O"]], ""),
