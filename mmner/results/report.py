@@ -104,7 +104,7 @@ def write_predictions(folder: str | Path, split: str, rows: Sequence[Mapping[str
 
 
 def caution(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A warning about `prediction_rows` without an entity, without a correct one, or without one of a type; or empty."""
+    """A warning about predictions without an entity, without a correct one, or without one of a type; or empty."""
     gold, predicted = (find_entities([row[name] for row in rows]) for name in ("ner_tags", "predicted_tags"))
     in_gold, found = (Counter(kind for spans in split for kind, _, _ in spans) for split in (gold, predicted))
     where = f"these {len(rows):,} sentences"
