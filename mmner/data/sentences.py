@@ -80,20 +80,18 @@ def load_splits(
         logger.warning(f"{args.dataset} has no {' and no '.join(absent)} split; its evaluation is skipped.")
     if args.train_languages is not None and "train" in needed:
         loaded["train"] = _in_languages(loaded["train"], args.train_languages.split(","))
-    sizes = {
-        "train": args.max_train_samples,
-        "validation": args.max_eval_samples,
-        "test": args.max_predict_samples,
-    }
-    splits = {}
-    for split in SPLITS:
-        if split in needed and split in loaded:
-            # Runs of several seeds are scored on the same sentences.
-            splits[split] = _subset(loaded[split], sizes[split], seed if split == "train" else 0)
     if not args.use_images:
         logger.info("--use_images is false: the images of all rows are left out.")
-        for split, rows in splits.items():
-            splits[split] = rows.select_columns([name for name in rows.column_names if name != "image"])
+    splits = {}
+    for split, size in zip(
+        SPLITS, (args.max_train_samples, args.max_eval_samples, args.max_predict_samples), strict=True
+    ):
+        if split in needed and split in loaded:
+            # Runs of several seeds are scored on the same sentences.
+            rows = _subset(loaded[split], size, seed if split == "train" else 0)
+            if not args.use_images:
+                rows = rows.select_columns([name for name in rows.column_names if name != "image"])
+            splits[split] = rows
     return splits
 
 
@@ -225,8 +223,8 @@ class WindowedSentences(torch.utils.data.Dataset):
     The sentences of a split, cut where the text tower's length demands it; the collator makes batches of them.
 
     For training the windows do not overlap and, where that is possible, none cuts an entity. For evaluation they
-    overlap by `stride` tokens, each word is read from one of them, and they are ordered from long to short, so that
-    the sentences of a batch have about one length. No word is ever left out. No image is decoded here.
+    overlap by `stride` tokens, each word is read from one of them, and long ones come first, so that a batch holds
+    sentences of about one length. No word is ever left out. No image is decoded here.
 
     Args:
         rows: columns `tokens` (words), `ner_tags` and, if there are any, `id`, `lang`, `image`, `image_relation`.

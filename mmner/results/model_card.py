@@ -6,6 +6,7 @@ import os
 import platform
 import re
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -161,10 +162,9 @@ def _facts(args: TrainingArguments, results: Mapping[str, Any]) -> dict[str, str
     facts = {"seed": str(args.seed)}
     if args.data_seed is not None:
         facts["seed of the order of the data"] = str(args.data_seed)
-    if "train_runtime" in results:
-        facts["duration of the training"] = _duration(results["train_runtime"])
-    if "total_runtime" in results:
-        facts["duration of the whole run, scoring and controls included"] = _duration(results["total_runtime"])
+    for name, what in (("train_runtime", "training"), ("total_runtime", "whole run, scoring and controls included")):
+        if name in results:
+            facts[f"duration of the {what} (h:mm:ss)"] = str(timedelta(seconds=round(results[name])))
     facts["hardware"] = f"{hardware()}; {args.world_size} process{'es' if args.world_size > 1 else ''}"
     facts["versions"] = (
         f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}, "
@@ -176,15 +176,8 @@ def _facts(args: TrainingArguments, results: Mapping[str, Any]) -> dict[str, str
 def hardware() -> str:
     """The GPUs of this machine, or its processor."""
     if torch.cuda.is_available():
-        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-        return ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
     return f"{platform.machine()}, {os.cpu_count()} cores, no GPU"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min {rest} s" if hours else f"{minutes} min {rest} s"
 
 
 def _with_defaults(model_args: ModelArguments, config: TwoMNERConfig) -> ModelArguments:

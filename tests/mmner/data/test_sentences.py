@@ -17,7 +17,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-import dataset_script
 from mmner.data.collator import MultimodalCollator
 from mmner.data.sentences import (
     WindowedSentences,
@@ -182,17 +181,6 @@ def test_labels_are_the_models_ids_by_name(processor):
         WindowedSentences(rows, processor, {"O": 0, "B-X": 1})
 
 
-def test_tags_that_are_not_iob2_are_an_error(processor):
-    words = {"id": ["a", "b"], "tokens": [["in", "Paris"]] * 2, "ner_tags": [[0, 3], [1, 4]]}
-    features = {**make_rows([1]).features, "id": datasets.Value("string")}
-    rows = datasets.Dataset.from_dict(words, features=datasets.Features(features))
-    message = (
-        "the set, row b: 'I-LOC' came as tag 2 .token 'Paris'. after 'B-PER'; .* If the dataset is IOB1.*iob2 repair"
-    )
-    with pytest.raises(ValueError, match=message):
-        WindowedSentences(rows, processor, LABEL2ID)
-
-
 def raw_rows(tokens: list, tags: list, kind: pa.DataType | None = None) -> datasets.Dataset:
     """Rows whose tags are whatever they are: so `datasets` reads them from Parquet files."""
     features = datasets.Features({**make_rows([1]).features, "id": datasets.Value("string")})
@@ -218,6 +206,7 @@ BAD_TAGS = [
     (TWO, [0, 5], "5 came as tag 2"),
     (TWO, [0, 3, 0], "2 tokens and 3 ner_tags came; expected as many tags as tokens"),
     (TWO, [0], "2 tokens and 1 ner_tags came"),
+    (TWO, [1, 4], "'I-LOC' came as tag 2 (token 'Paris') after 'B-PER'; "),
     ([None, "Paris"], [0, 3], "token 1 is None; expected text"),
     (None, [0, 3], "tokens is None; expected a list"),
 ]
@@ -232,6 +221,7 @@ def test_a_row_of_bad_tokens_or_tags_is_named(processor, tokens, tags, message, 
     assert str(caught.value).startswith(f"org/set, test, row r1: {message}")
     is_label = "no gold label" in message or "ner_tags is None" in message
     assert ("only a test split that has none at all is predicted" in str(caught.value)) == is_label
+    assert ("--iob2 repair" in str(caught.value)) == ("I-LOC" in message)
 
 
 @pytest.mark.parametrize("hidden", [[-1, -1], [-100, -100], [None, None], [-1, None], None])
@@ -286,15 +276,6 @@ def test_own_hidden_and_shuffled_images(processor):
     assert shown(own) == images  # unchanged by the others
     with pytest.raises(ValueError, match="`images` is 'none'; expected one of own, hidden, shuffled"):
         own.with_images("none")
-
-
-def test_images_of_a_subset_are_those_of_its_rows(processor):
-    pictures = [png((shade, 0, 0)) for shade in range(4)]
-    rows = make_rows([2, 3, 4, 5], images=[*pictures[:2], None, pictures[3]]).select([3, 2, 0])
-    sentences = WindowedSentences(rows, processor, LABEL2ID, training=True)
-    assert sentences.rows_with_image == [0, 2]
-    cells = [sentences[index]["image"] for index in range(3)]
-    assert [cell and cell["bytes"] for cell in cells] == [pictures[3], None, pictures[0]]
 
 
 def test_augmented_text_is_that_of_training_alone_and_drawn_by_seed_and_epoch(processor):
@@ -385,9 +366,6 @@ def test_a_derangement_shows_every_row_another_content(contents, seed):
     if 2 * max(map(contents.count, contents)) <= len(contents):
         assert sorted(order) == list(range(len(contents)))
     assert order == derangement(contents, seed)
-
-
-def test_seeds_give_different_derangements():
     assert len({tuple(derangement(range(20), seed)) for seed in range(5)}) == 5
 
 
@@ -427,16 +405,6 @@ def test_a_folder_is_read_as_dataset_script_reads_it(probe, tmp_path):
     loaded = load_splits(DataArguments(dataset=str(tmp_path / "set")), ["test"], tmp_path)
     assert loaded["test"]["tokens"][:] == splits["test"]["tokens"][:]
     assert count_images(loaded["test"])["missing_images"] == 0
-
-
-def test_missing_images_are_counted(tmp_path):
-    lines = [f"IMGID:{number}\nParis\tB-LOC\nwins\tO\n\n" for number in range(3)]
-    for name in ("train.txt", "valid.txt", "test.txt"):
-        (tmp_path / name).write_text("".join(lines))
-    splits = load_splits(DataArguments(dataset=str(tmp_path)), ["train", "validation"], tmp_path / "cache")
-    assert list(splits) == ["train", "validation"]
-    assert count_images(splits["train"]) == {"samples": 3, "samples_with_image": 0, "missing_images": 3}
-    assert dataset_script.load_report(splits["train"]).total("train").missing_rows == 3
 
 
 def write_set(folder, images: dict[str, list[str | None]]) -> str:
@@ -482,21 +450,6 @@ def test_images_can_be_left_out(probe, caplog):
         splits = load_splits(arguments, ["test"], probe[1].parent, build=False)
     assert count_images(splits["test"])["samples_with_image"] == 0
     assert "the images of all rows are left out" in caplog.text
-
-
-def test_a_subset_is_random_repeatable_in_order_and_said(probe, caplog):
-    splits, folder = probe
-    arguments = DataArguments(dataset="probe", probe_sentences=100, max_train_samples=10, max_eval_samples=1000)
-    with caplog.at_level(logging.INFO):
-        first = load_splits(arguments, ["train", "validation"], folder.parent, seed=1, build=False)
-    assert f"A random 10 of the {len(splits['train'])} rows of train are used (seed 1)." in caplog.messages
-    ids = splits["train"]["id"][:]
-    places = [ids.index(name) for name in first["train"]["id"]]
-    assert len(places) == 10 and places == sorted(places) and places != list(range(10))
-    assert len(first["validation"]) == len(splits["validation"])
-    again = load_splits(arguments, ["train"], folder.parent, seed=1, build=False)
-    other = load_splits(arguments, ["train"], folder.parent, seed=2, build=False)
-    assert again["train"]["id"][:] == first["train"]["id"][:] != other["train"]["id"][:]
 
 
 @pytest.mark.parametrize(
@@ -556,13 +509,6 @@ def test_a_split_called_dev_is_the_validation_split(tmp_path, streaming, caplog)
     assert "The split dev is read as validation." in caplog.messages
 
 
-def test_a_split_called_dev_on_the_hub(tmp_path, monkeypatch):
-    rows = {split: make_rows([2], id=[split]) for split in ("train", "dev", "unlabelled")}
-    monkeypatch.setattr(datasets, "load_dataset", lambda *args: datasets.DatasetDict(rows))
-    splits = load_splits(DataArguments(dataset="org/set"), ["train", "validation"], tmp_path)
-    assert {split: one["id"][:] for split, one in splits.items()} == {"train": ["train"], "validation": ["dev"]}
-
-
 def test_of_two_splits_for_one_the_one_of_that_name_is_read_and_two_others_are_an_error(tmp_path, caplog):
     folder = parquet_set(tmp_path / "one", {"train": ["a"], "dev": ["b"], "validation": ["c"]})
     splits = load_splits(DataArguments(dataset=folder), ["train", "validation"], tmp_path / "cache")
@@ -584,7 +530,7 @@ def test_the_column_of_the_tags_of_a_folder(tmp_path):
         load_splits(DataArguments(dataset="org/set", tag_column=3), ["train"], tmp_path)
 
 
-def test_only_the_training_subset_follows_the_seed(tmp_path):
+def test_subsets_are_random_in_order_and_only_that_of_training_follows_the_seed(tmp_path, caplog):
     for split in ("train", "validation", "test"):
         rows = [{"id": f"{i}", "tokens": [f"{split}{i}"], "ner_tags": ["O"], "lang": "en"} for i in range(40)]
         (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -594,7 +540,11 @@ def test_only_the_training_subset_follows_the_seed(tmp_path):
         splits = load_splits(args, ["train", "validation", "test"], tmp_path / "cache", seed, True)
         return {name: [tokens[0] for tokens in rows["tokens"][:]] for name, rows in splits.items()}
 
-    first, again, other = drawn(1), drawn(1), drawn(2)
+    with caplog.at_level(logging.INFO):
+        first, again, other = drawn(1), drawn(1), drawn(2)
+    assert "A random 20 of the 40 rows of train are used (seed 1)." in caplog.messages
+    places = [int(word.removeprefix("train")) for word in first["train"]]
+    assert places == sorted(places) != list(range(20))
     assert first == again and {len(rows) for rows in first.values()} == {20}
     assert first["train"] != other["train"]
     assert first["validation"] == other["validation"] and first["test"] == other["test"]
