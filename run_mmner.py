@@ -176,7 +176,7 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArgu
         # Here, not above: it needs file locks of a kind that not every system has.
         from mmner.training.image_features import store_image_features
 
-        store_image_features(trainer, list(sentences.values()), data_args)
+        store_image_features(trainer, list(sentences.values()), data_args.image_feature_store)
     go_on: list[str] = []
     if space is not None:
         results["search"] = search(trainer, space, args.search_trials)

@@ -71,15 +71,21 @@ def test_a_caption_is_cut_to_the_room_beside_its_sentence_and_that_is_said(made,
 
 def test_controls_hide_and_shuffle_captions(made):
     model, processor = made
-    sentences = WindowedSentences(rows(), processor, model.config.label2id, captions=True, training=True)
-    assert [window["caption"] for window in sentences] == CAPTIONS
-    assert [window["caption"] for window in sentences.with_images("hidden")] == [None] * 4
-    shuffled = [window["caption"] for window in sentences.with_images("shuffled")]
+    sentences = WindowedSentences(rows(), processor, model.config.label2id, captions=True)
+
+    def read(images: str) -> list[str | None]:
+        shown = sentences.with_images(images)
+        return [
+            window["caption"] for _, window in sorted(zip(shown.row_of, shown, strict=True), key=lambda pair: pair[0])
+        ]
+
+    assert read("own") == CAPTIONS and read("hidden") == [None] * 4
+    shuffled = read("shuffled")
     assert shuffled[1] is None
     assert sorted(filter(None, shuffled)) == sorted(filter(None, CAPTIONS))
     assert all(other != own for other, own in zip(shuffled, CAPTIONS, strict=True) if own)
     bare = rows().remove_columns("caption")
-    with pytest.raises(ValueError, match="the set has none: give it a column `caption`"):
+    with pytest.raises(ValueError, match="the dataset has none: give it a column `caption`"):
         WindowedSentences(bare, processor, model.config.label2id, captions=True)
 
 

@@ -1,36 +1,34 @@
-"""Windows of sentences to the tensors of a batch; an image that does not open is counted, named and left out."""
+"""Makes batches of windows. An image that does not open is counted, named and left out."""
 
 from __future__ import annotations
 
 import logging
 import multiprocessing
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from PIL import Image
 
 from images_2mner import load_image
+from mmner.data.feature_store import FeatureStore
 from processing_2mner import TwoMNERProcessor, index_images
-
-if TYPE_CHECKING:
-    from mmner.data.feature_store import FeatureStore
 
 logger = logging.getLogger(__name__)
 
 
 class MultimodalCollator:
     """
-    Makes a batch of what `WindowedSentences` gives. Here, and nowhere before, images are decoded.
+    Makes a batch of items of `WindowedSentences`. This is the only place of a run that decodes images.
 
     Args:
         processor: of the model.
-        use_images: False for a model that reads none: then no image is opened.
-        pad_to_multiple_of: pad the pieces to a multiple of this, which half precision on a GPU likes (8).
+        use_images: False for a model that reads no image: then none is opened.
+        pad_to_multiple_of: pad the tokens to a multiple of this; 8 suits half precision on a GPU.
 
     Attributes:
-        features: a store of what the image towers say of each picture; then no image is opened here: `image` is its
-            id, and a batch has `image_features` (and `global_image_features`) where it would have `pixel_values`.
+        features: a store of the outputs of the image towers. If it is set, the `image` of an item is an id of the
+            store, or 0, and a batch has `image_features` (and `global_image_features`) instead of `pixel_values`.
     """
 
     features: FeatureStore | None = None
@@ -40,49 +38,37 @@ class MultimodalCollator:
         self.use_images = use_images
         self.pad_to_multiple_of = pad_to_multiple_of
         self._warned: set[str] = set()
-        # Shared, because the data loader's workers have copies of the rest; of the one kind that workers can be given
-        # however they are started (fork, forkserver, spawn).
+        # Shared with data loader workers, which have copies of the rest. The context is the one that gives a lock
+        # which workers can receive however they are started.
         self._unreadable = multiprocessing.get_context("spawn").Value("q", 0)
 
     @property
     def unreadable_images(self) -> int:
-        """How often an image did not open and its sentence went without; each pass over the data counts anew."""
+        """How often an image did not open, so that its sentence went without; each epoch counts anew."""
         return self._unreadable.value
 
     def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """
         Args:
-            features: `tokens` and `image` (undecoded, its id if there is a store, or `None`) of each window; its
-                `labels`, where there are gold labels; and, if captions are read, its `caption`.
+            features: items of `WindowedSentences`: `tokens`, `image` and, where there are any, `labels` and `caption`.
 
         Returns:
-            The tensors of the batch contract, as the processor gives them.
+            The tensors of a batch, as the processor gives them.
         """
-        images = None
-        if self.use_images and self.features is None:
-            images = [self.open(feature["image"]) for feature in features]
+        columns = {name: [feature[name] for feature in features] for name in features[0]}
+        from_pixels = self.use_images and self.features is None
         batch = dict(
             self.processor(
-                text=[feature["tokens"] for feature in features],
-                images=images,
-                captions=[feature["caption"] for feature in features] if "caption" in features[0] else None,
-                word_labels=[feature["labels"] for feature in features] if "labels" in features[0] else None,
+                text=columns["tokens"],
+                images=[self.open(image) for image in columns["image"]] if from_pixels else None,
+                captions=columns.get("caption"),
+                word_labels=columns.get("labels"),
                 pad_to_multiple_of=self.pad_to_multiple_of,
             )
         )
         if self.use_images and self.features is not None:
-            batch.update(self._stored([feature["image"] or 0 for feature in features]))
+            batch |= stored_images(self.features, [image_id or None for image_id in columns["image"]])
         return batch
-
-    def _stored(self, image_ids: list[int]) -> dict[str, torch.Tensor]:
-        """The stored outputs of the image towers, with the index and the ids that the processor would give."""
-        ids = [image_id or None for image_id in image_ids]
-        if not any(ids):
-            return {}
-        batch = index_images(ids)
-        stored = zip(*(self.features[image_id] for image_id in batch["image_ids"].tolist()), strict=True)
-        names = ("image_features", "global_image_features")
-        return batch | {name: torch.stack(states) for name, states in zip(names, stored, strict=False)}
 
     def open(self, image: Any) -> Image.Image | None:
         """An image as RGB; `None` for none, and for one that does not open, which is counted and named."""
@@ -97,3 +83,16 @@ class MultimodalCollator:
                 self._warned.add(message)
                 logger.warning(f"{message} Its sentences go without an image.")
             return None
+
+
+def stored_images(store: FeatureStore, image_ids: Sequence[int | None]) -> dict[str, torch.Tensor]:
+    """The image keys of a batch whose rows have these images of the store; none where no row has one."""
+    if not any(image_ids):
+        return {}
+    batch = index_images(image_ids)
+    stored = zip(*(store[image_id] for image_id in batch["image_ids"].tolist()), strict=True)
+    names = ("image_features", "global_image_features")
+    return batch | {name: torch.stack(states) for name, states in zip(names, stored, strict=False)}
+
+
+__all__ = ["MultimodalCollator", "stored_images"]

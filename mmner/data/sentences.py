@@ -1,4 +1,4 @@
-"""The rows of a run: found, counted, and cut into windows that fit the text tower, with their own or other images."""
+"""The sentences of a run: a dataset's splits, cut into windows that fit the text tower, with own or other images."""
 
 import contextlib
 import copy
@@ -12,6 +12,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from transformers import EvalPrediction
 
@@ -29,39 +30,42 @@ from processing_2mner import TwoMNERProcessor, Window
 logger = logging.getLogger(__name__)
 
 SPLITS = {"train": "train", "validation": "eval", "test": "test"}
-"""The splits of a set, and the prefix of the scores and counts of each."""
+"""The splits of a dataset, and the prefix of the scores and counts of each."""
 IMAGES = ("own", "hidden", "shuffled")
+CAPTION_DROPOUT = 0.5
+"""Probability that training hides a caption: a model that always read one would be lost without."""
 IGNORED = -100
 REMEDIES = {
-    "not IOB2": "Correct the row. If the set is IOB1, or has more such slips, convert it: python -m dataset_script "
-    "build SET --provider own --splits source --iob2 repair --output_dir FOLDER, and give --dataset FOLDER.",
+    "not IOB2": "Correct the row. If the dataset is IOB1, or has more such errors, convert it: python -m "
+    "dataset_script build SET --provider own --splits source --iob2 repair --output_dir FOLDER, and give --dataset "
+    "FOLDER.",
     "no gold label": "Give it gold labels or leave it out: only a test split that has none at all is predicted, and "
     "not scored.",
 }
 """What to do about a row, by what is wrong with its tags."""
+FOLDER_OPTIONS = ("dataset_lang", "dataset_errors", "dataset_iob2", "image_folder", "captions", "tag_column")
+"""Options of `DataArguments` that say how to read the files of a folder."""
 
 
 def load_splits(
     args: DataArguments, needed: Collection[str], cache: str | Path, seed: int = 0, build: bool = True
 ) -> dict[str, datasets.Dataset | ParquetShards]:
     """
-    The splits of the set that was asked for, of the probe, a folder, or the Hub, and of each the part asked for.
+    The splits of the dataset that was asked for: the probe, a folder, or a name on the Hub.
 
     Args:
-        args: which set, and how much of it.
+        args: which dataset, and how much of it.
         needed: which of `train`, `validation` and `test`.
         cache: a folder of the run's own, where the probe is written.
-        seed: of the random subset of `train`; those of dev and test are the same for every seed.
+        seed: of the random subset of `train`; the subsets of dev and test are the same for every seed.
         build: False on a process that finds the probe written by another.
 
     Returns:
-        The needed splits that the set has; what it lacks is logged. With `use_images=False`, without their images.
-        With `streaming`, `train` is where it lies.
+        The needed splits that there are; with `streaming`, `train` as `ParquetShards`.
 
     Raises:
-        FileNotFoundError: the set is neither a folder nor a name that the Hub could have.
-        ValueError: a row is malformed, an option makes no sense for this set, it has none of the splits needed, or no
-            `train` where that is needed.
+        FileNotFoundError: the dataset is neither a folder nor a name that the Hub could have.
+        ValueError: a row is malformed, an option does not fit this dataset, or the needed splits are absent.
     """
     loaded = _load_streaming(args, needed) if args.streaming else _renamed(_load(args, Path(cache), build))
     if others := sorted(set(loaded) - set(SPLITS)):
@@ -73,89 +77,55 @@ def load_splits(
             "see --do_train, --do_eval and --do_predict."
         )
     if absent:
-        logger.warning(f"{args.dataset} has no {' and no '.join(absent)}: what it is for is left out.")
+        logger.warning(f"{args.dataset} has no {' and no '.join(absent)} split; its evaluation is skipped.")
     if args.train_languages is not None and "train" in needed:
         loaded["train"] = _in_languages(loaded["train"], args.train_languages.split(","))
-    sizes = {
-        "train": args.max_train_samples,
-        "validation": args.max_eval_samples,
-        "test": args.max_predict_samples,
-    }
-    # Runs of several seeds are scored on the same sentences.
-    seeds = {"train": seed, "validation": 0, "test": 0}
-    splits = {
-        split: _subset(loaded[split], sizes[split], seeds[split])
-        for split in SPLITS
-        if split in needed and split in loaded
-    }
     if not args.use_images:
-        logger.info("use_images is false: the images of all rows are left out.")
-        splits = {
-            split: rows.select_columns([name for name in rows.column_names if name != "image"])
-            for split, rows in splits.items()
-        }
+        logger.info("--use_images is false: the images of all rows are left out.")
+    splits = {}
+    for split, size in zip(
+        SPLITS, (args.max_train_samples, args.max_eval_samples, args.max_predict_samples), strict=True
+    ):
+        if split in needed and split in loaded:
+            # Runs of several seeds are scored on the same sentences.
+            rows = _subset(loaded[split], size, seed if split == "train" else 0)
+            if not args.use_images:
+                rows = rows.select_columns([name for name in rows.column_names if name != "image"])
+            splits[split] = rows
     return splits
 
 
-def _load(args: DataArguments, cache: Path, build: bool) -> datasets.DatasetDict:
+def _load(args: DataArguments, cache: Path, build: bool) -> dict[str, datasets.Dataset]:
     if args.dataset is None:
         raise ValueError("There is no dataset: give --dataset a folder, a name on the Hub, or 'probe'.")
-    name, folder = args.dataset, Path(args.dataset).expanduser()
-    given = {
-        "dataset_lang": args.dataset_lang,
-        "dataset_errors": args.dataset_errors,
-        "dataset_iob2": args.dataset_iob2,
-        "image_folder": args.image_folder,
-        "captions": args.captions,
-        "tag_column": args.tag_column,
-    }
-    options = {option.removeprefix("dataset_"): value for option, value in given.items()}
-    if name == "probe":
+    folder, config = Path(args.dataset).expanduser(), args.dataset_config or "all"
+    options = {name.removeprefix("dataset_"): getattr(args, name) for name in FOLDER_OPTIONS}
+    if args.dataset == "probe":
         folder = cache / f"probe-{args.probe_sentences}"
         if build:
             probe.build(folder, num_sentences=args.probe_sentences)
         logger.warning("The probe is SYNTHETIC: it shows whether the image is used, nothing about natural text.")
-        loaded = dataset_script.load(folder, args.dataset_config or "all", cache_dir=cache / "arrow", **options)
-    elif folder.is_dir():
-        loaded = dataset_script.load(folder, args.dataset_config or "all", **options)
-    elif re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) and not name.startswith("."):
-        if unused := [option for option, value in given.items() if value not in (None, "raise", "auto")]:
-            raise ValueError(f"{name} comes from the Hub, where {', '.join(unused)} mean nothing: leave them out.")
-        loaded = datasets.load_dataset(name, args.dataset_config)
-    else:
-        raise FileNotFoundError(f"There is no folder {name}; expected 'probe', a folder, or a name on the Hub.")
-    return loaded
-
-
-def _renamed(splits: dict[str, Any]) -> dict[str, Any]:
-    """The splits by their names here: where there is no `validation`, that is what `dev` is, and so on."""
-    renamed = dict(splits)
-    for name in splits:
-        split = SPLIT_NAMES.get(name, name)
-        if split in splits:
-            continue
-        if split in renamed:
-            names = [other for other in splits if SPLIT_NAMES.get(other) == split]
-            raise ValueError(
-                f"The set has the splits {', '.join(names)}, which all are {split}: expected one of them."
-            )
-        logger.info(f"The split {name} is read as {split}.")
-        renamed[split] = renamed.pop(name)
-    return renamed
+        return dataset_script.load(folder, config, cache_dir=cache / "arrow", **options)
+    if folder.is_dir():
+        return dataset_script.load(folder, config, **options)
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", args.dataset):
+        raise FileNotFoundError(
+            f"There is no folder {args.dataset}; expected --dataset 'probe', a folder, or a name on the Hub."
+        )
+    _refuse_folder_options(args, "comes from the Hub")
+    return datasets.load_dataset(args.dataset, args.dataset_config)
 
 
 def _load_streaming(
     args: DataArguments, needed: Collection[str]
 ) -> dict[str, datasets.Dataset | ParquetShards | None]:
-    """The same of a set in Parquet: `train` where it lies, and `None` for a split that is not needed."""
+    """The same of a dataset in Parquet: `train` stays in its files; `None` for a split that is not needed."""
     if args.dataset in (None, "probe"):
         raise ValueError(
             f"--streaming reads Parquet files, and the dataset is {args.dataset}: give --dataset a folder of them or "
             "a name on the Hub, or leave --streaming out."
         )
-    given = ("dataset_lang", "dataset_errors", "dataset_iob2", "image_folder", "captions", "tag_column")
-    if unused := [name for name in given if getattr(args, name) not in (None, "raise", "auto")]:
-        raise ValueError(f"{args.dataset} is read as Parquet, where {', '.join(unused)} mean nothing: leave them out.")
+    _refuse_folder_options(args, "is read as Parquet")
     folder = Path(args.dataset).expanduser()
     config = args.dataset_config or ("all" if is_parquet(folder) else None)
     files, features = find_shards(args.dataset, config)
@@ -164,42 +134,55 @@ def _load_streaming(
     if others := {split: files[split] for split in files if split in needed and split != "train"}:
         loaded.update(datasets.load_dataset("parquet", data_files=others, features=features))
         if is_parquet(folder):
-            attach_report({split: loaded[split] for split in others}, folder, config)
+            attach_report({split: loaded[split] for split in others}, folder, config or "all")
     if "train" in needed and "train" in files:
         loaded["train"] = ParquetShards(files["train"], features)
     return loaded
 
 
+def _refuse_folder_options(args: DataArguments, reason: str) -> None:
+    if unused := [f"--{name}" for name in FOLDER_OPTIONS if getattr(args, name) not in (None, "raise", "auto")]:
+        raise ValueError(f"{args.dataset} {reason}, where {', '.join(unused)} do not apply: leave them out.")
+
+
+def _renamed(splits: dict[str, Any]) -> dict[str, Any]:
+    """The splits by the names of `SPLITS`: `dev` becomes `validation`, unless there is a `validation`, and so on."""
+    renamed = dict(splits)
+    for name in splits:
+        split = SPLIT_NAMES.get(name, name)
+        if split in splits:
+            continue
+        if split in renamed:
+            names = [other for other in splits if SPLIT_NAMES.get(other) == split]
+            raise ValueError(f"The splits {', '.join(names)} all stand for {split}: expected one of them.")
+        logger.info(f"The split {name} is read as {split}.")
+        renamed[split] = renamed.pop(name)
+    return renamed
+
+
 def count_images(rows: datasets.Dataset) -> dict[str, int]:
-    """How many `samples` there are, `samples_with_image`, and, where it is known of these rows, `missing_images` (rows
-    whose image was not there or did not open when the set was loaded)."""
+    """
+    Counts `samples`, `samples_with_image` and, where the report of the dataset tells them of just these rows,
+    `missing_images`: rows whose image was not there or did not open when the dataset was loaded.
+    """
     counts = {"samples": len(rows), "samples_with_image": len(_image_cells(rows)[1])}
-    if "image" in rows.column_names:  # else the images were left out, the missing with the others
-        with contextlib.suppress(ValueError):  # from the Hub: a set of which we know only what it holds
-            missing = _missing_images(rows, counts["samples"] - counts["samples_with_image"])
-            counts |= {} if missing is None else {"missing_images": missing}
+    if "image" not in rows.column_names:  # left out, those that are missing too
+        return counts
+    with contextlib.suppress(ValueError):  # a dataset on the Hub has no report
+        report = dataset_script.load_report(rows)
+        parts = [report.total(str(rows.split), lang) for lang in set(_column(rows, "lang") or [None])]
+        missing = sum(part.missing_rows + part.unreadable_rows for part in parts)
+        if missing == 0 or sum(part.rows for part in parts) == len(rows):  # else these are a subset of its rows
+            counts["missing_images"] = missing
     return counts
 
 
-def _missing_images(rows: datasets.Dataset, without_image: int) -> int | None:
-    """Of the rows without an image, those that name one; the report tells it by language, not by row."""
-    report, split = dataset_script.load_report(rows), str(rows.split)
-    languages = set(_column(rows, "lang") or ())
-    parts = [report.total(split, lang) for lang in sorted(languages, key=str)] if languages else [report.total(split)]
-    missing = sum(part.missing_rows + part.unreadable_rows for part in parts)
-    if missing == 0 or sum(part.rows for part in parts) == len(rows):
-        return missing
-    # Some of the rows of these languages: where no row is without a name of an image, none of these is.
-    return None if any(part.without_image for part in parts) else without_image
-
-
 def _in_languages(rows: datasets.Dataset, languages: Sequence[str]) -> datasets.Dataset:
-    """The rows of some languages, in their order."""
     found = _column(rows, "lang") or []
     if missing := sorted(set(languages) - set(found)):
         raise ValueError(
-            f"train_languages names {', '.join(missing)}, and the training rows have "
-            f"{', '.join(sorted(set(filter(None, found)))) or 'no languages'}: name some of these, parted by commas."
+            f"--train_languages names {', '.join(missing)}, and the training rows have "
+            f"{', '.join(sorted(set(filter(None, found)))) or 'no languages'}: name some of these, joined by commas."
         )
     return rows.select([row for row, lang in enumerate(found) if lang in languages])
 
@@ -216,15 +199,14 @@ def _subset(rows: datasets.Dataset, size: int | None, seed: int) -> datasets.Dat
 
 def label_names(rows: datasets.Dataset) -> list[str]:
     """
-    The tags of a set, in id order.
+    The tags of a dataset, in id order.
 
     Raises:
         ValueError: there is no column of tokens or tags, or the tags are not class labels.
     """
-    missing = [name for name in ("tokens", "ner_tags") if name not in rows.column_names]
-    if missing:
+    if missing := [name for name in ("tokens", "ner_tags") if name not in rows.column_names]:
         raise ValueError(
-            f"The set has no column {' or '.join(missing)}; it has {', '.join(rows.column_names)}. Rename them: "
+            f"The dataset has no column {' or '.join(missing)}; it has {', '.join(rows.column_names)}. Rename them: "
             "tokens (words), ner_tags (class labels, IOB2) and, if it has them, id, lang, image, image_relation."
         )
     names = getattr(getattr(rows.features["ner_tags"], "feature", None), "names", None)
@@ -238,37 +220,36 @@ def label_names(rows: datasets.Dataset) -> list[str]:
 
 class WindowedSentences(torch.utils.data.Dataset):
     """
-    The sentences of a split, cut where the text tower's length demands it; what the collator makes batches of.
+    The sentences of a split, cut where the text tower's length demands it; the collator makes batches of them.
 
     For training the windows do not overlap and, where that is possible, none cuts an entity. For evaluation they
-    overlap by `stride` pieces, each word is read from one of them, and they are ordered from long to short, so that a
-    batch holds sentences of about one length. No word of a sentence is ever left out. No image is decoded here.
+    overlap by `stride` tokens, each word is read from one of them, and long ones come first, so that a batch holds
+    sentences of about one length. No word is ever left out. No image is decoded here.
 
     Args:
-        rows: columns `tokens`, `ner_tags` and, if there are any, `id`, `lang`, `image`, `image_relation`.
-        processor: of the model; knows the pieces of a word.
+        rows: columns `tokens` (words), `ner_tags` and, if there are any, `id`, `lang`, `image`, `image_relation`.
+        processor: of the model; knows the tokens of a word.
         label2id: of the model; holds every tag of the rows.
         training: cut for training, not evaluation.
-        images: `"own"`; `"hidden"`: no row has one; `"shuffled"`: a row with an image has another row's, of other
-            content, one without has none.
-        stride: pieces that the windows of a long sentence share in evaluation; by default the processor's choice.
-        max_length: pieces in a window, special tokens included. Default: all the tower takes.
-        captions: read each image's caption; it is hidden and shuffled with the image, or for it where images are
-            missing.
-        mention_dropout: in training, the probability that the words of an entity are hidden behind the tokenizer's
-            mask in a row with an image: the sentence around it and the image are left to tell its type. The rows are
-            the same for a model that reads no image, so that it remains a fair baseline.
-        text_augmentation: in training, the probability that a sentence is read as it could have been typed in a post:
-            in lower case, in capitals or without punctuation. One that would no longer fit its window stays as it is.
-        seed: of the shuffled images, the hidden mentions and the augmented sentences.
-        name: of the set, in messages.
-        may_be_unlabelled: the rows may have no gold labels (null, -1 or -100 for all tags of all rows). Then they can
-            be predicted, not scored: `tags` is `None`, and a window has no `labels`.
+        images: `"own"`; `"hidden"`: no row has one; `"shuffled"`: each row with an image has another row's, of other
+            content.
+        stride: tokens that the windows of a long sentence share in evaluation; by default the processor's choice.
+        max_length: tokens in a window, special tokens included. Default: all the tower takes.
+        captions: read each image's caption. It is hidden and shuffled with the image, and hidden at random in training
+            (`CAPTION_DROPOUT`).
+        mention_dropout: in training, the probability that the words of an entity are masked in a row with an image, so
+            that the context and the image tell its type. A model that reads no image gets the same rows, so that it
+            remains a fair baseline.
+        text_augmentation: in training, the probability that a sentence is changed as by `augmented`; one that would
+            no longer fit its window stays as it is.
+        seed: of the shuffled images and all that is random in training.
+        name: of the split, in messages.
+        may_be_unlabelled: the rows may have no gold labels (null, -1 or -100 for all tags of all rows). Then `tags` is
+            `None`, and a window has no `labels`: they can be predicted, not scored.
 
     Raises:
         ValueError: a row has null tokens, not as many tags as tokens, a tag of no name, or tags that are not IOB2 or
-            that the model does not know; no two different images to shuffle; or captions are to be read and the rows
-            have none.
+            that the model does not know; no two different images to shuffle; or there are no captions to read.
     """
 
     def __init__(
@@ -293,86 +274,80 @@ class WindowedSentences(torch.utils.data.Dataset):
         self.tags = self._gold_tags(rows, name, may_be_unlabelled)
         if unknown := sorted({tag for tags in self.tags or () for tag in tags} - set(label2id)):
             raise ValueError(
-                f"The set has the tags {', '.join(unknown)}, which the model does not know; it knows "
-                f"{', '.join(label2id)}. Rename them in the set, or train a new model from towers."
+                f"The dataset has the tags {', '.join(unknown)}, which the model does not know; it knows "
+                f"{', '.join(label2id)}. Rename them in the dataset, or train a new model from towers."
             )
         self.label2id = dict(label2id)
         self.id2label = {index: label for label, index in label2id.items()}
         self.languages: list[str | None] = _column(rows, "lang") or [None] * len(rows)
         self.relations: list[str | None] = _column(rows, "image_relation") or [None] * len(rows)
 
+        self._processor, self._budget = processor, processor.piece_budget(max_length)
         self.row_of: list[int] = []
         """The row of each window."""
         self.windows: list[Window] = []
         self.lengths: list[int] = []
-        """The pieces of each window, special tokens excluded."""
-        self._cut(processor, training, stride, max_length)
+        """The number of tokens of each window, special tokens excluded."""
+        self._cut(training, stride, max_length)
 
-        for name, value in (("mention_dropout", mention_dropout), ("text_augmentation", text_augmentation)):
+        for option, value in (("mention_dropout", mention_dropout), ("text_augmentation", text_augmentation)):
             if not 0 <= value <= 1:
-                raise ValueError(f"`{name}` is {value}; expected a probability between 0 and 1.")
-        self.text_augmentation = text_augmentation if training else 0.0
-        self.mention_dropout = mention_dropout if training else 0.0
-        self._mask = processor.tokenizer.mask_token if self.mention_dropout else None
-        if self.mention_dropout and self._mask is None:
-            raise ValueError(
-                "`mention_dropout` hides words behind the tokenizer's mask token, and it has none: set 0."
-            )
+                raise ValueError(f"--{option} is {value}; expected a probability between 0 and 1.")
+        self._training = training
+        self._text_augmentation, self._mention_dropout = text_augmentation, mention_dropout
+        self._mask = processor.tokenizer.mask_token if training and mention_dropout else None
+        if training and mention_dropout and self._mask is None:
+            raise ValueError("--mention_dropout needs a tokenizer with a mask token, and this one has none: set 0.")
 
         self._cells, self.rows_with_image = _image_cells(rows)
         self._has_image = frozenset(self.rows_with_image)
         self._captions: list[str | None] | None = None
         if captions:
-            self._captions = _column(rows, "caption")
-            if self._captions is None or not any(self._captions):
+            self._captions = _column(rows, "caption") or []
+            if not any(self._captions):
                 raise ValueError(
-                    "`image_as_text` reads the captions of images, and the set has none: give it a column `caption`, "
-                    "or name its file of captions by --captions."
+                    "--image_as_text reads the captions of images, and the dataset has none: give it a column "
+                    "`caption`, or name its file of captions by --captions."
                 )
             captioned = {row for row, caption in enumerate(self._captions) if caption}
             self.rows_with_image = sorted(self._has_image | captioned)
         self._seed = seed
-        # Shared, because a data loader's workers have copies of the rest.
-        self._epoch = torch.zeros((), dtype=torch.long).share_memory_()
-        self._image_row: dict[int, int] = {}
+        self._epoch = torch.zeros((), dtype=torch.long).share_memory_()  # seen by data loader workers, too
+        self._image_row: dict[int, int] = {}  # the row whose image is shown with a row
         self._image_ids: dict[int, int] | None = None
         self._show(images)
 
     def _gold_tags(self, rows: datasets.Dataset, name: str, may_be_unlabelled: bool) -> list[list[str]] | None:
-        """The tags of each sentence by name, or `None` where none has gold labels and that may be."""
+        """The tags of each sentence by name, or `None` where none has gold labels and that is allowed."""
         names, column = label_names(rows), rows["ner_tags"][:]
-        is_unlabelled_set = (
-            may_be_unlabelled
-            and any(map(is_unlabelled, column))
-            and all(is_unlabelled(tags) or len(tags) == 0 for tags in column)
-        )
+        unlabelled = [is_unlabelled(tags) for tags in column]
+        without_tags = (known or len(tags) == 0 for known, tags in zip(unlabelled, column, strict=True))
+        is_unlabelled_split = may_be_unlabelled and any(unlabelled) and all(without_tags)
         gold = []
         for row, (tokens, tags) in enumerate(zip(self.tokens, column, strict=True)):
             try:
-                if is_unlabelled_set:
+                if is_unlabelled_split:
                     check_tokens(tokens)
                 else:
                     gold.append(iob2_tags(tokens, tags, names))
             except TagError as error:
                 remedy = REMEDIES.get(error.reason, "Correct the row, or leave it out.")
                 raise ValueError(f"{name}, row {self.ids[row]}: {error}. {remedy}") from None
-        if not is_unlabelled_set:
+        if not is_unlabelled_split:
             return gold
         logger.warning(f"{name}: no gold labels: predicted, not scored.")
         return None
 
-    def _cut(self, processor: TwoMNERProcessor, training: bool, stride: int | None, max_length: int | None) -> None:
-        budget = processor.piece_budget(max_length)
-        self._processor, self._budget = processor, budget
+    def _cut(self, training: bool, stride: int | None, max_length: int | None) -> None:
         found = []
         for row, words in enumerate(self.tokens):
-            counts = processor.piece_counts(words)
-            if sum(counts) <= budget:
+            counts = self._processor.piece_counts(words)
+            if sum(counts) <= self._budget:
                 windows = [Window(0, len(words), 0, len(words))]
             elif training:
-                windows = training_windows(counts, self.tags[row], budget)
+                windows = training_windows(counts, self.tags[row] if self.tags else [], self._budget)
             else:
-                windows = processor.windows(words, stride=stride, max_length=max_length)
+                windows = self._processor.windows(words, stride=stride, max_length=max_length)
             found += [(row, window, sum(counts[window.start : window.stop])) for window in windows]
         if not training:
             found.sort(key=lambda item: -item[2])
@@ -380,23 +355,18 @@ class WindowedSentences(torch.utils.data.Dataset):
             self.row_of.append(row)
             self.windows.append(window)
             self.lengths.append(length)
-        if len(found) > len(self.tokens):
-            logger.info(f"{len(self.tokens)} sentences in {len(found)} windows of at most {budget} pieces.")
+        if self.has_long_sentences:
+            logger.info(f"{len(self.tokens)} sentences in {len(found)} windows of at most {self._budget} tokens.")
 
     def _show(self, images: str) -> None:
         if images not in IMAGES:
             raise ValueError(f"`images` is {images!r}; expected one of {', '.join(IMAGES)}.")
         self.images = images
-        if images == "own":
-            self._image_row = {row: row for row in self.rows_with_image}
-        elif images == "hidden":
-            self._image_row = {}
-        else:
-            contents = [self._content_of(row) for row in self.rows_with_image]
-            order = derangement(contents, self._seed)
-            self._image_row = {
-                row: self.rows_with_image[other] for row, other in zip(self.rows_with_image, order, strict=True)
-            }
+        rows = [] if images == "hidden" else self.rows_with_image
+        others = rows
+        if images == "shuffled":
+            others = [rows[place] for place in derangement([self._content_of(row) for row in rows], self._seed)]
+        self._image_row = dict(zip(rows, others, strict=True))
 
     def with_images(self, images: str) -> "WindowedSentences":
         """The same windows with other images: `"own"`, `"hidden"` or `"shuffled"`."""
@@ -406,24 +376,30 @@ class WindowedSentences(torch.utils.data.Dataset):
 
     def shown_images(self) -> dict[int, bytes]:
         """The rows whose image is shown with a sentence, and a 16-byte hash of its file, equal for equal files."""
-        shown = sorted(self._has_image.intersection(self._image_row.values()))
-        return {row: _content(self.image_file(row)) for row in shown}
+        return {row: self._content_of(row) for row in sorted(self._has_image.intersection(self._image_row.values()))}
 
     def _content_of(self, row: int) -> bytes:
-        if row in self._has_image:
-            return _content(self.image_file(row))
-        return hashlib.blake2b(self._captions[row].encode(), digest_size=16).digest()
+        """A hash of the image's file, or of the caption where there is no image."""
+        if row not in self._has_image:
+            content = str(self._captions and self._captions[row]).encode()
+        else:
+            cell = self.image_file(row)
+            try:
+                content = cell["bytes"] if cell.get("bytes") is not None else Path(cell["path"]).read_bytes()
+            except OSError:  # the collator counts and names it
+                content = str(cell["path"]).encode()
+        return hashlib.blake2b(content, digest_size=16).digest()
 
     def image_file(self, row: int) -> dict[str, Any]:
         """The image of a row that has one, as `datasets` stores it, not decoded."""
         return self._cells[row]["image"]
 
     def set_epoch(self, epoch: int) -> None:
-        """Another epoch: other mentions are hidden and other sentences augmented, in worker processes too."""
+        """Sets the epoch, of which augmentation and dropout depend, in worker processes too."""
         self._epoch.fill_(epoch)
 
     def use_image_ids(self, image_ids: dict[int, int]) -> None:
-        """From now on a window's `image` is the id of its row's picture (0: it does not open), not its file."""
+        """From now on a window's `image` is the id of its row's image in the store (0: it does not open)."""
         self._image_ids = image_ids
 
     def __len__(self) -> int:
@@ -432,39 +408,44 @@ class WindowedSentences(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """`tokens` and `labels` of a window, its row's `image`, not decoded (or its id), or `None`; and `caption`."""
         row, window = self.row_of[index], self.windows[index]
-        # Where a window begins inside an entity, its rest is one of its own.
-        tags = mended_tags(self.tags[row][window.start : window.stop]) if self.tags is not None else None
-        source = self._image_row.get(row)
+        # Where a window begins inside an entity, the rest of it becomes an entity.
+        tags = None if self.tags is None else mended_tags(self.tags[row][window.start : window.stop])
         tokens = self.tokens[row][window.start : window.stop]
-        if self.text_augmentation:
+        source = self._image_row.get(row)
+        caption = self._captions[source] if self._captions and source is not None else None
+        if self._training and tags is not None:
             tokens, tags = self._augmented(index, tokens, tags)
-        if self.mention_dropout and source is not None:
-            tokens = without_mentions(tokens, tags, self.mention_dropout, self._mask, self._rng("mentions", index))
+            if self._mask is not None and source is not None:
+                tokens = without_mentions(
+                    tokens, tags, self._mention_dropout, self._mask, self._rng("mentions", index)
+                )
+            if caption and self._rng("caption", index).random() < CAPTION_DROPOUT:
+                caption = None
         image = None
         if source in self._has_image:
             image = self.image_file(source) if self._image_ids is None else self._image_ids[source]
-        window = {"tokens": tokens, "image": image}
+        item: dict[str, Any] = {"tokens": tokens, "image": image}
         if tags is not None:
-            window["labels"] = [self.label2id[tag] for tag in tags]
+            item["labels"] = [self.label2id[tag] for tag in tags]
         if self._captions is not None:
-            window["caption"] = None if source is None else self._captions[source]
-        return window
+            item["caption"] = caption
+        return item
 
     def _rng(self, purpose: str, index: int) -> random.Random:
-        """Draws by seed, epoch and window alone: the same for whoever reads it, in whatever order, after a resume."""
+        """Random numbers depend on seed, epoch and window alone, so a resumed run repeats the original one."""
         return random.Random(f"{purpose} {self._seed} {int(self._epoch)} {index}")
 
     def _augmented(self, index: int, tokens: list[str], tags: list[str]) -> tuple[list[str], list[str]]:
         rng = self._rng("text", index)
-        if rng.random() >= self.text_augmentation:
+        if not self._text_augmentation or rng.random() >= self._text_augmentation:
             return tokens, tags
         changed = augmented(tokens, tags, rng)
-        # Capitals have more pieces.
+        # Capitals may take more tokens than the window has room for.
         return changed if sum(self._processor.piece_counts(changed[0])) <= self._budget else (tokens, tags)
 
     def stitch(self, values: np.ndarray) -> list[list[Any]]:
         """
-        What was computed for each word of each window, sentence by sentence.
+        Puts together, for each sentence, what was computed for each word of each window.
 
         Args:
             values: `(num_windows, num_words)` or wider, in the order of the windows.
@@ -493,16 +474,16 @@ class WindowedSentences(torch.utils.data.Dataset):
         return [[self.id2label[index] for index in ids] for ids in self.stitch(predictions)]
 
     def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        """The scores of these sentences, of what a `Trainer` gathered for them; see `entity_scores`."""
+        """The scores of what a `Trainer` predicted for these sentences; see `entity_scores`."""
         predictions = prediction.predictions
         if isinstance(predictions, (tuple, list)):
             predictions = predictions[0]
-        return entity_scores(self.tags, self.predicted_tags(predictions), self.languages, self.relations)
+        return entity_scores(self.tags or [], self.predicted_tags(predictions), self.languages, self.relations)
 
     @property
     def score_names(self) -> set[str]:
         """The names of the scores that `compute_metrics` gives, whatever is predicted; none without a gold entity."""
-        return set(entity_scores(self.tags, self.tags, self.languages, self.relations))
+        return set(entity_scores(self.tags or [], self.tags or [], self.languages, self.relations))
 
     @property
     def groups(self) -> dict[str, list[str]]:
@@ -510,16 +491,16 @@ class WindowedSentences(torch.utils.data.Dataset):
         return groups_of(self.tags or (), self.languages, self.relations)
 
 
-def training_windows(piece_counts: Sequence[int], tags: Sequence[str], budget: int) -> list[Window]:
+def training_windows(token_counts: Sequence[int], tags: Sequence[str], budget: int) -> list[Window]:
     """
-    Cuts a sentence into consecutive windows of at most `budget` pieces, before an entity rather than inside it. A word
-    of more pieces than that is a window of its own; an entity of more is cut.
+    Cuts a sentence into consecutive windows of at most `budget` tokens, before an entity rather than inside it. A word
+    of more tokens than that is a window of its own; an entity of more is cut.
     """
     windows, start = [], 0
-    while start < len(piece_counts):
+    while start < len(token_counts):
         stop, used = start, 0
-        while stop < len(piece_counts) and (stop == start or used + piece_counts[stop] <= budget):
-            used += piece_counts[stop]
+        while stop < len(token_counts) and (stop == start or used + token_counts[stop] <= budget):
+            used += token_counts[stop]
             stop += 1
         before = stop
         while start < before < len(tags) and tags[before].startswith("I-"):
@@ -532,8 +513,7 @@ def training_windows(piece_counts: Sequence[int], tags: Sequence[str], budget: i
 
 def derangement(contents: Sequence[Hashable], seed: int) -> list[int]:
     """
-    For each image another one, of other content: a permutation, unless more than half of the images are one and the
-    same, which is then replaced by the others in turn.
+    For each image another one, of other content: a permutation, unless more than half of the images are equal.
 
     Args:
         contents: what each image shows; equal for equal images.
@@ -545,26 +525,19 @@ def derangement(contents: Sequence[Hashable], seed: int) -> list[int]:
     Raises:
         ValueError: no two images differ.
     """
-    positions: dict[Hashable, list[int]] = {}
-    for position, content in enumerate(contents):
-        positions.setdefault(content, []).append(position)
-    if len(positions) < 2:
-        raise ValueError(f"Cannot shuffle {len(contents)} images of {len(positions)} contents; expected two or more.")
     rng = random.Random(seed)
-    groups = list(positions.values())
-    rng.shuffle(groups)
-    for group in groups:
-        rng.shuffle(group)
-    # Equal images side by side, and a step as long as the longest such stretch: it always leads out of the stretch.
-    order = [position for group in groups for position in group]
-    step = max(map(len, groups))
-    if 2 * step <= len(order):
-        result = {position: order[(place + step) % len(order)] for place, position in enumerate(order)}
-    else:
-        longest = max(groups, key=len)
-        others = [position for group in groups if group is not longest for position in group]
-        result = {position: others[place % len(others)] for place, position in enumerate(longest)}
-        result |= {position: longest[place] for place, position in enumerate(others)}
+    groups: dict[Hashable, list[int]] = {}
+    for position in rng.sample(range(len(contents)), len(contents)):
+        groups.setdefault(contents[position], []).append(position)
+    if len(groups) < 2:
+        raise ValueError(f"Cannot shuffle {len(contents)} images of {len(groups)} contents; expected two or more.")
+    # Equal images stand side by side, and a step as long as the largest group leads out of each group.
+    order = [position for group in groups.values() for position in group]
+    step = max(map(len, groups.values()))
+    result = {position: order[(place + step) % len(order)] for place, position in enumerate(order)}
+    for position in order:
+        while contents[result[position]] == contents[position]:  # only where the largest group is more than half
+            result[position] = rng.choice(order)
     return [result[position] for position in range(len(contents))]
 
 
@@ -577,21 +550,8 @@ def _image_cells(rows: datasets.Dataset) -> tuple[datasets.Dataset | list[dict],
     if "image" not in rows.column_names:
         return [], []
     cells = rows.select_columns("image").cast_column("image", datasets.Image(decode=False))
-    present = []
+    present: list[bool] = []
     for batch in cells.with_format("arrow").iter(batch_size=1000):
-        column = batch["image"].combine_chunks()
-        content, path = column.field("bytes").is_valid(), column.field("path").is_valid()
-        present += [
-            valid.as_py() and (has_bytes.as_py() or has_path.as_py())
-            for valid, has_bytes, has_path in zip(column.is_valid(), content, path, strict=True)
-        ]
+        has_bytes, has_path = (pc.struct_field(batch["image"], part).is_valid() for part in ("bytes", "path"))
+        present += pc.or_(has_bytes, has_path).to_pylist()
     return cells, [row for row, has_image in enumerate(present) if has_image]
-
-
-def _content(cell: dict[str, Any]) -> bytes:
-    """A hash of an image's file, which is equal for copies of one under different names."""
-    try:
-        content = cell["bytes"] if cell.get("bytes") is not None else Path(cell["path"]).read_bytes()
-    except OSError:  # told by whoever opens it
-        content = str(cell["path"]).encode()
-    return hashlib.blake2b(content, digest_size=16).digest()

@@ -1,14 +1,13 @@
 """
 Entity-level precision, recall and F1: micro-averaged, strict IOB2 as seqeval reads it; by language, type and image.
 
-An `evaluate` module, complete in this file: `evaluate.load(mmner.entity_f1.PATH)`. The training code calls
-`entity_scores`, which is all that the module does.
+An `evaluate` module in one file: `evaluate.load(mmner.entity_f1.PATH)`. Training calls the same `entity_scores`.
 """
 
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import datasets
@@ -83,12 +82,12 @@ def entity_scores(
             sentence, where that is not known.
 
     Returns:
-        `precision`, `recall`, `f1` over all, `f1_{lang}`, `f1_{TYPE}`, `f1_{relation}`, all in [0, 1]. What has no
-        gold entity has no score: it is left out.
+        `precision`, `recall`, `f1` over all, `f1_{lang}`, `f1_{TYPE}`, `f1_{relation}`, all in [0, 1]. A group
+        without a gold entity has no score.
 
     Raises:
-        ValueError: the sentences, the words of one, or the languages or relations, are not as many as in gold; a tag
-            is none of IOB2; or the gold tags are IOB1.
+        ValueError: the numbers of sentences, words, languages or relations differ; a tag is none of IOB2; or the gold
+            tags are IOB1.
     """
     if len(gold) != len(predicted):
         raise ValueError(f"{len(predicted)} predicted sentences for {len(gold)} gold ones; expected one for each.")
@@ -103,29 +102,29 @@ def entity_scores(
     _check_scheme(gold)
     correct_spans = set(gold_spans) & set(predicted_spans)
 
-    def counts_by(groups: Sequence[str | None] | None) -> dict[str | None, Counts]:
-        """`groups` by sentence, or `None`: by type."""
-        gold, predicted, correct = (
-            Counter(span[1] if groups is None else groups[span[0]] for span in spans)
-            for spans in (gold_spans, predicted_spans, correct_spans)
-        )
-        return {name: Counts(gold[name], predicted[name], correct[name]) for name in sorted(gold, key=str)}
-
     if not gold_spans:
         logger.warning(f"None of the {len(gold)} sentences has a gold entity: there is no score.")
         return {}
+
+    def counts_by(group_of: Callable[[tuple], str | None]) -> dict[str | None, Counts]:
+        in_gold, in_predicted, in_both = (
+            Counter(map(group_of, spans)) for spans in (gold_spans, predicted_spans, correct_spans)
+        )
+        return {name: Counts(in_gold[name], in_predicted[name], in_both[name]) for name in sorted(in_gold, key=str)}
+
     overall = Counts(len(gold_spans), len(predicted_spans), len(correct_spans))
     scores = {"f1": overall.f1, "precision": overall.precision, "recall": overall.recall}
-    for kind, groups in (("language", languages), ("type", None), ("image relation", relations)):
-        if groups is not None and not len(groups):
-            continue
-        for name, counts in counts_by(groups).items():
-            if name is None:
-                continue
-            if f"f1_{name}" in scores:
-                logger.warning(f"The {kind} {name} is left out of the scores: f1_{name} stands for something else.")
-                continue
-            scores[f"f1_{name}"] = counts.f1
+    groupings: dict[str, Callable[[tuple], str | None]] = {"type": lambda span: span[1]}
+    if len(languages):
+        groupings = {"language": lambda span: languages[span[0]], **groupings}
+    if len(relations):
+        groupings["image relation"] = lambda span: relations[span[0]]
+    for kind, group_of in groupings.items():
+        for group, counts in counts_by(group_of).items():
+            if f"f1_{group}" in scores:
+                logger.warning(f"The {kind} {group} is left out of the scores: f1_{group} stands for something else.")
+            elif group is not None:
+                scores[f"f1_{group}"] = counts.f1
     return scores
 
 
@@ -169,8 +168,8 @@ Args:
     relations (`list[str | None]`, *optional*): of each sentence, how its image relates to it.
 
 Returns:
-    `f1`, `precision`, `recall` over all entities; `f1_{language}`, `f1_{TYPE}`, `f1_{relation}`; all in [0, 1]. What
-    has no gold entity has no score: it is left out.
+    `f1`, `precision`, `recall` over all entities; `f1_{language}`, `f1_{TYPE}`, `f1_{relation}`; all in [0, 1]. A
+    group without a gold entity has no score.
 
 Example:
     >>> metric = evaluate.load(mmner.entity_f1.PATH)

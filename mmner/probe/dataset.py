@@ -1,33 +1,29 @@
-"""The probe: a SYNTHETIC four-language set in which the words are ambiguous and only the picture tells the type.
+"""The probe: a SYNTHETIC dataset in four languages, in which only the image tells the type of ambiguous words.
 
-Nothing in it is real: the sentences come from templates, the pictures from random shapes, and no file is read. It
-shows whether a model *uses* the image; a score on it says nothing about natural text.
+Nothing in it is real: the sentences come from templates, the images from random shapes, and no file is read. It shows
+whether a model *uses* the image; a score on it says nothing about natural text.
 """
 
 import hashlib
-import io
 import json
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image
-
 from dataset_script.files import replacing
 
-from .drawings import draw
+from .drawings import DRAWINGS, draw
 from .sentences import NAMES, PHRASES, SURNAMES
 
 TYPES = ("PER", "LOC", "ORG", "MISC")
-SPLITS = ("train", "validation", "test")
 SPLIT_SHARE = {"validation": 0.1, "test": 0.2}
 """Of the sentences; train has the rest."""
 AMBIGUOUS_SHARE = 0.52
-"""Of the rows of a split. They come in fours: one text, and for each type a picture and the labels."""
-PICTURE_SHARE = {"depicts": 0.35, "unrelated": 0.3, "none": 0.35}
+"""Of the rows of a split. They come in fours: one text, and for each type an image and the labels."""
+IMAGE_SHARE = {"depicts": 0.35, "unrelated": 0.3, "none": 0.35}
 """Of the rows whose words tell the types."""
 REUSE_SHARE = 0.15
-"""Of the pictures: how many show again one that the split has already, of the same name and type."""
+"""Of the images: how many show again one that the split has already, of the same name and type."""
 HELD_OUT_NAMES = {"validation": 0.08, "test": 0.2}
 """Of the names: how many occur in that split alone."""
 HELD_OUT_USE = 0.3
@@ -37,10 +33,10 @@ MIN_SENTENCES, MAX_SENTENCES = 80, 20_000
 NOTICE = """\
 SYNTHETIC DATA: the 2M-NER probe
 
-No sentence, name, event or picture in this folder is real. The sentences were filled from templates and the pictures
+No sentence, name, event or image in this folder is real. The sentences were filled from templates and the images
 drawn from random shapes by mmner/probe/dataset.py ({num_sentences} sentences, seed {seed}); nothing was copied from
-anywhere, so that no licence applies. The set shows whether a model uses the picture of a sentence: half of the
-sentences come in fours: the same words, with four pictures and four types. A score on it says nothing about natural
+anywhere, so that no licence applies. The dataset shows whether a model uses the image of a sentence: half of the
+sentences come in fours: the same words, with four images and four types. A score on it says nothing about natural
 text.
 
 This folder is written anew by each build: keep nothing of your own in it.
@@ -48,20 +44,21 @@ This folder is written anew by each build: keep nothing of your own in it.
 
 
 def build(folder: str | Path, num_sentences: int = 2000, seed: int = 0) -> Path:
-    """Write the synthetic probe to ``folder``: ``{en,de,fr,es}/{train,validation,test}.jsonl``, ``images/``, a notice.
+    """
+    Writes the synthetic probe to `folder`: `{en,de,fr,es}/{train,validation,test}.jsonl`, `images/`, a notice.
 
     The same arguments give the same bytes. An earlier probe in the folder is replaced.
 
     Args:
         folder: a new or empty folder, or a probe that nobody added to.
-        num_sentences: over all languages and splits, from ``MIN_SENTENCES`` to ``MAX_SENTENCES``.
+        num_sentences: over all languages and splits, from `MIN_SENTENCES` to `MAX_SENTENCES`.
         seed: of every random choice.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: ``num_sentences`` is too small for all kinds of rows, or too large for the names there are.
+        ValueError: `num_sentences` is too small for all kinds of rows, or too large for the names there are.
         FileExistsError: the folder holds something else.
     """
     if not MIN_SENTENCES <= num_sentences <= MAX_SENTENCES:
@@ -75,35 +72,36 @@ def build(folder: str | Path, num_sentences: int = 2000, seed: int = 0) -> Path:
 
 @dataclass
 class _Text:
-    """A sentence and its entities, as (start, end, type) in words; the type is None where the picture tells it."""
+    """A sentence and its entities, as (start, end, type) in words; the type is None where the image tells it."""
 
     words: list[str] = field(default_factory=list)
     entities: list[tuple[int, int, str | None]] = field(default_factory=list)
+
+    def __add__(self, other: "_Text") -> "_Text":
+        shift = len(self.words)
+        entities = [(start + shift, end + shift, kind) for start, end, kind in other.entities]
+        return _Text(self.words + other.words, self.entities + entities)
 
     def name(self, kind: str | None) -> str:
         """The first entity of a type."""
         return next(" ".join(self.words[start:end]) for start, end, of in self.entities if of == kind)
 
-    def tags(self, pictured_type: str | None = None) -> list[str]:
+    def row(self, image: str | None, relation: str, depicted_type: str | None = None) -> dict:
         tags = ["O"] * len(self.words)
         for start, end, kind in self.entities:
-            tags[start:end] = [f"{'B' if i == start else 'I'}-{kind or pictured_type}" for i in range(start, end)]
-        return tags
-
-
-def _row(text: _Text, image: str | None, relation: str, pictured_type: str | None = None) -> dict:
-    return {"tokens": text.words, "ner_tags": text.tags(pictured_type), "image": image, "image_relation": relation}
+            tags[start:end] = [f"{'B' if i == start else 'I'}-{kind or depicted_type}" for i in range(start, end)]
+        return {"tokens": self.words, "ner_tags": tags, "image": image, "image_relation": relation}
 
 
 class _Builder:
-    """The random state, and what has been used up, of one build."""
+    """The random state of one build, and what it has used up."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder = folder
         self.rng = random.Random(f"2M-NER probe {seed}")  # a string is hashed alike in every process
         self.bodies: set[tuple[str, ...]] = set()
         self.digests: set[str] = set()
-        self.pictures: dict[tuple[str, ...], list[str]] = {}
+        self.images: dict[tuple[str, ...], list[str]] = {}
         names = self.rng.sample(NAMES, len(NAMES))
         self.names = {}
         for split, share in HELD_OUT_NAMES.items():
@@ -112,44 +110,39 @@ class _Builder:
         self.names["train"] = names
 
     def write(self, num_sentences: int) -> None:
-        """Write all rows, of all languages, and their pictures."""
+        """Writes all rows, of all languages, and their images."""
         (self.folder / "images").mkdir(parents=True)
         for i, lang in enumerate(PHRASES):
             of_language = num_sentences // len(PHRASES) + (i < num_sentences % len(PHRASES))
             sizes = {split: round(share * of_language) for split, share in SPLIT_SHARE.items()}
-            for split in SPLITS:
-                rows = self.rows(lang, split, sizes.get(split, of_language - sum(sizes.values())))
+            (self.folder / lang).mkdir()
+            for split, size in {"train": of_language - sum(sizes.values()), **sizes}.items():
+                rows = self.rows(lang, split, size)
                 self.rng.shuffle(rows)
-                lines = [
-                    json.dumps({"id": f"probe-{lang}-{split}-{j}", "lang": lang, **row}, ensure_ascii=False)
-                    for j, row in enumerate(rows)
-                ]
-                path = self.folder / lang / f"{split}.jsonl"
-                path.parent.mkdir(exist_ok=True)
-                path.write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")
+                with (self.folder / lang / f"{split}.jsonl").open("w", encoding="utf-8", newline="\n") as file:
+                    for j, row in enumerate(rows):
+                        row = {"id": f"probe-{lang}-{split}-{j}", "lang": lang, **row}
+                        file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
     def rows(self, lang: str, split: str, count: int) -> list[dict]:
         """The rows of one file: fours of ambiguous ones, then rows whose words tell the types."""
-        rows = []
+        rows, ambiguous, clear = [], PHRASES[lang].ambiguous, PHRASES[lang].clear
         for i in range(round(AMBIGUOUS_SHARE * count / len(TYPES))):
-            templates = PHRASES[lang].ambiguous
-            body = self.body(lang, split, templates[i % len(templates)])
+            body = self.body(lang, split, ambiguous[i % len(ambiguous)])
             text = self.framed(body, lang, split)
             for kind in TYPES:
-                image = self.picture(split, kind, body.name(None))
-                rows.append(_row(text, image, "depicts", kind))
+                rows.append(text.row(self.image(split, kind, body.name(None)), "depicts", kind))
                 if split == "train":  # more to learn from; elsewhere the words of a four are the very same
                     text = self.framed(body, lang, split)
         for i in range(count - len(rows)):
             kind = TYPES[i % len(TYPES)]
-            body = self.body(lang, split, self.rng.choice(PHRASES[lang].clear[kind]))
-            (relation,) = self.rng.choices(list(PICTURE_SHARE), PICTURE_SHARE.values())
+            body = self.body(lang, split, self.rng.choice(clear[kind]))
+            (relation,) = self.rng.choices(list(IMAGE_SHARE), list(IMAGE_SHARE.values()))
             image = None
-            if relation == "depicts":
-                image = self.picture(split, kind, body.name(kind))
-            elif relation == "unrelated":
-                image = self.picture(split, "unrelated", "")
-            rows.append(_row(self.framed(body, lang, split), image, relation))
+            if relation != "none":
+                shown = (kind, body.name(kind)) if relation == "depicts" else ("unrelated", "")
+                image = self.image(split, *shown)
+            rows.append(self.framed(body, lang, split).row(image, relation))
         return rows
 
     def body(self, lang: str, split: str, template: str) -> _Text:
@@ -160,30 +153,24 @@ class _Builder:
         return body
 
     def framed(self, body: _Text, lang: str, split: str) -> _Text:
-        """The body, perhaps after an opener and before a closer, and a capital at the start."""
-        parts = [body]
+        """The body, perhaps after an opener and before a closer, with a capital at the start."""
+        text = body
         if self.rng.random() < 0.4:
-            parts.insert(0, self.filled(split, self.rng.choice(PHRASES[lang].openers)))
+            text = self.filled(split, self.rng.choice(PHRASES[lang].openers)) + text
         if self.rng.random() < 0.4:
-            parts.append(self.filled(split, self.rng.choice(PHRASES[lang].closers)))
-        text = _Text()
-        for part in parts:
-            shift = len(text.words)
-            text.words += part.words
-            text.entities += [(start + shift, end + shift, kind) for start, end, kind in part.entities]
-        first = next(i for i, word in enumerate(text.words) if word[0].isalpha())
-        text.words[first] = text.words[first][0].upper() + text.words[first][1:]
-        return text
+            text = text + self.filled(split, self.rng.choice(PHRASES[lang].closers))
+        words = list(text.words)
+        first = next(i for i, word in enumerate(words) if word[0].isalpha())
+        words[first] = words[first][0].upper() + words[first][1:]
+        return _Text(words, text.entities)
 
     def filled(self, split: str, template: str) -> _Text:
         """The words of a template, with a name in each slot, no two alike, and numbers for `<N>`."""
-        text, used = _Text(), set()
+        text, used = _Text(), set[str]()
         for word in template.split():
             if word.startswith("{"):
-                name = self.name(split, used)
-                kind = word.strip("{}")
-                text.entities.append((len(text.words), len(text.words) + len(name), kind if kind in TYPES else None))
-                text.words += name
+                name, kind = self.name(split, used), word.strip("{}")
+                text += _Text(name, [(0, len(name), kind if kind in TYPES else None)])
             else:
                 text.words.append(word.replace("<N>", str(self.rng.randint(12, 98))))
         return text
@@ -195,20 +182,16 @@ class _Builder:
         used.add(first)
         return [first, self.rng.choice(SURNAMES)] if self.rng.random() < 0.25 else [first]
 
-    def picture(self, split: str, kind: str, name: str) -> str:
-        """The file name of a picture, drawn now or before for the same name; no two files hold the same picture."""
-        before = self.pictures.setdefault((split, kind, name), [])
+    def image(self, split: str, kind: str, name: str) -> str:
+        """The file name of an image, drawn now or before for the same name; no two files hold the same image."""
+        before = self.images.setdefault((split, kind, name), [])
         if before and self.rng.random() < REUSE_SHARE:
             return self.rng.choice(before)
-        while (digest := hashlib.sha256((image := draw(kind, self.rng)).tobytes()).hexdigest()) in self.digests:
-            pass
+        digest = None
+        while digest is None or digest in self.digests:
+            image = draw(self.rng.choice(DRAWINGS[kind]), self.rng)
+            digest = hashlib.sha256(image.tobytes()).hexdigest()
         self.digests.add(digest)
         before.append(f"{split}-{len(self.digests):05d}.png")
-        (self.folder / "images" / before[-1]).write_bytes(_png(image))
+        image.save(self.folder / "images" / before[-1], compress_level=6)
         return before[-1]
-
-
-def _png(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=6)
-    return buffer.getvalue()

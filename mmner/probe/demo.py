@@ -1,4 +1,4 @@
-"""What a model trained on the SYNTHETIC probe says to the same words with each of their pictures, and with none.
+"""What a model trained on the SYNTHETIC probe predicts for the same words with each of their images, and without.
 
 python -m mmner.probe.demo outputs/probe
 """
@@ -8,85 +8,62 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from transformers import pipeline
 
 from mmner.entity_f1 import find_entities
 from mmner.probe import dataset as probe
 
-NOTICE = "The probe is SYNTHETIC: sentences from templates, pictures drawn by code; only the picture tells the type."
+NOTICE = "The probe is SYNTHETIC: sentences from templates, images drawn by code; only the image tells the type."
+Entities = tuple[tuple[str, str], ...]  # words and type
 
 
-@dataclass(frozen=True)
-class Sight:
-    """One of a text's pictures, and the entities that the text has beside it, as (words, type)."""
-
-    image: Path
-    entities: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True)
-class Example:
-    """A text whose entities depend on the picture."""
+class Example(NamedTuple):
+    """A text whose entities depend on the image: for each image, the gold entities."""
 
     lang: str
     text: str
-    sights: tuple[Sight, ...]
+    images: dict[Path, Entities]
 
 
 def ambiguous_examples(folder: Path, texts_per_language: int = 1) -> list[Example]:
-    """
-    Texts of the test split that mean different things beside different pictures.
-
-    Args:
-        folder: of a probe, as `mmner.probe.dataset.build` writes it.
-        texts_per_language: how many of each language.
-    """
+    """Texts of the test split of a probe that occur with several images and, with each, other entities."""
     examples = []
     for file in sorted(folder.glob("*/test.jsonl")):
-        sights: dict[tuple[str, ...], dict[tuple, Sight]] = {}
+        by_text: dict[str, dict[Entities, Path]] = {}
         for line in file.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
             if row["image"] is not None:
-                words = row["tokens"]
                 (spans,) = find_entities([row["ner_tags"]])
-                entities = tuple((" ".join(words[start:end]), kind) for kind, start, end in spans)
-                sights.setdefault(tuple(words), {})[entities] = Sight(folder / "images" / row["image"], entities)
-        ambiguous = [(words, views) for words, views in sights.items() if len(views) > 1]
-        examples += [
-            Example(file.parent.name, " ".join(words), tuple(views[entities] for entities in sorted(views)))
-            for words, views in ambiguous[:texts_per_language]
-        ]
+                entities = tuple((" ".join(row["tokens"][start:end]), kind) for kind, start, end in spans)
+                by_text.setdefault(" ".join(row["tokens"]), {})[entities] = folder / "images" / row["image"]
+        ambiguous = [(text, found) for text, found in by_text.items() if len(found) > 1]
+        for text, found in ambiguous[:texts_per_language]:
+            images = {image: entities for entities, image in sorted(found.items())}
+            examples.append(Example(file.parent.name, text, images))
     return examples
 
 
 def report(ner: Callable, examples: Sequence[Example]) -> str:
-    """
-    A table of what the model says to each text beside each of its pictures, and without.
-
-    Args:
-        ner: a pipeline of a 2M-NER model.
-        examples: the texts.
-    """
+    """A table of what a pipeline predicts for each text with each of its images, and without."""
     lines = [NOTICE]
-    right = total = 0
+    correct = total = 0
     for example in examples:
         lines += ["", f"{example.lang}: {example.text}"]
-        images = [str(sight.image) for sight in example.sights]
-        predictions = ner([example.text] * (len(images) + 1), images=[*images, None])
-        rows = [("picture", "expected", "found (score)")]
-        for sight, found in zip(example.sights, predictions, strict=False):
-            expected = ", ".join(f"{words} {kind}" for words, kind in sight.entities)
-            rows.append((sight.image.name, expected, _shown(found)))
+        images = [*map(str, example.images), None]
+        *with_image, without = ner([example.text] * len(images), images=images)
+        rows = [("image", "expected", "predicted (score)")]
+        for (image, entities), found in zip(example.images.items(), with_image, strict=True):
+            expected = ", ".join(f"{words} {kind}" for words, kind in entities)
+            rows.append((image.name, expected, _shown(found)))
             total += 1
-            right += [(entity["word"], entity["entity_group"]) for entity in found] == list(sight.entities)
-        rows.append(("none", "(cannot be known)", _shown(predictions[-1])))
+            correct += tuple((entity["word"], entity["entity_group"]) for entity in found) == entities
+        rows.append(("none", "(cannot be known)", _shown(without)))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for row in rows:
-            lines.append("  " + "  ".join(map(str.ljust, row, widths)).rstrip())
-    lines += ["", f"All entities right in {right} of {total} rows with a picture."]
+        lines += ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    lines += ["", f"All entities correct in {correct} of {total} rows with an image."]
     return "\n".join(lines)
 
 
@@ -95,14 +72,13 @@ def _shown(entities: Sequence[dict]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Loads a model folder, rebuilds the probe and prints the table."""
+    """Loads a model folder, builds the probe again and prints the table."""
     parser = argparse.ArgumentParser(prog="python -m mmner.probe.demo", description=__doc__.splitlines()[0])
     parser.add_argument("model", help="folder of a model trained on the probe, such as outputs/probe")
-    parser.add_argument("--texts_per_language", type=int, default=1)
     arguments = parser.parse_args(argv)
     ner = pipeline("token-classification", model=arguments.model, trust_remote_code=True)
     with tempfile.TemporaryDirectory() as scratch:
-        examples = ambiguous_examples(probe.build(Path(scratch) / "probe"), arguments.texts_per_language)
+        examples = ambiguous_examples(probe.build(Path(scratch) / "probe"))
         sys.stdout.write(report(ner, examples) + "\n")
 
 

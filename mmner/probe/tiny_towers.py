@@ -1,4 +1,4 @@
-"""Tiny random towers, made on the spot: what the synthetic probe and the tests train where no pretrained ones are."""
+"""Tiny random towers, for the synthetic probe and the tests, which must not need a download."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -24,27 +24,24 @@ def make_tiny_towers(
     seed: int = 0,
     vocab_size: int = 800,
     text_width: int = 128,
-    text_layers: int = 2,
     max_length_tokens: int = 512,
     image_size_px: int = 64,
     image_widths: Sequence[int] = (32, 64, 96),
 ) -> tuple[Path, Path]:
-    """Write a tokenizer trained on ``sentences`` with an untrained RoFormer, and an untrained image tower (ResNet).
-
-    Both folders load offline with ``AutoModel``, ``AutoTokenizer`` and ``AutoImageProcessor``. The weights are random:
-    the towers know nothing before they are trained.
+    """
+    Writes a text tower (a RoFormer of two layers) with its tokenizer, and an image tower (a ResNet): untrained, both
+    load offline with `AutoModel`, `AutoTokenizer` and `AutoImageProcessor`.
 
     Args:
-        folder: where ``text/`` and ``vision/`` are written.
-        sentences: lists of words; give those of the training split alone.
+        folder: where `text/` and `vision/` are written.
+        sentences: lists of words that the tokenizer is trained on; give those of the training split alone.
         seed: of the weights; the caller's random state is left as it was.
-        vocab_size: pieces, of which 256 are bytes; below 300 there is no room for words.
+        vocab_size: tokens, of which 256 are bytes; at least 300.
         text_width: of the RoFormer; a multiple of 4, its number of heads.
-        text_layers: of the RoFormer.
         max_length_tokens: positions of the RoFormer, special tokens included.
-        image_size_px: side of the square that a picture is resized to, whole.
+        image_size_px: side of the square that an image is resized to, whole.
         image_widths: channels of the ResNet's stages; the map it gives has
-            ``image_size_px / (4 * 2 ** (len(image_widths) - 1))`` cells a side.
+            `image_size_px / (4 * 2 ** (len(image_widths) - 1))` cells a side.
 
     Returns:
         The text folder and the vision folder.
@@ -54,8 +51,7 @@ def make_tiny_towers(
     """
     if text_width % 4 or vocab_size < 300:
         raise ValueError(
-            f"text_width is {text_width} and vocab_size {vocab_size}; "
-            "the width must be a multiple of 4 and the vocabulary hold at least 300 pieces."
+            f"text_width is {text_width} and vocab_size {vocab_size}; expected a multiple of 4 and at least 300."
         )
     reduction = 4 * 2 ** (len(image_widths) - 1)
     if image_size_px % reduction:
@@ -63,50 +59,49 @@ def make_tiny_towers(
             f"image_size_px is {image_size_px}; {len(image_widths)} stages need a multiple of {reduction}."
         )
     text_folder, vision_folder = Path(folder) / "text", Path(folder) / "vision"
-
     tokenizer = _train_tokenizer(sentences, vocab_size, max_length_tokens)
+    # Rotary positions: a fresh encoder learns to look at neighbouring words several times sooner than BERT does.
+    text_config = RoFormerConfig(
+        vocab_size=len(tokenizer),
+        embedding_size=text_width,
+        hidden_size=text_width,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=2 * text_width,
+        max_position_embeddings=max_length_tokens,
+        type_vocab_size=1,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    vision_config = ResNetConfig(
+        embedding_size=image_widths[0],
+        hidden_sizes=list(image_widths),
+        depths=[1] * len(image_widths),
+        layer_type="basic",
+    )
+    image_processor = ViTImageProcessorPil(
+        size={"height": image_size_px, "width": image_size_px},
+        do_convert_rgb=True,
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        # Rotary positions: a fresh encoder learns to look at neighbouring words several times sooner than BERT does.
-        text = RoFormerModel(
-            RoFormerConfig(
-                vocab_size=len(tokenizer),
-                embedding_size=text_width,
-                hidden_size=text_width,
-                num_hidden_layers=text_layers,
-                num_attention_heads=4,
-                intermediate_size=2 * text_width,
-                max_position_embeddings=max_length_tokens,
-                type_vocab_size=1,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-        )
-        # Its batch normalisation passes everything through at first, and stays so where a model keeps it in eval mode.
-        vision = ResNetModel(
-            ResNetConfig(
-                embedding_size=image_widths[0],
-                hidden_sizes=list(image_widths),
-                depths=[1] * len(image_widths),
-                layer_type="basic",
-            )
-        )
+        text, vision = RoFormerModel(text_config), ResNetModel(vision_config)
     tokenizer.save_pretrained(text_folder)
     text.save_pretrained(text_folder)
-    size = {"height": image_size_px, "width": image_size_px}
-    mean_and_std = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-    ViTImageProcessorPil(size=size, do_convert_rgb=True, **mean_and_std).save_pretrained(vision_folder)
+    image_processor.save_pretrained(vision_folder)
     vision.save_pretrained(vision_folder)
     return text_folder, vision_folder
 
 
 def _train_tokenizer(sentences: Iterable[Sequence[str]], vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
-    """A cased byte-level BPE: every byte is a piece, so that no word of any script is unknown.
+    """A cased byte-level BPE: every byte is a token, so that no word of any script is unknown.
 
-    A capital letter is always a piece of its own, so that a new name begins as the names seen in training do.
+    A capital letter is always a token of its own, so that a new name begins as the names seen in training do.
     """
     lines = [" ".join(sentence) for sentence in sentences]
     if not any(lines):
-        raise ValueError("there are no words to train a tokenizer on: give at least one sentence that is not empty.")
+        raise ValueError("There are no words to train a tokenizer on: give at least one sentence that is not empty.")
     tokenizer = Tokenizer(models.BPE(unk_token=_SPECIAL_TOKENS["unk_token"]))
     tokenizer.normalizer = normalizers.Prepend(" ")  # the first word of a text begins like every other
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

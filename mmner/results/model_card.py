@@ -1,4 +1,4 @@
-"""The model card of a run: a README.md with metadata that the Hub reads, both controls beside every score."""
+"""The model card of a run: a README.md with metadata that the Hub reads, and both controls beside every score."""
 
 import dataclasses
 import json
@@ -6,6 +6,7 @@ import os
 import platform
 import re
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,10 @@ def write_model_card(
 ) -> Path:
     """
     Writes `README.md`, in which `LOCATION` stands for the repository until `publish` names it, and `recipe.yaml` with
-    the options of the run, but those that hold for its set alone. Neither says where something lies on this machine.
+    the options of the run that apply to any dataset. Neither holds a path of this machine.
 
     Args:
-        folder: of the run; what plots it has are shown.
+        folder: of the run; its plots are shown.
         arguments: of the run.
         config: of the model.
         results: what `all_results.json` holds.
@@ -51,7 +52,8 @@ def write_model_card(
     """
     folder = Path(folder)
     model_args, data_args, training_args = arguments
-    is_probe, sees_images = data_args.dataset == "probe", config.collaboration != "none"
+    dataset, sees_images = data_args.dataset or "", config.collaboration != "none"
+    is_probe = dataset == "probe"
     types = sorted({label[2:] for label in config.labels if label != "O"})
     languages = sorted({name for table in tables.values() for heading, name, _ in table if heading == "language"})
     towers = _towers(model_args, config)
@@ -63,7 +65,7 @@ def write_model_card(
         pipeline_tag="token-classification",
         tags=[*tags, *(["synthetic"] if is_probe else [])],
         base_model=[name for _, name, _ in towers if name != "tiny" and not is_local(name)] or None,
-        datasets=None if is_probe or is_local(data_args.dataset) else [data_args.dataset],
+        datasets=None if is_probe or is_local(dataset) else [dataset],
         metrics=["f1", "precision", "recall"],
         widget=list(examples) or None,
         model_name=NAME,
@@ -82,7 +84,7 @@ def write_model_card(
         tag=_literal(f"B-{'PER' if 'PER' in types else types[0]}"),
         controls=list(CONTROLS.values()),
         splits=[_split(folder, prefix, table, results) for prefix, table in tables.items()],
-        dataset=", ".join([_dataset(data_args, code), *map(code, filter(None, [data_args.dataset_config]))]),
+        dataset=", ".join([_dataset_name(dataset, code), *map(code, filter(None, [data_args.dataset_config]))]),
         counts=_counts(results),
         towers=[(part, f"a local {kind}" if is_local(name) else code(name)) for part, name, kind in towers],
         facts=_facts(training_args, results),
@@ -91,8 +93,8 @@ def write_model_card(
     )
     with replacing(folder / "recipe.yaml") as recipe:
         recipe.write_text(
-            "# The options of the run that made this model, for any dataset: without which part of its own was taken\n"
-            "# and where something lay on a machine.\n"
+            "# The options of the run that made this model, for use with any dataset: without paths, and without the\n"
+            "# choice of rows of its own dataset.\n"
             + recipe_text(_with_defaults(model_args, config), data_args, training_args, full=True),
             encoding="utf-8",
         )
@@ -103,7 +105,7 @@ def write_model_card(
 
 
 def _towers(model_args: ModelArguments, config: TwoMNERConfig) -> list[tuple[str, str, str]]:
-    """What the model was made from: the part, its name or folder, and of what kind it is."""
+    """What the model was made from: of each part what it is, its name or folder, and its model type."""
     towers = [
         ("text tower", model_args.text_model, config.text_config),
         ("image tower", model_args.vision_model, config.vision_config),
@@ -114,20 +116,19 @@ def _towers(model_args: ModelArguments, config: TwoMNERConfig) -> list[tuple[str
     return [(part, name, getattr(kind, "model_type", "model")) for part, name, kind in towers if name is not None]
 
 
-def _dataset(data_args: DataArguments, shown: Callable[[str], str] = str) -> str:
-    """What the dataset is called, where it is one that others may find."""
-    if data_args.dataset == "probe":
+def _dataset_name(dataset: str, shown: Callable[[str], str] = str) -> str:
+    if dataset == "probe":
         return "The synthetic probe"
-    return "A local dataset" if is_local(data_args.dataset) else shown(data_args.dataset)
+    return "A local dataset" if is_local(dataset) else shown(dataset)
 
 
 def _literal(text: str) -> str:
-    """A string as Python writes it; in double quotes, and with every letter as it is."""
+    """A string as Python code, in double quotes."""
     return json.dumps(text, ensure_ascii=False)
 
 
 def _split(folder: Path, prefix: str, table: Table, results: Mapping[str, Any]) -> dict[str, Any]:
-    """The table of a split, its plot, and what must be known before; a table of zeros is left out."""
+    """The table of a split, its plot, and its caution; a table of zeros is left out."""
     name = {prefix: split for split, prefix in SPLITS.items()}[prefix]
     rows = [
         (text(f"{heading} {group}"), ["" if value is None else f"{100 * value:.2f}" for value in values])
@@ -161,10 +162,9 @@ def _facts(args: TrainingArguments, results: Mapping[str, Any]) -> dict[str, str
     facts = {"seed": str(args.seed)}
     if args.data_seed is not None:
         facts["seed of the order of the data"] = str(args.data_seed)
-    if "train_runtime" in results:
-        facts["duration of the training"] = _duration(results["train_runtime"])
-    if "total_runtime" in results:
-        facts["duration of the whole run, scoring and controls included"] = _duration(results["total_runtime"])
+    for name, what in (("train_runtime", "training"), ("total_runtime", "whole run, scoring and controls included")):
+        if name in results:
+            facts[f"duration of the {what} (h:mm:ss)"] = str(timedelta(seconds=round(results[name])))
     facts["hardware"] = f"{hardware()}; {args.world_size} process{'es' if args.world_size > 1 else ''}"
     facts["versions"] = (
         f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}, "
@@ -174,35 +174,24 @@ def _facts(args: TrainingArguments, results: Mapping[str, Any]) -> dict[str, str
 
 
 def hardware() -> str:
-    """The accelerators of this machine, or its processor."""
+    """The GPUs of this machine, or its processor."""
     if torch.cuda.is_available():
-        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-        return ", ".join(f"{names.count(name)} x {name}" for name in dict.fromkeys(names))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    information, model = Path("/proc/cpuinfo"), None
-    if information.is_file():
-        model = re.search(r"^model name\s*:\s*(.+)$", information.read_text(encoding="utf-8"), re.MULTILINE)
-    return f"{model[1] if model else platform.machine()}, {cores} cores, no GPU"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min {rest} s" if hours else f"{minutes} min {rest} s"
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    return f"{platform.machine()}, {os.cpu_count()} cores, no GPU"
 
 
 def _with_defaults(model_args: ModelArguments, config: TwoMNERConfig) -> ModelArguments:
-    """The model's options, those that were not given as the model has them."""
+    """The model's options; those that were not given have the values of its configuration."""
     unset = [f.name for f in dataclasses.fields(model_args) if getattr(model_args, f.name) is None]
     of_config = {f.name for f in dataclasses.fields(TwoMNERConfig)}
     return dataclasses.replace(model_args, **{name: getattr(config, name) for name in unset if name in of_config})
 
 
 def _eval_results(data_args: DataArguments, results: Mapping[str, Any], table: Table) -> list[EvalResult]:
-    """The `model-index`: precision and recall over all, F1 over all and by language, type and image, with controls;
-    nothing where all F1 are 0."""
+    """The `model-index`: precision, recall and all F1 of the test set; nothing where all F1 are 0."""
     if is_all_zero(table):
         return []
+    dataset = data_args.dataset or ""
     named = {"precision": ("precision", "Precision"), "recall": ("recall", "Recall")}
     for heading, name, _ in table:
         for control, shown in CONTROLS.items():
@@ -213,8 +202,8 @@ def _eval_results(data_args: DataArguments, results: Mapping[str, Any], table: T
         EvalResult(
             task_type="token-classification",
             task_name="Named entity recognition",
-            dataset_type="local" if is_local(data_args.dataset) else data_args.dataset,
-            dataset_name=_dataset(data_args),
+            dataset_type="local" if is_local(dataset) else dataset,
+            dataset_name=_dataset_name(dataset),
             dataset_config=data_args.dataset_config,
             dataset_split="test",
             metric_type=metric,

@@ -1,7 +1,6 @@
 """
-A finished run's folder to the Hub, in one commit: all of it is there, or nothing.
+Pushes the folder of a finished run to the Hub, in one commit.
 
-    # again, after a push that was interrupted; what has arrived is not sent twice
     python -m mmner.results.publish outputs/probe org/name
 """
 
@@ -17,8 +16,8 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 
 logger = logging.getLogger(__name__)
 
-# Weights, code, processor, recipe, scores, card, plots. Predictions stay behind: they hold the sentences of the data,
-# whose licence may not allow it; so do pickles, checkpoints and everything in folders.
+# Weights, code, processor, recipe, scores, card, plots. Predictions are not published: they hold sentences of the
+# dataset, whose licence may not allow it.
 PUBLISHED = (
     "*.safetensors",
     "*_2mner.py",
@@ -32,12 +31,12 @@ PUBLISHED = (
     "README.md",
     "*.png",
 )
-# Of an earlier push, what would be loaded by mistake: shards of weights and code that this model has no more.
+# Weights and code of an earlier push, which would be loaded by mistake if this model does not replace them.
 REPLACED = ("*.safetensors", "*.safetensors.index.json", "*_2mner.py", "handler.py")
 
 NAME = "this-model"
 LOCATION = f"path/to/{NAME}"
-"""Stand in the card of a run for the name of its repository, which `publish` puts in their place."""
+"""Placeholders in the card of a run for the name of its repository, which `publish` fills in."""
 
 
 def files_to_publish(folder: str | Path) -> list[str]:
@@ -47,12 +46,9 @@ def files_to_publish(folder: str | Path) -> list[str]:
     Raises:
         ValueError: there is no model in the folder.
     """
-    folder = Path(folder)
-    names = sorted(path.name for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
-    names = [name for name in names if _matches(name, PUBLISHED)]
-    missing = [pattern for pattern in ("config.json", "*.safetensors", "processor_config.json", "README.md")]
-    missing = [pattern for pattern in missing if not fnmatch.filter(names, pattern)]
-    if missing:
+    names = sorted(path.name for path in Path(folder).glob("*") if path.is_file() and _matches(path.name, PUBLISHED))
+    required = ("config.json", "*.safetensors", "processor_config.json", "README.md")
+    if missing := [pattern for pattern in required if not fnmatch.filter(names, pattern)]:
         raise ValueError(
             f"{folder} has no {' and no '.join(missing)}; expected the output_dir of a finished training."
         )
@@ -60,12 +56,7 @@ def files_to_publish(folder: str | Path) -> list[str]:
 
 
 def card_for(folder: str | Path, repo_id: str) -> str:
-    """
-    The card of a run as that of the repository `repo_id`: its name and all snippets.
-
-    Raises:
-        ValueError: the card's metadata is invalid.
-    """
+    """The card of a run with the name of the repository in its title, metadata and snippets."""
     card, name = ModelCard.load(Path(folder) / "README.md"), repo_id.rpartition("/")[2]
     card.text = card.text.replace(LOCATION, repo_id).replace(NAME, name)
     if card.data.model_name == NAME:
@@ -83,20 +74,20 @@ def publish(
     message: str = "2M-NER model",
 ) -> CommitInfo:
     """
-    Puts the model in a folder on the Hub, in one commit. Large files that an interrupted push has sent already, and
-    files that are there as they are, are not sent again.
+    Pushes the model in a folder to the Hub, in one commit. Large files that an interrupted push has sent, and files
+    that have not changed, are not sent again.
 
     Args:
         folder: the output_dir of a finished training.
-        repo_id: `"org/name"` or `"name"`; made if it does not exist.
+        repo_id: `"org/name"` or `"name"`; created if it does not exist.
         token: with the right to write. Default: the one that `hf auth login` has stored.
-        private: of a repository that is made.
-        revision: the branch; made if it does not exist. Default: `main`.
+        private: whether a repository that is created is private.
+        revision: the branch; created if it does not exist. Default: `main`.
         message: of the commit.
 
     Raises:
         ValueError: there is no model in the folder, or its card's metadata is invalid.
-        OSError, HfHubHTTPError, httpx.HTTPError: the Hub was not reached or refused; with a note on how to go on.
+        OSError, HfHubHTTPError, httpx.HTTPError: the Hub was not reached or refused; a note says how to go on.
     """
     folder = Path(folder)
     names = files_to_publish(folder)
@@ -108,7 +99,7 @@ def publish(
         present = api.list_repo_files(repo_id, revision=revision)
         stale = [name for name in present if _matches(name, REPLACED) and name not in names and "/" not in name]
         card = card_for(folder, repo_id).encode()
-        # Not `upload_folder`: where Xet is installed, that makes several commits.
+        # Not `upload_folder`, which makes several commits where Xet is installed.
         commit = api.create_commit(
             repo_id,
             [
@@ -120,7 +111,7 @@ def publish(
         )
     except Exception as error:
         error.add_note(
-            f"The model was not published, but is complete in {folder}. Publish it, without training again, by: "
+            f"The model was not published, but is complete in {folder}. Publish it without training again: "
             f"python -m mmner.results.publish {shlex.quote(str(folder))} {repo_id}"
         )
         raise
@@ -133,7 +124,7 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Publishes the folder that the arguments name; prints where it is."""
+    """Publishes the folder that the arguments name and prints the address of the commit."""
     parser = argparse.ArgumentParser(
         prog="python -m mmner.results.publish", description="Push a finished run to the Hub."
     )

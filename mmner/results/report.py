@@ -1,4 +1,4 @@
-"""What a run leaves behind for people and programs: scores, predictions, plots, a table for the terminal."""
+"""The results of a run: scores, predictions, plots, and a table for the terminal."""
 
 import json
 import logging
@@ -18,10 +18,10 @@ logger = logging.getLogger(__name__)
 RESULTS_FILE = "all_results.json"
 PREDICTIONS, SCORES_PLOT = "predictions_{split}.jsonl", "f1_{split}.png"
 
-# Heading, name and F1, with own images and both controls, of each line of a report.
 Table = Sequence[tuple[str, str, Sequence[float | None]]]
-# The three ways to show the images of a set, by the prefix of their scores and the heading of a report.
+"""Of each line: a heading, a name, and the F1 in each column of `CONTROLS`."""
 CONTROLS = {"": "own images", "text_only_": "text only", "shuffled_image_": "shuffled"}
+"""The three ways to show images: the prefix of their scores, and what they are called."""
 COLOURS = ("#2f6db3", "#9aa5b1", "#d9822b")
 
 
@@ -32,8 +32,7 @@ def write_results(folder: str | Path, results: Mapping[str, Any], update: bool =
     Args:
         folder: of the run.
         results: names and values.
-        update: keep what an earlier run wrote of other splits (an evaluation after its training). Of a split that
-            has results now none is kept: they would be those of other sentences beside these.
+        update: keep what an earlier run wrote, except of a split that has results now.
     """
     path = Path(folder) / RESULTS_FILE
     if update and path.is_file():
@@ -53,22 +52,20 @@ def prediction_rows(
     controls: Mapping[str, np.ndarray] | None = None,
 ) -> list[dict[str, Any]]:
     """
-    What the model says of each sentence.
+    The predictions for each sentence, in the order of the dataset.
 
     Args:
         sentences: those that were predicted.
-        predictions: tag ids (num_windows, num_words).
+        predictions: tag ids `(num_windows, num_words)`.
         scores: the posterior of each predicted entity at its first word, same shape.
-        controls: name -> tag ids, same shape, of what is predicted with images hidden or shuffled.
+        controls: by name, the tag ids that are predicted with images hidden or shuffled, same shape.
 
     Returns:
-        For each sentence, in the order of the set: `id`, `lang`, `text` (the tokens joined by spaces), `tokens`,
-        `ner_tags` (gold; `None` where there are none), `predicted_tags`, `entities` (`entity_group`, `score`, `word`,
-        `start`, `end`, in characters of `text`), `{name}_tags` of each control, and `image_relation` if the set has
-        it.
+        Of each sentence `id`, `lang`, `text` (the words joined by spaces), `tokens`, `ner_tags` (gold; `None` where
+        there are none), `predicted_tags`, `entities` (`entity_group`, `score`, `word`, `start`, `end`, in characters
+        of `text`), `{name}_tags` of each control, and `image_relation` if the dataset has it.
     """
-    tags = sentences.predicted_tags(predictions)
-    scores = sentences.stitch(scores)
+    tags, posteriors = sentences.predicted_tags(predictions), sentences.stitch(scores)
     of_controls = {name: sentences.predicted_tags(found) for name, found in (controls or {}).items()}
     rows = []
     for row, spans in enumerate(find_entities(tags)):
@@ -78,7 +75,7 @@ def prediction_rows(
         entities = []
         for kind, first, stop in spans:
             start, end = starts[first], starts[stop] - 1
-            entity = {"entity_group": kind, "score": scores[row][first], "word": text[start:end]}
+            entity = {"entity_group": kind, "score": posteriors[row][first], "word": text[start:end]}
             entities.append({**entity, "start": start, "end": end})
         rows.append(
             {
@@ -98,7 +95,7 @@ def prediction_rows(
 
 
 def write_predictions(folder: str | Path, split: str, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """Writes `predictions_{split}.jsonl`, a line of JSON a sentence."""
+    """Writes `predictions_{split}.jsonl`: a line of JSON per sentence."""
     path = Path(folder) / PREDICTIONS.format(split=split)
     with replacing(path) as aside, aside.open("w", encoding="utf-8", newline="\n") as file:
         for row in rows:
@@ -107,20 +104,14 @@ def write_predictions(folder: str | Path, split: str, rows: Sequence[Mapping[str
 
 
 def caution(rows: Sequence[Mapping[str, Any]]) -> str:
-    """
-    What to know before the scores of a split: that no entity is predicted, that none is right, or types of which none
-    is predicted; empty where there is nothing to say.
-
-    Args:
-        rows: what `prediction_rows` gives.
-    """
+    """A warning about predictions without an entity, without a correct one, or without one of a type; or empty."""
     gold, predicted = (find_entities([row[name] for row in rows]) for name in ("ner_tags", "predicted_tags"))
     in_gold, found = (Counter(kind for spans in split for kind, _, _ in spans) for split in (gold, predicted))
     where = f"these {len(rows):,} sentences"
     if not found:
         return f"The model predicts no entity at all in {where}, which have {in_gold.total():,}."
     if not any(set(spans) & set(others) for spans, others in zip(gold, predicted, strict=True)):
-        return f"Of the {found.total():,} entities that the model predicts in {where}, none is right."
+        return f"Of the {found.total():,} entities that the model predicts in {where}, none is correct."
     if never := [kind for kind in sorted(in_gold) if kind not in found]:
         return f"The model never predicts {' or '.join(never)}; {where} have {sum(in_gold[kind] for kind in never):,}."
     return ""
@@ -133,16 +124,12 @@ def is_all_zero(table: Table) -> bool:
 
 def score_table(results: Mapping[str, Any], prefix: str, groups: Mapping[str, Sequence[str]]) -> Table:
     """
-    The F1 of a split with its controls.
+    The F1 of a split with its controls: first over all, then of each group that has a score.
 
     Args:
         results: of the run.
         prefix: `"eval"` or `"test"`.
         groups: the names of the languages, types and image relations, under their headings.
-
-    Returns:
-        Heading, name, and F1 with own images, text only, with shuffled images (`None` where there is none); the first
-        line is over all.
     """
     lines = [("", "all", "")] + [(heading, name, f"_{name}") for heading, names in groups.items() for name in names]
     table = [
@@ -153,7 +140,7 @@ def score_table(results: Mapping[str, Any], prefix: str, groups: Mapping[str, Se
 
 
 def format_table(table: Table, title: str) -> str:
-    """`score_table` as text: a line a group, a column a way to show the images."""
+    """A `score_table` as text."""
     width = max([len(f"{heading} {name}") for heading, name, _ in table] + [len(title)])
     lines = [f"{title:<{width}}" + "".join(f"{name:>13}" for name in CONTROLS.values())]
     lines.append("-" * len(lines[0]))
@@ -164,10 +151,7 @@ def format_table(table: Table, title: str) -> str:
 
 
 def plot_scores(folder: str | Path, split: str, table: Table) -> Path | None:
-    """
-    Writes `f1_{split}.png`: F1 over all and by language, type and image relation, with both controls. Where all are 0
-    there is none, not even that of an earlier model.
-    """
+    """Plots a `score_table` to `f1_{split}.png`; where all F1 are 0 there is no plot, nor an earlier one."""
     path = Path(folder) / SCORES_PLOT.format(split=split)
     if is_all_zero(table):
         path.unlink(missing_ok=True)
@@ -178,7 +162,7 @@ def plot_scores(folder: str | Path, split: str, table: Table) -> Path | None:
         heights = [np.nan if values[column] is None else values[column] for _, _, values in table]
         axes.bar(positions + 0.27 * (column - 1), heights, width=0.25, label=name, color=colour)
     names = [name for _, name, _ in table]
-    axes.set_xticks(positions, names, rotation=30, ha="right", parse_math=False)  # a $ is a $
+    axes.set_xticks(positions, names, rotation=30, ha="right", parse_math=False)
     for place in range(1, len(table)):
         if table[place][0] != table[place - 1][0]:
             axes.axvline(place - 0.5, color="0.8", linewidth=0.8)
@@ -188,24 +172,21 @@ def plot_scores(folder: str | Path, split: str, table: Table) -> Path | None:
 
 
 def remove_scores(folder: str | Path, split: str) -> None:
-    """Removes the predictions and the plot of a split, those of an earlier run: this one does not score it."""
+    """Removes the predictions and the plot that an earlier run left of a split that this run does not score."""
     for name in (PREDICTIONS, SCORES_PLOT):
         path = Path(folder) / name.format(split=split)
         if path.is_file():
-            logger.info(f"{path} is of an earlier run in this folder: removed.")
+            logger.info(f"{path} is of an earlier run and is removed.")
             path.unlink()
 
 
 def plot_training(folder: str | Path, log_history: Sequence[Mapping[str, float]]) -> Path | None:
-    """
-    Writes `training_curve.png` from a Trainer's log: training loss and dev F1 by step. Without a loss there is none,
-    not even that of an earlier training.
-    """
+    """Plots loss and dev F1 by step to `training_curve.png`; without a loss there is no plot, nor an earlier one."""
     path = Path(folder) / "training_curve.png"
     losses = [(entry["step"], entry["loss"]) for entry in log_history if "loss" in entry]
     scores = [(entry["step"], entry["eval_f1"]) for entry in log_history if "eval_f1" in entry]
     if not losses:
-        logger.info("No training loss was logged (fewer steps than logging_steps): no training curve is drawn.")
+        logger.info("No training loss was logged (fewer steps than --logging_steps): no training curve is plotted.")
         path.unlink(missing_ok=True)
         return None
     figure, axes = _axes(width_in=7.0)
@@ -221,7 +202,7 @@ def plot_training(folder: str | Path, log_history: Sequence[Mapping[str, float]]
 
 
 def _axes(width_in: float):
-    # Not pyplot: it looks for a display, and keeps every figure until it is told to forget it.
+    # Not pyplot, which looks for a display and keeps every figure in memory.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

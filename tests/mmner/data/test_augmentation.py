@@ -2,14 +2,14 @@
 
 import random
 
-from mmner.data.augmentation import WAYS, augmented, lower, no_punctuation, upper
+from mmner.data.augmentation import STYLES, augmented, lower, no_punctuation, upper
 from mmner.entity_f1 import find_entities
 
 TOKENS = ["Then", ",", "in", "New", "-", "York", ":", "Ann", "Straße", "...", "sang", "!"]
 TAGS = ["O", "O", "O", "B-LOC", "I-LOC", "I-LOC", "O", "B-PER", "I-PER", "O", "O", "O"]
 
 
-def test_each_way():
+def test_each_style():
     assert lower(TOKENS, TAGS) == ([token.lower() for token in TOKENS], TAGS)
     assert upper(TOKENS, TAGS) == ([token.upper() for token in TOKENS], TAGS)
     tokens, tags = no_punctuation(TOKENS, TAGS)
@@ -19,10 +19,10 @@ def test_each_way():
     assert no_punctuation([], []) == ([], [])
 
 
-def test_every_way_is_drawn_and_keeps_the_entities():
+def test_every_style_is_drawn_and_keeps_the_entities():
     before = list(TOKENS)
     drawn = {tuple(augmented(TOKENS, TAGS, random.Random(seed))[0]) for seed in range(60)}
-    assert len(drawn) == len(WAYS) and TOKENS == before
+    assert len(drawn) == len(STYLES) and TOKENS == before
     for seed in range(20):
         tokens, tags = augmented(TOKENS, TAGS, random.Random(seed))
         names = [

@@ -1,4 +1,4 @@
-"""The probe: the same bytes each time, nothing shared between splits, and types that only the picture tells."""
+"""The probe: the same bytes each time, nothing shared between splits, and types that only the image tells."""
 
 import hashlib
 import json
@@ -52,12 +52,8 @@ def mentions(row):
     return [(kind, tuple(words)) for kind, words in found]
 
 
-def is_ambiguous(row, fours):
-    return tuple(row["tokens"]) in fours
-
-
 def fours_of(rows):
-    """Texts that come with several pictures and, each time, other tags."""
+    """Texts that come with several images and, each time, other tags."""
     tags = defaultdict(set)
     for row in rows:
         tags[tuple(row["tokens"])].add(tuple(row["ner_tags"]))
@@ -72,32 +68,26 @@ def test_same_seed_same_bytes_and_another_seed_others(tmp_path):
     )
 
 
-def test_size_splits_and_languages(rows):
-    assert sum(len(found) for found in rows.values()) == 800
-    assert all(found for found in rows.values())
+def test_sizes_ids_and_tags(rows):
+    found = [row for of_file in rows.values() for row in of_file]
+    assert len(found) == len({row["id"] for row in found}) == 800 and all(rows.values())
     assert len(split_rows(rows, "train")) > len(split_rows(rows, "test")) > len(split_rows(rows, "validation"))
+    for row in found:
+        assert len(row["tokens"]) == len(row["ner_tags"]) and all(row["tokens"])
+        assert not list(iob2_problems(row["ner_tags"]))
 
 
-def test_tags_are_iob2_and_ids_unique(rows):
-    ids = [row["id"] for found in rows.values() for row in found]
-    assert len(set(ids)) == len(ids)
-    for found in rows.values():
-        for row in found:
-            assert len(row["tokens"]) == len(row["ner_tags"]) and all(row["tokens"])
-            assert not list(iob2_problems(row["ner_tags"]))
-
-
-def test_splits_share_no_picture_and_no_sentence_and_test_has_names_of_its_own(folder, rows):
-    pictures, texts, names = {}, {}, {}
+def test_splits_share_no_image_and_no_sentence_and_test_has_names_of_its_own(folder, rows):
+    images, texts, names = {}, {}, {}
     for split in SPLITS:
         found = split_rows(rows, split)
         files = {row["image"] for row in found if row["image"]}
-        pictures[split] = {hashlib.sha256(Image.open(folder / "images" / f).tobytes()).hexdigest() for f in files}
-        assert len(pictures[split]) == len(files)
+        images[split] = {hashlib.sha256(Image.open(folder / "images" / f).tobytes()).hexdigest() for f in files}
+        assert len(images[split]) == len(files)
         texts[split] = {(row["lang"], *row["tokens"]) for row in found}
         names[split] = {words[0] for row in found for _, words in mentions(row)}
     for one, other in (("train", "test"), ("train", "validation"), ("validation", "test")):
-        assert pictures[one].isdisjoint(pictures[other])
+        assert images[one].isdisjoint(images[other])
         assert texts[one].isdisjoint(texts[other])
     assert len(names["test"] - names["train"]) > 20
 
@@ -107,7 +97,7 @@ def test_ambiguous_texts_come_once_with_each_type(rows):
     fours = fours_of(found)
     by_text = defaultdict(list)
     for row in found:
-        if is_ambiguous(row, fours):
+        if tuple(row["tokens"]) in fours:
             by_text[tuple(row["tokens"])].append(row)
     assert 0.4 < sum(map(len, by_text.values())) / len(found) < 0.6
     for same in by_text.values():
@@ -121,7 +111,8 @@ def test_ambiguous_texts_come_once_with_each_type(rows):
 
 
 def test_no_word_of_the_ambiguous_rows_favours_a_type(rows):
-    found = [row for row in split_rows(rows, "test") if is_ambiguous(row, fours_of(split_rows(rows, "test")))]
+    fours = fours_of(split_rows(rows, "test"))
+    found = [row for row in split_rows(rows, "test") if tuple(row["tokens"]) in fours]
     counts = defaultdict(Counter)
     for row in found:
         kinds = Counter(kind for kind, _ in mentions(row))
@@ -133,7 +124,7 @@ def test_no_word_of_the_ambiguous_rows_favours_a_type(rows):
             assert max(base.values()) <= 2.5 * min(base.values()), (word, base)
 
 
-def test_clear_rows_have_every_kind_of_picture_and_none(rows):
+def test_clear_rows_have_every_kind_of_image_and_none(rows):
     found = split_rows(rows, "train")
     relations = Counter(row["image_relation"] for row in found)
     assert set(relations) == {"depicts", "unrelated", "none"} and min(relations.values()) > 20

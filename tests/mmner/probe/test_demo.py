@@ -1,4 +1,4 @@
-"""Tests of the demonstration: which texts it shows, and that its table tells right from wrong."""
+"""The demonstration: which texts it shows, and that its table tells right from wrong."""
 
 import json
 
@@ -13,43 +13,33 @@ def folder(tmp_path_factory):
     return probe.build(tmp_path_factory.mktemp("demo") / "probe", num_sentences=400)
 
 
-def test_examples_are_texts_that_the_picture_decides(folder):
+def test_examples_are_texts_whose_entities_depend_on_the_image(folder):
     examples = demo.ambiguous_examples(folder)
     assert {example.lang for example in examples} == {"en", "de", "fr", "es"}
+    assert len(demo.ambiguous_examples(folder, texts_per_language=2)) == 2 * len(examples)
     for example in examples:
         rows = [json.loads(line) for line in (folder / example.lang / "test.jsonl").read_text("utf-8").splitlines()]
         tags = {tuple(row["ner_tags"]) for row in rows if " ".join(row["tokens"]) == example.text}
-        assert len(tags) == len(example.sights) > 1
-        assert len({sight.entities for sight in example.sights}) == len(example.sights)
-        for sight in example.sights:
-            assert sight.image.is_file() and sight.entities
-            assert all(words in example.text for words, _ in sight.entities)
+        assert len(tags) == len(example.images) == len(set(example.images.values())) > 1
+        for image, entities in example.images.items():
+            assert image.is_file() and entities and all(words in example.text for words, _ in entities)
 
 
-def test_more_texts_of_a_language(folder):
-    assert len(demo.ambiguous_examples(folder, texts_per_language=0)) == 0
-    assert len(demo.ambiguous_examples(folder, texts_per_language=2)) > len(demo.ambiguous_examples(folder))
-
-
-def test_report_counts_what_is_right(folder):
+def test_the_report_counts_what_is_correct(folder):
     examples = demo.ambiguous_examples(folder)
-    expected = {str(sight.image): sight.entities for example in examples for sight in example.sights}
+    expected = {str(image): entities for example in examples for image, entities in example.images.items()}
 
     def oracle(texts, images):
-        """Right wherever there is a picture."""
-        return [
-            [{"word": words, "entity_group": kind, "score": 0.5} for words, kind in expected.get(image, ())]
-            for text, image in zip(texts, images, strict=True)
-        ]
-
-    total = len(expected)
-    right = demo.report(oracle, examples)
-    assert right.startswith("The probe is SYNTHETIC")
-    assert right.endswith(f"All entities right in {total} of {total} rows with a picture.")
-    assert "nothing" in right and "(0.50)" in right  # without a picture this oracle finds nothing
+        """Right wherever there is an image; predicts nothing without."""
+        found = [expected.get(image, ()) for image in images]
+        return [[{"word": word, "entity_group": kind, "score": 0.5} for word, kind in row] for row in found]
 
     def blind(texts, images):
-        return oracle(texts, [str(next(e for e in examples if e.text == text).sights[0].image) for text in texts])
+        """Always right for the first image of a text."""
+        return oracle(texts, [str(next(iter(next(e for e in examples if e.text == text).images))) for text in texts])
 
-    wrong = demo.report(blind, examples)
-    assert wrong.endswith(f"All entities right in {len(examples)} of {total} rows with a picture.")
+    shown = demo.report(oracle, examples)
+    assert shown.startswith("The probe is SYNTHETIC") and "nothing" in shown and "(0.50)" in shown
+    assert shown.endswith(f"All entities correct in {len(expected)} of {len(expected)} rows with an image.")
+    correct = f"All entities correct in {len(examples)} of {len(expected)} rows with an image."
+    assert demo.report(blind, examples).endswith(correct)

@@ -11,7 +11,7 @@ def test_the_tower_learns_to_tell_fresh_drawings_apart(tmp_path):
     _, folder = make_tiny_towers(tmp_path, [["a"]], vocab_size=300)
     before = AutoModel.from_pretrained(folder).state_dict()
     state = torch.get_rng_state()
-    assert pretrain_on_drawings(folder, num_pictures=320, num_epochs=6) > 0.7
+    assert pretrain_on_drawings(folder, num_images=320, num_epochs=6) > 0.7
     assert torch.equal(torch.get_rng_state(), state)
     after = AutoModel.from_pretrained(folder).state_dict()
     assert set(after) == set(before)

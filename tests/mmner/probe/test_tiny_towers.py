@@ -25,14 +25,14 @@ def test_no_word_is_unknown(folders, word):
     assert tokenizer.decode(ids).strip() == word
 
 
-def test_a_word_has_the_same_pieces_wherever_it_stands(folders):
+def test_a_word_has_the_same_tokens_wherever_it_stands(folders):
     tokenizer = AutoTokenizer.from_pretrained(folders[0])
 
-    def pieces(words, position):
+    def token_ids(words, position):
         encoded = tokenizer([words], is_split_into_words=True)
         return [i for i, w in zip(encoded["input_ids"][0], encoded.word_ids(0), strict=True) if w == position]
 
-    assert pieces(["Paris", "is", "here"], 0) == pieces(["in", "the", "Paris"], 2)
+    assert token_ids(["Paris", "is", "here"], 0) == token_ids(["in", "the", "Paris"], 2)
 
 
 def test_towers_load_through_the_auto_classes_and_give_sequences(folders):
@@ -65,5 +65,5 @@ def test_sizes_that_do_not_fit(options, message, tmp_path):
 
 
 def test_no_words_no_tokenizer(tmp_path):
-    with pytest.raises(ValueError, match="no words to train a tokenizer on"):
+    with pytest.raises(ValueError, match="There are no words to train a tokenizer on"):
         make_tiny_towers(tmp_path, [[]])

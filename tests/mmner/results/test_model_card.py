@@ -118,7 +118,7 @@ def test_a_text_only_model_is_not_shown_an_image(tmp_path):
 def test_seeds_duration_hardware_and_versions_are_told(tmp_path):
     text = write(tmp_path, seed=7, data_seed=8).text
     assert "- seed: 7\n" in text and "order of the data: 8\n" in text
-    assert "- duration of the training: 2 min 5 s\n" in text and ": 1 h 2 min 5 s\n" in text
+    assert "- duration of the training (h:mm:ss): 0:02:05\n" in text and "(h:mm:ss): 1:02:05\n" in text
     assert f"- hardware: {hardware()}; 1 process\n" in text
     assert f"torch {torch.__version__}" in text
 
@@ -138,12 +138,6 @@ def test_a_model_that_has_learned_nothing_is_told_so_instead_of_zeros(tmp_path):
     card = ModelCard.load(write_model_card(tmp_path, arguments, make_config(), results, tables))
     assert f"Test set, scored once: every score is 0.\n\n**{caution}**\n" in card.text
     assert "0.00" not in card.text and not card.data.eval_results and card.data.language == ["de"]
-
-
-def test_a_type_that_is_never_predicted_is_told_above_the_scores(tmp_path, monkeypatch):
-    monkeypatch.setitem(RESULTS, "test_caution", "The model never predicts PER; these 20 sentences have 4.")
-    text = write(tmp_path).text
-    assert 0 < text.index("**The model never predicts PER;") < text.index("| all | 91.23 |")
 
 
 def test_the_recipe_file_has_every_option_and_repeats_the_run(tmp_path):
@@ -171,15 +165,7 @@ def test_the_recipe_file_holds_for_another_set_and_the_card_tells_of_this_one(tm
     assert training.search_trials == 0
 
 
-FOLDERS = [
-    "plainfolder",
-    "kolon: kestrel",
-    "2000 #hash mark",
-    "wide " * 20 + "end",
-    "b\u00fccher-\u672c",
-    "'quoted \"twice",
-    "- dash",
-]
+FOLDERS = ["2000 #hash mark: colon", "b\u00fccher-\u672c", "'quoted \"twice"]
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -230,7 +216,7 @@ def test_the_paths_among_the_options_of_the_library_are_known():
     assert "output_dir" in PATHS and "deepspeed" in NAMES_OR_PATHS  # the library reads the files of the other two
 
 
-KINDS = ["<script>alert(1)</script>", "a|b", 'it\'s "x"', "`t`", "a_b_*c*", "$x$", "&lt;", "[a](b)", "back\\slash"]
+KINDS = ["<script>alert(1)</script>", "a|b", 'it\'s "x"', "`t` a_b_*c*", "&lt;", "[a](b)", "back\\slash"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

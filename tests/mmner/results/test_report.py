@@ -25,7 +25,7 @@ LABELS = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
 
 
 class WordProcessor:
-    """A word is a piece, a window eight of them: all that the cutting of sentences asks of a processor."""
+    """A word is a token, a window eight of them: all that the cutting of sentences asks of a processor."""
 
     def piece_budget(self, max_length=None):
         return 8
@@ -92,26 +92,14 @@ def test_a_predictions_file_is_a_line_of_json_a_sentence(sentences, tmp_path):
     assert type(rows[0]["entities"][0]["score"]) is float
 
 
-def test_results_are_written_and_an_evaluation_keeps_those_of_the_training(tmp_path):
-    write_results(tmp_path, {"train_loss": 0.5, "test_f1": 0.1})
-    path = write_results(tmp_path, {"test_f1": 0.2}, update=True)
-    assert json.loads(path.read_text()) == {"test_f1": 0.2, "train_loss": 0.5}
-    write_results(tmp_path, {"test_f1": 0.3})
-    assert json.loads(path.read_text()) == {"test_f1": 0.3}
-
-
-def test_a_split_that_is_scored_again_keeps_nothing_of_its_sentences_before(tmp_path):
+def test_an_evaluation_keeps_the_results_of_the_training_but_not_those_of_its_split(tmp_path):
     before = {"test_f1": 0.1, "test_f1_de": 0.5, "test_samples": 40, "eval_f1": 0.2, "train_loss": 0.5, "epoch": 3}
     write_results(tmp_path, before)
-    path = write_results(tmp_path, {"test_f1": 0.2, "test_f1_fr": 0.3, "test_samples": 1}, update=True)
-    assert json.loads(path.read_text()) == {
-        "test_f1": 0.2,
-        "test_f1_fr": 0.3,
-        "test_samples": 1,
-        "eval_f1": 0.2,
-        "train_loss": 0.5,
-        "epoch": 3,
-    }
+    new = {"test_f1": 0.2, "test_f1_fr": 0.3, "test_samples": 1}
+    path = write_results(tmp_path, new, update=True)
+    assert json.loads(path.read_text()) == new | {"eval_f1": 0.2, "train_loss": 0.5, "epoch": 3}
+    write_results(tmp_path, new)
+    assert json.loads(path.read_text()) == new
 
 
 RESULTS = {
@@ -142,7 +130,7 @@ def test_a_table_has_a_line_a_group_and_a_column_a_control():
     assert score_table({}, "test", GROUPS) == []
 
 
-def test_plots_are_pictures(tmp_path):
+def test_plots_are_images(tmp_path):
     log = [{"step": step, "loss": 1 / step} for step in range(1, 5)] + [{"step": 4, "eval_f1": 0.5}]
     for path in (
         plot_scores(tmp_path, "test", score_table(RESULTS, "test", GROUPS)),
@@ -181,7 +169,7 @@ def test_a_plot_of_zeros_is_not_drawn(tmp_path):
         # Words and type must be right: a shorter one and one of another type are not.
         (
             [["O", "B-LOC", "O", "O"], ["B-LOC", "O"]],
-            "Of the 2 entities that the model predicts in these 2 sentences, none is right.",
+            "Of the 2 entities that the model predicts in these 2 sentences, none is correct.",
         ),
         ([["O", "B-LOC", "I-LOC", "O"], ["O", "O"]], "The model never predicts PER; these 2 sentences have 2."),
         ([["O", "B-LOC", "I-LOC", "O"], ["B-PER", "O"]], ""),
