@@ -6,7 +6,7 @@ import difflib
 import json
 import os
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -62,7 +62,6 @@ class ModelArguments:
     consistency_weight: float | None = _option(None, "Factor of the KL between the tags with and without the image.")
     modality_dropout: float | None = _option(None, "Probability of hiding a row's image in training.")
     dropout: float | None = _option(None, "Dropout in the collaboration and before the classifier.")
-    initializer_range: float | None = _option(None, "Standard deviation of the new layers at their start.")
 
     def config_options(self) -> dict[str, Any]:
         """The options of `TwoMNERConfig` that were given."""
@@ -77,9 +76,8 @@ class ModelArguments:
         for name, value in self.config_options().items():
             if name in ARCHITECTURE and value != getattr(config, name):
                 raise ValueError(
-                    f"The saved {self.model_name_or_path} has {name}={getattr(config, name)}, but {name}={value} is "
-                    f"asked for. Leave it as saved: --{name} {getattr(config, name)}, or a recipe that says so. Or "
-                    "build a new model from towers."
+                    f"--{name} is {value}, but the saved {self.model_name_or_path} has {getattr(config, name)}. Leave "
+                    "it as saved, or build a new model from towers."
                 )
 
 
@@ -115,22 +113,21 @@ class DataArguments:
     streaming: bool = _option(
         False,
         "Train from Parquet files (a folder of them, or a set on the Hub) as they lie, for a set larger than memory "
-        "or disk. Needs max_steps; dev and test are loaded as ever.",
+        "or disk. Needs --max_steps; dev and test are loaded as ever.",
     )
     shuffle_buffer: int = _option(
-        2048, "Of a stream: rows that each reader (process, or worker of one) holds and shuffles, pictures and all."
+        2048, "Of a stream: rows that each reader (process, or worker of one) holds and shuffles, images and all."
     )
     image_feature_store: str = _option(
         "none",
-        "A folder in which a frozen image tower's vectors of every picture are kept, computed once for this and all "
-        "later runs; none: each batch is computed from its pictures.",
+        "A folder that keeps a frozen image tower's output for every image, computed once for this and all later "
+        "runs; none: it is computed in each batch.",
     )
-    image_feature_store_gb: float = _option(50.0, "GiB that the folder may take; the least recently used go first.")
     max_length: int | None = _option(
-        None, "Pieces of a window in training, special tokens included. Default: all there can be."
+        None, "Tokens of a window in training, special tokens included. Default: as many as the text tower takes."
     )
     stride: int | None = _option(
-        None, "Pieces that the windows of a long sentence share when it is evaluated. Default: 64 or a quarter of one."
+        None, "Tokens that the windows of a long sentence share when it is evaluated. Default: 64 or a quarter of one."
     )
     mention_dropout: float = _option(
         0.0, "In training, the probability of hiding an entity's words where there is an image to tell its type."
@@ -139,7 +136,7 @@ class DataArguments:
         0.0, "In training, the probability of reading a sentence in lower case, in capitals or without punctuation."
     )
     train_languages: str | None = _option(
-        None, "Train on the rows of these languages alone (en,de); dev and test keep theirs: what is carried over?"
+        None, "Train only on the rows of these languages (en,de); dev and test keep all."
     )
     max_train_samples: int | None = _option(None, "A random subset of this many training rows.")
     max_eval_samples: int | None = _option(None, "A random subset of this many dev rows, the same for every seed.")
@@ -162,7 +159,7 @@ class TrainingArguments(transformers.TrainingArguments):
     crf_learning_rate: float | None = _option(None, "Of the CRF's transitions. Default: learning_rate.")
     early_stopping_patience: int | None = _option(None, "Stop after so many evaluations without a better dev F1.")
     search_trials: int = _option(
-        0, "First train so many times with options drawn from search_space, and go on with those best on dev (Optuna)."
+        0, "First train so many times with options drawn from --search_space, and go on with the best on dev (Optuna)."
     )
     search_space: str = _option("recipes/search/local.yaml", "A YAML file of the options that search_trials searches.")
 
@@ -181,8 +178,8 @@ class TrainingArguments(transformers.TrainingArguments):
     )
     resume_from_checkpoint: str | None = _option(
         None,
-        "A checkpoint to go on from; last: the newest whole one in output_dir; auto: the same, or from the beginning "
-        "where there is none.",
+        "A checkpoint to go on from; last: the last one in output_dir; auto: the same, or from the beginning where "
+        "there is none.",
     )
     logging_nan_inf_filter: bool = _option(False, "Must stay false: a loss that is not finite ends the run.")
     hub_strategy: str = _option("end", "Must stay 'end': model, card and scores are pushed in one commit.")
@@ -197,13 +194,14 @@ class TrainingArguments(transformers.TrainingArguments):
         "prediction_loss_only": (False, "without predictions there is no F1"),
         "batch_eval_metrics": (False, "entity F1 needs whole sentences, not batches"),
         "enable_jit_checkpoint": (False, "a signal saves a checkpoint as it is, and the run then ends"),
+        "auto_find_batch_size": (False, "another batch size would be another run, which could not be resumed"),
         "eval_do_concat_batches": (True, "entity F1 needs whole sentences, not batches"),
     }
 
     def __post_init__(self):
         for name, (value, reason) in self._fixed.items():
             if getattr(self, name) != value:
-                raise ValueError(f"`{name}` is {getattr(self, name)}; it must stay {value}: {reason}.")
+                raise ValueError(f"--{name} is {getattr(self, name)}; it must stay {value}: {reason}.")
         do_eval = self.do_eval
         if not torch.accelerator.is_available():
             self.use_cpu = True  # else the plain class takes bf16 for a GPU's, and processes for one GPU each
@@ -213,34 +211,33 @@ class TrainingArguments(transformers.TrainingArguments):
         self.do_eval = do_eval  # the plain class switches it on when dev is scored during training
         if self.do_train and self.num_train_epochs <= 0 and self.max_steps <= 0:
             raise ValueError(
-                f"`num_train_epochs` is {self.num_train_epochs:g}, which trains nothing; expected more than 0. To "
+                f"--num_train_epochs is {self.num_train_epochs:g}, which trains nothing; expected more than 0. To "
                 "score a saved model: --do_train false --model_name_or_path FOLDER."
             )
         chooses = self.do_train and self.eval_strategy != "no" and self.metric_for_best_model is not None
         if self.search_trials and (not chooses or self.resume_from_checkpoint):
             raise ValueError(
-                "`search_trials` trains anew and chooses on dev: it needs do_train, an eval_strategy and a "
-                "metric_for_best_model, and does not go with resume_from_checkpoint."
+                "--search_trials trains anew and chooses on dev: it needs --do_train, --eval_strategy and "
+                "--metric_for_best_model, and does not go with --resume_from_checkpoint."
             )
         by_steps = self.eval_strategy == self.save_strategy == "steps"
         if self.load_best_model_at_end and by_steps and self.save_steps != self.eval_steps:
             raise ValueError(
-                f"`load_best_model_at_end` with eval_steps {self.eval_steps:g} and save_steps {self.save_steps:g}: "
+                f"--load_best_model_at_end with --eval_steps {self.eval_steps:g} --save_steps {self.save_steps:g}: "
                 "the best evaluation may not be saved. Give both the same value (or --save_strategy best), or keep "
                 "the last weights: --load_best_model_at_end false --early_stopping_patience none."
             )
         if self.early_stopping_patience is not None and not self.load_best_model_at_end:
             raise ValueError(
-                "`early_stopping_patience` needs `load_best_model_at_end`: pass both, or neither "
+                "--early_stopping_patience needs --load_best_model_at_end: pass both, or neither "
                 "(--early_stopping_patience none)."
             )
 
 
-def slow_bfloat16(args: TrainingArguments, capabilities: Mapping[str, Any]) -> bool:
-    """Whether training in bfloat16 would take longer than in float32: on a processor without instructions for it,
-    whose `capabilities` are as `torch.cpu.get_capabilities` gives them."""
-    instructions = ("avx512_bf16", "amx_bf16", "bf16")  # the last is ARM's
-    return args.bf16 and args.device.type == "cpu" and not any(capabilities.get(name) for name in instructions)
+def is_slow_in_bfloat16(args: TrainingArguments) -> bool:
+    """Whether training in bfloat16 takes longer than in float32, on a processor without instructions for it."""
+    names = ("avx512_bf16", "amx_bf16", "bf16")  # the last is ARM's
+    return args.bf16 and args.device.type == "cpu" and not any(map(torch.cpu.get_capabilities().get, names))
 
 
 class _Parser(HfArgumentParser):
@@ -434,13 +431,3 @@ OF_ONE_SET = (
     "tag_column",
     "train_languages",
 )
-
-__all__ = [
-    "DataArguments",
-    "ModelArguments",
-    "TrainingArguments",
-    "find_recipe",
-    "is_local",
-    "parse_arguments",
-    "recipe_text",
-]

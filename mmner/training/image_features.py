@@ -1,120 +1,104 @@
-"""What the frozen image towers of a run say of its pictures: computed before training, once a picture, and stored."""
+"""The outputs of a run's frozen image towers: computed before training, once per image, and stored."""
 
 import hashlib
 import importlib.metadata
 import json
 import logging
-import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from collaboration_2mner import CPU_IMAGES
-from images_2mner import image_id
 from mmner.data.collator import MultimodalCollator
-from mmner.data.feature_store import FeatureStore, Layout
+from mmner.data.feature_store import FeatureStore
 from mmner.data.sentences import WindowedSentences
-from mmner.options import DataArguments, TrainingArguments
 from mmner.training.trainer import TwoMNERTrainer
 from modeling_2mner import TwoMNERModel
 from processing_2mner import TwoMNERProcessor
 
 logger = logging.getLogger(__name__)
 
-# Pictures a step, always: kernels are chosen by the shape, so that with one shape the vectors of a picture do not
-# depend, in their last bits, on how many others happened to be computed beside it.
-PICTURES_A_STEP = 16
-TRIED_TWICE = 4
-VOLATILE = ("_name_or_path", "transformers_version")
+# Always this many, since kernels are chosen by the shape: so the features of an image do not depend, in their last
+# bits, on how many others are computed with it.
+IMAGES_PER_BATCH = 16
 LIBRARIES = ("torch", "transformers", "pillow")
+TOWERS = ("vision_model", "global_vision_model")
 
 
 def store_image_features(
-    trainer: TwoMNERTrainer, splits: Sequence[WindowedSentences], args: DataArguments
+    trainer: TwoMNERTrainer, splits: Sequence[WindowedSentences], folder: str | Path
 ) -> FeatureStore | None:
     """
     Computes what is not yet in the store, and makes sentences and collator of a run use it.
 
-    The vectors of a picture are those that the model computes from its pixels, to the rounding of a kernel chosen for
-    another batch size (none for transformers as for convolutions in bfloat16, measured on a CPU). Every process of a
-    distributed run must call this.
+    The features of an image are those that the model computes from its pixels, to the rounding of a kernel chosen for
+    another batch size. Every process of a distributed run must call this.
 
     Args:
         trainer: its model, processor, collator and precision.
-        splits: the sentences of the run; their pictures are looked up, and from then on they give ids.
-        args: the folder and its limit.
+        splits: the sentences of the run; from then on they give image ids in place of images.
+        folder: of the store.
 
     Returns:
         The store; `None` where the model reads no image.
 
     Raises:
-        ValueError: an image tower is trained, pictures differ from one reading to the next, the limit is too low, the
-            processes do not share the folder, or training is fully sharded.
+        ValueError: an image tower is trained, training is fully sharded, or the processes do not share the folder.
     """
     model: TwoMNERModel = trainer.accelerator.unwrap_model(trainer.model).model
     collator: MultimodalCollator = trainer.data_collator
     if not model.config.uses_images:
-        logger.warning("The model reads no image: image_feature_store has nothing to do.")
+        logger.warning("The model reads no image: --image_feature_store has nothing to do.")
         return None
     if trainer.is_fsdp_enabled:
         raise ValueError(
-            "image_feature_store does not go with FSDP, where every process must run the image tower in every step: "
-            "train with DDP (recipes/accelerate/ddp.yaml), or leave the option at none."
+            "--image_feature_store does not go with FSDP, where every process must run the image tower in every step: "
+            "train with DDP (recipes/accelerate/ddp.yaml), or leave it out (--image_feature_store none)."
         )
-    check_frozen(model, trainer.args)
-    started = time.monotonic()
-    model.to(trainer.args.device).eval()
-    with trainer.accelerator.autocast(), torch.no_grad():
-        fingerprint = tower_fingerprint(model, collator.processor, trainer.args.device.type)
-        limit = int(args.image_feature_store_gb * 2**30)
-        store = FeatureStore(args.image_feature_store, fingerprint, limit)
-        contents = [sentences.shown_images() for sentences in splits]
-        files = {
-            content: (sentences, row)
-            for sentences, rows in zip(splits, contents, strict=True)
-            for row, content in rows.items()
-        }
-        ids = _fill(trainer, model, store, files)
-    for sentences, rows in zip(splits, contents, strict=True):
-        sentences.use_image_ids({row: ids[content] for row, content in rows.items()})
-    collator.features = store
-    logger.info(
-        f"{sum(map(len, contents))} images, {len(set(ids.values()) - {0})} different: their vectors are in "
-        f"{store.folder} after {time.monotonic() - started:.1f} s."
-    )
-    return store
-
-
-def check_frozen(model: TwoMNERModel, args: TrainingArguments) -> None:
-    """
-    Raises:
-        ValueError: the vectors of a picture would not stay as they are, or would not be those of its pixels.
-    """
-    for name in ("vision_model", "global_vision_model"):
+    for name in TOWERS if trainer.args.do_train else ():
         tower = getattr(model, name)
-        trained = [] if tower is None else [key for key, value in tower.named_parameters() if value.requires_grad]
-        if args.do_train and trained:
+        if tower is not None and any(parameter.requires_grad for parameter in tower.parameters()):
             raise ValueError(
-                f"image_feature_store keeps what a frozen image tower computes, but {len(trained)} tensors of the "
-                f"{name} are trained ({trained[0]}, ...). Freeze it: --freeze_{name} all, or leave the store out: "
-                "--image_feature_store none."
+                f"--image_feature_store keeps the outputs of a frozen image tower, but the {name} is trained. Freeze "
+                f"it (--freeze_{name} all), or leave the store out (--image_feature_store none)."
             )
-    if args.bf16_full_eval or args.fp16_full_eval:
+    model.to(trainer.args.device).eval()
+    images = [
+        {row: int.from_bytes(content[:8], "little") >> 1 or 1 for row, content in sentences.shown_images().items()}
+        for sentences in splits
+    ]
+    files = {
+        image_id: (sentences, row)
+        for sentences, rows in zip(splits, images, strict=True)
+        for row, image_id in rows.items()
+    }
+    with trainer.accelerator.autocast(), torch.no_grad():
+        store = FeatureStore(folder, tower_fingerprint(model, collator.processor, trainer.args.device.type))
+        missing = sorted(image_id for image_id in files if image_id not in store)
+        trainer.accelerator.wait_for_everyone()  # nobody adds before everybody has seen what is missing
+        if missing:
+            logger.info(f"{len(missing)} of {len(files)} images are not in {store.folder}: they are computed.")
+        rank, world = trainer.args.process_index, trainer.args.world_size
+        own = {image_id: files[image_id] for image_id in missing[rank::world]}
+        unreadable = set(sum(gather_object([_compute(model, store, own, trainer)]), []))
+    if lost := [image_id for image_id in files if image_id not in store and image_id not in unreadable]:
         raise ValueError(
-            "bf16_full_eval and fp16_full_eval give the image tower another precision in evaluation than in "
-            "training, and a store has one: leave them out (--bf16 evaluates in bfloat16 too), or leave the store "
-            "out: --image_feature_store none."
+            f"{len(lost)} images that another process computed are not in {store.folder}: name a folder that all "
+            "processes share by --image_feature_store."
         )
+    for sentences, rows in zip(splits, images, strict=True):
+        sentences.use_image_ids({row: 0 if image_id in unreadable else image_id for row, image_id in rows.items()})
+    collator.features = store
+    return store
 
 
 def tower_fingerprint(model: TwoMNERModel, processor: TwoMNERProcessor, device_type: str) -> str:
     """
-    A name of whatever a picture's vectors depend on: the image towers' weights, configurations and attention kernels,
+    A name for whatever an image's features depend on: the image towers' weights, configurations and attention kernels,
     the preprocessing, the precision (that of `torch.autocast` included, so call it where they are computed), the kind
     of device and the versions of the libraries.
     """
@@ -125,9 +109,8 @@ def tower_fingerprint(model: TwoMNERModel, processor: TwoMNERProcessor, device_t
         "device": device_type,
         "autocast": str(torch.get_autocast_dtype(device_type)) if torch.is_autocast_enabled(device_type) else None,
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
-        "pictures_a_step": min(PICTURES_A_STEP, CPU_IMAGES) if device_type == "cpu" else PICTURES_A_STEP,
     }
-    for name in ("vision_model", "global_vision_model"):
+    for name in TOWERS:
         tower = getattr(model, name)
         if tower is None:
             continue
@@ -140,124 +123,49 @@ def tower_fingerprint(model: TwoMNERModel, processor: TwoMNERProcessor, device_t
 
 
 def _plain(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name not in VOLATILE}
+    return {name: value for name, value in options.items() if name not in ("_name_or_path", "transformers_version")}
 
 
-def _fill(
-    trainer: TwoMNERTrainer,
+def _compute(
     model: TwoMNERModel,
     store: FeatureStore,
-    files: dict[bytes, tuple[WindowedSentences, int]],
-) -> dict[bytes, int]:
-    """Computes what the store lacks, each process its share; the picture of each file, 0 where it does not open."""
-    args, accelerator, collator = trainer.args, trainer.accelerator, trainer.data_collator
-    rank, world = args.process_index, args.world_size
-    own = sorted(files)[rank::world]
-    store.check({store.id_of(content) for content in own} - {None})
-    accelerator.wait_for_everyone()
-    store.refresh()
-    ids = {content: store.id_of(content) for content in files}
-    store.release_unused({found for found in ids.values() if found is not None})
-    unknown = [content for content in own if ids[content] is None]
-    missing = sum(found is None for found in ids.values())
-    if missing:
-        first = [files[content] for content in unknown[:TRIED_TWICE]]
-        _check_repeatable([sentences.image_file(row) for sentences, row in first], collator)
-        blank = _pixels(Image.new("RGB", (64, 64)), collator)
-        layout = Layout.of(_encode(model, [blank])[0])
-        if rank == 0:
-            logger.info(f"{missing} of {len(ids)} images are not in {store.folder}: their vectors are computed.")
-            store.reserve(missing, layout)
-        accelerator.wait_for_everyone()
-        pictures = _Pictures({content: files[content] for content in unknown}, collator)
-        found = list(zip(unknown, _compute(model, store, pictures, args), strict=True))
-        for shares in gather_object([found]):
-            ids.update(shares)
-        accelerator.wait_for_everyone()
-        store.refresh()
-    if lost := [found for found in ids.values() if found and found not in store]:
-        raise ValueError(
-            f"{len(lost)} pictures that another process computed are not in {store.folder} for process {rank}; "
-            "expected a folder on a disk that all processes share. Name one by --image_feature_store."
-        )
-    return ids
-
-
-def _compute(model: TwoMNERModel, store: FeatureStore, pictures: "_Pictures", args: TrainingArguments) -> list[int]:
-    """Adds the vectors of the pictures that the store lacks; the id of each picture, 0 where it does not open."""
-    # A generator of its own: the seeds of the workers must not be drawn from the one that training draws from.
+    files: dict[int, tuple[WindowedSentences, int]],
+    trainer: TwoMNERTrainer,
+) -> list[int]:
+    """Adds the features of some images to the store; returns the ids of those that do not open."""
+    args = trainer.args
     loader = DataLoader(
-        pictures,
-        batch_size=None,
+        _Images(files, trainer.data_collator),
+        batch_size=IMAGES_PER_BATCH,
+        collate_fn=list,
         num_workers=args.dataloader_num_workers,
         multiprocessing_context=args.dataloader_multiprocessing_context,
-        generator=torch.Generator(),
+        generator=torch.Generator(),  # not that which training draws from
     )
-    silent = args.disable_tqdm or args.process_index > 0
-    ids: list[int] = []
-    new: dict[int, tuple[bytes, torch.Tensor]] = {}
-    added: set[int] = set()
-    progress = tqdm(loader, desc="images", unit="image", disable=silent)
-    for content, (picture, pixels) in zip(pictures.contents, progress, strict=True):
-        ids.append(picture)
-        if picture in store:  # another file of this picture is there
-            store.check([picture])
-        if picture and picture not in added and picture not in store:
-            added.add(picture)
-            new[picture] = (content, pixels)
-        if new and (len(new) == PICTURES_A_STEP or len(ids) == len(pictures)):
-            vectors = _encode(model, [pixels for _, pixels in new.values()])
-            for (image, (file, _)), tensors in zip(new.items(), vectors, strict=True):
-                store.add(image, file, tensors)
-            new.clear()
-    return ids
+    unreadable: list[int] = []
+    for batch in tqdm(loader, desc="image features", disable=args.disable_tqdm or args.process_index > 0):
+        opened = {image_id: pixels for image_id, pixels in batch if pixels is not None}
+        unreadable += [image_id for image_id, _ in batch if image_id not in opened]
+        if opened:
+            pixels = torch.stack(list(opened.values()))  # (N, C, H, W)
+            blank = pixels.new_zeros(IMAGES_PER_BATCH - len(opened), *pixels.shape[1:])
+            outputs = model.encode_images(torch.cat([pixels, blank]).to(model.device))
+            for place, image_id in enumerate(opened):
+                # A copy, or the whole batch would be written.
+                store.add(image_id, [output[place].cpu().clone() for output in outputs if output is not None])
+    return unreadable
 
 
-def _encode(model: TwoMNERModel, pixels: list[torch.Tensor]) -> list[list[torch.Tensor]]:
-    """The vectors (P, D) of each picture (C, H, W), and the second tower's (1, D) if there is one."""
-    blank = torch.zeros_like(pixels[0])
-    full = torch.stack(pixels + [blank] * (PICTURES_A_STEP - len(pixels))).to(model.device)
-    states = [part.cpu() for part in model.encode_images(full) if part is not None]
-    return [[part[row] for part in states] for row in range(len(pixels))]
+class _Images(Dataset):
+    """The pixels (C, H, W) of images by id, as a batch has them, to the last bit; `None` where one does not open."""
 
-
-class _Pictures(Dataset):
-    """Pictures, opened and made pixels: in worker processes, if there are any."""
-
-    def __init__(self, files: dict[bytes, tuple[WindowedSentences, int]], collator: MultimodalCollator):
-        self.contents, self.places = list(files), list(files.values())
-        self.collator = collator
+    def __init__(self, files: dict[int, tuple[WindowedSentences, int]], collator: MultimodalCollator):
+        self.files, self.collator = list(files.items()), collator
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.files)
 
-    def __getitem__(self, index: int) -> tuple[int, torch.Tensor]:
-        sentences, row = self.places[index]
-        image = self.collator.open(sentences.image_file(row))
-        if image is None:
-            return 0, torch.empty(0)
-        return image_id(image), _pixels(image, self.collator)
-
-
-def _pixels(image: Image.Image, collator: MultimodalCollator) -> torch.Tensor:
-    """As a batch has them, to the last bit."""
-    processor = collator.processor
-    return processor.pixel_values([processor.resized(image)])[0]
-
-
-def _check_repeatable(cells: list[dict[str, Any]], collator: MultimodalCollator) -> None:
-    """
-    Raises:
-        ValueError: the preprocessing makes other pixels of the same picture the second time.
-    """
-    for cell in cells:
-        image = collator.open(cell)
-        if image is not None and not torch.equal(_pixels(image, collator), _pixels(image, collator)):
-            raise ValueError(
-                f"{type(collator.processor.image_processor).__name__} gives the same picture other pixels each time "
-                "(augmentation?), so that its vectors cannot be computed once. Use one without chance, or leave the "
-                "store out: --image_feature_store none."
-            )
-
-
-__all__ = ["check_frozen", "store_image_features", "tower_fingerprint"]
+    def __getitem__(self, index: int) -> tuple[int, torch.Tensor | None]:
+        image_id, (sentences, row) = self.files[index]
+        pixels = self.collator([{"tokens": ["."], "image": sentences.image_file(row)}]).get("pixel_values")
+        return image_id, None if pixels is None else pixels[0]
