@@ -320,7 +320,9 @@ def two_processes_are_killed(folder: Path, tmp_path: Path) -> None:
         codes = in_two_processes(name, killed, (rank, *point))
         assert codes[rank] == -signal.SIGKILL, (tmp_path / "killed.0.log").read_text()[-3000:]
         for path in killed.glob("checkpoint-*"):
-            assert {"rng_state_0.pth", "rng_state_1.pth", "trainer_state.json"} <= {file.name for file in path.iterdir()}
+            assert {"rng_state_0.pth", "rng_state_1.pth", "trainer_state.json"} <= {
+                file.name for file in path.iterdir()
+            }
     assert in_two_processes(name, killed) == [0, 0], (tmp_path / "killed.0.log").read_text()[-3000:]
     assert_same(tmp_path / "whole", killed)
 
