@@ -1,7 +1,6 @@
 """Where the plain Trainer is not enough: parameter groups, the order of sentences, scores of entities."""
 
 import io
-import json
 import logging
 import random
 from collections import Counter
