@@ -37,13 +37,14 @@ from mmner.options import DataArguments, ModelArguments, TrainingArguments, is_s
 from mmner.results import examples, report
 from mmner.results.model_card import write_model_card
 from mmner.results.publish import publish
+from mmner.results.scoring import score_splits
 from mmner.training.checkpoints import checkpoint_to_resume, explained_disk_errors, lock_output_dir
 from mmner.training.image_features import store_image_features
 from mmner.training.model import build_model
 from mmner.training.search import model_maker, read_space, search
 from mmner.training.stop_signals import save_at_signal
 from mmner.training.streaming import SentenceStream, check_streaming
-from mmner.training.trainer import TwoMNERTrainer, few_steps
+from mmner.training.trainer import TwoMNERTrainer
 from pipeline_2mner import TwoMNERPipeline
 
 logger = logging.getLogger("run_mmner")
@@ -117,7 +118,7 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArgu
             results |= trainer.train(resume_from_checkpoint=checkpoint).metrics
         trainer.save_model(_internal_call=True)  # pushed at the end, with its card and scores
 
-    tables, predicted = score(trainer, sentences, results)
+    tables, predicted = score_splits(trainer, sentences, results)
     if collator.unreadable_images:
         logger.warning(f"{collator.unreadable_images} times an image did not open; the warnings above name them.")
     results["total_runtime"] = round(time.monotonic() - started, 4)  # in seconds, as the Trainer's own
@@ -193,38 +194,6 @@ def read(rows, split: str, processor, model, data_args: DataArguments, args: Tra
     if is_train and not sentences.groups["type"]:
         logger.warning(f"None of the {len(rows)} training sentences has an entity: no type can be learned.")
     return sentences
-
-
-def score(
-    trainer: TwoMNERTrainer, sentences: dict[str, WindowedSentences], results: dict[str, Any]
-) -> tuple[dict[str, report.Table], list[dict[str, Any]]]:
-    """Scores dev and test and writes their predictions; adds the scores to the results."""
-    args, output = trainer.args, Path(trainer.args.output_dir)
-    is_main = trainer.is_world_process_zero()
-    tables: dict[str, report.Table] = {}
-    predicted: list[dict[str, Any]] = []
-    for split, asked in (("validation", args.do_eval), ("test", args.do_predict)):
-        if not asked or split not in sentences:
-            if is_main and args.do_train:
-                report.remove_scores(output, split)
-            continue
-        prefix = SPLITS[split]
-        scored = trainer.predict_with_controls(sentences[split], prefix)
-        results |= scored.metrics
-        if table := report.score_table(results, prefix, sentences[split].groups):
-            tables[prefix] = table
-        if not is_main:
-            continue
-        predicted = report.prediction_rows(sentences[split], *scored.predictions)
-        report.write_predictions(output, split, predicted)
-        report.remove_scores(output, split) if not table else report.plot_scores(output, split, table)
-        if table:
-            print(report.format_table(table, f"F1 on {split}"), flush=True)
-            if caution := report.caution(predicted):
-                results[f"{prefix}_caution"] = caution
-                few = few_steps(args, trainer.state.global_step, results["train_samples"]) if args.do_train else ""
-                logger.warning(f"{split}: {caution} {few}".strip())
-    return tables, predicted
 
 
 if __name__ == "__main__":

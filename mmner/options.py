@@ -181,11 +181,11 @@ class TrainingArguments(transformers.TrainingArguments):
         "A checkpoint to go on from; last: the last one in output_dir; auto: the same, or from the beginning where "
         "there is none.",
     )
-    logging_nan_inf_filter: bool = _option(False, "Must stay false: a loss that is not finite ends the run.")
-    hub_strategy: str = _option("end", "Must stay 'end': model, card and scores are pushed in one commit.")
-    remove_unused_columns: bool = _option(False, "Must stay false: rows are made into tensors batch by batch.")
+    logging_nan_inf_filter: bool = _option(False, "Must stay false.")
+    hub_strategy: str = _option("end", "Must stay 'end'.")
+    remove_unused_columns: bool = _option(False, "Must stay false.")
 
-    # Options of the plain Trainer that would change, quietly and wrongly, what is learned or scored here.
+    # Options of the plain Trainer that would silently change what is learned or scored here.
     _fixed: ClassVar[dict[str, tuple[Any, str]]] = {
         "remove_unused_columns": (False, "words and images become tensors only in the collator"),
         "hub_strategy": ("end", "weights, card and scores are pushed together, in one commit"),
@@ -241,7 +241,7 @@ def is_slow_in_bfloat16(args: TrainingArguments) -> bool:
 
 
 class _Parser(HfArgumentParser):
-    """A parser in which `none` takes back what a recipe gives an option that may have no value."""
+    """A parser in which `none` takes back the value that a recipe gives to an option."""
 
     def _parse_dataclass_field(self, parser: argparse.ArgumentParser, field: dataclasses.Field) -> None:
         may_be_none = type(None) in typing.get_args(field.type)
@@ -268,7 +268,7 @@ def _or_none(kind: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """A YAML loader that refuses a key given twice, which the plain one settles by dropping the first."""
+    """A YAML loader that refuses a key given twice, where the plain one drops the first."""
 
     def construct_mapping(self, node, deep=False):
         keys = [key.value for key, _ in node.value]
@@ -299,7 +299,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments,
     )
     for word in unknown:
         if word.startswith("--"):
-            raise ValueError(_unknown(word.partition("=")[0], "on the command line", _options(parser)))
+            raise ValueError(_unknown(word.partition("=")[0], "on the command line", [*parser._option_string_actions]))
         raise ValueError(
             f"Cannot place {word!r} on the command line; expected at most one recipe, first, and then `--name value`."
         )
@@ -329,10 +329,6 @@ def find_recipe(name: str | Path) -> Path:
     )
 
 
-def _options(parser: HfArgumentParser) -> list[str]:
-    return [option for action in parser._actions for option in action.option_strings]
-
-
 def _unknown(name: str, where: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(name.replace("-", "_") if not name.startswith("-") else name, known, n=3)
     hint = f"Did you mean {' or '.join(near)}?" if near else "`--help` lists all there are."
@@ -343,11 +339,9 @@ def _recipe_options(recipe: Path, parser: HfArgumentParser) -> tuple[list[str], 
     """The recipe as command-line words, so that both are typed and checked alike, and the options it empties."""
     try:
         with recipe.open(encoding="utf-8") as file:
-            values = yaml.load(file, _UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+            values = yaml.load(file, _UniqueKeyLoader) or {}  # noqa: S506 (a SafeLoader)
     except yaml.YAMLError as error:
         raise ValueError(f"{recipe} is not YAML: {error}") from error
-    if values is None:
-        values = {}
     if not isinstance(values, dict):
         raise ValueError(f"{recipe} holds a {type(values).__name__}; expected lines of `name: value`.")
     known = [f.name for kind in parser.dataclass_types for f in dataclasses.fields(kind) if f.init]
@@ -370,9 +364,8 @@ def _recipe_options(recipe: Path, parser: HfArgumentParser) -> tuple[list[str], 
 
 def recipe_text(*arguments: Any, full: bool = False) -> str:
     """
-    A recipe that repeats the run, without what names a place on this machine: the options that differ from what an
-    empty recipe gives here; or, if `full`, one to train on another set as this one was: every option that has a
-    value, without those of `OF_ONE_SET`.
+    A recipe that repeats the run, without paths on this machine: the options that differ from an empty recipe. If
+    `full`, one to train in the same way on another set: every option that has a value, without those of `OF_ONE_SET`.
     """
     values = {}
     left_out = NOT_IN_A_RECIPE + PATHS + (OF_ONE_SET if full else ())
@@ -401,11 +394,11 @@ def _has_path(value: Any) -> bool:
     return isinstance(value, str) and os.path.isabs(os.path.expanduser(value))
 
 
-# Where something lies on this machine: always; or if there is such a folder or file, and else what the Hub calls it.
+# Paths on this machine: always, or if there is such a folder or file (else a name on the Hub).
 PATHS = ("captions", "image_feature_store", "image_folder", "output_dir", "search_space")
 NAMES_OR_PATHS = ("dataset", "deepspeed", "global_vision_model", "model_name_or_path", "text_model", "vision_model")
 MADE_HERE = ("probe", "tiny")
-# A secret, what belongs to one process or one start, and where the model of this one run goes.
+# What belongs to one process, one start or one place on the Hub.
 NOT_IN_A_RECIPE = (
     "hub_always_push",
     "hub_model_id",
@@ -416,8 +409,7 @@ NOT_IN_A_RECIPE = (
     "push_to_hub",
     "resume_from_checkpoint",
 )
-# The form of a set, which part of it was taken, and the search whose result the other options are: elsewhere there is
-# no such language or format, and nobody asked for so few rows or to search again.
+# The form of a set, which part of it was taken, and the search that gave the other options.
 OF_ONE_SET = (
     "dataset_config",
     "dataset_errors",

@@ -54,7 +54,7 @@ def decode_sentences(
 ) -> tuple[np.ndarray, np.ndarray]:
     """
     Decodes each sentence once, over the joined emissions of its windows: each word's are those of the window that
-    keeps it. What the windows said each for itself is replaced.
+    keeps it. The tags of the single windows are replaced.
 
     Args:
         crf: a `LinearChainCRF`.
@@ -96,6 +96,3 @@ def _joined(sentences: WindowedSentences, indices: Sequence[int], emissions: np.
         window = sentences.windows[index]
         parts.append(emissions[index, window.keep_start - window.start : window.keep_stop - window.start])
     return torch.from_numpy(np.concatenate(parts)).float()
-
-
-__all__ = ["decode_sentences", "entity_posteriors"]

@@ -42,15 +42,15 @@ def read_space(path: str | Path, args: TrainingArguments) -> dict[str, dict[str,
         if not hasattr(args, name):
             raise ValueError(f"{path} searches {name!r}, which is no option of training. See --help.")
         try:
+            found |= {key: [*map(_number, x)] if isinstance(x, list) else _number(x) for key, x in found.items()}
             if "choices" in found:
-                found["choices"] = [_number(value) for value in found["choices"]]
                 valid = set(found) == {"choices"} and found["choices"]
             else:
-                found["low"], found["high"] = low, high = _number(found["low"]), _number(found["high"])
+                low, high = found["low"], found["high"]
                 valid = (
                     set(found) <= {"low", "high", "log"} and 0 <= low < high and not (found.get("log") and low == 0)
                 )
-        except (TypeError, KeyError):
+        except (TypeError, KeyError, AttributeError):
             valid = False
         if not valid:
             raise ValueError(

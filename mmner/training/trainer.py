@@ -136,9 +136,8 @@ def few_steps(args: TrainingArguments, steps: int, rows: int) -> str:
     if steps >= ENOUGH_STEPS:
         return ""
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    option = f"--max_steps {ENOUGH_STEPS}"
-    if args.max_steps <= 0:
-        option = f"--num_train_epochs {math.ceil(args.num_train_epochs * ENOUGH_STEPS / steps)}"
+    by_steps, epochs = args.max_steps > 0, math.ceil(args.num_train_epochs * ENOUGH_STEPS / steps)
+    option = f"--max_steps {ENOUGH_STEPS}" if by_steps else f"--num_train_epochs {epochs}"
     if args.early_stopping_patience is not None:
         option += " --early_stopping_patience none (F1 may be 0 in the first evaluations)"
     return (
@@ -177,10 +176,10 @@ class _Hooks(TrainerCallback):
         if control.should_save or control.should_evaluate or control.should_training_stop:
             control.should_log = True
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(self, args, state, control, logs, **kwargs):
         # Under fp16 a gradient overflows now and then, and the scaler leaves out that step.
         names = ("loss",) if args.fp16 else ("loss", "grad_norm")
-        if bad := [name for name in names if not math.isfinite((logs or {}).get(name, 0.0))]:
+        if bad := [name for name in names if not math.isfinite(logs.get(name, 0.0))]:
             raise FloatingPointError(
                 f"The {' and '.join(bad)} of step {state.global_step} or shortly before is not finite. Training ends "
                 "here, and nothing of it is saved. Lower the learning rates (--learning_rate, --crf_learning_rate, "
@@ -274,16 +273,14 @@ class TwoMNERTrainer(Trainer):
         """The optimizer that `--optim` names, with `parameter_groups`."""
         if self.optimizer is None:
             model = self.model if model is None else model
-            choice = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, model)
-            optimizer_class, options = choice
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
             if not isinstance(optimizer_class, type) or {"params", "model", "optimizer_dict"} & set(options):
                 raise ValueError(f"--optim {self.args.optim} takes no parameter groups; use adamw_torch, for example.")
             groups = parameter_groups(model, self.args)
             for group in groups:
                 size = sum(parameter.numel() for parameter in group["params"])
                 logger.info(f"{group['name']}: {size:,} weights, learning rate {group['lr']:g}")
-            parts = [group["name"].removesuffix("_no_decay") for group in groups]
-            rates = list(dict.fromkeys(rate_option(part, self.args) for part in parts))
+            rates = sorted({rate_option(group["name"].removesuffix("_no_decay"), self.args) for group in groups})
             is_given = self.args.learning_rate != type(self.args).learning_rate
             if is_given and "learning_rate" not in rates:
                 logger.warning(
