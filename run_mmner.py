@@ -80,7 +80,7 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArgu
         build = args.local_process_index == 0
         splits = load_splits(data_args, [split for split in SPLITS if wanted[split]], output / "_data", seed, build)
         labels = label_names(next(iter(splits.values())))
-        words = []
+        words: list[list[str]] = []
         if "train" in splits and "tiny" in (model_args.text_model, model_args.vision_model):
             rows = splits["train"]
             words = rows.first_tokens() if isinstance(rows, ParquetShards) else rows["tokens"][:]
@@ -162,7 +162,7 @@ def check(model_args: ModelArguments, data_args: DataArguments, args: TrainingAr
 
 def read(rows, split: str, processor, model, data_args: DataArguments, args: TrainingArguments):
     """The sentences of a split: `WindowedSentences`, or a `SentenceStream`."""
-    options = {
+    options: dict[str, Any] = {
         "max_length": data_args.max_length,
         "mention_dropout": data_args.mention_dropout,
         "text_augmentation": data_args.text_augmentation,

@@ -150,6 +150,7 @@ class TrainingArguments(transformers.TrainingArguments):
 
     _argument_group_name: ClassVar[str] = "training"
 
+    output_dir: str = _option("outputs", "The folder of the run.")
     text_learning_rate: float | None = _option(None, "Of the text tower. Default: learning_rate.")
     vision_learning_rate: float | None = _option(None, "Of the image towers. Default: learning_rate.")
     head_learning_rate: float | None = _option(None, "Of the new layers but the CRF. Default: learning_rate.")
@@ -243,7 +244,7 @@ def is_slow_in_bfloat16(args: TrainingArguments) -> bool:
 class _Parser(HfArgumentParser):
     """A parser in which `none` takes back the value that a recipe gives to an option."""
 
-    def _parse_dataclass_field(self, parser: argparse.ArgumentParser, field: dataclasses.Field) -> None:
+    def _parse_dataclass_field(self, parser: argparse.ArgumentParser, field: dataclasses.Field) -> None:  # type: ignore[override]
         may_be_none = type(None) in typing.get_args(field.type)
         super()._parse_dataclass_field(parser, field)
         action = parser._option_string_actions[f"--{field.name}"]
@@ -259,7 +260,7 @@ class _Parser(HfArgumentParser):
         raise ValueError(f"{message[0].upper()}{message[1:]}. See --help.")
 
 
-def _or_none(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+def _or_none(kind: Any) -> Callable[[str], Any]:
     def read(text: str) -> Any:
         return None if text.lower() == "none" else kind(text)
 
@@ -288,7 +289,8 @@ def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments,
         ValueError: an unknown or malformed option, in the recipe or on the command line.
         FileNotFoundError: the recipe does not exist.
     """
-    parser = _Parser((ModelArguments, DataArguments, TrainingArguments), prog="run_mmner.py", allow_abbrev=False)
+    kinds: Any = (ModelArguments, DataArguments, TrainingArguments)
+    parser = _Parser(kinds, prog="run_mmner.py", allow_abbrev=False)
     parser.usage = "run_mmner.py [recipe.yaml] [--name value ...]"
     argv = list(argv)
     recipe = find_recipe(argv.pop(0)) if argv and not argv[0].startswith("-") else DEFAULT_RECIPE
@@ -303,7 +305,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments,
         raise ValueError(
             f"Cannot place {word!r} on the command line; expected at most one recipe, first, and then `--name value`."
         )
-    return tuple(arguments)
+    return typing.cast(tuple[ModelArguments, DataArguments, TrainingArguments], tuple(arguments))
 
 
 def find_recipe(name: str | Path) -> Path:

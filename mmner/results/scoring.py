@@ -29,6 +29,7 @@ def score_splits(
     args, output = trainer.args, Path(trainer.args.output_dir)
     tables: dict[str, report.Table] = {}
     predicted: list[dict[str, Any]] = []
+    cautions: list[str] = []
     for split, asked in (("validation", args.do_eval), ("test", args.do_predict)):
         if not asked or split not in sentences:
             if trainer.is_world_process_zero() and args.do_train:
@@ -36,7 +37,7 @@ def score_splits(
             continue
         prefix = SPLITS[split]
         scored = trainer.predict_with_controls(sentences[split], prefix)
-        results |= scored.metrics
+        results |= scored.metrics or {}
         if not trainer.is_world_process_zero():
             continue
         predicted = report.prediction_rows(sentences[split], *scored.predictions)
@@ -50,6 +51,8 @@ def score_splits(
             print(report.format_table(table, f"F1 on {split}"), flush=True)
             if caution := report.caution(predicted):
                 results[f"{prefix}_caution"] = caution
-                few = few_steps(args, trainer.state.global_step, results["train_samples"]) if args.do_train else ""
-                logger.warning(f"{split}: {caution} {few}".strip())
+                cautions.append(f"{split}: {caution}")
+    if cautions:
+        few = few_steps(args, trainer.state.global_step, results["train_samples"]) if args.do_train else ""
+        logger.warning(" ".join([*cautions, few]))
     return tables, predicted

@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from transformers import TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from dataset_script.files import claim
+from mmner.options import TrainingArguments
 
 logger = logging.getLogger(__name__)
 

@@ -122,7 +122,7 @@ def search(trainer: TwoMNERTrainer, space: dict[str, dict[str, Any]], trials: in
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     vars(args).update(ONCE)
     try:
-        best = trainer.hyperparameter_search(
+        best: Any = trainer.hyperparameter_search(
             hp_space=options_of,
             compute_objective=objective,
             n_trials=trials,

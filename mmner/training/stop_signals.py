@@ -40,7 +40,7 @@ class _SaveAtSignal(TrainerCallback):
         self._group = dist.new_group(backend="gloo") if world_size > 1 else None
         # A signal that is ignored (by a job in the background) stays ignored.
         numbers = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
-        self._previous = {number: signal.signal(number, self._ask) for number in numbers}
+        self._previous: dict[int, Any] = {number: signal.signal(number, self._ask) for number in numbers}
 
     def _ask(self, number: int, frame: Any) -> None:
         if not self.asked:
@@ -98,7 +98,7 @@ def save_at_signal(trainer: Trainer, go_on: Sequence[str] = ()) -> Iterator[None
             raise StoppedBySignal(128 + callback.agreed)
     except StoppedBySignal:
         if trainer.is_world_process_zero():
-            checkpoint = newest_checkpoint(trainer.args.output_dir)
+            checkpoint = newest_checkpoint(str(trainer.args.output_dir))
             how = "There is no checkpoint to go on from (--save_strategy no)."
             if checkpoint is not None:
                 options = " ".join([*go_on, "--resume_from_checkpoint", "last"])

@@ -7,7 +7,7 @@ of each, so three numbers say where it is, and a resume reads one stretch per re
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -114,7 +114,7 @@ class SentenceStream(IterableDataset):
         self.label2id = dict(label2id)
         self.order = order
         self.shuffle_buffer = shuffle_buffer
-        self.options = {
+        self.options: dict[str, Any] = {
             "max_length": max_length,
             "mention_dropout": mention_dropout,
             "text_augmentation": text_augmentation,
@@ -202,7 +202,8 @@ class SentenceStream(IterableDataset):
         part = (rows - self.shards.group_rows[own]) // self.shuffle_buffer
         return np.split(own, np.flatnonzero(np.diff(part)) + 1)
 
-    def _windows(self, groups: np.ndarray | list[int], seed: int) -> WindowedSentences:
+    def _windows(self, numbers: Iterable[int], seed: int) -> WindowedSentences:
+        groups = [int(number) for number in numbers]
         try:
             return WindowedSentences(
                 self.shards.read(groups), self.processor, self.label2id, training=True, seed=seed, **self.options

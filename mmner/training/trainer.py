@@ -8,7 +8,7 @@ import random
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -206,6 +206,13 @@ class TwoMNERTrainer(Trainer):
     """
 
     args: TrainingArguments
+    model: Any
+    train_dataset: Any
+    data_collator: Any
+    optimizer: Any
+    callback_handler: Any
+    compute_metrics: Any
+    preprocess_logits_for_metrics: Any
 
     def __init__(self, *args, **kwargs):
         training_args, dev = kwargs["args"], kwargs.get("eval_dataset")
@@ -244,9 +251,9 @@ class TwoMNERTrainer(Trainer):
             )
         return self.accelerator.prepare(loader)
 
-    def get_eval_dataloader(self, eval_dataset: Dataset | None = None) -> DataLoader:
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """The sentences in their own order, which is by length."""
-        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
         return self.accelerator.prepare(self._loader(dataset, batch_size=self.args.eval_batch_size))
 
     def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
@@ -269,7 +276,7 @@ class TwoMNERTrainer(Trainer):
 
     # ---- A training ----
 
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The optimizer that `--optim` names, with `parameter_groups`."""
         if self.optimizer is None:
             model = self.model if model is None else model
@@ -290,7 +297,7 @@ class TwoMNERTrainer(Trainer):
             self.optimizer = optimizer_class(groups, **options)
         return self.optimizer
 
-    def train(self, resume_from_checkpoint: str | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """
         As in the Trainer; `train_loss` is the mean over all steps, those before a resume included.
 
@@ -328,7 +335,7 @@ class TwoMNERTrainer(Trainer):
                     "Give the options that the checkpoint was trained with."
                 )
 
-    def set_initial_training_values(self, args: TrainingArguments, dataloader: DataLoader) -> tuple:
+    def set_initial_training_values(self, args: Any, dataloader: DataLoader) -> tuple:
         """As in the Trainer, but no epochs where the resumed training was over: it would train a step more."""
         epochs, *rest = super().set_initial_training_values(args, dataloader)
         if self._resumed_from is not None:
@@ -352,7 +359,7 @@ class TwoMNERTrainer(Trainer):
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, EarlyStoppingCallback):
                 callback.early_stopping_patience_counter = _evaluations_without_gain(state)
-                state.stateful_callbacks.setdefault("EarlyStoppingCallback", {})
+                _callback_states(state).setdefault(EarlyStoppingCallback.__name__, {})
         # A path in the state may be relative, or that of a folder that was moved since.
         name = f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
         folders = [Path(self.args.output_dir), self._resumed_from.parent]
@@ -365,7 +372,7 @@ class TwoMNERTrainer(Trainer):
             )
         state.best_model_checkpoint = None if found is None else str(found)
         if isinstance(self.train_dataset, SentenceStream):
-            states = dict(enumerate(state.stateful_callbacks.get(SentenceStream.__name__, [])))
+            states = dict(enumerate(_callback_states(state).get(SentenceStream.__name__, [])))
             self.train_dataset.load_state_dict(states.get(self.args.process_index, {}))
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
@@ -404,7 +411,7 @@ class TwoMNERTrainer(Trainer):
         if state.best_global_step == state.global_step:
             state.best_model_checkpoint = str(place)
         if isinstance(self.train_dataset, SentenceStream):
-            state.stateful_callbacks[SentenceStream.__name__] = gather_object([self.train_dataset.state_dict()])
+            _callback_states(state)[SentenceStream.__name__] = gather_object([self.train_dataset.state_dict()])
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             state.save_to_json(str(place.parent / SAVING / place.name / TRAINER_STATE_NAME))
@@ -435,7 +442,7 @@ class TwoMNERTrainer(Trainer):
         with _explained_memory_errors(inputs, "Lower --per_device_eval_batch_size."):
             return super().prediction_step(model, inputs, *args, **kwargs)
 
-    def evaluation_loop(self, dataloader, *args: Any, ignore_keys=None, **kwargs: Any) -> EvalLoopOutput:
+    def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """
         As in the Trainer, scored by the dataset itself. Where a sentence has several windows, emissions are gathered
         too, and each sentence is decoded once, over those of all its windows.
@@ -444,7 +451,7 @@ class TwoMNERTrainer(Trainer):
         kwargs["prediction_loss_only"] = False
         if not sentences.has_long_sentences:
             self.compute_metrics = sentences.compute_metrics
-            return super().evaluation_loop(dataloader, *args, ignore_keys=ignore_keys, **kwargs)
+            return super().evaluation_loop(dataloader, *args, **kwargs)
         with_scores = self.preprocess_logits_for_metrics is not None
         self.preprocess_logits_for_metrics = None
         crf = self.accelerator.unwrap_model(self.model).crf
@@ -455,10 +462,12 @@ class TwoMNERTrainer(Trainer):
             return sentences.compute_metrics(EvalPrediction(decoded[0], gathered.label_ids))
 
         self.compute_metrics = compute_metrics
-        output = super().evaluation_loop(dataloader, *args, ignore_keys=self._all_but_emissions(), **kwargs)
+        kwargs["ignore_keys"] = self._all_but_emissions()
+        output = super().evaluation_loop(dataloader, *args, **kwargs)
         if not decoded:  # without gold labels no metrics are computed
             decoded[:] = decode_sentences(crf, sentences, *output.predictions)
-        return output._replace(predictions=tuple(decoded) if with_scores else decoded[0])
+        predictions: Any = tuple(decoded) if with_scores else decoded[0]
+        return output._replace(predictions=predictions)
 
     def predict_with_scores(self, dataset: WindowedSentences, metric_key_prefix: str = "test") -> PredictionOutput:
         """
@@ -485,9 +494,10 @@ class TwoMNERTrainer(Trainer):
             that cannot be made (no two images differ) has none, and that is logged.
         """
         output = self.predict_with_scores(sentences, prefix)
+        metrics: dict[str, float] = output.metrics or {}
         own = {
             name.removeprefix(f"{prefix}_"): value
-            for name, value in output.metrics.items()
+            for name, value in metrics.items()
             if name.startswith(tuple(f"{prefix}_{score}" for score in ("f1", "precision", "recall")))
         }
         controls = {}
@@ -499,10 +509,10 @@ class TwoMNERTrainer(Trainer):
                 except ValueError as error:
                     logger.warning(f"The control {control} is left out: {error}")
                     continue
-                controls[control], _, metrics = self.predict(others, metric_key_prefix=control)
-                scores = {name: metrics[f"{control}_{name}"] for name in own}
-            output.metrics.update({f"{prefix}_{control}_{name}": value for name, value in scores.items()})
-        return output._replace(predictions=(*output.predictions, controls))
+                controls[control], _, found = self.predict(others, metric_key_prefix=control)
+                scores = {name: (found or {})[f"{control}_{name}"] for name in own}
+            metrics |= {f"{prefix}_{control}_{name}": value for name, value in scores.items()}
+        return output._replace(predictions=(*output.predictions, controls), metrics=metrics)
 
     def _all_but_emissions(self) -> list[str]:
         return [name for name in self.model.config.keys_to_ignore_at_inference if name != "logits"]
@@ -541,9 +551,13 @@ def _check_metric(metric: str | None, dev: WindowedSentences | None) -> None:
     )
 
 
+def _callback_states(state: TrainerState) -> dict[str, Any]:
+    return cast(dict[str, Any], state.stateful_callbacks)  # the Trainer's annotation is another
+
+
 def _evaluations_without_gain(state: TrainerState) -> int:
     """The counter of early stopping in a saved state."""
-    saved = state.stateful_callbacks.get(EarlyStoppingCallback.__name__) or {}
+    saved = _callback_states(state).get(EarlyStoppingCallback.__name__, {})
     return saved.get("attributes", {}).get("early_stopping_patience_counter", 0)
 
 

@@ -95,11 +95,6 @@ def test_every_option_of_the_configuration_can_be_given():
     assert options <= {field.name for field in dataclasses.fields(ModelArguments)}
 
 
-def test_config_options_are_those_given_and_zero_counts_as_given():
-    options = ModelArguments(alignment_weight=0.0, collaboration="umt", text_model="x", freeze_text_model="all")
-    assert options.config_options() == {"alignment_weight": 0.0, "collaboration": "umt"}
-
-
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
@@ -137,19 +132,6 @@ def test_a_wrong_command_line_is_an_error(recipe, argv, message):
 
 
 @pytest.mark.parametrize(
-    "options",
-    [
-        "--save_strategy steps --eval_steps 0.1 --save_steps 0.1",
-        "--save_strategy best --eval_steps 5 --save_steps 10",
-        "--save_strategy steps --eval_steps 5 --save_steps 10 --load_best_model_at_end false",
-    ],
-)
-def test_steps_may_differ_where_the_best_is_saved_or_not_asked_for(recipe, options):
-    training = parse_arguments([recipe("eval_strategy: steps\n"), *options.split()])[2]
-    assert f"{training.eval_steps:g}" in options
-
-
-@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("learnig_rate: 1", "recipe.yaml. Did you mean learning_rate"),
@@ -174,14 +156,6 @@ def test_a_recipe_is_found_by_its_name_from_anywhere(name, tmp_path, monkeypatch
     for path in (tmp_path / "base", tmp_path / "base.yaml", tmp_path / "recipes/base", tmp_path / "recipes/base.yaml"):
         path.write_text("alignment: clip\n")
     assert parse_arguments([name, "--use_cpu"])[0].alignment == "clip"  # one's own file comes first
-
-
-def test_a_recipe_that_is_a_list_or_is_not_there_is_an_error(tmp_path):
-    (tmp_path / "list.yaml").write_text("- 1\n")
-    with pytest.raises(ValueError, match="holds a list; expected lines of `name: value`"):
-        parse_arguments([str(tmp_path / "list.yaml")])
-    with pytest.raises(FileNotFoundError, match=r"no recipe .*none.yaml; .* recipes/: .*probe.yaml"):
-        parse_arguments([str(tmp_path / "none.yaml")])
 
 
 def test_a_saved_models_architecture_is_kept_and_its_loss_weights_are_not():
@@ -219,18 +193,6 @@ def test_none_takes_back_a_number_of_the_recipe(tmp_path):
     assert training.eval_strategy == "no"  # a boolean, to YAML
     with pytest.raises(ValueError, match="invalid int value: 'some'"):
         parse_arguments([str(recipe), "--early_stopping_patience", "some"])
-
-
-def test_none_takes_back_a_name_of_the_recipe_too(recipe):
-    names = "global_vision_model: tower\nimage_folder: photos\ncaptions: none\ntext_pooling: first\n"
-    argv = "--global_vision_model none --image_folder none --text_pooling none --image_as_text none".split()
-    more = "image_as_text: true\nmax_length: None\ntrain_languages: en\n"
-    model, data, _ = parse_arguments([recipe(names + more), *argv])
-    assert (model.global_vision_model, model.text_pooling, model.image_as_text) == (None, None, None)
-    assert (data.image_folder, data.captions, data.max_length) == (None, None, None)
-    assert data.train_languages == "en"
-    with pytest.raises(ValueError, match="invalid choice: 'last' .choose from 'mean', 'first'"):
-        parse_arguments([recipe(""), "--text_pooling", "last"])
 
 
 def test_where_none_is_a_value_it_stays_one(recipe):

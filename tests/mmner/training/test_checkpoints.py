@@ -1,7 +1,6 @@
 """Checkpoints that are complete or absent, and an output folder that one run uses at a time."""
 
 import errno
-import json
 import os
 import random
 import resource
@@ -191,10 +190,3 @@ def test_a_folder_with_files_of_others_is_refused(tmp_path):
     (tmp_path / "model.safetensors").write_text("mine")
     with pytest.raises(FileExistsError, match="is not empty.*name a new or an empty folder"):
         lock_output_dir(tmp_path).__enter__()
-
-
-def test_json_that_is_cut_is_no_checkpoint(tmp_path):
-    path = make_checkpoint(tmp_path, 1)
-    for text, complete in (("[]", False), (json.dumps({}), True), ("{", False)):
-        (path / "trainer_state.json").write_text(text)
-        assert checkpoints.is_complete(path) == complete

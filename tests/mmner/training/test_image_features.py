@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from tiny_models import VISION_CONFIGS
-from torch.utils.data import DataLoader
 from transformers import AutoModel, ViTImageProcessorPil
 
 import run_mmner
@@ -150,15 +149,6 @@ def test_a_batch_has_what_the_tower_makes_of_the_pixels(world, tmp_path, images)
             assert torch.equal(whole.loss, given.loss) and torch.equal(whole.logits, given.logits)
 
 
-def test_workers_read_the_store(world, tmp_path):
-    parts = Parts(world)
-    parts.store(tmp_path)
-    expected = batches_of(parts.sentences[0], parts.collator)
-    loader = DataLoader(parts.sentences[0], batch_size=8, drop_last=True, num_workers=2, collate_fn=parts.collator)
-    for batch, other in zip(loader, expected, strict=True):
-        assert batch.keys() == other.keys() and all(torch.equal(batch[name], other[name]) for name in other)
-
-
 def test_an_image_that_does_not_open_is_named_and_its_sentence_goes_without(world, tmp_path, caplog):
     image = tmp_path / "good.png"
     Image.new("RGB", (40, 24), "red").save(image)
@@ -192,11 +182,6 @@ def test_a_trained_tower_is_refused(world, tmp_path):
     with pytest.raises(ValueError, match="the vision_model is trained. Freeze it .--freeze_vision_model all., or"):
         Parts(world, "--freeze_vision_model", "embeddings").store(tmp_path)
     Parts(world, "--freeze_vision_model", "none", "--do_train", "false").store(tmp_path)  # nothing is trained
-
-
-def test_a_text_only_model_needs_no_store(world, tmp_path, caplog):
-    assert Parts(world, "--collaboration", "none", "--alignment", "none").store(tmp_path / "store") is None
-    assert "The model reads no image" in caplog.text and not (tmp_path / "store").exists()
 
 
 def test_the_fingerprint_tells_apart_whatever_an_image_s_features_depend_on(world):

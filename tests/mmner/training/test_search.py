@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 import run_mmner
 from mmner.options import TrainingArguments
-from mmner.training.search import draw, read_space, search
+from mmner.training.search import read_space, search
 from mmner.training.trainer import TwoMNERTrainer
 
 optuna = pytest.importorskip("optuna")
@@ -136,14 +136,6 @@ def test_trials_that_all_score_the_same_are_told(tmp_path, caplog):
     assert "All 2 trials have the same eval_f1 on dev, 0.0000. Give a trial more steps" in caplog.text
 
 
-def test_trials_stay_in_the_space():
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    for _ in range(20):
-        drawn = draw(study.ask(), SPACE)
-        assert 1e-4 <= drawn["head_learning_rate"] <= 1e-2 and drawn["per_device_train_batch_size"] in (8, 16)
-        assert drawn["gradient_accumulation_steps"] in (1, 2) and 0 <= drawn["weight_decay"] <= 0.1
-
-
 @pytest.mark.parametrize(
     ("space", "message"),
     [
@@ -160,11 +152,6 @@ def test_a_wrong_space_is_refused(space, message, tmp_path):
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(space))
     with pytest.raises(ValueError, match=message):
         read_space(tmp_path / "space.yaml", TrainingArguments())
-
-
-def test_a_space_that_is_not_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match="expected a YAML file, or one of .* search/local.yaml"):
-        read_space(tmp_path / "none.yaml", TrainingArguments())
 
 
 def test_a_search_needs_dev():

@@ -147,14 +147,6 @@ def test_the_learning_rate_of_a_recipe_is_that_of_its_text_tower(towers, tmp_pat
     assert after == {name: 1e-7 if name.startswith("text") else rate for name, rate in before.items()}
 
 
-def test_the_optimizer_is_the_one_asked_for_with_these_groups(towers, tmp_path):
-    trainer = make_trainer(towers, tmp_path, optim="sgd", crf_learning_rate=0.5)
-    optimizer = trainer.create_optimizer()
-    assert type(optimizer.optimizer if hasattr(optimizer, "optimizer") else optimizer) is torch.optim.SGD
-    assert {group["name"]: group["lr"] for group in optimizer.param_groups}["crf_no_decay"] == 0.5
-    assert trainer.create_optimizer() is optimizer
-
-
 @given(
     lengths=st.lists(st.integers(0, 50), max_size=300),
     batch_size=st.integers(1, 9),
@@ -276,16 +268,6 @@ def test_controls_see_other_images_and_their_scores_are_named(towers, tmp_path, 
     assert all(len(row["shuffled_image_tags"]) == len(row["tokens"]) for row in rows)
 
 
-def test_controls_of_a_model_that_sees_no_image_are_its_score(towers, tmp_path, monkeypatch):
-    trainer = make_trainer(towers, tmp_path)
-    calls = []
-    predict = trainer.predict
-    monkeypatch.setattr(trainer, "predict", lambda *args, **options: calls.append(1) or predict(*args, **options))
-    metrics = trainer.predict_with_controls(trainer.eval_dataset.with_images("hidden"), "test").metrics
-    assert len(calls) == 1
-    assert metrics["test_f1"] == metrics["test_text_only_f1"] == metrics["test_shuffled_image_f1"]
-
-
 def test_a_shuffle_that_cannot_be_made_is_left_out_and_said(towers, tmp_path, caplog):
     trainer = make_trainer(towers, tmp_path)
     rows = make_rows(7, seed=1)
@@ -305,13 +287,6 @@ def test_predictions_come_with_a_score_at_each_entity(towers, tmp_path):
     assert begins.any() and tags.shape == scores.shape
     assert ((scores > 0) == begins).all() and (scores <= 1 + 1e-6).all()
     assert trainer.preprocess_logits_for_metrics is None
-
-
-def test_a_push_does_not_replace_the_card(towers, tmp_path):
-    trainer = make_trainer(towers, tmp_path)
-    (tmp_path / "README.md").write_text("ours")
-    trainer.create_model_card(model_name="x")
-    assert (tmp_path / "README.md").read_text() == "ours"
 
 
 @pytest.mark.parametrize(
