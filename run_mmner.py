@@ -85,12 +85,15 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArgu
             rows = splits["train"]
             words = rows.first_tokens() if isinstance(rows, ParquetShards) else rows["tokens"][:]
         model, processor = build_model(model_args, labels, words, output / "_towers", build)
+    if model.config.consistency_weight and not (model.config.collaboration != "none" or model.config.image_as_text):
+        logger.warning("The model tags without images: --consistency_weight has nothing to do.")
     results: dict[str, Any] = {}
     for split, rows in splits.items():
         counts = rows.counts if isinstance(rows, ParquetShards) else count_images(rows)
         logger.info(f"{split}: {', '.join(f'{count} {name}' for name, count in counts.items())}")
         results |= {f"{SPLITS[split]}_{name}": count for name, count in counts.items()}
     sentences = {split: read(rows, split, processor, model, data_args, args) for split, rows in splits.items()}
+    shown = list(sentences.values())
     train = sentences.pop("train", None)
 
     collator = MultimodalCollator(processor, model.config.uses_images, 8 if args.bf16 or args.fp16 else None)
@@ -106,7 +109,6 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArgu
         callbacks=[EarlyStoppingCallback(patience)] if patience is not None else None,
     )
     if data_args.image_feature_store != "none":
-        shown = [*sentences.values(), *([] if train is None else [train])]
         store_image_features(trainer, shown, data_args.image_feature_store)
     go_on: list[str] = []
     if space is not None:
@@ -130,7 +132,7 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArgu
             if data_args.dataset == "probe" and predicted:
                 texts = examples.probe_sentences(ner, predicted)
             else:
-                texts = examples.own_sentences({lang for known in sentences.values() for lang in known.languages})
+                texts = examples.own_sentences({lang for known in shown for lang in getattr(known, "languages", ())})
             widget = examples.widget_examples(ner, texts)
             write_model_card(output, (model_args, data_args, args), model.config, results, tables, widget)
         if args.push_to_hub:

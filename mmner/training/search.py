@@ -136,8 +136,7 @@ def search(trainer: TwoMNERTrainer, space: dict[str, dict[str, Any]], trials: in
     vars(args).update(best.hyperparameters)
     if len(found) > 1 and len({line[metric] for line in found.values()}) == 1:
         logger.warning(
-            f"All {len(found)} trials have the same {metric} on dev, {best.objective:.4f}. Give a trial more steps "
-            "(--num_train_epochs, --max_steps), or search a wider range (--search_space)."
+            f"All {len(found)} trials have the same {metric}, {best.objective:.4f}. Give a trial more steps."
         )
     logger.info(f"Trial {best.run_id} is the best of {trials}, {metric} {best.objective:.4f}: training with it.")
     return best.hyperparameters

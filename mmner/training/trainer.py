@@ -536,19 +536,13 @@ def _check_metric(metric: str | None, dev: WindowedSentences | None) -> None:
             "There are no dev sentences to choose the checkpoint on (no `validation` split, or an empty one), and the "
             f"test set must not be used for it. Add a split, or keep the last checkpoint: {KEEP_THE_LAST}."
         )
-    scores = {f"eval_{name}" for name in dev.score_names}
-    if metric is None or metric in scores or metric in ALWAYS_SCORED:
-        return
-    if not scores:
+    scores = sorted(f"eval_{name}" for name in dev.score_names)
+    if metric not in (None, *scores, *ALWAYS_SCORED):
         raise ValueError(
-            f"None of the {len(dev.tokens)} dev sentences has an entity, so there is no {metric}. Take more of them "
-            "(--max_eval_samples), use --metric_for_best_model eval_loss, or keep the last checkpoint: "
-            f"{KEEP_THE_LAST}."
+            f"--metric_for_best_model {metric} is no score of the {len(dev.tokens)} dev sentences, which have "
+            f"{', '.join(scores) or 'no entities'}, and eval_loss. Choose one of these, take more of the sentences "
+            f"(--max_eval_samples), or keep the last checkpoint: {KEEP_THE_LAST}."
         )
-    raise ValueError(
-        f"--metric_for_best_model {metric} is no score of these dev sentences; they have "
-        f"{', '.join(sorted(scores))} and eval_loss."
-    )
 
 
 def _callback_states(state: TrainerState) -> dict[str, Any]:

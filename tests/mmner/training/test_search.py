@@ -133,7 +133,7 @@ def test_a_trial_counts_by_the_evaluation_whose_model_would_be_kept(options, bes
 def test_trials_that_all_score_the_same_are_told(tmp_path, caplog):
     trainer = FakeTrainer(TrainingArguments(output_dir=str(tmp_path)), {0: [0.0], 1: [0.0, 0.0]})
     search(trainer, {"weight_decay": {"low": 0.0, "high": 0.1}}, trials=2)
-    assert "All 2 trials have the same eval_f1 on dev, 0.0000. Give a trial more steps" in caplog.text
+    assert "All 2 trials have the same eval_f1, 0.0000. Give a trial more steps" in caplog.text
 
 
 @pytest.mark.parametrize(

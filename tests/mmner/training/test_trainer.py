@@ -207,8 +207,12 @@ def test_without_dev_sentences_the_checkpoint_cannot_be_chosen(towers, tmp_path)
 @pytest.mark.parametrize(
     ("metric", "words", "message"),
     [
-        ("f1", ["in", "today"], "None of the 2 dev sentences has an entity, .*no eval_f1.*--max_eval_samples"),
-        ("f1_LOC", ["Jordan", "won"], "--metric_for_best_model eval_f1_LOC is no score .*eval_f1, eval_f1_PER, eval_"),
+        (
+            "f1",
+            ["in", "today"],
+            "eval_f1 is no score of the 2 dev sentences, which have no entities.*--max_eval_samples",
+        ),
+        ("f1_LOC", ["Jordan", "won"], "eval_f1_LOC is no score .*eval_f1, eval_f1_PER, eval_"),
         ("f1", ["in", "Paris"], None),
         ("f1_LOC", ["in", "Paris"], None),
         ("loss", ["in", "today"], None),
