@@ -223,7 +223,8 @@ def test_a_test_split_without_gold_labels_is_predicted_and_not_scored(finished, 
     assert test["ner_tags"] is None and validation["ner_tags"] == ["B-PER", "O", "O"]
     assert test["predicted_tags"] == validation["predicted_tags"]
     # The plot was of an earlier run.
-    assert not (output / "f1_test.png").exists() and (output / "f1_validation.png").exists()
+    assert not (output / "f1_test.png").exists()
+    assert (output / "f1_validation.png").exists() == (results["eval_f1"] > 0)
     hidden = (tmp_path / "test.jsonl").read_text()
     (tmp_path / "test.jsonl").write_text(hidden + hidden.replace("-1, -1, -1", '"O", "O", "O"').replace('"a"', '"b"'))
     with pytest.raises(ValueError, match=r"test.jsonl:1: -1 came as tag 1 \(token 'Jordan'\), which is no gold label"):
