@@ -6,7 +6,7 @@ import difflib
 import json
 import os
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -62,7 +62,6 @@ class ModelArguments:
     consistency_weight: float | None = _option(None, "Factor of the KL between the tags with and without the image.")
     modality_dropout: float | None = _option(None, "Probability of hiding a row's image in training.")
     dropout: float | None = _option(None, "Dropout in the collaboration and before the classifier.")
-    initializer_range: float | None = _option(None, "Standard deviation of the new layers at their start.")
 
     def config_options(self) -> dict[str, Any]:
         """The options of `TwoMNERConfig` that were given."""
@@ -77,9 +76,8 @@ class ModelArguments:
         for name, value in self.config_options().items():
             if name in ARCHITECTURE and value != getattr(config, name):
                 raise ValueError(
-                    f"The saved {self.model_name_or_path} has {name}={getattr(config, name)}, but {name}={value} is "
-                    f"asked for. Leave it as saved: --{name} {getattr(config, name)}, or a recipe that says so. Or "
-                    "build a new model from towers."
+                    f"--{name} is {value}, but the saved {self.model_name_or_path} has {getattr(config, name)}. Leave "
+                    "it as saved, or build a new model from towers."
                 )
 
 
@@ -115,22 +113,21 @@ class DataArguments:
     streaming: bool = _option(
         False,
         "Train from Parquet files (a folder of them, or a set on the Hub) as they lie, for a set larger than memory "
-        "or disk. Needs max_steps; dev and test are loaded as ever.",
+        "or disk. Needs --max_steps; dev and test are loaded as ever.",
     )
     shuffle_buffer: int = _option(
-        2048, "Of a stream: rows that each reader (process, or worker of one) holds and shuffles, pictures and all."
+        2048, "Of a stream: rows that each reader (process, or worker of one) holds and shuffles, images and all."
     )
     image_feature_store: str = _option(
         "none",
-        "A folder in which a frozen image tower's vectors of every picture are kept, computed once for this and all "
-        "later runs; none: each batch is computed from its pictures.",
+        "A folder that keeps a frozen image tower's output for every image, computed once for this and all later "
+        "runs; none: it is computed in each batch.",
     )
-    image_feature_store_gb: float = _option(50.0, "GiB that the folder may take; the least recently used go first.")
     max_length: int | None = _option(
-        None, "Pieces of a window in training, special tokens included. Default: all there can be."
+        None, "Tokens of a window in training, special tokens included. Default: as many as the text tower takes."
     )
     stride: int | None = _option(
-        None, "Pieces that the windows of a long sentence share when it is evaluated. Default: 64 or a quarter of one."
+        None, "Tokens that the windows of a long sentence share when it is evaluated. Default: 64 or a quarter of one."
     )
     mention_dropout: float = _option(
         0.0, "In training, the probability of hiding an entity's words where there is an image to tell its type."
@@ -139,7 +136,7 @@ class DataArguments:
         0.0, "In training, the probability of reading a sentence in lower case, in capitals or without punctuation."
     )
     train_languages: str | None = _option(
-        None, "Train on the rows of these languages alone (en,de); dev and test keep theirs: what is carried over?"
+        None, "Train only on the rows of these languages (en,de); dev and test keep all."
     )
     max_train_samples: int | None = _option(None, "A random subset of this many training rows.")
     max_eval_samples: int | None = _option(None, "A random subset of this many dev rows, the same for every seed.")
@@ -153,6 +150,7 @@ class TrainingArguments(transformers.TrainingArguments):
 
     _argument_group_name: ClassVar[str] = "training"
 
+    output_dir: str = _option("outputs", "The folder of the run.")
     text_learning_rate: float | None = _option(None, "Of the text tower. Default: learning_rate.")
     vision_learning_rate: float | None = _option(None, "Of the image towers. Default: learning_rate.")
     head_learning_rate: float | None = _option(None, "Of the new layers but the CRF. Default: learning_rate.")
@@ -162,7 +160,7 @@ class TrainingArguments(transformers.TrainingArguments):
     crf_learning_rate: float | None = _option(None, "Of the CRF's transitions. Default: learning_rate.")
     early_stopping_patience: int | None = _option(None, "Stop after so many evaluations without a better dev F1.")
     search_trials: int = _option(
-        0, "First train so many times with options drawn from search_space, and go on with those best on dev (Optuna)."
+        0, "First train so many times with options drawn from --search_space, and go on with the best on dev (Optuna)."
     )
     search_space: str = _option("recipes/search/local.yaml", "A YAML file of the options that search_trials searches.")
 
@@ -181,14 +179,14 @@ class TrainingArguments(transformers.TrainingArguments):
     )
     resume_from_checkpoint: str | None = _option(
         None,
-        "A checkpoint to go on from; last: the newest whole one in output_dir; auto: the same, or from the beginning "
-        "where there is none.",
+        "A checkpoint to go on from; last: the last one in output_dir; auto: the same, or from the beginning where "
+        "there is none.",
     )
-    logging_nan_inf_filter: bool = _option(False, "Must stay false: a loss that is not finite ends the run.")
-    hub_strategy: str = _option("end", "Must stay 'end': model, card and scores are pushed in one commit.")
-    remove_unused_columns: bool = _option(False, "Must stay false: rows are made into tensors batch by batch.")
+    logging_nan_inf_filter: bool = _option(False, "Must stay false.")
+    hub_strategy: str = _option("end", "Must stay 'end'.")
+    remove_unused_columns: bool = _option(False, "Must stay false.")
 
-    # Options of the plain Trainer that would change, quietly and wrongly, what is learned or scored here.
+    # Options of the plain Trainer that would silently change what is learned or scored here.
     _fixed: ClassVar[dict[str, tuple[Any, str]]] = {
         "remove_unused_columns": (False, "words and images become tensors only in the collator"),
         "hub_strategy": ("end", "weights, card and scores are pushed together, in one commit"),
@@ -197,13 +195,14 @@ class TrainingArguments(transformers.TrainingArguments):
         "prediction_loss_only": (False, "without predictions there is no F1"),
         "batch_eval_metrics": (False, "entity F1 needs whole sentences, not batches"),
         "enable_jit_checkpoint": (False, "a signal saves a checkpoint as it is, and the run then ends"),
+        "auto_find_batch_size": (False, "another batch size would be another run, which could not be resumed"),
         "eval_do_concat_batches": (True, "entity F1 needs whole sentences, not batches"),
     }
 
     def __post_init__(self):
         for name, (value, reason) in self._fixed.items():
             if getattr(self, name) != value:
-                raise ValueError(f"`{name}` is {getattr(self, name)}; it must stay {value}: {reason}.")
+                raise ValueError(f"--{name} is {getattr(self, name)}; it must stay {value}: {reason}.")
         do_eval = self.do_eval
         if not torch.accelerator.is_available():
             self.use_cpu = True  # else the plain class takes bf16 for a GPU's, and processes for one GPU each
@@ -213,40 +212,39 @@ class TrainingArguments(transformers.TrainingArguments):
         self.do_eval = do_eval  # the plain class switches it on when dev is scored during training
         if self.do_train and self.num_train_epochs <= 0 and self.max_steps <= 0:
             raise ValueError(
-                f"`num_train_epochs` is {self.num_train_epochs:g}, which trains nothing; expected more than 0. To "
+                f"--num_train_epochs is {self.num_train_epochs:g}, which trains nothing; expected more than 0. To "
                 "score a saved model: --do_train false --model_name_or_path FOLDER."
             )
         chooses = self.do_train and self.eval_strategy != "no" and self.metric_for_best_model is not None
         if self.search_trials and (not chooses or self.resume_from_checkpoint):
             raise ValueError(
-                "`search_trials` trains anew and chooses on dev: it needs do_train, an eval_strategy and a "
-                "metric_for_best_model, and does not go with resume_from_checkpoint."
+                "--search_trials trains anew and chooses on dev: it needs --do_train, --eval_strategy and "
+                "--metric_for_best_model, and does not go with --resume_from_checkpoint."
             )
         by_steps = self.eval_strategy == self.save_strategy == "steps"
         if self.load_best_model_at_end and by_steps and self.save_steps != self.eval_steps:
             raise ValueError(
-                f"`load_best_model_at_end` with eval_steps {self.eval_steps:g} and save_steps {self.save_steps:g}: "
+                f"--load_best_model_at_end with --eval_steps {self.eval_steps:g} --save_steps {self.save_steps:g}: "
                 "the best evaluation may not be saved. Give both the same value (or --save_strategy best), or keep "
                 "the last weights: --load_best_model_at_end false --early_stopping_patience none."
             )
         if self.early_stopping_patience is not None and not self.load_best_model_at_end:
             raise ValueError(
-                "`early_stopping_patience` needs `load_best_model_at_end`: pass both, or neither "
+                "--early_stopping_patience needs --load_best_model_at_end: pass both, or neither "
                 "(--early_stopping_patience none)."
             )
 
 
-def slow_bfloat16(args: TrainingArguments, capabilities: Mapping[str, Any]) -> bool:
-    """Whether training in bfloat16 would take longer than in float32: on a processor without instructions for it,
-    whose `capabilities` are as `torch.cpu.get_capabilities` gives them."""
-    instructions = ("avx512_bf16", "amx_bf16", "bf16")  # the last is ARM's
-    return args.bf16 and args.device.type == "cpu" and not any(capabilities.get(name) for name in instructions)
+def is_slow_in_bfloat16(args: TrainingArguments) -> bool:
+    """Whether training in bfloat16 takes longer than in float32, on a processor without instructions for it."""
+    names = ("avx512_bf16", "amx_bf16", "bf16")  # the last is ARM's
+    return args.bf16 and args.device.type == "cpu" and not any(map(torch.cpu.get_capabilities().get, names))
 
 
 class _Parser(HfArgumentParser):
-    """A parser in which `none` takes back what a recipe gives an option that may have no value."""
+    """A parser in which `none` takes back the value that a recipe gives to an option."""
 
-    def _parse_dataclass_field(self, parser: argparse.ArgumentParser, field: dataclasses.Field) -> None:
+    def _parse_dataclass_field(self, parser: argparse.ArgumentParser, field: dataclasses.Field) -> None:  # type: ignore[override]
         may_be_none = type(None) in typing.get_args(field.type)
         super()._parse_dataclass_field(parser, field)
         action = parser._option_string_actions[f"--{field.name}"]
@@ -262,7 +260,7 @@ class _Parser(HfArgumentParser):
         raise ValueError(f"{message[0].upper()}{message[1:]}. See --help.")
 
 
-def _or_none(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+def _or_none(kind: Any) -> Callable[[str], Any]:
     def read(text: str) -> Any:
         return None if text.lower() == "none" else kind(text)
 
@@ -271,7 +269,7 @@ def _or_none(kind: Callable[[str], Any]) -> Callable[[str], Any]:
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """A YAML loader that refuses a key given twice, which the plain one settles by dropping the first."""
+    """A YAML loader that refuses a key given twice, where the plain one drops the first."""
 
     def construct_mapping(self, node, deep=False):
         keys = [key.value for key, _ in node.value]
@@ -291,7 +289,8 @@ def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments,
         ValueError: an unknown or malformed option, in the recipe or on the command line.
         FileNotFoundError: the recipe does not exist.
     """
-    parser = _Parser((ModelArguments, DataArguments, TrainingArguments), prog="run_mmner.py", allow_abbrev=False)
+    kinds: Any = (ModelArguments, DataArguments, TrainingArguments)
+    parser = _Parser(kinds, prog="run_mmner.py", allow_abbrev=False)
     parser.usage = "run_mmner.py [recipe.yaml] [--name value ...]"
     argv = list(argv)
     recipe = find_recipe(argv.pop(0)) if argv and not argv[0].startswith("-") else DEFAULT_RECIPE
@@ -302,11 +301,11 @@ def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments,
     )
     for word in unknown:
         if word.startswith("--"):
-            raise ValueError(_unknown(word.partition("=")[0], "on the command line", _options(parser)))
+            raise ValueError(_unknown(word.partition("=")[0], "on the command line", [*parser._option_string_actions]))
         raise ValueError(
             f"Cannot place {word!r} on the command line; expected at most one recipe, first, and then `--name value`."
         )
-    return tuple(arguments)
+    return typing.cast(tuple[ModelArguments, DataArguments, TrainingArguments], tuple(arguments))
 
 
 def find_recipe(name: str | Path) -> Path:
@@ -332,10 +331,6 @@ def find_recipe(name: str | Path) -> Path:
     )
 
 
-def _options(parser: HfArgumentParser) -> list[str]:
-    return [option for action in parser._actions for option in action.option_strings]
-
-
 def _unknown(name: str, where: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(name.replace("-", "_") if not name.startswith("-") else name, known, n=3)
     hint = f"Did you mean {' or '.join(near)}?" if near else "`--help` lists all there are."
@@ -346,11 +341,9 @@ def _recipe_options(recipe: Path, parser: HfArgumentParser) -> tuple[list[str], 
     """The recipe as command-line words, so that both are typed and checked alike, and the options it empties."""
     try:
         with recipe.open(encoding="utf-8") as file:
-            values = yaml.load(file, _UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
+            values = yaml.load(file, _UniqueKeyLoader) or {}  # noqa: S506 (a SafeLoader)
     except yaml.YAMLError as error:
         raise ValueError(f"{recipe} is not YAML: {error}") from error
-    if values is None:
-        values = {}
     if not isinstance(values, dict):
         raise ValueError(f"{recipe} holds a {type(values).__name__}; expected lines of `name: value`.")
     known = [f.name for kind in parser.dataclass_types for f in dataclasses.fields(kind) if f.init]
@@ -373,9 +366,8 @@ def _recipe_options(recipe: Path, parser: HfArgumentParser) -> tuple[list[str], 
 
 def recipe_text(*arguments: Any, full: bool = False) -> str:
     """
-    A recipe that repeats the run, without what names a place on this machine: the options that differ from what an
-    empty recipe gives here; or, if `full`, one to train on another set as this one was: every option that has a
-    value, without those of `OF_ONE_SET`.
+    A recipe that repeats the run, without paths on this machine: the options that differ from an empty recipe. If
+    `full`, one to train in the same way on another set: every option that has a value, without those of `OF_ONE_SET`.
     """
     values = {}
     left_out = NOT_IN_A_RECIPE + PATHS + (OF_ONE_SET if full else ())
@@ -404,11 +396,11 @@ def _has_path(value: Any) -> bool:
     return isinstance(value, str) and os.path.isabs(os.path.expanduser(value))
 
 
-# Where something lies on this machine: always; or if there is such a folder or file, and else what the Hub calls it.
+# Paths on this machine: always, or if there is such a folder or file (else a name on the Hub).
 PATHS = ("captions", "image_feature_store", "image_folder", "output_dir", "search_space")
 NAMES_OR_PATHS = ("dataset", "deepspeed", "global_vision_model", "model_name_or_path", "text_model", "vision_model")
 MADE_HERE = ("probe", "tiny")
-# A secret, what belongs to one process or one start, and where the model of this one run goes.
+# What belongs to one process, one start or one place on the Hub.
 NOT_IN_A_RECIPE = (
     "hub_always_push",
     "hub_model_id",
@@ -419,8 +411,7 @@ NOT_IN_A_RECIPE = (
     "push_to_hub",
     "resume_from_checkpoint",
 )
-# The form of a set, which part of it was taken, and the search whose result the other options are: elsewhere there is
-# no such language or format, and nobody asked for so few rows or to search again.
+# The form of a set, which part of it was taken, and the search that gave the other options.
 OF_ONE_SET = (
     "dataset_config",
     "dataset_errors",
@@ -434,13 +425,3 @@ OF_ONE_SET = (
     "tag_column",
     "train_languages",
 )
-
-__all__ = [
-    "DataArguments",
-    "ModelArguments",
-    "TrainingArguments",
-    "find_recipe",
-    "is_local",
-    "parse_arguments",
-    "recipe_text",
-]

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 
+from crf_2mner import LinearChainCRF
 from mmner.data.sentences import IGNORED, WindowedSentences
 from mmner.entity_f1 import find_entities
 
@@ -15,7 +15,7 @@ SENTENCES_AT_ONCE = 32
 
 @torch.no_grad()
 def entity_posteriors(
-    crf: nn.Module, id2label: dict[int, str], predictions: torch.Tensor, emissions: torch.Tensor
+    crf: LinearChainCRF, id2label: dict[int, str], predictions: torch.Tensor, emissions: torch.Tensor
 ) -> torch.Tensor:
     """
     How sure the CRF is of each predicted entity: the probability of these words, and no more, with this type.
@@ -42,19 +42,19 @@ def entity_posteriors(
     ]
     scores = torch.zeros(predictions.shape, dtype=torch.float32, device=emissions.device)
     if spans:
-        spans = torch.tensor(spans, device=emissions.device)
+        places = torch.tensor(spans, device=emissions.device)
         emissions = emissions.masked_fill(~mask[..., None], 0)  # the Trainer pads with -100
-        scores[spans[:, 0], spans[:, 1]] = crf.span_log_prob(emissions.float(), mask, spans).exp().float()
+        scores[places[:, 0], places[:, 1]] = crf.span_log_prob(emissions.float(), mask, places).exp().float()
     return scores
 
 
 @torch.no_grad()
 def decode_sentences(
-    crf: nn.Module, sentences: WindowedSentences, predictions: np.ndarray, emissions: np.ndarray
+    crf: LinearChainCRF, sentences: WindowedSentences, predictions: np.ndarray, emissions: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """
     Decodes each sentence once, over the joined emissions of its windows: each word's are those of the window that
-    keeps it. What the windows said each for itself is replaced.
+    keeps it. The tags of the single windows are replaced.
 
     Args:
         crf: a `LinearChainCRF`.
@@ -96,6 +96,3 @@ def _joined(sentences: WindowedSentences, indices: Sequence[int], emissions: np.
         window = sentences.windows[index]
         parts.append(emissions[index, window.keep_start - window.start : window.keep_stop - window.start])
     return torch.from_numpy(np.concatenate(parts)).float()
-
-
-__all__ = ["decode_sentences", "entity_posteriors"]

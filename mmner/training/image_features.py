@@ -49,7 +49,7 @@ def store_image_features(
     Raises:
         ValueError: an image tower is trained, training is fully sharded, or the processes do not share the folder.
     """
-    model: TwoMNERModel = trainer.accelerator.unwrap_model(trainer.model).model
+    model: Any = trainer.accelerator.unwrap_model(trainer.model).model
     collator: MultimodalCollator = trainer.data_collator
     if not model.config.uses_images:
         logger.warning("The model reads no image: --image_feature_store has nothing to do.")
@@ -127,7 +127,7 @@ def _plain(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _compute(
-    model: TwoMNERModel,
+    model: Any,
     store: FeatureStore,
     files: dict[int, tuple[WindowedSentences, int]],
     trainer: TwoMNERTrainer,

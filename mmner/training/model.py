@@ -4,6 +4,7 @@ import logging
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 from transformers import AutoConfig
@@ -86,16 +87,16 @@ def freeze(tower: nn.Module, how: str, name: str = "tower") -> None:
         tower.requires_grad_(False)
         return
     if how != "embeddings" and not re.fullmatch(r"\d+", how):
-        raise ValueError(f"`freeze_{name}` is {how!r}; expected none, embeddings, all, or a number of lowest layers.")
+        raise ValueError(f"--freeze_{name} is {how!r}; expected none, embeddings, all, or a number of lowest layers.")
     embeddings = _shallowest(tower, lambda path, module: path.rpartition(".")[2] in ("embeddings", "embedder"))
     if embeddings is None:
-        raise ValueError(f"`freeze_{name}` is {how!r}, but {type(tower).__name__} has no embeddings of its own.")
+        raise ValueError(f"--freeze_{name} is {how!r}, but {type(tower).__name__} has no embeddings of its own.")
     embeddings.requires_grad_(False)
     if how != "embeddings":
-        layers = _shallowest(tower, lambda path, module: isinstance(module, nn.ModuleList) and len(module) > 1)
+        layers: Any = _shallowest(tower, lambda path, module: isinstance(module, nn.ModuleList) and len(module) > 1)
         found = len(layers) if layers is not None else 0
         if int(how) > found:
-            raise ValueError(f"`freeze_{name}` is {how}, but {type(tower).__name__} has {found} layers.")
+            raise ValueError(f"--freeze_{name} is {how}, but {type(tower).__name__} has {found} layers.")
         for layer in layers[: int(how)] if layers is not None else ():
             layer.requires_grad_(False)
 

@@ -1,8 +1,7 @@
-"""A search for hyper-parameters, on dev only: Trainer's own interface to Optuna, the space in a file, a trace kept."""
+"""A search for hyper-parameters on dev: the Trainer's interface to Optuna, with the space in a YAML file."""
 
 import json
 import logging
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TRACE = "search.jsonl"
-# What must not happen in every trial: the last run, with the best options, does it.
+# What no trial does: the training after the search, with the best options, does it.
 ONCE = {"save_strategy": "no", "load_best_model_at_end": False, "push_to_hub": False}
 
 
@@ -27,49 +26,46 @@ def read_space(path: str | Path, args: TrainingArguments) -> dict[str, dict[str,
     The space of a search.
 
     Args:
-        path: a YAML file, found as a recipe is (`find_recipe`); of each option of `TrainingArguments` that is
-            searched: `{low, high}`, with `log: true` where it is searched by its logarithm, or `{choices: [...]}`.
+        path: a YAML file, found as a recipe is (`find_recipe`); for each option of `TrainingArguments` to search:
+            `{low, high}`, with `log: true` to search by its logarithm, or `{choices: [...]}`.
         args: of the run.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: an option does not exist, or a range is none.
+        ValueError: an option does not exist, or has no range.
     """
     path = find_recipe(path)
     space = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(space, dict) or not space:
-        raise ValueError(
-            f"{path} holds no options; expected lines such as `head_learning_rate: {{low: ..., high: ...}}`."
-        )
+        raise ValueError(f"{path} holds no options; expected lines such as `weight_decay: {{low: 0.0, high: 0.1}}`.")
     for name, found in space.items():
         if not hasattr(args, name):
             raise ValueError(f"{path} searches {name!r}, which is no option of training. See --help.")
-        if isinstance(found, dict):
-            space[name] = found = {
-                key: [_number(one) for one in value] if isinstance(value, list) else _number(value)
-                for key, value in found.items()
-            }
-        keys = set(found) if isinstance(found, dict) else set()
-        is_choice = keys == {"choices"} and isinstance(found["choices"], list) and found["choices"]
-        is_range = {"low", "high"} <= keys <= {"low", "high", "log"} and not any(
-            isinstance(found[end], str) for end in ("low", "high")
-        )
-        is_range = is_range and 0 <= found["low"] < found["high"]
-        if not (is_choice or (is_range and not (found.get("log") and found["low"] == 0))):
+        try:
+            found |= {key: [*map(_number, x)] if isinstance(x, list) else _number(x) for key, x in found.items()}
+            if "choices" in found:
+                valid = set(found) == {"choices"} and found["choices"]
+            else:
+                low, high = found["low"], found["high"]
+                valid = (
+                    set(found) <= {"low", "high", "log"} and 0 <= low < high and not (found.get("log") and low == 0)
+                )
+        except (TypeError, KeyError, AttributeError):
+            valid = False
+        if not valid:
             raise ValueError(
-                f"{path} gives {name} as {found!r}; expected {{low: a, high: b}} with 0 <= a < b, log: true where a "
-                "is more than 0, or {choices: [...]}."
+                f"{path} gives {name} as {found!r}; expected {{low: a, high: b}} with 0 <= a < b (log: true where a "
+                "is more than 0), or {choices: [...]}."
             )
     return space
 
 
 def _number(value: Any) -> Any:
-    """A number that YAML takes for text, as it does 1e-5 (it wants 1.0e-5); anything else, "nan" too, as it is."""
+    """YAML takes 1e-5 for text (it wants 1.0e-5)."""
     try:
-        number = float(value) if isinstance(value, str) else math.nan
+        return float(value) if isinstance(value, str) and value[:1].isdigit() else value
     except ValueError:
         return value
-    return number if math.isfinite(number) else value
 
 
 def draw(trial: "optuna.Trial", space: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -78,22 +74,22 @@ def draw(trial: "optuna.Trial", space: dict[str, dict[str, Any]]) -> dict[str, A
     for name, found in space.items():
         if "choices" in found:
             values[name] = trial.suggest_categorical(name, found["choices"])
-        elif isinstance(found["low"], int) and isinstance(found["high"], int):
-            values[name] = trial.suggest_int(name, found["low"], found["high"], log=found.get("log", False))
         else:
-            values[name] = trial.suggest_float(name, found["low"], found["high"], log=found.get("log", False))
+            is_int = isinstance(found["low"], int) and isinstance(found["high"], int)
+            suggest = trial.suggest_int if is_int else trial.suggest_float
+            values[name] = suggest(name, found["low"], found["high"], log=found.get("log", False))
     return values
 
 
 def search(trainer: TwoMNERTrainer, space: dict[str, dict[str, Any]], trials: int) -> dict[str, Any]:
     """
     Trains so many times with options drawn from the space (Optuna's tree-structured Parzen estimator, seeded with the
-    run's seed) and scores each on dev, at its best evaluation if `load_best_model_at_end`. The trainer's arguments are
-    then the best trial's; `search.jsonl` in the output folder has a line a trial.
+    run's seed) and scores each on dev, at its best evaluation if `--load_best_model_at_end`. The trainer's arguments
+    are then those of the best trial; `search.jsonl` in the output folder has one line per trial.
 
     Args:
         trainer: with a `model_init`.
-        space: as `read_space` gives it.
+        space: from `read_space`.
         trials: their number.
 
     Returns:
@@ -102,31 +98,32 @@ def search(trainer: TwoMNERTrainer, space: dict[str, dict[str, Any]], trials: in
     import optuna
 
     args = trainer.args
-    output = Path(args.output_dir)
-    output.mkdir(parents=True, exist_ok=True)
     kept = {name: getattr(args, name) for name in ONCE}
     metric = args.metric_for_best_model
-
+    current: list[optuna.Trial] = []
     found: dict[int, dict[str, Any]] = {}  # of each trial, the evaluation that counts
 
+    def options_of(trial: optuna.Trial) -> dict[str, Any]:
+        current[:] = [trial]
+        return draw(trial, space)
+
     def objective(metrics: dict[str, float]) -> float:
-        """Called after each evaluation of a trial: as in the last run, the best counts, or else the last."""
-        trial = trainer._trial
+        """Called after each evaluation of a trial."""
+        (trial,) = current
         line = {"trial": trial.number, "options": dict(trial.params), "epoch": metrics["epoch"]}
         line |= {name: value for name, value in metrics.items() if "f1" in name or name in ("eval_loss", metric)}
-        earlier = found.get(trial.number, line)
-        is_better = (line[metric] > earlier[metric]) == args.greater_is_better and line[metric] != earlier[metric]
-        if trial.number not in found or is_better or not kept["load_best_model_at_end"]:
-            found[trial.number] = line
+        best = max if args.greater_is_better else min
+        counted = [found.get(trial.number, line), line] if kept["load_best_model_at_end"] else [line]
+        found[trial.number] = best(counted, key=lambda line: line[metric])
         lines = [json.dumps(line) + "\n" for line in found.values()]
-        (output / TRACE).write_text("".join(lines), encoding="utf-8")
+        Path(args.output_dir, TRACE).write_text("".join(lines), encoding="utf-8")
         return found[trial.number][metric]
 
-    for name, value in ONCE.items():
-        setattr(args, name, value)
+    Path(args.output_dir).mkdir(parents=True, exist_ok=True)
+    vars(args).update(ONCE)
     try:
-        best = trainer.hyperparameter_search(
-            hp_space=lambda trial: draw(trial, space),
+        best: Any = trainer.hyperparameter_search(
+            hp_space=options_of,
             compute_objective=objective,
             n_trials=trials,
             direction="maximize" if args.greater_is_better else "minimize",
@@ -135,18 +132,13 @@ def search(trainer: TwoMNERTrainer, space: dict[str, dict[str, Any]], trials: in
             pruner=optuna.pruners.NopPruner(),
         )
     finally:
-        for name, value in kept.items():
-            setattr(args, name, value)
-    for name, value in best.hyperparameters.items():
-        setattr(args, name, value)
+        vars(args).update(kept)
+    vars(args).update(best.hyperparameters)
     if len(found) > 1 and len({line[metric] for line in found.values()}) == 1:
         logger.warning(
-            f"All {len(found)} trials have the same {metric} on dev, {best.objective:.4f}: the search tells nothing. "
-            "Give a trial more steps (--num_train_epochs, --max_steps), or search wider (--search_space)."
+            f"All {len(found)} trials have the same {metric}, {best.objective:.4f}. Give a trial more steps."
         )
-    logger.info(
-        f"Trial {best.run_id} of {trials} is the best on dev, {metric} {best.objective:.4f}: training with it."
-    )
+    logger.info(f"Trial {best.run_id} is the best of {trials}, {metric} {best.objective:.4f}: training with it.")
     return best.hyperparameters
 
 
@@ -154,6 +146,3 @@ def model_maker(make: Callable[[], Any], first: Any) -> Callable[[], Any]:
     """A `model_init`: `first` the first time, then a new model each time."""
     models = [first]
     return lambda: models.pop() if models else make()
-
-
-__all__ = ["draw", "model_maker", "read_space", "search"]

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT in training: a checkpoint is saved, it is said how to go on, and the process ends."""
+"""SIGTERM and SIGINT in training: a checkpoint is saved, the command to go on is logged, and the process ends."""
 
 import contextlib
 import logging
@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -23,13 +23,13 @@ REPEATED_S = 1.0  # `timeout` and others signal a process and then its group, wh
 
 
 class StoppedBySignal(SystemExit):
-    """Training was stopped by a signal: the process ends with 128 + its number, as a shell tells it."""
+    """Training was stopped by a signal: the process ends with 128 + its number, as in a shell."""
 
 
 class _SaveAtSignal(TrainerCallback):
     """
-    Saves a checkpoint after the optimizer step in which a signal came, to this process or another, and raises.
-    What is due at the end of an epoch (evaluation, the choice of the best) is done before.
+    Saves a checkpoint after the optimizer step in which a signal came, to this process or another, and raises. What is
+    due at the end of an epoch (evaluation, the choice of the best) is done before.
     """
 
     def __init__(self, world_size: int):
@@ -37,12 +37,11 @@ class _SaveAtSignal(TrainerCallback):
         self.agreed = 0  # and to any process, the same on all
         self._asked_at = 0.0
         self._leaving = False
-        self._world_size = world_size
-        # Of its own, on the CPU: no wait for a GPU, and no other collective in between.
+        # Of its own, on the CPU: it waits for no GPU and meets no other collective.
         self._group = dist.new_group(backend="gloo") if world_size > 1 else None
-        # One that is ignored (of a job in the background, say) stays so.
+        # A signal that is ignored (by a job in the background) stays ignored.
         numbers = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
-        self._previous = {number: signal.signal(number, self._ask) for number in numbers}
+        self._previous: dict[int, Any] = {number: signal.signal(number, self._ask) for number in numbers}
 
     def _ask(self, number: int, frame: Any) -> None:
         if not self.asked:
@@ -60,7 +59,7 @@ class _SaveAtSignal(TrainerCallback):
     def agree(self) -> int:
         """The signal on which to stop, 0 for none, the same on all processes; each must call it as often."""
         asked = torch.tensor(self.asked)
-        if self._world_size > 1:
+        if self._group is not None:
             dist.all_reduce(asked, dist.ReduceOp.MAX, group=self._group)
         self.agreed = int(asked)
         return self.agreed
@@ -68,11 +67,11 @@ class _SaveAtSignal(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         is_last_of_epoch = state.epoch == int(state.epoch)
         if self.agree() and not is_last_of_epoch and not control.should_training_stop:
-            control.should_save = self._leaving = True
+            control.should_log = control.should_save = self._leaving = True
 
     def on_epoch_end(self, args, state, control, **kwargs):
         if self.agree():
-            control.should_save = self._leaving = True
+            control.should_log = control.should_save = self._leaving = True
 
     def on_save(self, args, state, control, **kwargs):
         if self._leaving:
@@ -82,15 +81,15 @@ class _SaveAtSignal(TrainerCallback):
 @contextlib.contextmanager
 def save_at_signal(trainer: Trainer, go_on: Sequence[str] = ()) -> Iterator[None]:
     """
-    As long as this lasts, SIGTERM and SIGINT save a checkpoint at the end of the optimizer step and end the process; a
-    second one ends it as ever. With several processes each must enter it, and the signal may come to any.
+    While this lasts, SIGTERM and SIGINT save a checkpoint at the end of the optimizer step and end the process. A
+    second one ends it at once. With several processes each must enter it, and the signal may come to any.
 
     Args:
         trainer: whose `train` is called.
         go_on: options that the command needs to go on, beside `--resume_from_checkpoint last`.
 
     Raises:
-        StoppedBySignal: one came, and what could be saved is.
+        StoppedBySignal: a signal came, and a checkpoint is saved if `--save_strategy` allows.
     """
     callback = _SaveAtSignal(trainer.args.world_size)
     trainer.add_callback(callback)
@@ -100,7 +99,7 @@ def save_at_signal(trainer: Trainer, go_on: Sequence[str] = ()) -> Iterator[None
             raise StoppedBySignal(128 + callback.agreed)
     except StoppedBySignal:
         if trainer.is_world_process_zero():
-            checkpoint = newest_checkpoint(trainer.args.output_dir)
+            checkpoint = newest_checkpoint(str(trainer.args.output_dir))
             how = "There is no checkpoint to go on from (--save_strategy no)."
             if checkpoint is not None:
                 options = " ".join([*go_on, "--resume_from_checkpoint", "last"])
@@ -116,26 +115,17 @@ def save_at_signal(trainer: Trainer, go_on: Sequence[str] = ()) -> Iterator[None
         trainer.remove_callback(callback)
 
 
-def heed_parent_alone(worker: int, then: Callable[[int], None] | None = None) -> None:
+def ignore_stop_signals(worker: int) -> None:
     """
-    For the worker processes of a data loader (`worker_init_fn`): terminals, launchers and schedulers signal all
-    processes of a run, but a worker must live until the process that it works for has saved. That one still ends it.
-
-    Args:
-        worker: its number.
-        then: called with it, too.
+    For the worker processes of a data loader (`worker_init_fn`). Terminals, launchers and schedulers signal all
+    processes of a run, but a worker must live until the process that it works for has saved; that one can end it.
     """
     if hasattr(signal, "sigwaitinfo"):  # on Linux
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         threading.Thread(target=_end_when_parent_says, daemon=True).start()
-    if then is not None:
-        then(worker)
 
 
 def _end_when_parent_says() -> None:
     while signal.sigwaitinfo(SIGNALS).si_pid != multiprocessing.parent_process().pid:
         pass
     os._exit(0)
-
-
-__all__ = ["StoppedBySignal", "heed_parent_alone", "save_at_signal"]

@@ -1,38 +1,41 @@
-"""The plain `Trainer`, with parameter groups for towers, new layers and CRF, and sentences grouped by length."""
+"""The Trainer of 2M-NER: learning rates by part, batches by length, entity scores, and exact resuming."""
 
+import contextlib
+import json
 import logging
 import math
+import random
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-from accelerate.utils import DistributedType
-from huggingface_hub import CommitInfo
+from accelerate.utils import gather_object
+from accelerate.utils.memory import should_reduce_batch_size
 from torch import nn
-from torch.utils.data import Sampler, SequentialSampler
-from transformers import EvalPrediction, TrainerCallback
-from transformers.trainer_utils import EvalLoopOutput, PredictionOutput
+from torch.utils.data import DataLoader, Dataset, Sampler
+from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainerCallback, TrainerState
+from transformers.trainer import SCHEDULER_NAME, TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, PredictionOutput, TrainOutput
 
 from mmner.data.sentences import WindowedSentences
-from mmner.options import TrainingArguments
-from mmner.results.publish import publish
-from mmner.training.checkpoints import is_complete, newest_checkpoint, tidy
+from mmner.options import ARCHITECTURE, TrainingArguments
+from mmner.training.checkpoints import SAVING, commit, last_good, rotate
 from mmner.training.decoding import decode_sentences, entity_posteriors
-from mmner.training.resumable_trainer import ResumableTrainer
+from mmner.training.stop_signals import ignore_stop_signals
+from mmner.training.streaming import POSITION, SentenceStream, collate_stream
 
 logger = logging.getLogger(__name__)
 
-# Where every process has all gradients.
-PLAIN = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 # What an evaluation has beside the scores of entities.
 ALWAYS_SCORED = ("eval_loss", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
-# With multilingual-e5-small and 16 of 200 Wikipedia sentences a step, dev F1 after 13, 25, 50, 100 and 200 steps is 0,
-# 0, 55, 76, 79 at the rates of recipes/local.yaml, and 0, 0, 0, 0, 49 at those of recipes/base.yaml.
+# With multilingual-e5-small and 16 of 1,000 Wikipedia sentences a step, dev F1 is 0, 0, 57, 76, 86 after 13, 25, 50,
+# 100, 200 steps at the rates of recipes/local.yaml.
 ENOUGH_STEPS = 200
 KEEP_THE_LAST = "--eval_strategy no --load_best_model_at_end false --early_stopping_patience none"
-# Where a parameter belongs, by the beginning of its name; the first that fits. Everything else is a new layer.
+# The part of a parameter, by the beginning of its name; the first that fits. Everything else is a new layer.
 PARTS = {
     "text": ("model.text_model.",),
     "vision": ("model.vision_model.", "model.global_vision_model."),
@@ -45,15 +48,14 @@ PARTS = {
 def parameter_groups(model: nn.Module, args: TrainingArguments) -> list[dict[str, Any]]:
     """
     The trained parameters in groups for the optimizer: text tower, image towers, CRF, classifier, other new layers,
-    each with its own learning rate. Vectors (biases, the scales of a normalisation) and the CRF's log-scores do not
-    decay.
+    each with its own learning rate. Vectors (biases, the scales of a normalisation) and the CRF do not decay.
 
     Args:
         model: a `TwoMNERForTokenClassification`, wrapped or not.
-        args: has the learning rates and the weight decay.
+        args: the learning rates and the weight decay.
 
     Returns:
-        Groups of `params`, `lr`, `weight_decay` and a `name`; none is empty, each parameter is in one.
+        Groups of `params`, `lr`, `weight_decay` and a `name`. None is empty; each parameter is in one.
     """
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
@@ -62,42 +64,39 @@ def parameter_groups(model: nn.Module, args: TrainingArguments) -> list[dict[str
         name = name.removeprefix("module.").removeprefix("_orig_mod.")
         part = next(part for part, prefixes in PARTS.items() if name.startswith(prefixes))
         decays = parameter.ndim > 1 and part != "crf"
-        group = groups.setdefault(
-            part if decays else f"{part}_no_decay",
-            {
-                "params": [],
-                "lr": getattr(args, rate_option(part, args)),
-                "weight_decay": args.weight_decay if decays else 0.0,
-            },
-        )
-        group["params"].append(parameter)
-    return [{**group, "name": name} for name, group in groups.items()]
+        name = part if decays else f"{part}_no_decay"
+        rate, decay = getattr(args, rate_option(part, args)), args.weight_decay if decays else 0.0
+        groups.setdefault(name, {"params": [], "lr": rate, "weight_decay": decay, "name": name})
+        groups[name]["params"].append(parameter)
+    return list(groups.values())
 
 
 def rate_option(part: str, args: TrainingArguments) -> str:
-    """The name of the option from which a part of `PARTS` has its learning rate: its own, if given."""
+    """The name of the option that gives a part of `PARTS` its learning rate."""
     own = {"classifier": ("classifier", "head")}.get(part, (part,))
     options = [f"{name}_learning_rate" for name in own]
     return next((option for option in options if getattr(args, option) is not None), "learning_rate")
 
 
-class LengthGroupedSampler(Sampler[int]):
+class EpochSampler(Sampler[int]):
     """
-    Every sentence once, in random order, those of a batch of about one length: the sentences are shuffled, sorted by
-    length within stretches of `STRETCH` batches, and the batches shuffled again. The order is a function of seed and
-    epoch alone, so that it is the same on every process and after a resume.
+    Every sentence once. The order depends on seed and epoch alone, so it is the same on every process and after a
+    resume.
 
     Args:
         lengths: of the sentences.
         batch_size: sentences in a step, over all processes.
+        strategy: `sequential`; `random`; or `group_by_length`: the sentences are shuffled, sorted by length within
+            stretches of `STRETCH` batches, and the batches shuffled again.
         seed: of the order.
     """
 
     STRETCH = 50
 
-    def __init__(self, lengths: list[int], batch_size: int, seed: int = 0):
+    def __init__(self, lengths: list[int], batch_size: int, strategy: str = "group_by_length", seed: int = 0):
         self.lengths = lengths
         self.batch_size = batch_size
+        self.strategy = strategy
         self.seed = seed
         self.epoch = 0
 
@@ -109,32 +108,20 @@ class LengthGroupedSampler(Sampler[int]):
         return len(self.lengths)
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(len(self.lengths), generator=generator).tolist()
-        stretch = self.STRETCH * self.batch_size
-        order = [
-            index
-            for start in range(0, len(order), stretch)
-            for index in sorted(order[start : start + stretch], key=lambda index: -self.lengths[index])
-        ]
-        batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
-        # A short batch stays last: the batches after it would not be those that were sorted together.
-        last = batches.pop() if batches and len(batches[-1]) < self.batch_size else []
-        for batch in torch.randperm(len(batches), generator=generator).tolist():
-            yield from batches[batch]
-        yield from last
-
-
-class _EpochSetter(TrainerCallback):
-    """Tells sampler or set their epoch: the data loader's call does not reach them after a resume of several
-    processes, nor the copy of a set that a worker process has."""
-
-    def __init__(self):
-        self.told: dict[str, LengthGroupedSampler | WindowedSentences] = {}
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        for listener in self.told.values():
-            listener.set_epoch(int(state.epoch or 0))
+        rng = np.random.default_rng([self.seed, self.epoch])
+        if self.strategy == "sequential":
+            yield from range(len(self.lengths))
+            return
+        order = rng.permutation(len(self.lengths)).tolist()
+        if self.strategy == "group_by_length":
+            stretch = self.STRETCH * self.batch_size
+            parts = [order[start : start + stretch] for start in range(0, len(order), stretch)]
+            order = [index for part in parts for index in sorted(part, key=lambda index: -self.lengths[index])]
+            batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+            # A short batch stays last: the batches after it would not be those that were sorted together.
+            last = batches.pop() if batches and len(batches[-1]) < self.batch_size else []
+            order = [index for batch in rng.permutation(len(batches)) for index in batches[batch]] + last
+        yield from order
 
 
 def few_steps(args: TrainingArguments, steps: int, rows: int) -> str:
@@ -149,9 +136,8 @@ def few_steps(args: TrainingArguments, steps: int, rows: int) -> str:
     if steps >= ENOUGH_STEPS:
         return ""
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    option = f"--max_steps {ENOUGH_STEPS}"
-    if args.max_steps <= 0:
-        option = f"--num_train_epochs {math.ceil(args.num_train_epochs * ENOUGH_STEPS / steps)}"
+    by_steps, epochs = args.max_steps > 0, math.ceil(args.num_train_epochs * ENOUGH_STEPS / steps)
+    option = f"--max_steps {ENOUGH_STEPS}" if by_steps else f"--num_train_epochs {epochs}"
     if args.early_stopping_patience is not None:
         option += " --early_stopping_patience none (F1 may be 0 in the first evaluations)"
     return (
@@ -160,154 +146,312 @@ def few_steps(args: TrainingArguments, steps: int, rows: int) -> str:
     )
 
 
-class WarnOfFewSteps(TrainerCallback):
-    """
-    Says before a training that its steps are few.
+class _Hooks(TrainerCallback):
+    """What `TwoMNERTrainer` does between the steps of a training."""
 
-    Args:
-        rows: training sentences.
-    """
-
-    def __init__(self, rows: int):
-        self.rows = rows
+    def __init__(self, trainer: "TwoMNERTrainer"):
+        self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
-        if state.is_world_process_zero and (message := few_steps(args, state.max_steps, self.rows)):
+        self.trainer.restore(state)
+        dataset = self.trainer.train_dataset
+        rows = len(dataset.shards if isinstance(dataset, SentenceStream) else dataset.tokens)
+        message = few_steps(args, state.max_steps, rows)
+        if message and state.is_world_process_zero and not state.is_hyper_param_search:
             logger.warning(message)
 
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        # The Trainer's own call reaches neither the sampler of a resumed epoch nor the dataset.
+        for listener in (self.trainer.sampler, self.trainer.train_dataset):
+            if hasattr(listener, "set_epoch"):
+                listener.set_epoch(int(state.epoch or 0))
 
-def checkpoint_to_resume(args: TrainingArguments) -> str | None:
-    """
-    The folder to go on from: the one given, the checkpoint saved `last` in the output folder, or none. With `auto` it
-    is the last, or none where there is none yet. What a killed process left half written is removed first.
+    def on_step_end(self, args, state, control, **kwargs):
+        if isinstance(self.trainer.train_dataset, SentenceStream):
+            state.epoch = state.global_step / state.max_steps  # the Trainer counts from the resume
+        self.on_epoch_end(args, state, control)
 
-    Raises:
-        ValueError: there is no such checkpoint, or it is not whole.
-    """
-    folder, asked = Path(args.output_dir), args.resume_from_checkpoint
-    with args.main_process_first(desc="tidying the output folder"):
-        if args.local_process_index == 0:
-            tidy(folder)
-    last = newest_checkpoint(folder)
-    if asked is None:
-        if last is not None:
-            logger.warning(
-                f"Training starts anew beside {last}; --resume_from_checkpoint last would go on from there."
+    def on_epoch_end(self, args, state, control, **kwargs):
+        # What is logged is in the checkpoint, so no loss is lost in a resume, and none that is not finite is saved.
+        if control.should_save or control.should_evaluate or control.should_training_stop:
+            control.should_log = True
+
+    def on_log(self, args, state, control, logs, **kwargs):
+        # Under fp16 a gradient overflows now and then, and the scaler leaves out that step.
+        names = ("loss",) if args.fp16 else ("loss", "grad_norm")
+        if bad := [name for name in names if not math.isfinite(logs.get(name, 0.0))]:
+            raise FloatingPointError(
+                f"The {' and '.join(bad)} of step {state.global_step} or shortly before is not finite. Training ends "
+                "here, and nothing of it is saved. Lower the learning rates (--learning_rate, --crf_learning_rate, "
+                "...), warm up (--warmup_steps), clip (--max_grad_norm), or use --bf16 instead of --fp16. "
+                f"{last_good(args.output_dir)}"
             )
-        return None
-    if asked == "auto" and last is None:
-        logger.info(f"There is no checkpoint in {folder} to go on from: training starts.")
-        return None
-    found = last if asked in ("last", "auto") else Path(asked)
-    if found is None or not found.is_dir():
-        raise ValueError(
-            f"resume_from_checkpoint is {asked}, but there is no such checkpoint"
-            f"{f' in {folder}' if asked == 'last' else ''}; leave it out to start anew."
-        )
-    if not is_complete(found):
-        raise ValueError(
-            f"{found} is not whole (no readable trainer_state.json): its save or copy was broken off. Go on from the "
-            "last whole one: --resume_from_checkpoint last."
-        )
-    logger.info(f"Training goes on from {found}.")
-    return str(found)
+
+    def on_save(self, args, state, control, **kwargs):
+        self.trainer.complete_checkpoint(state)
 
 
-def _check_metric(metric: str | None, dev: WindowedSentences) -> None:
+class TwoMNERTrainer(Trainer):
     """
-    Raises:
-        ValueError: the evaluations will have no such score.
-    """
-    scores = {f"eval_{name}" for name in dev.score_names}
-    if metric is None or metric in scores or metric in ALWAYS_SCORED:
-        return
-    if not scores:
-        raise ValueError(
-            f"None of the {len(dev.tokens)} dev sentences has an entity, so that there is no {metric} to follow the "
-            "training by. Take more of them (--max_eval_samples), follow it by --metric_for_best_model eval_loss, or "
-            f"keep the last checkpoint: {KEEP_THE_LAST}."
-        )
-    raise ValueError(
-        f"`metric_for_best_model` is {metric}, which is no score of these dev sentences; they have "
-        f"{', '.join(sorted(scores))} and eval_loss."
-    )
+    A Trainer whose datasets are `WindowedSentences` (or a `SentenceStream` to train on).
 
-
-class TwoMNERTrainer(ResumableTrainer):
-    """
-    A trainer whose datasets are `WindowedSentences`: they know their lengths, and score what was predicted for them.
+    - A run that was killed resumes to the same weights: checkpoints are complete or absent, and the random numbers of
+      a step depend on seed, step and process alone.
+    - The best checkpoint is found by its step. The patience of early stopping and the mean loss (`train_loss`) go on
+      from the checkpoint; times are those of one call of `train`. A training that was over is not continued.
+    - A loss or weight that is not finite and a batch that does not fit into memory end the run with a message.
 
     Raises:
-        ValueError: the checkpoint is to be chosen, or training to be followed, on dev sentences, and there are none,
-            or they have no score of that name.
+        ValueError: dev sentences are to choose the checkpoint, and there are none, or they have no score of that name.
     """
 
     args: TrainingArguments
+    model: Any
+    train_dataset: Any
+    data_collator: Any
+    optimizer: Any
+    callback_handler: Any
+    compute_metrics: Any
+    preprocess_logits_for_metrics: Any
 
     def __init__(self, *args, **kwargs):
-        training_args, dev = kwargs.get("args"), kwargs.get("eval_dataset")
-        if training_args is not None and training_args.do_train and training_args.eval_strategy != "no":
-            if not dev:
-                raise ValueError(
-                    "There are no dev sentences to choose the checkpoint on (no `validation` split, or an empty one); "
-                    "the test set must not be used for it. Give the set a `validation` split, or keep the last one: "
-                    f"{KEEP_THE_LAST}."
-                )
-            _check_metric(training_args.metric_for_best_model, dev)
-        if training_args is not None and not training_args.do_train:
+        training_args, dev = kwargs["args"], kwargs.get("eval_dataset")
+        if not training_args.do_train:
             training_args.eval_strategy = "no"
+        if training_args.eval_strategy != "no":
+            _check_metric(training_args.metric_for_best_model, dev)
         super().__init__(*args, **kwargs)
-        self._epoch_setter = _EpochSetter()
-        self.add_callback(self._epoch_setter)
-        if hasattr(self.train_dataset, "set_epoch"):
-            self._epoch_setter.told["set"] = self.train_dataset
+        self.sampler: EpochSampler | None = None
+        self._resumed_from: Path | None = None
+        self._micro_step = (-1, 0)
+        if isinstance(self.train_dataset, SentenceStream):
+            self.args.ignore_data_skip = True  # a stream is resumed by its positions
+        self.add_callback(_Hooks(self))
 
-    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+    # ---- Batches ----
+
+    def get_train_dataloader(self) -> DataLoader:
+        """The batches of an epoch, or of the whole training where the dataset is a stream."""
+        args = self.args
+        if isinstance(self.train_dataset, SentenceStream):
+            stream_of = (args.train_batch_size, args.process_index, args.world_size, args.dataloader_num_workers)
+            self.train_dataset.use_batches(*stream_of)
+            # Not prepared by accelerate: a stream shares itself out among the processes.
+            collate = partial(collate_stream, self.data_collator)
+            return self._loader(self.train_dataset, batch_size=None, collate_fn=collate)
+        seed = args.seed if args.data_seed is None else args.data_seed
+        step_size = args.train_batch_size * args.world_size
+        self.sampler = EpochSampler(self.train_dataset.lengths, step_size, args.train_sampling_strategy, seed)
+        options = {"batch_size": args.train_batch_size, "sampler": self.sampler}
+        loader = self._loader(self.train_dataset, drop_last=args.dataloader_drop_last, **options)
+        if not len(loader):
+            raise ValueError(
+                f"The {len(self.train_dataset)} training rows make no whole batch (--per_device_train_batch_size "
+                f"{args.per_device_train_batch_size}), and --dataloader_drop_last leaves out what is less."
+            )
+        return self.accelerator.prepare(loader)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """The sentences in their own order, which is by length."""
+        dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
+        return self.accelerator.prepare(self._loader(dataset, batch_size=self.args.eval_batch_size))
+
+    def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
+        """As `get_eval_dataloader`."""
+        return self.get_eval_dataloader(test_dataset)
+
+    def _loader(self, dataset: Dataset, **options: Any) -> DataLoader:
+        args = self.args
+        options = {"collate_fn": self.data_collator} | options
+        return DataLoader(
+            dataset,
+            num_workers=args.dataloader_num_workers,
+            pin_memory=args.dataloader_pin_memory,
+            persistent_workers=args.dataloader_persistent_workers and dataset is self.train_dataset,
+            multiprocessing_context=args.dataloader_multiprocessing_context,
+            prefetch_factor=args.dataloader_prefetch_factor,
+            worker_init_fn=ignore_stop_signals,
+            **options,
+        )
+
+    # ---- A training ----
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The optimizer that `--optim` names, with `parameter_groups`."""
         if self.optimizer is None:
             model = self.model if model is None else model
-            choice = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, model)
-            optimizer_class, options = choice
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
             if not isinstance(optimizer_class, type) or {"params", "model", "optimizer_dict"} & set(options):
-                raise ValueError(
-                    f"`optim` is {self.args.optim}, which takes no parameter groups; use one that does: adamw_torch."
-                )
+                raise ValueError(f"--optim {self.args.optim} takes no parameter groups; use adamw_torch, for example.")
             groups = parameter_groups(model, self.args)
             for group in groups:
                 size = sum(parameter.numel() for parameter in group["params"])
                 logger.info(f"{group['name']}: {size:,} weights, learning rate {group['lr']:g}")
-            parts = [group["name"].removesuffix("_no_decay") for group in groups]
-            rates = list(dict.fromkeys(rate_option(part, self.args) for part in parts))
+            rates = sorted({rate_option(group["name"].removesuffix("_no_decay"), self.args) for group in groups})
             is_given = self.args.learning_rate != type(self.args).learning_rate
             if is_given and "learning_rate" not in rates:
                 logger.warning(
-                    f"learning_rate ({self.args.learning_rate:g}) has no effect: every part that is trained has a "
+                    f"--learning_rate {self.args.learning_rate:g} has no effect: every part that is trained has a "
                     f"rate of its own. Change {', '.join(f'--{rate}' for rate in rates)} (none takes one back)."
                 )
             self.optimizer = optimizer_class(groups, **options)
         return self.optimizer
 
-    def _get_train_sampler(self, train_dataset: WindowedSentences | None = None) -> Sampler | None:
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        if self.args.train_sampling_strategy != "group_by_length":
-            return super()._get_train_sampler(dataset)
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        sampler = LengthGroupedSampler(dataset.lengths, self.args.train_batch_size * self.args.world_size, seed)
-        self._epoch_setter.told["sampler"] = sampler
-        return sampler
-
-    def _get_eval_sampler(self, eval_dataset: WindowedSentences) -> Sampler:
-        return SequentialSampler(eval_dataset)  # ordered by length as it is, and the predictions must stay in order
-
-    def evaluation_loop(self, dataloader, *args, ignore_keys=None, **kwargs) -> EvalLoopOutput:
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """
-        As the plain one, scored by the set itself. Where a sentence has several windows, emissions are gathered too,
-        and each sentence is decoded once, over those of all its windows.
+        As in the Trainer; `train_loss` is the mean over all steps, those before a resume included.
+
+        Raises:
+            ValueError: the checkpoint is of another model, or cannot be continued.
+            FloatingPointError: the loss, a gradient or a weight is not finite.
+            torch.OutOfMemoryError: a batch does not fit into memory.
+        """
+        self._resumed_from = None if resume_from_checkpoint is None else Path(resume_from_checkpoint)
+        self._micro_step = (-1, 0)
+        if self._resumed_from is not None:
+            self._check_checkpoint(self._resumed_from)
+        output = super().train(resume_from_checkpoint, *args, **kwargs)
+        losses = [(entry["step"], entry["loss"]) for entry in self.state.log_history if "loss" in entry]
+        steps = np.diff([0, *(step for step, _ in losses)])
+        output.metrics["train_loss"] = float(np.average([loss for _, loss in losses], weights=steps))
+        if self.args.load_best_model_at_end and self.state.best_model_checkpoint is None:
+            logger.warning(
+                f"No evaluation of this training gave a best checkpoint ({self.args.metric_for_best_model}): the last "
+                "weights are kept. Was training over before --eval_delay?"
+            )
+        return output
+
+    def _check_checkpoint(self, checkpoint: Path) -> None:
+        if not (checkpoint / SCHEDULER_NAME).is_file() and not self.is_deepspeed_enabled:
+            raise ValueError(
+                f"{checkpoint} holds a model without the state of its optimizer (--save_only_model), so training "
+                "cannot continue. Train the model further as a new run: --model_name_or_path."
+            )
+        saved, config = json.loads((checkpoint / "config.json").read_bytes()), self.model.config
+        for name in ARCHITECTURE:
+            if saved.get(name) != getattr(config, name):
+                raise ValueError(
+                    f"{checkpoint} has {name}={saved.get(name)}, but this run has {name}={getattr(config, name)}. "
+                    "Give the options that the checkpoint was trained with."
+                )
+
+    def set_initial_training_values(self, args: Any, dataloader: DataLoader) -> tuple:
+        """As in the Trainer, but no epochs where the resumed training was over: it would train a step more."""
+        epochs, *rest = super().set_initial_training_values(args, dataloader)
+        if self._resumed_from is not None:
+            state = TrainerState.load_from_json(str(self._resumed_from / TRAINER_STATE_NAME))
+            patience = args.early_stopping_patience
+            if state.global_step >= rest[-1] or (
+                patience is not None and _evaluations_without_gain(state) >= patience
+            ):
+                epochs = 0
+        return (epochs, *rest)
+
+    def restore(self, state: TrainerState) -> None:
+        """
+        Restores, from the state of a checkpoint, what the Trainer does not.
+
+        Raises:
+            ValueError: the best checkpoint is wanted and lost, or a stream is another one.
+        """
+        if self._resumed_from is None:
+            return
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, EarlyStoppingCallback):
+                callback.early_stopping_patience_counter = _evaluations_without_gain(state)
+                _callback_states(state).setdefault(EarlyStoppingCallback.__name__, {})
+        # A path in the state may be relative, or that of a folder that was moved since.
+        name = f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
+        folders = [Path(self.args.output_dir), self._resumed_from.parent]
+        found = next((folder / name for folder in folders if (folder / name).is_dir()), None)
+        if found is None and state.best_global_step and self.args.load_best_model_at_end:
+            raise ValueError(
+                f"The best checkpoint, {name} ({self.args.metric_for_best_model} {state.best_metric:.4f}), "
+                f"is neither in {folders[0]} nor in {folders[1]}. Put it there, or go on without it: "
+                "--load_best_model_at_end false --early_stopping_patience none."
+            )
+        state.best_model_checkpoint = None if found is None else str(found)
+        if isinstance(self.train_dataset, SentenceStream):
+            states = dict(enumerate(_callback_states(state).get(SentenceStream.__name__, [])))
+            self.train_dataset.load_state_dict(states.get(self.args.process_index, {}))
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """As in the Trainer, with random numbers that depend on seed, step and process alone."""
+        step, micro_step = self._micro_step
+        self._micro_step = (self.state.global_step, micro_step + 1 if step == self.state.global_step else 0)
+        numbers = (self.args.seed, *self._micro_step, self.args.process_index)
+        seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 (the generator that libraries draw from)
+        if self.args.device.type == "cpu":
+            torch.default_generator.manual_seed(seed)  # the other call keeps, for GPUs to come, the whole stack
+        else:
+            torch.manual_seed(seed)
+        position = inputs.pop(POSITION, None)
+        advice = (
+            "Lower --per_device_train_batch_size (and raise --gradient_accumulation_steps) or --max_length, take "
+            "--bf16 true or --activation_checkpointing true, or freeze a tower (--freeze_text_model)."
+        )
+        with _explained_memory_errors(inputs, advice):
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        if position is not None:
+            self.train_dataset.advance(position)
+        return loss
+
+    # ---- Checkpoints ----
+
+    def _get_output_dir(self, trial: Any) -> str:
+        # The Trainer has no public hook for where it writes a checkpoint. It must not be in the place of a complete
+        # one; `complete_checkpoint` moves it there.
+        return str(Path(super()._get_output_dir(trial)) / SAVING)
+
+    def complete_checkpoint(self, state: TrainerState) -> None:
+        """Moves the checkpoint that the Trainer has written to its place, when every process has written its part."""
+        place = Path(self.args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}"
+        if state.best_global_step == state.global_step:
+            state.best_model_checkpoint = str(place)
+        if isinstance(self.train_dataset, SentenceStream):
+            _callback_states(state)[SentenceStream.__name__] = gather_object([self.train_dataset.state_dict()])
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            state.save_to_json(str(place.parent / SAVING / place.name / TRAINER_STATE_NAME))
+            commit(place)
+            rotate(place.parent, self.args.save_total_limit, state.best_model_checkpoint)
+        self.accelerator.wait_for_everyone()
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """
+        As in the Trainer.
+
+        Raises:
+            FloatingPointError: a weight is not finite; nothing is saved.
+        """
+        for name, weight in self.model.named_parameters():
+            values = weight.to_local() if hasattr(weight, "to_local") else weight
+            if not values.isfinite().all():
+                raise FloatingPointError(
+                    f"{name} is not finite after step {self.state.global_step}, so the model is not saved. Lower the "
+                    f"learning rates, or clip (--max_grad_norm). {last_good(self.args.output_dir)}"
+                )
+        super().save_model(output_dir, _internal_call)
+
+    # ---- Scores ----
+
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any):
+        """As in the Trainer; says the size of a batch that does not fit into memory."""
+        with _explained_memory_errors(inputs, "Lower --per_device_eval_batch_size."):
+            return super().prediction_step(model, inputs, *args, **kwargs)
+
+    def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """
+        As in the Trainer, scored by the dataset itself. Where a sentence has several windows, emissions are gathered
+        too, and each sentence is decoded once, over those of all its windows.
         """
         sentences: WindowedSentences = dataloader.dataset
         kwargs["prediction_loss_only"] = False
         if not sentences.has_long_sentences:
             self.compute_metrics = sentences.compute_metrics
-            return super().evaluation_loop(dataloader, *args, ignore_keys=ignore_keys, **kwargs)
+            return super().evaluation_loop(dataloader, *args, **kwargs)
         with_scores = self.preprocess_logits_for_metrics is not None
         self.preprocess_logits_for_metrics = None
         crf = self.accelerator.unwrap_model(self.model).crf
@@ -318,15 +462,17 @@ class TwoMNERTrainer(ResumableTrainer):
             return sentences.compute_metrics(EvalPrediction(decoded[0], gathered.label_ids))
 
         self.compute_metrics = compute_metrics
-        output = super().evaluation_loop(dataloader, *args, ignore_keys=self._all_but_emissions(), **kwargs)
+        kwargs["ignore_keys"] = self._all_but_emissions()
+        output = super().evaluation_loop(dataloader, *args, **kwargs)
         if not decoded:  # without gold labels no metrics are computed
             decoded[:] = decode_sentences(crf, sentences, *output.predictions)
-        return output._replace(predictions=tuple(decoded) if with_scores else decoded[0])
+        predictions: Any = tuple(decoded) if with_scores else decoded[0]
+        return output._replace(predictions=predictions)
 
     def predict_with_scores(self, dataset: WindowedSentences, metric_key_prefix: str = "test") -> PredictionOutput:
         """
         As `predict`, but `predictions` is a pair: the tag ids (num_windows, num_words), -100 where there is no word,
-        and at the first word of each predicted entity the entity's exact posterior under the CRF, else 0.
+        and at the first word of each predicted entity its exact posterior under the CRF, else 0.
         """
         self.preprocess_logits_for_metrics = self._with_scores
         try:
@@ -344,13 +490,14 @@ class TwoMNERTrainer(ResumableTrainer):
 
         Returns:
             As `predict_with_scores`, the metrics with those of the controls, and as a third of `predictions` the tag
-            ids of each control that was run. A control that changes no input is not run and has the same scores; one
+            ids of each control that was run. A control that changes no input is not run and has the same scores. One
             that cannot be made (no two images differ) has none, and that is logged.
         """
         output = self.predict_with_scores(sentences, prefix)
+        metrics: dict[str, float] = output.metrics or {}
         own = {
             name.removeprefix(f"{prefix}_"): value
-            for name, value in output.metrics.items()
+            for name, value in metrics.items()
             if name.startswith(tuple(f"{prefix}_{score}" for score in ("f1", "precision", "recall")))
         }
         controls = {}
@@ -362,39 +509,10 @@ class TwoMNERTrainer(ResumableTrainer):
                 except ValueError as error:
                     logger.warning(f"The control {control} is left out: {error}")
                     continue
-                controls[control], _, metrics = self.predict(others, metric_key_prefix=control)
-                scores = {name: metrics[f"{control}_{name}"] for name in own}
-            output.metrics.update({f"{prefix}_{control}_{name}": value for name, value in scores.items()})
-        return output._replace(predictions=(*output.predictions, controls))
-
-    def create_model_card(self, *args, **kwargs) -> None:
-        """Does nothing: a run writes its own card, which a push to the Hub must not replace."""
-
-    def push_to_hub(
-        self,
-        commit_message: str = "2M-NER model",
-        token: str | None = None,
-        revision: str | None = None,
-        private: bool | None = None,
-    ) -> CommitInfo | None:
-        """
-        Publishes what the output folder holds, in one commit (see `mmner.results.publish`), from the main process.
-
-        Args:
-            commit_message: of the commit.
-            token, revision, private: as in `publish`. Default: `hub_token`, `hub_revision`, `hub_private_repo`.
-        """
-        if not self.is_world_process_zero():
-            return None
-        args = self.args
-        return publish(
-            args.output_dir,
-            getattr(self, "hub_model_id", None) or args.hub_model_id or Path(args.output_dir).absolute().name,
-            token=args.hub_token if token is None else token,
-            private=args.hub_private_repo if private is None else private,
-            revision=args.hub_revision if revision is None else revision,
-            message=commit_message,
-        )
+                controls[control], _, found = self.predict(others, metric_key_prefix=control)
+                scores = {name: (found or {})[f"{control}_{name}"] for name in own}
+            metrics |= {f"{prefix}_{control}_{name}": value for name, value in scores.items()}
+        return output._replace(predictions=(*output.predictions, controls), metrics=metrics)
 
     def _all_but_emissions(self) -> list[str]:
         return [name for name in self.model.config.keys_to_ignore_at_inference if name != "logits"]
@@ -404,12 +522,48 @@ class TwoMNERTrainer(ResumableTrainer):
         model = self.accelerator.unwrap_model(self.model)
         return predictions, entity_posteriors(model.crf, model.config.id2label, predictions, emissions)
 
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Does nothing: a run writes its own card, which a push to the Hub must not replace."""
 
-__all__ = [
-    "LengthGroupedSampler",
-    "TwoMNERTrainer",
-    "WarnOfFewSteps",
-    "checkpoint_to_resume",
-    "few_steps",
-    "parameter_groups",
-]
+
+def _check_metric(metric: str | None, dev: WindowedSentences | None) -> None:
+    """
+    Raises:
+        ValueError: the evaluations will have no such score.
+    """
+    if not dev:
+        raise ValueError(
+            "There are no dev sentences to choose the checkpoint on (no `validation` split, or an empty one), and the "
+            f"test set must not be used for it. Add a split, or keep the last checkpoint: {KEEP_THE_LAST}."
+        )
+    scores = sorted(f"eval_{name}" for name in dev.score_names)
+    if metric not in (None, *scores, *ALWAYS_SCORED):
+        raise ValueError(
+            f"--metric_for_best_model {metric} is no score of the {len(dev.tokens)} dev sentences, which have "
+            f"{', '.join(scores) or 'no entities'}, and eval_loss. Choose one of these, take more of the sentences "
+            f"(--max_eval_samples), or keep the last checkpoint: {KEEP_THE_LAST}."
+        )
+
+
+def _callback_states(state: TrainerState) -> dict[str, Any]:
+    return cast(dict[str, Any], state.stateful_callbacks)  # the Trainer's annotation is another
+
+
+def _evaluations_without_gain(state: TrainerState) -> int:
+    """The counter of early stopping in a saved state."""
+    saved = _callback_states(state).get(EarlyStoppingCallback.__name__, {})
+    return saved.get("attributes", {}).get("early_stopping_patience_counter", 0)
+
+
+@contextlib.contextmanager
+def _explained_memory_errors(inputs: dict[str, Any], advice: str) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if not should_reduce_batch_size(error):
+            raise
+        rows, tokens = inputs["input_ids"].shape
+        raise torch.OutOfMemoryError(
+            f"Not enough memory for a batch of {rows} rows of {tokens} tokens with {len(inputs.get('image_ids', ()))} "
+            f"different images. {advice}"
+        ) from error

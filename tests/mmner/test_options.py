@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from configuration_2mner import TwoMNERConfig
@@ -13,9 +14,9 @@ from mmner.options import (
     ModelArguments,
     TrainingArguments,
     find_recipe,
+    is_slow_in_bfloat16,
     parse_arguments,
     recipe_text,
-    slow_bfloat16,
 )
 
 
@@ -84,7 +85,7 @@ def test_every_recipe_is_valid(path, tmp_path):
 
 def test_every_option_of_the_configuration_can_be_given():
     base = {field.name for field in dataclasses.fields(TwoMNERConfig.__mro__[1])}
-    towers = ("_config", "image_normalization")  # what the towers themselves tell
+    towers = ("_config", "image_normalization", "initializer_range")  # what the towers tell, or nobody sets
     options = {
         field.name
         for field in dataclasses.fields(TwoMNERConfig)
@@ -92,11 +93,6 @@ def test_every_option_of_the_configuration_can_be_given():
     }
     assert "alignment_temperature" in options
     assert options <= {field.name for field in dataclasses.fields(ModelArguments)}
-
-
-def test_config_options_are_those_given_and_zero_counts_as_given():
-    options = ModelArguments(alignment_weight=0.0, collaboration="umt", text_model="x", freeze_text_model="all")
-    assert options.config_options() == {"alignment_weight": 0.0, "collaboration": "umt"}
 
 
 @pytest.mark.parametrize(
@@ -109,23 +105,23 @@ def test_config_options_are_those_given_and_zero_counts_as_given():
         (["--learning_rate", "fast"], "Argument --learning_rate/--learning-rate: invalid float value: 'fast'"),
         (
             ["--alignment", "clap"],
-            "invalid choice: 'clap' (choose from 'none', 'nt_xent', 'clip', 'siglip', 'token', 'both')",
+            "invalid choice: 'clap' (choose from 'none', 'nt_xent', 'clip', 'siglip', 'token')",
         ),
         (["other.yaml"], "Cannot place 'other.yaml' on the command line; expected at most one recipe, first"),
-        (["--label_smoothing_factor", "0.1"], "`label_smoothing_factor` is 0.1; it must stay 0.0"),
-        (["--remove_unused_columns"], "`remove_unused_columns` is True; it must stay False"),
+        (["--label_smoothing_factor", "0.1"], "--label_smoothing_factor is 0.1; it must stay 0.0"),
+        (["--remove_unused_columns"], "--remove_unused_columns is True; it must stay False"),
         (["--train_sampling_strategy", "batch_rebalance"], "invalid choice: 'batch_rebalance'"),
         (
             ["--early_stopping_patience", "2", "--load_best_model_at_end", "false"],
-            "`early_stopping_patience` needs `load_best_model_at_end`",
+            "--early_stopping_patience needs --load_best_model_at_end",
         ),
         (
             "--eval_strategy steps --eval_steps 5 --save_strategy steps --save_steps 10".split(),
-            "eval_steps 5 and save_steps 10: the best evaluation may not be saved. Give both the same value (or",
+            "--eval_steps 5 --save_steps 10: the best evaluation may not be saved. Give both the same value (or",
         ),
         (
             "--eval_strategy steps --eval_steps 0.1 --save_strategy steps --save_steps 0.5".split(),
-            "eval_steps 0.1 and save_steps 0.5: the best evaluation may not be saved",
+            "--eval_steps 0.1 --save_steps 0.5: the best evaluation may not be saved",
         ),
     ],
 )
@@ -133,19 +129,6 @@ def test_a_wrong_command_line_is_an_error(recipe, argv, message):
     with pytest.raises(ValueError) as error:
         parse_arguments([recipe(""), *argv])
     assert message in str(error.value)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        "--save_strategy steps --eval_steps 0.1 --save_steps 0.1",
-        "--save_strategy best --eval_steps 5 --save_steps 10",
-        "--save_strategy steps --eval_steps 5 --save_steps 10 --load_best_model_at_end false",
-    ],
-)
-def test_steps_may_differ_where_the_best_is_saved_or_not_asked_for(recipe, options):
-    training = parse_arguments([recipe("eval_strategy: steps\n"), *options.split()])[2]
-    assert f"{training.eval_steps:g}" in options
 
 
 @pytest.mark.parametrize(
@@ -175,20 +158,10 @@ def test_a_recipe_is_found_by_its_name_from_anywhere(name, tmp_path, monkeypatch
     assert parse_arguments([name, "--use_cpu"])[0].alignment == "clip"  # one's own file comes first
 
 
-def test_a_recipe_that_is_a_list_or_is_not_there_is_an_error(tmp_path):
-    (tmp_path / "list.yaml").write_text("- 1\n")
-    with pytest.raises(ValueError, match="holds a list; expected lines of `name: value`"):
-        parse_arguments([str(tmp_path / "list.yaml")])
-    with pytest.raises(FileNotFoundError, match=r"no recipe .*none.yaml; .* recipes/: .*probe.yaml"):
-        parse_arguments([str(tmp_path / "none.yaml")])
-
-
 def test_a_saved_models_architecture_is_kept_and_its_loss_weights_are_not():
     config = TwoMNERConfig(collaboration="gated", alignment="none")
     ModelArguments(model_name_or_path="saved", collaboration="gated", ner_weight=3.0).check_architecture(config)
-    with pytest.raises(
-        ValueError, match="The saved saved has collaboration=gated, but collaboration=umt is asked for"
-    ):
+    with pytest.raises(ValueError, match="--collaboration is umt, but the saved saved has gated"):
         ModelArguments(model_name_or_path="saved", collaboration="umt").check_architecture(config)
 
 
@@ -222,18 +195,6 @@ def test_none_takes_back_a_number_of_the_recipe(tmp_path):
         parse_arguments([str(recipe), "--early_stopping_patience", "some"])
 
 
-def test_none_takes_back_a_name_of_the_recipe_too(recipe):
-    names = "global_vision_model: tower\nimage_folder: photos\ncaptions: none\ntext_pooling: first\n"
-    argv = "--global_vision_model none --image_folder none --text_pooling none --image_as_text none".split()
-    more = "image_as_text: true\nmax_length: None\ntrain_languages: en\n"
-    model, data, _ = parse_arguments([recipe(names + more), *argv])
-    assert (model.global_vision_model, model.text_pooling, model.image_as_text) == (None, None, None)
-    assert (data.image_folder, data.captions, data.max_length) == (None, None, None)
-    assert data.train_languages == "en"
-    with pytest.raises(ValueError, match="invalid choice: 'last' .choose from 'mean', 'first'"):
-        parse_arguments([recipe(""), "--text_pooling", "last"])
-
-
 def test_where_none_is_a_value_it_stays_one(recipe):
     options = "alignment collaboration freeze_text_model image_feature_store report_to".split()
     argv = [word for name in options for word in (f"--{name}", "none")]
@@ -257,13 +218,15 @@ def test_less_of_a_loss_is_better_and_a_score_of_dev_is_called_as_the_evaluation
 @pytest.mark.parametrize(
     ("bf16", "capabilities", "slow"),
     [
-        ("true", {"architecture": "x86_64", "avx512_f": True, "avx512_bf16": False, "amx_bf16": False}, True),
-        ("true", {"architecture": "x86_64", "avx512_bf16": True, "amx_bf16": False}, False),
-        ("true", {"architecture": "aarch64", "neon": True, "bf16": True}, False),
-        ("true", {"architecture": "aarch64", "neon": True, "bf16": False}, True),
-        ("false", {"architecture": "x86_64"}, False),
+        ("true", {"avx512_bf16": False, "amx_bf16": False}, True),
+        ("true", {"avx512_bf16": True}, False),
+        ("true", {"neon": True, "bf16": True}, False),
+        ("false", {}, False),
     ],
 )
-def test_bfloat16_is_slow_where_the_processor_has_no_instructions_for_it(recipe, bf16, capabilities, slow):
+def test_bfloat16_is_slow_where_the_processor_has_no_instructions_for_it(
+    recipe, monkeypatch, bf16, capabilities, slow
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     training = parse_arguments([recipe(f"bf16: {bf16}\n")])[2]
-    assert slow_bfloat16(training, capabilities) is slow
+    assert is_slow_in_bfloat16(training) is slow

@@ -18,7 +18,7 @@ from mmner.options import TrainingArguments
 from mmner.probe.tiny_towers import make_tiny_towers
 from mmner.results.report import prediction_rows
 from mmner.training import trainer as trainer_module
-from mmner.training.decoding import decode_sentences, entity_posteriors
+from mmner.training.decoding import entity_posteriors
 from mmner.training.trainer import TwoMNERTrainer
 from modeling_2mner import TwoMNERForTokenClassification
 from pipeline_2mner import TwoMNERPipeline
@@ -123,20 +123,6 @@ def test_without_gold_labels_the_same_is_predicted_and_nothing_is_scored(model_a
         assert [entity["word"] for entity in row["entities"]] == [entity["word"] for entity in labelled["entities"]]
 
 
-def test_windows_decoded_each_for_itself_would_differ(model_and_processor, tmp_path):
-    """Else the test above could not fail."""
-    model, processor = model_and_processor
-    sentences = WindowedSentences(make_rows([60] * 6), processor, model.config.label2id, stride=0)
-    trainer = make_trainer(model_and_processor, tmp_path)
-    joined = trainer.predict(sentences).predictions
-    seen = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer_module, "decode_sentences", lambda crf, sentences, tags, emissions: seen.append(tags))
-        with pytest.raises(TypeError):
-            trainer.predict(sentences)
-    assert sentences.predicted_tags(joined) != sentences.predicted_tags(seen[0])
-
-
 def test_without_a_long_sentence_no_emission_is_gathered(model_and_processor, tmp_path, monkeypatch):
     model, processor = model_and_processor
     sentences = WindowedSentences(make_rows([3, 0, 5]), processor, model.config.label2id)
@@ -146,17 +132,6 @@ def test_without_a_long_sentence_no_emission_is_gathered(model_and_processor, tm
     assert isinstance(tags, np.ndarray) and tags.shape == (3, 5)
     scored = trainer.predict_with_scores(sentences).predictions
     assert (scored[0] == tags).all() and scored[1].shape == tags.shape
-
-
-def test_of_short_sentences_it_gives_what_the_model_gives(model_and_processor, tmp_path):
-    model, processor = model_and_processor
-    sentences = WindowedSentences(make_rows([3, 0, 5, 8]), processor, model.config.label2id)
-    trainer = make_trainer(model_and_processor, tmp_path)
-    tags, scores = trainer.predict_with_scores(sentences).predictions
-    outputs = trainer.predict(sentences, ignore_keys=trainer._all_but_emissions()).predictions
-    again = decode_sentences(model.crf, sentences, *outputs)
-    assert (again[0] == tags).all()
-    assert np.allclose(again[1], np.where(tags == -100, 0, scores), atol=1e-5)
 
 
 def test_scores_of_long_sentences_are_those_of_their_joined_tags(model_and_processor, tmp_path):

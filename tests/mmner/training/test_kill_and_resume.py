@@ -5,6 +5,7 @@ import logging
 import multiprocessing
 import multiprocessing.connection
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -23,11 +24,11 @@ ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT)]
 
 import run_mmner  # noqa: E402
-from mmner.data.feature_store import _Segment  # noqa: E402
+from mmner.data.feature_store import FeatureStore  # noqa: E402
 from mmner.probe import dataset as probe  # noqa: E402
 from mmner.probe.tiny_towers import make_tiny_towers  # noqa: E402
 from mmner.results import model_card, report  # noqa: E402
-from mmner.training import checkpoints  # noqa: E402
+from mmner.training import checkpoints, trainer  # noqa: E402
 from mmner.training.trainer import TwoMNERTrainer  # noqa: E402
 
 RECIPE = """
@@ -187,11 +188,11 @@ def killed_run(recipe: str, output: Path, *point, **options) -> None:
     before = checkpoints.newest_checkpoint(output)
     assert in_a_process(work, log) == -signal.SIGKILL, (point, log.read_text()[-5000:])
     for path in output.glob("checkpoint-*"):
-        assert {"model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json", "progress.json"} <= {
+        assert {"model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json"} <= {
             file.name for file in path.iterdir()
         }
-        load_file(path / "model.safetensors")
         torch.load(path / "optimizer.pt", weights_only=True)
+        load_file(path / "model.safetensors")
     after = checkpoints.newest_checkpoint(output)
     assert before is None or checkpoints.step_of(after) >= checkpoints.step_of(before), point
 
@@ -201,31 +202,34 @@ def results_of(output: Path) -> dict:
     return {name: value for name, value in results.items() if "runtime" not in name and "per_second" not in name}
 
 
-def assert_same(whole: Path, killed: Path) -> None:
+def assert_same(whole: Path, killed: Path, losses: bool = True) -> None:
+    """A run that was told to stop has logged the loss once more, so without `losses` that is not compared."""
     for name in KEPT:
         if (whole / name).exists() or name == "model.safetensors":
             assert (whole / name).read_bytes() == (killed / name).read_bytes(), name
-    expected, found = results_of(whole), results_of(killed)
-    words = {name: value for name, value in expected.items() if isinstance(value, str)}
-    assert words == {name: found.pop(name) for name in words}
-    assert found == pytest.approx({name: value for name, value in expected.items() if name not in words}, rel=1e-6)
+    results = results_of(whole), results_of(killed)
+    words, numbers = (
+        [{k: v for k, v in r.items() if isinstance(v, str) == b} for r in results] for b in (True, False)
+    )
+    assert words[0] == words[1] and numbers[0] == pytest.approx(numbers[1], rel=1e-6)
     histories = []
     for output in (whole, killed):
         state = json.loads((checkpoints.newest_checkpoint(output) / "trainer_state.json").read_text())
         timeless = ("eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
-        histories.append([{k: v for k, v in entry.items() if k not in timeless} for entry in state["log_history"]])
+        entries = [entry for entry in state["log_history"] if losses or "loss" not in entry]
+        histories.append([{k: v for k, v in entry.items() if k not in timeless} for entry in entries])
     assert histories[0] == histories[1]
     assert not (killed / checkpoints.SAVING).exists()
 
 
-def half_a_record(segment: _Segment, image_id: int, content: bytes, payload: bytes) -> None:
-    """Of the vectors one half, and nothing of their head."""
-    os.pwrite(segment.file.fileno(), payload[: len(payload) // 2], segment.size + segment.layout.record_bytes // 2)
+def half_a_record(store: FeatureStore, image_id: int, tensors: list[torch.Tensor]) -> None:
+    store.folder.mkdir(parents=True, exist_ok=True)
+    (store.folder / "half").write_bytes(b"0")
     die()
 
 
 def half_a_deletion(folder: Path) -> None:
-    (folder / "model.safetensors").unlink()
+    next(folder.rglob("model.safetensors")).unlink()
     die()
 
 
@@ -245,20 +249,20 @@ def killed_wherever_it_writes(folder: Path, tmp_path: Path) -> None:
     assert steps_of(tmp_path / "whole") == 20
     killed, name = tmp_path / "killed", recipe(folder, "killed", STEPS)  # with a store of its own
     log = killed.with_suffix(".log")
-    killed_run(name, killed, _Segment, "append", call=5, instead=half_a_record)
+    killed_run(name, killed, FeatureStore, "add", call=5, instead=half_a_record)
     killed_run(name, killed, TwoMNERTrainer, "training_step", call=4)
     killed_run(name, killed, TwoMNERTrainer, "_save_rng_state")
     assert (killed / checkpoints.SAVING / "checkpoint-2" / "model.safetensors").is_file()
     assert names_in(killed) == []
-    killed_run(name, killed, checkpoints, "rotate", call=2)  # the second is in its place, the first not yet deleted
-    assert "removed: checkpoint-2" in log.read_text()
+    killed_run(name, killed, trainer, "rotate", call=2)  # the second is in its place
+    assert "left unfinished files in" in log.read_text()
     assert names_in(killed) == ["checkpoint-2", "checkpoint-4"]
     killed_run(name, killed, TwoMNERTrainer, "prediction_step")
-    killed_run(name, killed, checkpoints, "_sync_tree")
+    killed_run(name, killed, trainer, "commit")
     assert names_in(killed) == ["checkpoint-2", "checkpoint-4"]
-    killed_run(name, killed, checkpoints, "_delete", instead=half_a_deletion)
+    killed_run(name, killed, shutil, "rmtree", call=2, instead=half_a_deletion)
     assert names_in(killed)[-1] == "checkpoint-6"
-    killed_run(name, killed, checkpoints, "commit_files")
+    killed_run(name, killed, TwoMNERTrainer, "_load_best_model")
     trained = steps_of(killed)  # from here on nothing is trained again
     killed_run(name, killed, report, "replacing", instead=half_a_file)
     assert not (killed / "predictions_test.jsonl").exists()
@@ -315,14 +319,16 @@ def two_processes_are_killed(folder: Path, tmp_path: Path) -> None:
     assert in_two_processes(name, tmp_path / "whole") == [0, 0], (tmp_path / "whole.0.log").read_text()[-3000:]
     killed = tmp_path / "killed"
     for rank, *point in [
-        (0, checkpoints, "_sync_tree", 2),
+        (0, trainer, "commit", 2),
         (1, TwoMNERTrainer, "_save_rng_state", 1),
         (1, TwoMNERTrainer, "training_step", 2),
     ]:
         codes = in_two_processes(name, killed, (rank, *point))
         assert codes[rank] == -signal.SIGKILL, (tmp_path / "killed.0.log").read_text()[-3000:]
         for path in killed.glob("checkpoint-*"):
-            assert {"rng_state_0.pth", "rng_state_1.pth", "progress.json"} <= {file.name for file in path.iterdir()}
+            assert {"rng_state_0.pth", "rng_state_1.pth", "trainer_state.json"} <= {
+                file.name for file in path.iterdir()
+            }
     assert in_two_processes(name, killed) == [0, 0], (tmp_path / "killed.0.log").read_text()[-3000:]
     assert_same(tmp_path / "whole", killed)
 
@@ -382,7 +388,7 @@ def told_to_stop(folder: Path, tmp_path: Path) -> None:
             assert names_in(stopped)[-1] == f"checkpoint-{step}", (kind, names_in(stopped))
         run(name, stopped, "--resume_from_checkpoint", "last")
         assert steps_of(stopped) == steps_of(whole)
-        assert_same(whole, stopped)
+        assert_same(whole, stopped, losses=False)
 
 
 def two_processes_are_told_to_stop(folder: Path, tmp_path: Path) -> None:
@@ -401,7 +407,7 @@ def two_processes_are_told_to_stop(folder: Path, tmp_path: Path) -> None:
         assert codes == [143, 143], (stopped.with_suffix(".0.log")).read_text()[-3000:]
         assert names_in(stopped)[-1] == f"checkpoint-{saved}"
     assert in_two_processes(name, stopped) == [0, 0], (stopped.with_suffix(".0.log")).read_text()[-3000:]
-    assert_same(tmp_path / "whole", stopped)
+    assert_same(tmp_path / "whole", stopped, losses=False)
 
 
 CASES = [
@@ -418,7 +424,7 @@ def failures(tmp_path_factory) -> dict[str, str]:
     """One launch for all cases, from a fresh interpreter: autograd cannot be forked once it has run."""
     folder = tmp_path_factory.mktemp("killed")
     subprocess.run(
-        [sys.executable, __file__, str(folder)], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=900
+        [sys.executable, __file__, str(folder)], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=400
     )
     return json.loads((folder / "failures.json").read_text())
 

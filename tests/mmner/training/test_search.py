@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 import run_mmner
 from mmner.options import TrainingArguments
-from mmner.training.search import draw, read_space, search
+from mmner.training.search import read_space, search
 from mmner.training.trainer import TwoMNERTrainer
 
 optuna = pytest.importorskip("optuna")
@@ -98,10 +98,11 @@ class FakeTrainer:
     def __init__(self, args, evaluations):
         self.args, self.evaluations = args, evaluations
 
-    def hyperparameter_search(self, compute_objective, direction, **_):
+    def hyperparameter_search(self, hp_space, compute_objective, direction, **_):
         objectives = {}
         for number, scores in self.evaluations.items():
-            self._trial = types.SimpleNamespace(number=number, params={"weight_decay": number / 10})
+            suggest = {"suggest_float": lambda *args, **_: None}
+            hp_space(types.SimpleNamespace(number=number, params={"weight_decay": number / 10}, **suggest))
             for epoch, score in enumerate(scores, 1):
                 metrics = {"eval_f1": score, "eval_loss": score, "epoch": epoch}
                 objectives[number] = compute_objective(metrics)
@@ -126,21 +127,13 @@ def test_a_trial_counts_by_the_evaluation_whose_model_would_be_kept(options, bes
     trace = [json.loads(line) for line in (tmp_path / "search.jsonl").read_text().splitlines()]
     assert [line[args.metric_for_best_model] for line in trace] == kept
     assert args.load_best_model_at_end == options.get("load_best_model_at_end", True)
-    assert "the search tells nothing" not in caplog.text
+    assert "Give a trial more steps" not in caplog.text
 
 
 def test_trials_that_all_score_the_same_are_told(tmp_path, caplog):
     trainer = FakeTrainer(TrainingArguments(output_dir=str(tmp_path)), {0: [0.0], 1: [0.0, 0.0]})
     search(trainer, {"weight_decay": {"low": 0.0, "high": 0.1}}, trials=2)
-    assert "All 2 trials have the same eval_f1 on dev, 0.0000: the search tells nothing" in caplog.text
-
-
-def test_trials_stay_in_the_space():
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    for _ in range(20):
-        drawn = draw(study.ask(), SPACE)
-        assert 1e-4 <= drawn["head_learning_rate"] <= 1e-2 and drawn["per_device_train_batch_size"] in (8, 16)
-        assert drawn["gradient_accumulation_steps"] in (1, 2) and 0 <= drawn["weight_decay"] <= 0.1
+    assert "All 2 trials have the same eval_f1, 0.0000. Give a trial more steps" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -161,20 +154,11 @@ def test_a_wrong_space_is_refused(space, message, tmp_path):
         read_space(tmp_path / "space.yaml", TrainingArguments())
 
 
-def test_a_space_that_is_not_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match="expected a YAML file, or one of .* search/local.yaml"):
-        read_space(tmp_path / "none.yaml", TrainingArguments())
-
-
 def test_a_search_needs_dev():
     with pytest.raises(ValueError, match="search_trials"):
         TrainingArguments(search_trials=2, eval_strategy="no", load_best_model_at_end=False)
-    with pytest.raises(ValueError, match="search_trials.* metric_for_best_model"):
+    with pytest.raises(ValueError, match="--search_trials .* --metric_for_best_model"):
         TrainingArguments(search_trials=2, metric_for_best_model=None, load_best_model_at_end=False)
-
-
-def test_the_shipped_space_is_one():
-    assert read_space(TrainingArguments().search_space, TrainingArguments())
 
 
 def test_numbers_are_numbers_however_they_are_written(tmp_path):
@@ -185,5 +169,4 @@ def test_numbers_are_numbers_however_they_are_written(tmp_path):
         "learning_rate": {"low": 1e-5, "high": 1e-3, "log": True},
         "head_learning_rate": {"choices": [1e-3, 3e-3]},
     }
-    (tmp_path / "space.yaml").write_text("optim: {choices: [nan, '3']}\n")  # a word that float() would take
-    assert read_space(tmp_path / "space.yaml", TrainingArguments()) == {"optim": {"choices": ["nan", 3.0]}}
+    assert read_space(TrainingArguments().search_space, TrainingArguments())  # the one that comes with 2M-NER

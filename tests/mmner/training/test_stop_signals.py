@@ -83,5 +83,5 @@ def test_without_a_signal_nothing_is_different(handlers, tmp_path, caplog):
 
 
 def test_the_librarys_own_way_is_refused():
-    with pytest.raises(ValueError, match="`enable_jit_checkpoint` is True.*a signal saves a checkpoint"):
+    with pytest.raises(ValueError, match="--enable_jit_checkpoint is True.*a signal saves a checkpoint"):
         TrainingArguments(enable_jit_checkpoint=True)

@@ -1,0 +1,178 @@
+"""Parquet files that stay where they are: found, checked by their footers, read a few row groups at a time."""
+
+import io
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from mmner.data.sentences import count_images, label_names, load_splits
+from mmner.data.shards import ParquetShards, find_shards
+from mmner.options import DataArguments
+
+ROOT = Path(__file__).resolve().parents[3]
+LABELS = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
+WORDS = ["Jordan", "won", "in", "Paris", "today", "."]
+FEATURES = datasets.Features(
+    {
+        "id": datasets.Value("string"),
+        "lang": datasets.Value("string"),
+        "tokens": datasets.List(datasets.Value("string")),
+        "ner_tags": datasets.List(datasets.ClassLabel(names=LABELS)),
+        "image": datasets.Image(),
+    }
+)
+
+
+def make_rows(count: int, seed: int = 0) -> datasets.Dataset:
+    """Sentences of 1 to 40 words, each with a first word that no other has; two in three with a picture of its own."""
+    rng, rows = random.Random(seed), []
+    for number in range(count):
+        words = [f"w{number}"] + [rng.choice(WORDS) for _ in range(rng.choice([0, 2, 4, 6, 9, 39]))]
+        image = None
+        if rng.random() < 0.66:
+            buffer = io.BytesIO()
+            Image.new("RGB", (8, 8), (number % 256, number // 256, 7)).save(buffer, "PNG")
+            image = {"bytes": buffer.getvalue(), "path": f"{number}.png"}
+        tags = [{"Jordan": 3, "Paris": 1}.get(word, 0) for word in words]
+        rows.append({"id": f"r{number}", "lang": "en", "tokens": words, "ner_tags": tags, "image": image})
+    return datasets.Dataset.from_list(rows, features=FEATURES)
+
+
+def write(rows: datasets.Dataset, folder: Path, split: str = "train", files: int = 3, group: int = 10) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(files):
+        part = rows.shard(files, number, contiguous=True).with_format("arrow")[:]
+        pq.write_table(part, folder / f"{split}-{number:05d}-of-{files:05d}.parquet", row_group_size=group)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("shards")
+    write(make_rows(200), folder)
+    write(make_rows(9, seed=1), folder, "validation", files=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shards(folder) -> ParquetShards:
+    files, features = find_shards(str(folder), None)
+    return ParquetShards(files["train"], features)
+
+
+@pytest.fixture(scope="module")
+def loaded(folder, tmp_path_factory) -> datasets.Dataset:
+    """The same rows, loaded."""
+    rows = datasets.load_dataset(str(folder), split="train", cache_dir=str(tmp_path_factory.mktemp("cache")))
+    assert len(rows) == 200
+    return rows
+
+
+def test_files_that_do_not_go_together_are_refused(folder, tmp_path):
+    files = find_shards(str(folder), None)[0]["train"]
+    table = pq.read_table(files[0])
+    other = tmp_path / "other.parquet"
+    pq.write_table(table.drop_columns("image"), other)
+    with pytest.raises(ValueError, match=r"other.parquet has no column image, which others have"):
+        ParquetShards([*files, str(other)])
+    swapped = FEATURES | {"ner_tags": datasets.List(datasets.ClassLabel(names=["O", "B-PER", "B-LOC"]))}
+    pq.write_table(table.replace_schema_metadata(datasets.Features(swapped).arrow_schema.metadata), other)
+    with pytest.raises(ValueError, match=r"other.parquet has the tags O, B-PER, B-LOC, where others have O, B-L"):
+        ParquetShards([*files, str(other)])
+    other.write_bytes(Path(files[0]).read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"other.parquet cannot be read as Parquet"):
+        ParquetShards([*files, str(other)])
+    pq.write_table(table.slice(0, 0), other)
+    with pytest.raises(ValueError, match="hold no rows"):
+        ParquetShards([str(other)])
+    assert len(ParquetShards([files[0], str(other), files[1]])) == 67 + 67
+    with pytest.raises(ValueError, match="No Parquet files"):
+        ParquetShards([])
+
+
+def test_files_without_names_of_tags_take_them_from_the_card(tmp_path):
+    write(make_rows(30), tmp_path)
+    for path in tmp_path.glob("*.parquet"):
+        table = pq.read_table(path)
+        pq.write_table(table.replace_schema_metadata(None).cast(pa.schema(list(table.schema))), path)
+    files = sorted(map(str, tmp_path.glob("*.parquet")))
+    with pytest.raises(ValueError, match="expected a list of class labels"):
+        label_names(ParquetShards(files))
+    shards = ParquetShards(files, FEATURES)
+    assert label_names(shards) == LABELS and shards.read([0])["ner_tags"][0] == make_rows(30)["ner_tags"][0]
+
+
+def test_footers_tell_how_many_rows_have_an_image(loaded, shards):
+    assert shards.counts == count_images(loaded) and 100 < shards.counts["samples_with_image"] < 200
+    assert shards.select_columns(["tokens", "ner_tags"]).counts == {"samples": 200, "samples_with_image": 0}
+
+
+def test_the_name_of_the_shards_is_that_of_their_rows(folder, shards, tmp_path):
+    write(make_rows(200), tmp_path / folder.name)
+    files = find_shards(str(tmp_path / folder.name), None)[0]["train"]
+    assert ParquetShards(files).fingerprint == shards.fingerprint
+    write(make_rows(200), tmp_path / folder.name, group=11)
+    assert ParquetShards(files).fingerprint != shards.fingerprint
+
+
+def test_only_what_is_needed_of_a_set_is_loaded(folder, tmp_path, monkeypatch):
+    loaded = []
+    whole = datasets.load_dataset
+    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: loaded.append(k["data_files"]) or whole(*a, **k))
+    args = DataArguments(dataset=str(folder), streaming=True, max_eval_samples=5, use_images=False)
+    splits = load_splits(args, ["train", "validation"], tmp_path)
+    assert isinstance(splits["train"], ParquetShards) and len(splits["validation"]) == 5
+    assert "image" not in splits["train"].column_names and "image" not in splits["validation"].column_names
+    assert [list(files) for files in loaded] == [["validation"]]
+    assert list(load_splits(args, ["train"], tmp_path)) == ["train"] and len(loaded) == 1
+    with pytest.raises(ValueError, match="has the splits train, validation, but test would be needed"):
+        load_splits(args, ["test"], tmp_path)
+
+
+def test_a_set_that_is_not_parquet_is_refused(tmp_path):
+    (tmp_path / "train.jsonl").write_text("{}\n")
+    for dataset, message in ((str(tmp_path), "holds none. Write them once"), ("probe", "the dataset is probe")):
+        with pytest.raises(ValueError, match=message):
+            load_splits(DataArguments(dataset=dataset, streaming=True), ["train"], tmp_path)
+    with pytest.raises(ValueError, match="where captions mean nothing"):
+        load_splits(DataArguments(dataset=str(tmp_path), streaming=True, captions="x"), ["train"], tmp_path)
+
+
+def test_a_set_on_the_hub_is_read_where_it_lies(folder, tmp_path):
+    from hub_server import HubServer
+
+    code = """
+import sys
+from huggingface_hub import HfApi
+from mmner.data.shards import ParquetShards, find_shards
+HfApi().create_repo("org/set", repo_type="dataset")
+HfApi().upload_folder(repo_id="org/set", repo_type="dataset", folder_path=sys.argv[1], allow_patterns="*.parquet")
+files, features = find_shards("org/set", None)
+assert list(files) == ["train", "validation"], files
+assert all(file.startswith("hf://datasets/org/set@") for file in files["train"]), files
+shards = ParquetShards(files["train"], features)
+print(shards.counts)
+print([row for group in (0, 20) for row in shards.read([group])["id"]])
+"""
+    with HubServer(tmp_path / "hub") as hub:
+        (tmp_path / "home").mkdir()
+        environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_TOKEN": hub.token, "HF_HOME": str(tmp_path / "home")}
+        environment |= {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "HF_HUB_DISABLE_XET": "1"}
+        for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
+            environment.pop(name, None)
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(folder)], env=environment, capture_output=True, text=True, timeout=120
+        )
+    assert done.returncode == 0, done.stderr[-3000:]
+    counts, ids = done.stdout.splitlines()[-2:]
+    assert "'samples': 200" in counts
+    ids = eval(ids, {})
+    assert ids[:10] == [f"r{n}" for n in range(10)] and ids[10:] == [f"r{n}" for n in range(194, 200)]
+    assert not list((tmp_path / "home").rglob("*.parquet"))  # nothing was downloaded whole
