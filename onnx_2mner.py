@@ -1,5 +1,5 @@
 """
-2M-NER on ONNX Runtime: the emissions as three graphs (words, images, their fusion), and the CRF's decoder in numpy.
+2M-NER on ONNX Runtime: the emissions as three graphs (words, images, both); the CRF decodes as everywhere.
 
 A tagger without images, or a row without one, costs the first graph alone; a distinct image is encoded once.
 """
@@ -21,17 +21,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-try:
-    from .crf_2mner import LinearChainCRF
-except ImportError:
-    from crf_2mner import LinearChainCRF
-
 TEXT_GRAPH, IMAGE_GRAPH, FUSION_GRAPH = "text.onnx", "image.onnx", "fusion.onnx"
 CRF_FILE, EXPORT_FILE = "crf.npz", "onnx.json"
 ONNX_FOLDER = "onnx"  # of a model folder, where `onnx=True` looks if the export is not in the folder itself
-
-# As crf_2mner.FORBIDDEN: the score of a step that the constraints rule out.
-FORBIDDEN = -1e30
 
 # Weights of these operators become int8. Convolutions stay: their integer kernels are slower and cost accuracy.
 QUANTIZED_OPERATORS = ("MatMul", "Gemm", "Gather")
@@ -57,16 +49,15 @@ class TextGraph(nn.Module):
 
     def __init__(self, model):
         super().__init__()
-        self.tower = model.model.text_model
-        self.collaboration = model.model.collaboration
-        self.classifier = model.classifier
+        self.model = model
 
     def forward(self, input_ids, attention_mask, word_starts):
         """(B, S), (B, S), (B, W) int64 -> word vectors (B, W, H), logits (B, W, K)."""
-        pieces = self.tower(input_ids=input_ids, attention_mask=attention_mask, return_dict=True).last_hidden_state
-        words = gather_words(pieces, word_starts)
-        fused = words if self.collaboration is None else self.collaboration.text_only(words).word_states
-        return words, self.classifier(fused * (word_starts >= 0)[..., None])
+        outputs = self.model.model(
+            input_ids=input_ids, attention_mask=attention_mask, word_starts=word_starts, return_dict=True
+        )
+        words = outputs.text_word_states
+        return words, self.model.emissions_of_states(words, word_starts >= 0).logits
 
 
 class ImageGraph(nn.Module):
@@ -78,30 +69,25 @@ class ImageGraph(nn.Module):
 
     def forward(self, pixel_values):
         """(N, C, H, W) -> (N, P, Dv) and, with a second tower, (N, 1, Dg)."""
-        ids = torch.ones_like(pixel_values[:, 0, 0, 0], dtype=torch.int64)
-        return tuple(states for states in self.model.encode_images(pixel_values, ids) if states is not None)
+        return tuple(states for states in self.model.encode_images(pixel_values) if states is not None)
 
 
 class FusionGraph(nn.Module):
-    """Word vectors and an image each row to emissions."""
+    """Word vectors and an image for each row to emissions."""
 
     def __init__(self, model):
         super().__init__()
-        self.collaboration = model.model.collaboration
-        self.classifier = model.classifier
+        self.model = model
 
     def forward(self, word_states, word_starts, image_states, global_states=None):
         """(B, W, H), (B, W), (B, P, Dv) [, (B, 1, Dg)] -> logits (B, W, K)."""
-        mask = word_starts >= 0
-        has_image = torch.ones_like(word_starts[:, 0], dtype=torch.bool)
-        fused = self.collaboration(word_states, mask, image_states, global_states, has_image)
-        logits = self.classifier(fused.word_states * mask[..., None])
-        return self.collaboration.weigh(logits, fused, mask, has_image)[0]
+        index = torch.arange(len(word_states), device=word_states.device)
+        return self.model.emissions_of_states(word_states, word_starts >= 0, image_states, global_states, index).logits
 
 
 def export_onnx(model, processor, folder: str | os.PathLike, quantize: bool = False) -> Path:
     """
-    Writes a tagger as ONNX graphs: everything up to the CRF, any number of sentences, pieces and words; and its CRF.
+    Writes a tagger as ONNX graphs: everything up to the CRF, any number of sentences, tokens and words.
 
     Args:
         model ([`TwoMNERForTokenClassification`]): in float32.
@@ -147,7 +133,6 @@ def export_onnx(model, processor, folder: str | os.PathLike, quantize: bool = Fa
                         _quantize(path, made / name, _sample(name, processor), _is_large(graph))
         finally:
             model.train(was_training)
-        NumpyCRF.from_model(model).save(made / CRF_FILE)
         files = {path.name: _hash_of(path) for path in sorted(made.iterdir())}
         facts = {"precision": "int8" if quantize else "float32", "fingerprint": fingerprint(model), "files": files}
         (made / EXPORT_FILE).write_text(json.dumps(facts, indent=2) + "\n")
@@ -175,7 +160,7 @@ def _hash_of(path: Path) -> str:
 
 def _export_files(folder: Path) -> set[str]:
     """The names of files in a folder that could be an export's, but for its list of them."""
-    return {path.name for path in (*folder.glob("*.onnx*"), *folder.glob(CRF_FILE)) if path.is_file()}
+    return {path.name for path in folder.glob("*.onnx*") if path.is_file()}
 
 
 def _facts(folder: Path) -> dict[str, Any]:
@@ -188,7 +173,7 @@ def _facts(folder: Path) -> dict[str, Any]:
         return {"precision": facts["precision"], "fingerprint": facts["fingerprint"], "files": dict(facts["files"])}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{path} is damaged ({error!r}); delete it, {CRF_FILE} and *.onnx* beside it, then {_command(folder)}."
+            f"{path} is damaged ({error!r}); delete it and *.onnx* beside it, then {_command(folder)}."
         ) from error
 
 
@@ -205,7 +190,7 @@ class OnnxEmissions:
     >>> emissions = OnnxEmissions(export_onnx(model, processor, "tagger/onnx"))
     >>> batch = processor(["Jordan was seen in Paris."])
     >>> logits = emissions(**batch)  # (1, 6, num_labels)
-    >>> emissions.crf.decode(logits, batch["word_starts"].numpy() >= 0)
+    >>> model.crf.decode(torch.from_numpy(logits), batch["word_starts"] >= 0)
     ```
 
     Args:
@@ -237,7 +222,6 @@ class OnnxEmissions:
                 f"{self.folder} does not hold what its {EXPORT_FILE} lists: {', '.join(wrong)} (missing, damaged or "
                 f"added); {_command(self.folder)}."
             )
-        self.crf = NumpyCRF.load(self.folder / CRF_FILE)
         options = runtime.SessionOptions()
         if threads is not None:
             options.intra_op_num_threads = threads
@@ -286,15 +270,15 @@ class OnnxEmissions:
         word_starts: np.ndarray | torch.Tensor,
         attention_mask: np.ndarray | torch.Tensor | None = None,
         pixel_values: np.ndarray | torch.Tensor | None = None,
+        image_index: np.ndarray | torch.Tensor | None = None,
         image_ids: np.ndarray | torch.Tensor | None = None,
-        text_attention_mask: np.ndarray | torch.Tensor | None = None,
     ) -> np.ndarray:
         """
         Args:
             input_ids, attention_mask (`(batch_size, sequence_length)`), word_starts (`(batch_size, num_words)`),
-            pixel_values (`(batch_size, num_channels, height, width)`), image_ids (`(batch_size,)`):
-                A batch of [`TwoMNERProcessor`], of arrays or tensors.
-            text_attention_mask: not read; the model, too, reads it in training alone.
+            pixel_values (`(num_images, num_channels, height, width)`), image_index (`(batch_size,)`):
+                A batch of [`TwoMNERProcessor`], of arrays or tensors. Default of `image_index`: one image per row.
+            image_ids: not read.
 
         Returns:
             Emissions of shape (batch_size, num_words, num_labels), float32.
@@ -307,7 +291,7 @@ class OnnxEmissions:
             attention_mask = np.ones_like(input_ids)
         rows, words = word_starts.shape
         if not rows or not words:
-            return np.zeros((rows, words, len(self.crf.start)), dtype=np.float32)
+            return np.zeros((rows, words, self._text.get_outputs()[1].shape[2]), dtype=np.float32)
         states, logits = self._text.run(
             None,
             {
@@ -319,177 +303,26 @@ class OnnxEmissions:
         if pixel_values is None or self._fusion is None:
             return logits
         pixels = _array(pixel_values, np.float32)
-        ids = np.arange(1, rows + 1) if image_ids is None else _array(image_ids, np.int64)
+        index = np.arange(rows) if image_index is None else _array(image_index, np.int64)
         expected = tuple(self._image.get_inputs()[0].shape[1:])
-        if len(pixels) != rows or ids.shape != (rows,) or pixels.shape[1:] != expected:
+        if pixels.shape[1:] != expected or index.shape != (rows,) or index.max(initial=-1) >= len(pixels):
             raise ValueError(
-                f"pixel_values have shape {pixels.shape} and image_ids {ids.shape}; expected {(rows, *expected)} and "
-                f"{(rows,)}: one image a row, of the size that the processor had at the export."
+                f"pixel_values have shape {pixels.shape} and image_index {index.shape}; expected (num_images, "
+                f"{', '.join(map(str, expected))}), the size that the processor had at the export, and an index of "
+                f"{rows} rows into the images."
             )
-        shown = np.flatnonzero(ids)  # rows with an image
+        shown = np.flatnonzero(index >= 0)  # rows with an image
         if not len(shown):
             return logits
-        _, first, slots = np.unique(ids[shown], return_index=True, return_inverse=True)
-        images = self._image.run(None, {"pixel_values": pixels[shown[first]]})  # of each distinct image
+        images = self._image.run(None, {"pixel_values": pixels})
         names = [graph_input.name for graph_input in self._fusion.get_inputs()]
-        values = [states[shown], word_starts[shown], *(image[slots] for image in images)]
+        values = [states[shown], word_starts[shown], *(image[index[shown]] for image in images)]
         logits[shown] = self._fusion.run(None, dict(zip(names, values, strict=True)))[0]
         return logits
 
     def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """As the PyTorch model: a batch of tensors in, `{"logits": (batch_size, num_words, num_labels)}` out."""
         return {"logits": torch.from_numpy(self(**batch))}
-
-
-class NumpyCRF:
-    """
-    The decoder of [`crf_2mner.LinearChainCRF`] without PyTorch: the same tags and probabilities.
-
-    Args:
-        start: score of each tag at the first word, shape (K,).
-        transitions: score of each step, shape (K, K), `[from, to]`.
-        end: score of each tag at the last word, shape (K,). Forbidden steps have the score `FORBIDDEN`.
-    """
-
-    def __init__(self, start: np.ndarray, transitions: np.ndarray, end: np.ndarray):
-        if transitions.shape != (len(start), len(start)) or end.shape != start.shape or start.ndim != 1:
-            raise ValueError(
-                f"Got scores of shapes {start.shape}, {transitions.shape} and {end.shape}; expected (K,), (K, K) and "
-                "(K,)."
-            )
-        self.start, self.transitions, self.end = start, transitions, end
-
-    @classmethod
-    def from_model(cls, model) -> "NumpyCRF":
-        """The CRF of a tagger, its constraints included."""
-        crf = model.crf
-        start, transitions, end = (
-            parameter.detach().float().cpu().numpy().copy()
-            for parameter in (crf.start_transitions, crf.transitions, crf.end_transitions)
-        )
-        if crf.allowed_start is not None:
-            start[~crf.allowed_start.cpu().numpy()] = FORBIDDEN
-            transitions[~crf.allowed_transitions.cpu().numpy()] = FORBIDDEN
-        return cls(start, transitions, end)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> "NumpyCRF":
-        """Reads what `save` wrote."""
-        with np.load(path, allow_pickle=False) as arrays:
-            return cls(arrays["start"], arrays["transitions"], arrays["end"])
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Writes the scores as an `.npz` file."""
-        np.savez(path, start=self.start, transitions=self.transitions, end=self.end)
-
-    def decode(self, emissions: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        """
-        The most probable tag sequences (Viterbi), int64 of shape (B, T), -100 where masked; of equally good ones the
-        first in the order of tag ids.
-
-        Args:
-            emissions: floats of shape (B, T, K).
-            mask: bool of shape (B, T), True at words, right-padded.
-
-        Raises:
-            ValueError: shapes that do not fit, or a mask that is not bool and right-padded.
-        """
-        scores, _ = self._scores(emissions, mask)
-        packing = Packing(mask)
-        packed = scores.reshape(-1, scores.shape[2])[packing.source]
-        tags = np.full(mask.shape, -100)
-        parameters = (score.astype(scores.dtype) for score in (self.start, self.transitions, self.end))
-        tags.reshape(-1)[packing.source] = viterbi(packed, packing, *parameters)
-        return tags
-
-    def span_log_prob(self, emissions: np.ndarray, mask: np.ndarray, spans: np.ndarray) -> np.ndarray:
-        """
-        Log-probability that exactly these words form an entity, shape (N,), at most 0.
-
-        Args:
-            emissions, mask: as in `decode`.
-            spans: integers of shape (N, 5): row, start, end (exclusive), begin tag, inside tag (-1: the type has none,
-                one word only).
-
-        Raises:
-            ValueError: as in `decode`; also a span that is empty, leaves its sentence or names an unknown tag.
-        """
-        scores, lengths = self._scores(emissions, mask)
-        spans = np.asarray(spans)
-        self._check_spans(spans, lengths)
-        if not len(spans):
-            return np.zeros(0, dtype=scores.dtype)
-        row, start, end, begin, inside = spans.T
-        left, right = self._messages(scores, lengths)
-        total = left + scores + right
-        at_start = total[row, start]  # (N, K)
-        result = at_start[np.arange(len(spans)), begin] - _logsumexp(at_start, axis=1)
-        # The chain rule from left to right: P(next | this) = exp(transitions[this, next] + onward - right[this]).
-        onward = right + scores
-        onward = onward - onward.max(axis=2, keepdims=True)
-        several = np.flatnonzero(end - start > 1)
-        second = start[several] + 1
-        result[several] += (
-            self.transitions[begin[several], inside[several]]
-            + onward[row[several], second, inside[several]]
-            - right[row[several], start[several], begin[several]]
-        )
-        for span in np.flatnonzero(end - start > 2):
-            at, first, stop, tag = row[span], start[span] + 1, end[span] - 1, inside[span]
-            stay = self.transitions[tag, tag] + onward[at, first + 1 : stop + 1, tag] - right[at, first:stop, tag]
-            result[span] += stay.sum()
-
-        tail = np.where(end - start > 1, inside, begin)
-        after = np.minimum(end, scores.shape[1] - 1)
-        leaving = self.transitions[tail] + onward[row, after]  # (N, K)
-        leaving[np.arange(len(self.start)) == inside[:, None]] = FORBIDDEN
-        stop_score = _logsumexp(leaving, axis=1) - right[row, end - 1, tail]
-        return np.minimum(result + np.where(end < lengths[row], stop_score, 0), 0)
-
-    def _messages(self, scores: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What the words left and right of each say about its tag: log-messages (B, T, K), up to a constant each."""
-        left, right = np.empty_like(scores), np.empty_like(scores)
-        left[:, :1] = self.start
-        right[:] = self.end
-        for word in range(1, scores.shape[1]):
-            out = left[:, word - 1] + scores[:, word - 1]
-            out = out - out.max(axis=1, keepdims=True)
-            left[:, word] = _logsumexp(out[:, :, None] + self.transitions, axis=1)
-        for word in range(scores.shape[1] - 2, -1, -1):
-            out = right[:, word + 1] + scores[:, word + 1]
-            out = out - out.max(axis=1, keepdims=True)
-            before = _logsumexp(out[:, None] + self.transitions, axis=2)
-            right[:, word] = np.where((word + 1 < lengths)[:, None], before, right[:, word])
-        return left, right
-
-    def _scores(self, emissions: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Emissions (B, T, K) in at least float32, zero where masked, and the rows' lengths (B,)."""
-        emissions, mask = np.asarray(emissions), np.asarray(mask)
-        if emissions.ndim != 3 or emissions.shape[2] != len(self.start) or mask.shape != emissions.shape[:2]:
-            raise ValueError(
-                f"Got emissions of shape {emissions.shape} and a mask of shape {mask.shape}; expected (batch, words, "
-                f"{len(self.start)}) and (batch, words)."
-            )
-        if mask.dtype != bool or (mask[:, 1:] & ~mask[:, :-1]).any():
-            raise ValueError("The mask must be bool and right-padded: True at a row's words, False after the last.")
-        dtype = np.result_type(emissions, np.float32)
-        return np.where(mask[..., None], emissions.astype(dtype), dtype.type(0)), mask.sum(axis=1)
-
-    def _check_spans(self, spans: np.ndarray, lengths: np.ndarray) -> None:
-        if spans.ndim != 2 or spans.shape[1] != 5 or not np.issubdtype(spans.dtype, np.integer):
-            raise ValueError(f"Got spans {spans.dtype} of shape {spans.shape}; expected integers of shape (N, 5).")
-        row, start, end, begin, inside = spans.T
-        known = (row >= 0) & (row < len(lengths))
-        length = np.append(lengths, 0)[np.where(known, row, len(lengths))]
-        tags = len(self.start)
-        good = (start >= 0) & (start < end) & (end <= length) & (begin >= 0) & (begin < tags)
-        good &= (inside >= -1) & (inside < tags) & ((inside >= 0) | (end - start == 1))
-        if not good.all():
-            first = int(np.flatnonzero(~good)[0])
-            raise ValueError(
-                f"Span {first} (row, start, end, begin tag, inside tag) is {tuple(spans[first].tolist())}; expected "
-                f"words of one of {len(lengths)} rows and tags below {tags}; inside tag -1 only for one word."
-            )
 
 
 def _graphs(model, processor):
@@ -503,7 +336,7 @@ def _graphs(model, processor):
     inputs = {"input_ids": (pieces, (0, 1)), "attention_mask": (attended, (0, 1)), "word_starts": (starts, (0, 1))}
     text = TextGraph(model)
     yield TEXT_GRAPH, text, inputs, ["word_states", "logits"]
-    if model.model.collaboration is None:
+    if model.config.collaboration == "none":
         return
     picture = processor("", images=Image.new("RGB", (64, 64)))["pixel_values"]
     pixels = picture.to(device).expand(2, -1, -1, -1).contiguous()
@@ -627,9 +460,4 @@ def _array(value: np.ndarray | torch.Tensor, dtype) -> np.ndarray:
     return np.ascontiguousarray(value, dtype=dtype)
 
 
-def _logsumexp(x: np.ndarray, axis: int) -> np.ndarray:
-    highest = x.max(axis=axis, keepdims=True)
-    return np.log(np.exp(x - highest).sum(axis=axis)) + highest.squeeze(axis)
-
-
-__all__ = ["NumpyCRF", "OnnxEmissions", "export_onnx"]
+__all__ = ["OnnxEmissions", "export_onnx"]

@@ -276,10 +276,10 @@ class TwoMNERProcessor(ProcessorMixin):
 
         Returns:
             `input_ids`, `attention_mask` (batch_size, sequence_length); `word_starts` (batch_size, num_words), -1
-            where there is no word; with `word_labels`: `labels` (batch_size, num_words), -100 where there is none. If a
-            sentence has an image: `pixel_values` (num_images, num_channels, height, width) of the distinct images,
-            `image_index` (batch_size,), the image of each sentence or -1, and `image_ids` (num_images,), equal for
-            equal images.
+            where there is no word; with `word_labels`: `labels` (batch_size, num_words), -100 where there is none.
+            If a sentence has an image: `pixel_values` (num_images, num_channels, height, width) of the distinct
+            images, `image_index` (batch_size,), the image of each sentence or -1, and `image_ids` (num_images,),
+            equal for equal images.
 
         Raises:
             ValueError: lengths that do not match, a sentence that is too long, an image that does not open.
