@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from PIL import Image
 
-from images_2mner import load_image
-from processing_2mner import TwoMNERProcessor, index_images
+from processing_2mner import TwoMNERProcessor, index_images, load_image
 
 if TYPE_CHECKING:
     from mmner.data.feature_store import FeatureStore

@@ -362,11 +362,11 @@ class WindowedSentences(torch.utils.data.Dataset):
         return None
 
     def _cut(self, processor: TwoMNERProcessor, training: bool, stride: int | None, max_length: int | None) -> None:
-        budget = processor.piece_budget(max_length)
+        budget = processor.token_budget(max_length)
         self._processor, self._budget = processor, budget
         found = []
         for row, words in enumerate(self.tokens):
-            counts = processor.piece_counts(words)
+            counts = processor.token_counts(words)
             if sum(counts) <= budget:
                 windows = [Window(0, len(words), 0, len(words))]
             elif training:
@@ -460,7 +460,7 @@ class WindowedSentences(torch.utils.data.Dataset):
             return tokens, tags
         changed = augmented(tokens, tags, rng)
         # Capitals have more pieces.
-        return changed if sum(self._processor.piece_counts(changed[0])) <= self._budget else (tokens, tags)
+        return changed if sum(self._processor.token_counts(changed[0])) <= self._budget else (tokens, tags)
 
     def stitch(self, values: np.ndarray) -> list[list[Any]]:
         """

@@ -15,14 +15,13 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from collaboration_2mner import CPU_IMAGES
-from images_2mner import image_id
 from mmner.data.collator import MultimodalCollator
 from mmner.data.feature_store import FeatureStore, Layout
 from mmner.data.sentences import WindowedSentences
 from mmner.options import DataArguments, TrainingArguments
 from mmner.training.trainer import TwoMNERTrainer
 from modeling_2mner import TwoMNERModel
-from processing_2mner import TwoMNERProcessor
+from processing_2mner import TwoMNERProcessor, image_id
 
 logger = logging.getLogger(__name__)
 
@@ -242,7 +241,7 @@ class _Pictures(Dataset):
 def _pixels(image: Image.Image, collator: MultimodalCollator) -> torch.Tensor:
     """As a batch has them, to the last bit."""
     processor = collator.processor
-    return processor.pixel_values([processor.resized(image)])[0]
+    return processor.pixel_values(image)
 
 
 def _check_repeatable(cells: list[dict[str, Any]], collator: MultimodalCollator) -> None:

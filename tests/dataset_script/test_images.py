@@ -13,7 +13,7 @@ import pytest
 from datasets import Image as ImageFeature
 from PIL import EpsImagePlugin, Image, PngImagePlugin
 
-import images_2mner
+import processing_2mner
 from dataset_script import images, load, load_report, write_parquet
 from dataset_script.auditing import audit
 from dataset_script.building.build import Plan, build
@@ -199,7 +199,7 @@ def test_signature_tells_of_changes(tmp_path):
 
 
 def test_the_formats_are_the_models_own():
-    assert FORMATS == images_2mner.FORMATS
+    assert FORMATS == processing_2mner.FORMATS
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader
 from transformers import AutoModel, ViTImageProcessorPil
 
 import run_mmner
-from images_2mner import image_id
 from mmner.data import collator as collator_module
 from mmner.data.collator import MultimodalCollator
 from mmner.data.feature_store import FeatureStore
@@ -28,6 +27,7 @@ from mmner.probe.tiny_towers import make_tiny_towers
 from mmner.training.image_features import store_image_features, tower_fingerprint
 from mmner.training.model import build_model
 from mmner.training.trainer import TwoMNERTrainer
+from processing_2mner import image_id
 
 ROOT = Path(__file__).resolve().parents[3]
 RECIPE = """

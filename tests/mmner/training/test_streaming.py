@@ -190,7 +190,7 @@ def test_batches_are_whole_and_of_about_one_length(shards, processor):
     stretches: dict[tuple, list[tuple[int, int]]] = {}
     for position, batch in found:
         if position.taken >= 8:  # all of it from one stretch
-            lengths = [sum(processor.piece_counts(window["tokens"])) for window in batch]
+            lengths = [sum(processor.token_counts(window["tokens"])) for window in batch]
             stretches.setdefault(position[:2], []).append((min(lengths), max(lengths)))
     assert len(stretches) > 3 and max(map(len, stretches.values())) > 6
     assert any(ranges != sorted(ranges) and ranges[::-1] != sorted(ranges) for ranges in stretches.values())
