@@ -97,8 +97,8 @@ class Explanation:
         attention = self.entities[index].attention
         if self.image is None or attention is None:
             raise ValueError(f"Entity {index} has no attention: no image was given, or the model has none.")
-        heat = Image.fromarray((attention / max(float(attention.max()), 1e-12)).astype(np.float32))
-        heat = np.asarray(heat.resize(self.image.size, Image.Resampling.BICUBIC)).clip(0, 1)
+        patches = Image.fromarray((attention / max(float(attention.max()), 1e-12)).astype(np.float32))
+        heat = np.asarray(patches.resize(self.image.size, Image.Resampling.BICUBIC)).clip(0, 1)
         opacity = Image.fromarray((255 * HEAT_OPACITY * heat).astype(np.uint8))
         return Image.composite(Image.new("RGB", self.image.size, HEAT_COLOUR), self.image, opacity)
 

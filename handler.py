@@ -61,7 +61,7 @@ class EndpointHandler:
     def __init__(self, path: str = "", *, ner: Any = None, limits: Limits | None = None):
         self.limits = limits or Limits()
         folder = path or str(Path(__file__).resolve().parent)
-        self.ner = ner or pipeline("token-classification", model=folder, trust_remote_code=True)
+        self.ner: Any = ner or pipeline("token-classification", model=folder, trust_remote_code=True)
         # No use in two at once (each takes all cores), and tokenizers cannot be shared while they work.
         self._lock = threading.Lock()
 

@@ -120,7 +120,8 @@ def export_onnx(model, processor, folder: str | os.PathLike, quantize: bool = Fa
     # Written aside, listed, then moved: an interrupted export is never taken for a whole one.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
         made, exact = Path(scratch) / "made", Path(scratch) / "exact"
-        made.mkdir(), exact.mkdir()
+        made.mkdir()
+        exact.mkdir()
         try:
             with torch.no_grad():
                 for name, graph, inputs, outputs in _graphs(model, processor):
@@ -224,7 +225,7 @@ class OnnxEmissions:
         self._text, self._image, self._fusion = map(session, (TEXT_GRAPH, IMAGE_GRAPH, FUSION_GRAPH))
 
     @classmethod
-    def for_model(cls, model, onnx: bool | str | os.PathLike = True) -> "OnnxEmissions":
+    def for_model(cls, model, onnx: Any = True) -> "OnnxEmissions":
         """
         The emissions of this very model.
 
@@ -238,14 +239,15 @@ class OnnxEmissions:
         if onnx is True:
             origin = model.config._name_or_path  # empty where the model was built, not loaded: it has no folder
             places = [Path(origin), Path(origin) / ONNX_FOLDER] if origin else []
-            onnx = next((place for place in places if (place / EXPORT_FILE).is_file()), None)
-            if onnx is None:
+            found = [place for place in places if (place / EXPORT_FILE).is_file()]
+            if not found:
                 where = " or ".join(map(str, places)) or "any folder: the model was not loaded from one"
                 target = str(places[-1]) if places and places[0].is_dir() else ONNX_FOLDER
                 raise ValueError(
                     f"onnx=True found no {EXPORT_FILE} in {where}. Export the model once, "
                     f"export_onnx(model, processor, {target!r}), and pass onnx={target!r}."
                 )
+            onnx = found[0]
         emissions = cls(onnx)
         if emissions.fingerprint != fingerprint(model):
             raise ValueError(
@@ -276,7 +278,7 @@ class OnnxEmissions:
         input_ids: np.ndarray | torch.Tensor,
         attention_mask: np.ndarray | torch.Tensor,
         word_starts: np.ndarray | torch.Tensor,
-        pixel_values: np.ndarray | torch.Tensor | None = None,
+        pixel_values: Any = None,
         image_index: np.ndarray | torch.Tensor | None = None,
         image_ids: np.ndarray | torch.Tensor | None = None,
         image_features: np.ndarray | torch.Tensor | None = None,

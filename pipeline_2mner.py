@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
 from numbers import Integral, Real
 from reprlib import Repr
 from typing import Any, NamedTuple
@@ -38,24 +37,17 @@ OUTSIDE = "O"
 # word, whatever follows).
 Query = tuple[int, int, int, int, int]
 
-# Tokens of a batch, padding included. A CPU gains nothing from more (measured, `benchmarks/speed/`); an accelerator
-# needs more to be busy.
+# Tokens of a batch, padding included. A CPU gains nothing from more (`benchmarks/speed/`), an accelerator does.
 CPU_BATCH_TOKENS = 512
 ACCELERATOR_BATCH_TOKENS = 4096
-# Images that the image tower reads at once.
-BATCH_IMAGES = 64
-# Words, padding included, that are decoded at once.
-DECODED_WORDS = 8192
-# Words that are read before the first of them is answered, at most, to find the texts that share an image. A word with
-# its offsets and tokens takes some 300 bytes.
+DECODED_WORDS = 8192  # that are decoded at once, padding included
+# Words that are read before the first of them is answered, at most. With its offsets and tokens one takes 300 bytes.
 LOOK_AHEAD_WORDS = 65_536
 # Texts of a stream that are read before the first of them is answered, at first.
 FIRST_TEXTS = 8
-# So many batches' worth of words are sorted by length together: with 32 some 2 % of a batch is padding, with 8 it is
-# 7 %, in the order of the input half.
+# So many batches' worth of words are sorted by length together: 2 % of a batch is then padding, with 8 it is 7 %.
 STRETCH_BATCHES = 32
-# Images that are in memory at once, at most.
-STRETCH_IMAGES = 128
+STRETCH_IMAGES = 128  # in memory at once, at most; the image tower reads them together
 
 # Shows a value as it came, cut to what fits a message.
 SHOWN = Repr()
@@ -68,7 +60,7 @@ class InputError(ValueError):
 
 
 def _is_whole(least: int) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, Integral) and not isinstance(value, bool) and value >= least
+    return lambda value: isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 
 
 # Each option of a call: whether a value is right, and what would be. `None` is always its default.
@@ -79,7 +71,7 @@ OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
         f"one of {', '.join(AGGREGATION_STRATEGIES)}",
     ),
     "min_score": (
-        lambda value: isinstance(value, Real) and not isinstance(value, bool) and 0 <= value <= 1,
+        lambda value: isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) <= 1,
         "a number from 0 to 1",
     ),
     "entity_types": (
@@ -114,23 +106,20 @@ def _checked(options: dict[str, Any]) -> dict[str, Any]:
 
 class Span(NamedTuple):
     """
-    An entity in words: `start:end`, its type, and log P(these words and no more are an entity of this type); where
-    asked for, also what else the words may be: pairs of a type (or "O": no word is in an entity) and its probability.
+    An entity: words `start:end`, its first tag, and log P(these words and no more are an entity of this type). With
+    `aggregation_strategy="none"`: one word, its tag, and log P(this word has this tag).
     """
 
     start: int
     end: int
-    entity_type: str
+    label: str
     log_prob: float
     alternatives: list[tuple[str, float]] | None = None
+    """With `top_k`: other types (or "O": no word is in an entity) and their probabilities."""
 
-
-class Tag(NamedTuple):
-    """One word's label and its posterior probability."""
-
-    word: int
-    label: str
-    probability: float
+    @property
+    def entity_type(self) -> str:
+        return self.label[2:]
 
 
 @dataclass
@@ -142,7 +131,7 @@ class SharedImage:
     """The hash of its pixels, once it is open."""
     pixels: torch.Tensor | None = None
     """`(num_channels, height, width)`, from when it is open until it is encoded."""
-    states: list[torch.Tensor] | None = None
+    states: tuple[torch.Tensor, ...] | None = None
     """What `encode_images` returned for it, without the batch's dimension."""
     error: Exception | None = None
     """Why it did not open."""
@@ -165,22 +154,15 @@ class PreparedText:
     """None for a text without a word."""
     emissions: dict[Window, torch.Tensor] = field(default_factory=dict)
     """Of the words that a window keeps: `(num_words, num_labels)`."""
-    found: list[Span] | list[Tag] = field(default_factory=list)
+    found: list[Span] = field(default_factory=list)
     error: Exception | None = None
     """Why there will be no result."""
 
 
 def packed(lengths: Sequence[int], budget: int, size: int = 0) -> list[list[int]]:
     """
-    Batches of rows of about one length, from long to short.
-
-    Args:
-        lengths: of the rows.
-        budget: rows of a batch times the length of its longest, at most (but for a row that is longer alone).
-        size: rows of a batch; 0: as many as the budget allows.
-
-    Returns:
-        The places in `lengths`, each once.
+    Batches of rows of about one length, from long to short, as places in `lengths`: `size` rows each or, if that is 0,
+    as many as `budget` tokens hold with their padding (at least one).
     """
     order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
     batches, start = [], 0
@@ -249,11 +231,13 @@ class TwoMNERPipeline(Pipeline):
 
     InputError = InputError  # for whoever has the pipeline, but not the module of remote code that it comes from
 
-    _load_processor = True
-    _load_tokenizer = False
-    _load_image_processor = False
-    _load_feature_extractor = False
-    _load_video_processor = False
+    model: Any
+    processor: Any
+    _load_processor = True  # type: ignore[assignment]
+    _load_tokenizer = False  # type: ignore[assignment]
+    _load_image_processor = False  # type: ignore[assignment]
+    _load_feature_extractor = False  # type: ignore[assignment]
+    _load_video_processor = False  # type: ignore[assignment]
 
     def __init__(self, model, processor=None, onnx: bool | str | os.PathLike | None = None, **kwargs):
         if processor is None:
@@ -288,7 +272,9 @@ class TwoMNERPipeline(Pipeline):
         """Without the number of calls: `datasets` would take a pipeline that has been called for another one."""
         return {**self.__dict__, "call_count": 0}
 
-    def __call__(self, inputs, images=None, **kwargs) -> list[dict] | list[list[dict]] | Iterator[list[dict]]:
+    def __call__(  # type: ignore[override]
+        self, inputs, images=None, **kwargs
+    ) -> list[dict] | list[list[dict]] | Iterator[list[dict]]:
         """
         Finds the entities of one text or many.
 
@@ -338,7 +324,8 @@ class TwoMNERPipeline(Pipeline):
         kwargs = _checked(kwargs)
         kwargs["batch_size"] = kwargs.get("batch_size") or self._batch_size or 0  # 0: by the number of tokens
         is_split = kwargs.get("is_split_into_words", self._preprocess_params.get("is_split_into_words", False))
-        if is_split and _is_words(inputs):
+        is_table = hasattr(inputs, "columns") or hasattr(inputs, "column_names")
+        if is_split and not is_table and given_words(inputs):
             inputs, images = [inputs], None if images is None else [images]
         if isinstance(inputs, (str, dict)):
             if isinstance(images, (list, tuple)):
@@ -358,7 +345,7 @@ class TwoMNERPipeline(Pipeline):
             )
         return super().__call__(_stream(inputs), **kwargs)
 
-    def explain(self, text: str | dict | Sequence[str], image: ImageLike | None = None, **kwargs) -> Explanation:
+    def explain(self, text: str | dict | Sequence[str], image: ImageLike | None = None, **options) -> Explanation:
         """
         The entities of a text as a call finds them, and what its image had to do with them.
 
@@ -366,7 +353,7 @@ class TwoMNERPipeline(Pipeline):
             text: a string, or `{"text": ..., "image": ..., "caption": ...}`, or, with `is_split_into_words`, a list of
                 words.
             image: its image, of any kind that `load_image` takes.
-            **kwargs: `min_score`, `entity_types`, `top_k`, `stride`, `is_split_into_words`, as of a call.
+            **options: `min_score`, `entity_types`, `top_k`, `stride`, `is_split_into_words`, as of a call.
 
         Returns:
             [`Explanation`]: data (`to_dict`), a page to look at (`to_html`) and heat maps (`heat_map`).
@@ -374,10 +361,9 @@ class TwoMNERPipeline(Pipeline):
         Raises:
             TypeError, ValueError: as of a call.
         """
-        refused = sorted({"aggregation_strategy", "batch_size", "num_workers"} & set(kwargs))
-        if refused:
+        if refused := sorted({"aggregation_strategy", "batch_size", "num_workers"} & set(options)):
             raise TypeError(f"explain() is about the whole entities of one text; it takes no {', '.join(refused)}.")
-        preprocess_params, _, postprocess_params = self._sanitize_parameters(**kwargs)
+        preprocess_params, _, postprocess_params = self._sanitize_parameters(**options)
         preprocess_params = {**self._preprocess_params, **preprocess_params}
         text, own_image, words, caption = _parts(text, preprocess_params.get("is_split_into_words", False))
         if own_image is not None and image is not None:
@@ -411,7 +397,7 @@ class TwoMNERPipeline(Pipeline):
 
     # Texts and images to batches
 
-    def preprocess(self, inputs: str | dict | Sequence[str], **preprocess_params) -> PreparedText:
+    def preprocess(self, inputs, **preprocess_params) -> PreparedText:  # type: ignore[override]
         """Splits a text into words and windows, and opens its image."""
         text = self._split(inputs, {}, is_stream=False, **preprocess_params)
         self._cut([text], **preprocess_params)
@@ -436,29 +422,29 @@ class TwoMNERPipeline(Pipeline):
             while texts := self._look_ahead(items, num_texts, is_stream, preprocess_params):
                 num_texts *= 1 if batch_size == 1 else 2  # a first result comes soon; later, more can be sorted
                 for stretch in stretches(texts, STRETCH_BATCHES * batch_tokens, batch_size):
-                    images = list({id(text.image): text.image for text in stretch if text.image is not None}.values())
-                    self._encode(images, pool)
-                    rows = [
-                        (text, window)
-                        for text in stretch
-                        for window in text.windows
-                        if text.image is None or text.image.error is None
-                    ]
-                    specials = self.processor.max_length - self.processor.token_budget()
-                    lengths = [
-                        sum(map(len, text.token_ids[window.start : window.stop])) + len(text.caption) + specials
-                        for text, window in rows
-                    ]
-                    for batch in packed(lengths, batch_tokens, batch_size):
-                        self._read([rows[place] for place in batch], forward_params)
-                    for image in images:
-                        image.states = None
+                    self._read_stretch(stretch, batch_tokens, batch_size, pool)
                 self._decode(texts, postprocess_params)
                 for text in texts:
                     error = text.error or (text.image.error if text.image is not None else None)
                     if error is not None:
                         raise error
                     yield self.postprocess(text, **postprocess_params)
+
+    def _read_stretch(self, texts: Sequence[PreparedText], batch_tokens: int, batch_size: int, pool):
+        """Gives each text the emissions of its windows, which are sorted by length."""
+        images = list({id(text.image): text.image for text in texts if text.image is not None}.values())
+        self._encode(images, pool)
+        readable = [text for text in texts if text.image is None or text.image.error is None]
+        rows = [(text, window) for text in readable for window in text.windows]
+        specials = self.processor.max_length - self.processor.token_budget()
+        lengths = [
+            sum(map(len, text.token_ids[window.start : window.stop])) + len(text.caption) + specials
+            for text, window in rows
+        ]
+        for batch in packed(lengths, batch_tokens, batch_size):
+            self._read([rows[place] for place in batch])
+        for image in images:
+            image.states = None
 
     def _look_ahead(self, items: Iterator, num_texts: float, is_stream: bool, params: dict) -> list[PreparedText]:
         """The next texts; what cannot be read is the last of them, with its error."""
@@ -491,7 +477,7 @@ class TwoMNERPipeline(Pipeline):
         if words is None:
             words, offsets = self.processor.split_words(text)
         else:
-            text, offsets = _joined(words)
+            text, offsets = self.processor.join_words(words)
         if caption is not None and not self.model.config.image_as_text:
             raise ValueError("Got a caption, and this model was not trained to read captions (image_as_text=False).")
         caption_ids = [] if caption is None else self.processor.caption_ids([caption])[0]
@@ -532,21 +518,18 @@ class TwoMNERPipeline(Pipeline):
     def _encode(self, images: Sequence[SharedImage], pool: ThreadPoolExecutor) -> None:
         """Opens images and runs the image tower over the distinct ones."""
         encoder = self.model.model if self._onnx is None else self._onnx
-        known: dict[int, list[torch.Tensor]] = {}
-        for start in range(0, len(images), BATCH_IMAGES):
-            part = images[start : start + BATCH_IMAGES]
-            list(pool.map(self._open, part))
-            part = [image for image in part if image.error is None]
-            new = {image.image_id: image.pixels for image in part if image.image_id not in known}
-            if new:
-                with self.device_placement(), torch.no_grad():
-                    encoded = encoder.encode_images(torch.stack(list(new.values())).to(self.device))
-                states = zip(*(states for states in encoded if states is not None), strict=True)
-                known |= {key: list(of_image) for key, of_image in zip(new, states, strict=True)}
-            for image in part:
-                image.states, image.pixels = known[image.image_id], None
+        list(pool.map(self._open, images))
+        opened = [image for image in images if image.error is None]
+        distinct = {image.image_id: image.pixels for image in opened if image.pixels is not None}
+        if distinct:
+            with self.device_placement(), torch.no_grad():
+                encoded = encoder.encode_images(torch.stack(list(distinct.values())).to(self.device))
+            states = zip(*(states for states in encoded if states is not None), strict=True)
+            known = dict(zip(distinct, states, strict=True))
+        for image in opened:
+            image.states, image.pixels = known[image.image_id], None
 
-    def _read(self, rows: Sequence[tuple[PreparedText, Window]], forward_params: dict) -> None:
+    def _read(self, rows: Sequence[tuple[PreparedText, Window]]) -> None:
         """Runs the model over one batch of windows and hands each text the emissions of the words its windows keep."""
         captions = [text.caption for text, _ in rows] if any(text.caption for text, _ in rows) else None
         token_ids = [text.token_ids[window.start : window.stop] for text, window in rows]
@@ -557,12 +540,12 @@ class TwoMNERPipeline(Pipeline):
             states = zip(*(image.states for image in images.values()), strict=True)
             names = ("image_features", "global_image_features")
             batch |= {name: torch.stack(of_all) for name, of_all in zip(names, states, strict=False)}
-        logits = self.forward(batch, **forward_params)["logits"].float()  # (B, W, K)
+        logits = self.forward(batch)["logits"].float()  # (B, W, K)
         for row, (text, window) in enumerate(rows):
             kept = slice(window.keep_start - window.start, window.keep_stop - window.start)
             text.emissions[window] = logits[row, kept]
 
-    def _forward(self, model_inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def _forward(self, model_inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:  # type: ignore[override]
         if self._onnx is not None:
             return {"logits": torch.from_numpy(self._onnx(**model_inputs))}
         return {"logits": self.model.emissions(**model_inputs).logits}
@@ -584,7 +567,7 @@ class TwoMNERPipeline(Pipeline):
         aggregation_strategy: str = "simple",
         top_k: int | None = None,
         **selection,
-    ) -> list[list[Span]] | list[list[Tag]]:
+    ) -> list[list[Span]]:
         """
         Viterbi and posteriors over whole texts.
 
@@ -605,10 +588,24 @@ class TwoMNERPipeline(Pipeline):
                 tags[:length]
                 for tags, length in zip(self.model.crf.decode(padded, mask).tolist(), lengths.tolist(), strict=True)
             ]
-            log_probs = partial(self._log_probs, padded, mask)
-            return (
-                self._tags(rows, log_probs) if aggregation_strategy == "none" else self._spans(rows, top_k, log_probs)
-            )
+            spans: list[Query] = []
+            for row, tags in enumerate(rows):
+                if aggregation_strategy == "none":
+                    spans += [(row, word, word + 1, tag, -1) for word, tag in enumerate(tags) if tag != self._outside]
+                else:
+                    spans += [(row, *span) for span in self._spans_of(tags)]
+            top_k = None if aggregation_strategy == "none" else top_k
+            # All queries at once: the CRF's forward and backward messages are then computed once.
+            queries = list(spans)
+            for span in spans if top_k else ():
+                queries += self._other_types(span) + self._outside_queries(span)
+            answers = dict(zip(queries, self._log_probs(padded, mask, queries), strict=True))
+        found: list[list[Span]] = [[] for _ in rows]
+        for span in spans:
+            row, start, end, tag, _ = span
+            alternatives = self._alternatives(span, answers)[:top_k] if top_k else None
+            found[row].append(Span(start, end, self._labels[tag], answers[span], alternatives))
+        return found
 
     @torch.no_grad()
     def score_spans(self, emissions: torch.Tensor, spans: Sequence[Span]) -> list[float]:
@@ -620,65 +617,39 @@ class TwoMNERPipeline(Pipeline):
         with self.device_placement():
             return [math.exp(log_prob) for log_prob in self._log_probs(emissions, mask, queries)]
 
-    def postprocess(
+    def postprocess(  # type: ignore[override]
         self,
         prepared: PreparedText,
         min_score: float = 0.0,
         entity_types: Sequence[str] | None = None,
+        aggregation_strategy: str = "simple",
         **reading,
     ) -> list[dict[str, Any]]:
         """The entities (or labels) of a decoded text, with offsets into it; `reading` was `decode`'s."""
         items = []
-        for item in prepared.found:
-            if isinstance(item, Tag):
-                entity_type, first, last = item.label[2:], item.word, item.word
-                values = {"entity": item.label, "score": item.probability, "index": item.word + 1}
-            else:
-                entity_type, first, last = item.entity_type, item.start, item.end - 1
-                values = {"entity_group": entity_type, "score": math.exp(item.log_prob)}
-            if values["score"] < min_score or (entity_types is not None and entity_type not in entity_types):
+        for span in prepared.found:
+            score = math.exp(span.log_prob)
+            if score < min_score or (entity_types is not None and span.entity_type not in entity_types):
                 continue
-            shown = [word for word in range(first, last + 1) if VISIBLE.search(prepared.words[word])]
+            shown = [word for word in range(span.start, span.end) if VISIBLE.search(prepared.words[word])]
             if not shown:
                 continue
             start, end = prepared.offsets[shown[0]][0], prepared.offsets[shown[-1]][1]
-            values |= {"word": prepared.text[start:end], "start": start, "end": end}
-            if isinstance(item, Span) and item.alternatives is not None:
-                values["alternatives"] = [
-                    {"entity_group": other, "score": score} for other, score in item.alternatives
-                ]
-            items.append(values)
+            if aggregation_strategy == "none":
+                item = {"entity": span.label, "score": score, "index": span.end}
+            else:
+                item = {"entity_group": span.entity_type, "score": score}
+            item |= {"word": prepared.text[start:end], "start": start, "end": end}
+            if span.alternatives is not None:
+                item["alternatives"] = [{"entity_group": other, "score": score} for other, score in span.alternatives]
+            items.append(item)
         return items
 
-    def _tags(self, rows: Sequence[Sequence[int]], log_probs) -> list[list[Tag]]:
-        queries = [
-            (row, word, word + 1, tag, -1)
-            for row, tags in enumerate(rows)
-            for word, tag in enumerate(tags)
-            if tag != self._outside
-        ]
-        found: list[list[Tag]] = [[] for _ in rows]
-        for (row, word, _, tag, _), log_prob in zip(queries, log_probs(queries), strict=True):
-            found[row].append(Tag(word, self._labels[tag], math.exp(log_prob)))
-        return found
-
-    def _spans(self, rows: Sequence[Sequence[int]], top_k: int | None, log_probs) -> list[list[Span]]:
-        spans: list[Query] = [(row, *span) for row, tags in enumerate(rows) for span in self._spans_of(tags)]
-        # All queries at once: the CRF's forward and backward messages are then computed once.
-        queries = list(spans)
-        for span in spans if top_k else ():
-            queries += self._other_types(span) + self._outside_queries(span)
-        answers = dict(zip(queries, log_probs(queries), strict=True))
-        found: list[list[Span]] = [[] for _ in rows]
-        for span in spans:
-            row, start, end, begin, _ = span
-            alternatives = None
-            if top_k:
-                others = [(self._begins[other[3]][0], math.exp(answers[other])) for other in self._other_types(span)]
-                others.append((OUTSIDE, math.exp(self._all_outside(span, answers))))
-                alternatives = sorted(others, key=lambda pair: -pair[1])[:top_k]
-            found[row].append(Span(start, end, self._begins[begin][0], answers[span], alternatives))
-        return found
+    def _alternatives(self, span: Query, answers: dict[Query, float]) -> list[tuple[str, float]]:
+        """What else the words of a span may be, and its probability, best first."""
+        others = [(self._begins[other[3]][0], math.exp(answers[other])) for other in self._other_types(span)]
+        others.append((OUTSIDE, math.exp(self._all_outside(span, answers))))
+        return sorted(others, key=lambda pair: -pair[1])
 
     def _spans_of(self, tags: Sequence[int]) -> Iterator[tuple[int, int, int, int]]:
         """Start, end, begin tag and inside tag of each entity in a row of tags."""
@@ -724,12 +695,6 @@ class TwoMNERPipeline(Pipeline):
     def _log_probs(self, emissions: torch.Tensor, mask: torch.Tensor, queries: Sequence[Query]) -> list[float]:
         spans = torch.tensor(queries, dtype=torch.long, device=emissions.device).view(-1, 5)
         return self.model.crf.span_log_prob(emissions, mask, spans).tolist()
-
-
-def _is_words(inputs) -> bool:
-    """Whether inputs are the words of one text (and not several texts), in whatever holds words in order."""
-    words = None if hasattr(inputs, "columns") or hasattr(inputs, "column_names") else given_words(inputs)
-    return bool(words)
 
 
 def _stream(inputs) -> Iterator:
@@ -804,15 +769,6 @@ def _parts(item: str | dict | Sequence[str], is_split: bool) -> tuple[str, Any, 
     return text, item.get("image"), None, caption
 
 
-def _joined(words: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
-    """Words as one text, and where each of them is in it."""
-    offsets, start = [], 0
-    for word in words:
-        offsets.append((start, start + len(word)))
-        start += len(word) + 1
-    return " ".join(words), offsets
-
-
 def _text_columns(dataset):
     """The columns of a dataset (of the library `datasets`) that are an input of the pipeline."""
     names = dataset.column_names
@@ -836,7 +792,7 @@ if "." not in __name__ and PIPELINE_TASKS[-1] not in PIPELINE_REGISTRY.supported
         PIPELINE_TASKS[-1], pipeline_class=TwoMNERPipeline, pt_model=AutoModelForTokenClassification, type="multimodal"
     )
     # It would replace, in every saved config, the map of all tasks by this one alone.
-    del TwoMNERPipeline._registered_impl
+    del TwoMNERPipeline._registered_impl  # type: ignore[attr-defined]
 if "." in __name__:
     set_in_package(__name__)
 

@@ -16,6 +16,7 @@ import urllib.request
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -434,6 +435,12 @@ class TwoMNERProcessor(ProcessorMixin):
         spans = [match.span() for match in WORD_PATTERN.finditer(text)]
         return [text[start:end] for start, end in spans], spans
 
+    @staticmethod
+    def join_words(words: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
+        """Words joined by spaces, and the `(start, end)` characters of each."""
+        ends = list(accumulate(len(word) + 1 for word in words))
+        return " ".join(words), [(end - 1 - len(word), end - 1) for word, end in zip(words, ends, strict=True)]
+
     def token_counts(self, words: Sequence[str]) -> list[int]:
         """Number of tokens of each word, at least 1."""
         return list(map(len, self.token_ids([words])[0]))
@@ -607,9 +614,9 @@ class TwoMNERProcessor(ProcessorMixin):
         rows, starts = [], []
         for row, words in enumerate(sentences):
             words = self._fitting(words, row)
-            ids, word_starts = list(prefix), []
+            ids, positions = list(prefix), []
             for word in words:
-                word_starts.append(len(ids))
+                positions.append(len(ids))
                 ids += word
             ids += suffix
             if captions is not None and captions[row]:
@@ -618,10 +625,10 @@ class TwoMNERProcessor(ProcessorMixin):
                     logger.warning(f"The caption of sentence {row} is cut from {len(captions[row])} to {room} tokens.")
                 ids += captions[row][:room] + suffix if room else []
             rows.append({"input_ids": ids, "attention_mask": [1] * len(ids)})
-            starts.append(word_starts)
+            starts.append(positions)
         padded = self.tokenizer.pad(rows, padding=True, pad_to_multiple_of=pad_to_multiple_of, return_tensors="pt")
         length = padded["input_ids"].shape[1]
-        word_starts = torch.full((len(rows), max(1, *map(len, sentences))), -1, dtype=torch.long)
+        word_starts = torch.full((len(rows), max(1, max(map(len, sentences)))), -1, dtype=torch.long)
         for row, positions in enumerate(starts):
             shift = length - len(rows[row]["input_ids"]) if self.tokenizer.padding_side == "left" else 0
             word_starts[row, : len(positions)] = torch.tensor(positions, dtype=torch.long) + shift
@@ -685,9 +692,9 @@ def index_images(ids: Sequence[int | None]) -> dict[str, torch.Tensor]:
     }
 
 
-def _uncropped(image_processor: BaseImageProcessor) -> BaseImageProcessor:
+def _uncropped(image_processor: Any) -> BaseImageProcessor:
     """
-    The image processor, or one like it, that resizes whole pictures to the size to which it would crop them.
+    The image processor, or one like it, that resizes whole images to the size to which it would crop them.
 
     Raises:
         ValueError: it has no such size.
