@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from test_one_image import save_photograph
-from test_pipeline_2mner import TEXTS, make_pipeline, make_towers, picture, same
+from test_pipeline_2mner import TEXTS, make_pipeline, make_towers, plain_image, same
 from tiny_models import tiny_batch, tiny_model
 from transformers import pipeline
 from transformers.dynamic_module_utils import get_imports
@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = ROOT.parent / "shared" / "weights"
 LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 TEXTS_AND_MORE = [*TEXTS, " ".join(["Paris"] * 300)]
-IMAGES = [picture("red"), None, None, picture("blue"), picture("red"), None, picture("green")]
+IMAGES = [plain_image("red"), None, None, plain_image("blue"), plain_image("red"), None, plain_image("green")]
 
 
 class FixedInputs:
