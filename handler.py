@@ -6,10 +6,8 @@
 ```
 """
 
-import os
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,51 +16,27 @@ from transformers import pipeline
 from transformers.utils import logging
 
 try:
-    from .images_2mner import STRICT, load_image
+    from .processing_2mner import load_image
 except ImportError:
-    from images_2mner import STRICT, load_image
+    from processing_2mner import load_image
 
 logger = logging.get_logger(__name__)
 
-ENVIRONMENT_PREFIX = "TWOMNER_"
 INPUT_FORM = 'a text, or {"text": ..., "image": base64 or data: URI}, or a list of these'
 MAX_MESSAGE_CHARACTERS = 500
+# The pipeline's options that a request may set; the pipeline checks their values.
+PARAMETERS = ("aggregation_strategy", "min_score", "entity_types", "top_k", "stride", "batch_size")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """
-    What one request may ask for. Each can be set by an environment variable: `TWOMNER_MAX_TEXTS=16`.
+    """What one request may ask for; a single image is limited by `load_image`."""
 
-    `max_body_bytes` counts what the request's strings and numbers hold, as the JSON itself never comes this far: a
-    server in front should refuse a longer `Content-Length` before it reads it.
-    """
-
-    max_body_bytes: int = 16 * 2**20
     max_texts: int = 64
     max_text_characters: int = 20_000
     max_total_characters: int = 100_000
-    max_pixels: int = 16_000_000
     max_total_pixels: int = 64_000_000
-    max_image_bytes: int = 8 * 2**20
     max_batch_size: int = 32
-
-    @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Limits":
-        """
-        The limits, with those that the environment sets.
-
-        Raises:
-            ValueError: one is not a positive whole number.
-        """
-        values = {}
-        for field in fields(cls):
-            name = ENVIRONMENT_PREFIX + field.name.upper()
-            if name in environment:
-                if not environment[name].isdecimal() or int(environment[name]) < 1:
-                    raise ValueError(f"{name} is {environment[name]!r}; expected a whole number, 1 or more.")
-                values[field.name] = int(environment[name])
-        return cls(**values)
 
 
 class RequestError(ValueError):
@@ -81,16 +55,15 @@ class EndpointHandler:
     Args:
         path: the model's folder; by default the one this file lies in.
         ner: a [`TwoMNERPipeline`] to use instead of loading the folder's.
-        limits: what a request may ask for; by default `Limits.from_environment()`.
+        limits: what a request may ask for.
     """
 
     def __init__(self, path: str = "", *, ner: Any = None, limits: Limits | None = None):
-        self.limits = limits or Limits.from_environment()
+        self.limits = limits or Limits()
         folder = path or str(Path(__file__).resolve().parent)
-        self.ner = ner or pipeline("token-classification", model=folder, trust_remote_code=True)
+        self.ner: Any = ner or pipeline("token-classification", model=folder, trust_remote_code=True)
         # No use in two at once (each takes all cores), and tokenizers cannot be shared while they work.
         self._lock = threading.Lock()
-        self._policy = replace(STRICT, max_bytes=self.limits.max_image_bytes, max_pixels=self.limits.max_pixels)
 
     def __call__(self, data: Any) -> list[dict] | list[list[dict]] | dict[str, dict]:
         """
@@ -117,7 +90,6 @@ class EndpointHandler:
         if not isinstance(data, dict) or "inputs" not in data:
             raise RequestError("invalid_request", f'Got {_kind(data)}; expected {{"inputs": {INPUT_FORM}}}.')
         _only_known("The request", data, ("inputs", "parameters"))
-        self._check_size(data)
         single = not isinstance(data["inputs"], list)
         items = [data["inputs"]] if single else data["inputs"]
         self._check_number("texts", len(items), self.limits.max_texts)
@@ -137,23 +109,10 @@ class EndpointHandler:
             raise RequestError("invalid_parameter", str(error)) from error
         return found[0] if single else found
 
-    def _check_size(self, data: dict) -> None:
-        size, stack = 0, [data]
-        while stack:
-            value = stack.pop()
-            if isinstance(value, dict):
-                stack += [*value.keys(), *value.values()]
-            elif isinstance(value, list):
-                stack += value
-            elif isinstance(value, str):
-                size += len(value) if value.isascii() else len(value.encode("utf-8", "surrogatepass"))
-            size += 1
-            self._check_number("bytes in the request", size, self.limits.max_body_bytes, "more than ")
-
-    def _check_number(self, what: str, number: int, limit: int, prefix: str = "") -> None:
+    @staticmethod
+    def _check_number(what: str, number: int, limit: int) -> None:
         if number > limit:
-            got = prefix + str(limit if prefix else number)
-            raise RequestError("too_large", f"Got {got} {what}; the limit is {limit}. Send less at once.", 413)
+            raise RequestError("too_large", f"Got {number} {what}; the limit is {limit}. Send less at once.", 413)
 
     def _images(self, sources: list[str | None], names: list[str]) -> list[Image.Image | None]:
         for source, name in zip(sources, names, strict=True):
@@ -166,7 +125,7 @@ class EndpointHandler:
             if source is None or source in opened:
                 continue
             try:
-                opened[source] = load_image(source, self._policy)
+                opened[source] = load_image(source, trusted=False)
             except ValueError as error:
                 raise RequestError("invalid_image", f"{name}.image: {error}", 422) from error
             num_pixels += opened[source].width * opened[source].height
@@ -180,7 +139,7 @@ class EndpointHandler:
             raise RequestError("invalid_request", f"`parameters` is {_kind(parameters)}; expected an object.")
         _only_known("`parameters`", parameters, PARAMETERS, kind="unknown_parameter")
         # The more neighbouring windows share, the more of them there are: with all but one word, one for each word.
-        half = self.ner.processor.max_pieces // 2
+        half = self.ner.processor.token_budget() // 2
         for name, limit in (("stride", half), ("batch_size", self.limits.max_batch_size)):
             value = parameters.get(name)
             if isinstance(value, int) and value > limit:
@@ -191,19 +150,6 @@ class EndpointHandler:
 def error_response(kind: str, message: str, status: int) -> dict[str, dict]:
     """An error as the handler returns it: the type for programs, the message for people, the HTTP status."""
     return {"error": {"type": kind, "message": message, "status": status}}
-
-
-# The pipeline's options that a request may set; the pipeline checks their values.
-PARAMETERS = (
-    "aggregation_strategy",
-    "min_score",
-    "entity_types",
-    "ignore_labels",
-    "top_k",
-    "stride",
-    "long_text",
-    "batch_size",
-)
 
 
 def _only_known(what: str, given: dict, known, kind: str = "invalid_request") -> None:
@@ -221,12 +167,11 @@ def _text_of(item: Any, name: str) -> str:
         text = item
     if not isinstance(text, str):
         raise RequestError("invalid_request", f"{name} is {_kind(text)}; `inputs` is {INPUT_FORM}.")
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:  # JSON can write half a character, which no tokenizer reads
-            message = f"{name} has half of a surrogate pair at character {error.start}; expected Unicode text."
-            raise RequestError("invalid_request", message) from error
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # JSON can write half a character, which no server can send back
+        message = f"{name} has half of a surrogate pair at character {error.start}; expected Unicode text."
+        raise RequestError("invalid_request", message) from error
     return text
 
 

@@ -65,10 +65,8 @@ logger = logging.get_logger(__name__)
 # The files that make a saved folder complete: they depend on torch, transformers and Pillow alone.
 CODE_FILES = (
     "configuration_2mner.py",
-    "images_2mner.py",
     "processing_2mner.py",
     "alignment_2mner.py",
-    "batching_2mner.py",
     "collaboration_2mner.py",
     "crf_2mner.py",
     "modeling_2mner.py",

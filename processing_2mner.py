@@ -1,32 +1,283 @@
-"""Processor of 2M-NER: sentences and images in, the tensors of a batch out; words, windows and character offsets."""
+"""
+Processor of 2M-NER: sentences and images in, the tensors of a batch out.
 
+Every image is opened by `load_image`, so that one file gives the same pixels in training, evaluation and inference.
+"""
+
+import base64
+import hashlib
+import http.client
+import io
 import os
+import string
+import threading
+import urllib.parse
+import urllib.request
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import accumulate
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import regex
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, BaseImageProcessor, ViTImageProcessorPil
 from transformers.feature_extraction_utils import BatchFeature
-from transformers.image_processing_backends import PilBackend
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import logging
 
 try:
     from .configuration_2mner import TwoMNERConfig, set_in_package
-    from .images_2mner import ImageLike, image_id, load_image
 except ImportError:
     from configuration_2mner import TwoMNERConfig, set_in_package
-    from images_2mner import ImageLike, image_id, load_image
 
 logger = logging.get_logger(__name__)
+
+# PIL image, path, http(s) URL, `data:` URI, base64, bytes, array, tensor, or {"bytes", "path"} as `datasets` stores it
+ImageLike = Any
+
+# Raster formats only: Pillow's reader for EPS runs Ghostscript, whatever the file is called.
+UNTRUSTED_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+FORMATS = (*UNTRUSTED_FORMATS, "TIFF", "AVIF", "JPEG2000", "PPM")
+UNTRUSTED_MAX_BYTES = 8 * 2**20
+UNTRUSTED_MAX_PIXELS = 16_000_000
+# How a file begins, and a part of which a real one has some ten at most, while thousands keep Pillow busy for minutes.
+# The first part is so short that 8 MiB of random bytes (a video behind a photograph) hold 128 of it.
+COSTLY_PARTS = (
+    (b"\xff\xd8", b"\xff\xda", "JPEG scans"),
+    (b"\xff\xd8", b"Exif\0\0", "blocks of EXIF data"),
+    (b"\x89PNG", b"iCCP", "colour profiles"),
+)
+MAX_COSTLY_PARTS = 256
+URL_TIMEOUT_S = 10.0
+URL_MAX_BYTES = 32 * 2**20
+SHORTEST_BASE64 = 32  # characters; no image file is shorter, and a mistyped path seldom is as long
+DESCRIBED_CHARACTERS = 100
 
 # Used where a tokenizer states no limit of its own: the positions of BERT and XLM-R.
 DEFAULT_MAX_LENGTH = 512
 DEFAULT_STRIDE = 64
-BLOCK_WORDS = 8192
+
+
+# Images
+
+_PILLOW_WARNINGS = threading.Lock()  # the filters of `warnings` hold for all threads
+
+
+def load_image(image: ImageLike, trusted: bool = True) -> Image.Image:
+    """
+    Opens an image of any kind as 8-bit RGB at its own size: turned upright, transparency on white, the first frame of
+    an animation.
+
+    Args:
+        image: a PIL image, a path, an http(s) URL, a `data:` URI, base64, encoded bytes, an array or tensor `(height,
+            width[, channels])` or `(channels, height, width)` (integers 0..255, floats 0..1, or booleans), or
+            `{"bytes", "path"}`. White is 255 in a PIL image of mode I or F, 65535 if a value is above that, the
+            largest value if one is above that too; in one of mode F it is 1 if no value is above 1.
+        trusted: `False` for an image that a stranger sent: no path and no URL is read, only `UNTRUSTED_FORMATS` up to
+            `UNTRUSTED_MAX_BYTES` and `UNTRUSTED_MAX_PIXELS` are opened.
+
+    Raises:
+        ValueError: it is not an image of a known format, is broken or refused, has values that are out of range or not
+            finite, or has more pixels than `PIL.Image.MAX_IMAGE_PIXELS`.
+        TypeError: it is of none of these types.
+    """
+    name = _describe(image)
+    formats = FORMATS if trusted else UNTRUSTED_FORMATS
+    if isinstance(image, dict):
+        image = image["bytes"] if image.get("bytes") is not None else image.get("path")
+    if isinstance(image, torch.Tensor):
+        image = image.detach().cpu()
+        image = (image.float() if image.is_floating_point() else image).numpy()  # NumPy knows no bfloat16
+    if isinstance(image, np.ndarray):
+        image = _from_array(image)
+    elif not isinstance(image, Image.Image):
+        image = _encoded(image, name, trusted)
+    try:
+        if not isinstance(image, Image.Image):
+            if isinstance(image, io.BytesIO):  # Pillow allocates all pixels of a WebP when it opens one
+                _check_pixels(_webp_size(image.getvalue()), trusted)
+            with _without_warnings():
+                image = Image.open(image, formats=formats)
+        _check_pixels(image.size, trusted)
+        image = _to_rgb(image)
+        image.info = {}  # broken EXIF must not fail later, where the image is opened again
+        return image
+    except Image.DecompressionBombError as error:
+        advice = ", or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it" if trusted else ""
+        raise ValueError(
+            f"{name} is refused as a decompression bomb: {str(error).rstrip('.')}. Give a smaller image{advice}."
+        ) from error
+    except UnidentifiedImageError as error:
+        raise ValueError(
+            f"{name} cannot be read as an image: it is of no format of {', '.join(formats)}, or empty."
+        ) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # on broken files Pillow's readers raise whatever goes wrong first
+        raise ValueError(
+            f"{name} cannot be read as an image ({error}); expected a whole JPEG, PNG, ... file."
+        ) from error
+
+
+def image_id(image: Image.Image) -> int:
+    """A positive 63-bit hash of an RGB image's pixels: equal for equal pixels, however the image was given."""
+    digest = hashlib.blake2b(f"{image.width}x{image.height}:".encode(), digest_size=8)
+    digest.update(image.tobytes())
+    return (int.from_bytes(digest.digest(), "little") >> 1) or 1
+
+
+def _describe(image: ImageLike) -> str:
+    if isinstance(image, dict):
+        return _describe(image.get("path") or image.get("bytes"))
+    if isinstance(image, (str, os.PathLike)):
+        text = str(os.fspath(image))
+        is_long = len(text) > DESCRIBED_CHARACTERS
+        return f"Image {text[:DESCRIBED_CHARACTERS]}... ({len(text)} characters)" if is_long else f"Image {text}"
+    if isinstance(image, (bytes, bytearray)):
+        return f"Image of {len(image)} bytes"
+    return f"Image of type {type(image).__name__}"
+
+
+def _encoded(image: ImageLike, name: str, trusted: bool) -> io.BytesIO | Path:
+    """The content of an image file, or its path."""
+    content = image if isinstance(image, (bytes, bytearray)) else None
+    if isinstance(image, str) and not (trusted and _is_file(image)):
+        is_url = trusted and image[:8].lower().startswith(("http://", "https://"))
+        content = _download(image, name) if is_url else _from_base64(image)
+        if content is None and not trusted:
+            raise ValueError(f"{name} is refused; expected base64 of an image file, or a data: URI with base64.")
+    if content is not None:
+        if not trusted:
+            _check_content(content, name)
+        return io.BytesIO(content)
+    if not (trusted and isinstance(image, (str, os.PathLike))):
+        expected = "a PIL image, path, URL, data: URI, base64, bytes, array or None"
+        raise TypeError(f"An image of type {type(image).__name__}; expected {expected}.")
+    if not _is_file(image):  # a pipe would never end
+        raise ValueError(f"{name} does not exist or is no file; expected a path, a URL, a data: URI or base64.")
+    return Path(image)
+
+
+def _is_file(path: str | os.PathLike) -> bool:
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):  # too long for a name, or with a null character
+        return False
+
+
+def _check_content(content: bytes | bytearray, name: str) -> None:
+    """Raises ValueError for a stranger's file that is too large or has too many `COSTLY_PARTS`."""
+    if len(content) > UNTRUSTED_MAX_BYTES:
+        raise ValueError(f"{name} has {len(content)} bytes; the limit is {UNTRUSTED_MAX_BYTES}.")
+    for start, part, what in COSTLY_PARTS:
+        if content.startswith(start) and content.count(part) > MAX_COSTLY_PARTS:
+            raise ValueError(
+                f"{name} is refused: it has more than {MAX_COSTLY_PARTS} {what}. Save the image anew and send that."
+            )
+
+
+def _check_pixels(size: tuple[int, int], trusted: bool) -> None:
+    limits = [Image.MAX_IMAGE_PIXELS, None if trusted else UNTRUSTED_MAX_PIXELS]
+    for limit in limits:
+        if limit is not None and size[0] * size[1] > limit:
+            raise Image.DecompressionBombError(f"{size[0]} x {size[1]} pixels, the limit is {limit}")
+
+
+@contextmanager
+def _without_warnings():
+    """Hides Pillow's warnings: broken metadata of a small file can give 65,535 of them."""
+    with _PILLOW_WARNINGS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _webp_size(content: bytes) -> tuple[int, int]:
+    """Width and height in the header of a WebP file; (0, 0) for any other file."""
+    kind = content[12:16] if content[:4] == b"RIFF" else b""
+    if kind == b"VP8X":
+        return int.from_bytes(content[24:27], "little") + 1, int.from_bytes(content[27:30], "little") + 1
+    if kind == b"VP8L":
+        bits = int.from_bytes(content[21:25], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    if kind == b"VP8 ":
+        return int.from_bytes(content[26:28], "little") & 0x3FFF, int.from_bytes(content[28:30], "little") & 0x3FFF
+    return 0, 0
+
+
+def _from_base64(text: str) -> bytes | None:
+    """
+    The bytes in base64, or in a `data:` URI of it; `None` if it is neither. Line breaks, missing padding and the
+    URL-safe alphabet are allowed.
+    """
+    if text[:5].lower() == "data:":
+        text = urllib.parse.unquote(text.partition(",")[2])
+    text = "".join(text.split()).rstrip("=")
+    if len(text) < SHORTEST_BASE64:
+        return None
+    try:
+        encoded = text.encode("ascii").replace(b"-", b"+").replace(b"_", b"/")
+        return base64.b64decode(encoded + b"=" * (-len(encoded) % 4), validate=True)
+    except ValueError:  # letters beyond ASCII, or beyond base64
+        return None
+
+
+def _download(url: str, name: str) -> bytes:
+    try:
+        quoted = urllib.parse.quote(url.strip(), safe=string.punctuation)  # spaces and letters beyond ASCII
+        with urllib.request.urlopen(quoted, timeout=URL_TIMEOUT_S) as response:
+            content = response.read(URL_MAX_BYTES + 1)
+    except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: a URL that cannot be
+        raise ValueError(f"{name} could not be downloaded: {error}.") from error
+    if len(content) > URL_MAX_BYTES:
+        raise ValueError(f"{name} has more than {URL_MAX_BYTES} bytes. Give a smaller one.")
+    return content
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    shape = array.shape
+    if array.ndim == 3 and shape[0] in (1, 3, 4) and shape[2] not in (1, 3, 4):
+        array = array.transpose(1, 2, 0)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)) or 0 in shape:
+        raise ValueError(
+            f"An image array of shape {shape}; expected (height, width), (height, width, 3 or 4) or (3, ...)."
+        )
+    if array.dtype == bool:
+        array = array * 255
+    elif np.issubdtype(array.dtype, np.floating):
+        if not (0 <= array.min() and array.max() <= 1):  # nor for NaN
+            raise ValueError(f"An image array of floats {array.min()}..{array.max()}; expected 0..1.")
+        array = np.round(array * 255)
+    elif array.min() < 0 or array.max() > 255:
+        raise ValueError(f"An image array with values {array.min()}..{array.max()}; expected 0..255.")
+    return Image.fromarray(array.astype(np.uint8))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    image.load()
+    with _without_warnings():
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    if orientation != 1:
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":  # 16 bits and more: Pillow's own conversion clips to white
+        values = np.asarray(image, dtype=np.float64)
+        if not np.isfinite(values).all():
+            raise ValueError("it has values that are NaN or infinite")
+        levels = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0)
+        white = next((level for level in levels if values.max() <= level), values.max())
+        return Image.fromarray(np.round(values.clip(min=0) * (255 / white)).astype(np.uint8)).convert("RGB")
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+# Words and tokens
 
 # White space, control characters, and what Unicode says is not shown: zero-width spaces, joiners, soft hyphens, marks
 # of direction and byte order, variation selectors. A word begins with a character that is none of these. A joiner or a
@@ -80,8 +331,8 @@ VISIBLE = regex.compile(f"[^{SPACE}]")
 
 class Window(NamedTuple):
     """
-    A stretch of a sentence that fits the encoder: words `start:stop`, of which `keep_start:keep_stop` are its own. The
-    kept stretches of a sentence's windows follow one another without gap or overlap.
+    A part of a sentence that fits the encoder: words `start:stop`, of which `keep_start:keep_stop` are its own. The
+    kept parts of a sentence's windows follow one another without gap or overlap.
     """
 
     start: int
@@ -100,14 +351,14 @@ def given_words(words: Any) -> list[str] | None:
 
 class TwoMNERProcessor(ProcessorMixin):
     """
-    Sentences and images to the batch that [`TwoMNERForTokenClassification`] takes.
+    Makes the batch that [`TwoMNERForTokenClassification`] takes from sentences and images.
 
     Args:
         image_processor: any image processor of transformers.
         tokenizer: a fast tokenizer.
 
     Raises:
-        ValueError: the tokenizer is not a fast one (only those know which piece belongs to which word).
+        ValueError: the tokenizer is not a fast one (only those know which token belongs to which word).
     """
 
     def __init__(self, image_processor, tokenizer, **kwargs):
@@ -117,7 +368,6 @@ class TwoMNERProcessor(ProcessorMixin):
                 f"{type(tokenizer).__name__} is not a fast tokenizer; words cannot be followed through it. Load its "
                 "fast version (AutoTokenizer.from_pretrained)."
             )
-        self.truncated_words = 0
         self._before_word = self._find_before_word()
 
     def _find_before_word(self) -> str:
@@ -157,14 +407,26 @@ class TwoMNERProcessor(ProcessorMixin):
 
     @property
     def max_length(self) -> int:
-        """Pieces the text tower takes, special tokens included."""
+        """Tokens the text tower takes, special tokens included."""
         limit = self.tokenizer.model_max_length
         return limit if limit is not None and limit < 1_000_000 else DEFAULT_MAX_LENGTH
 
-    @property
-    def max_pieces(self) -> int:
-        """Pieces a sentence may have, special tokens excluded."""
-        return self.max_length - self.tokenizer.num_special_tokens_to_add()
+    def token_budget(self, max_length: int | None = None) -> int:
+        """
+        Tokens a sentence may have, special tokens excluded.
+
+        Args:
+            max_length: with special tokens. Default: all that the text tower takes.
+
+        Raises:
+            ValueError: the text tower does not take so many, or special tokens leave no room.
+        """
+        if max_length is not None and max_length > self.max_length:
+            raise ValueError(f"`max_length` is {max_length}; the text tower takes {self.max_length} tokens at most.")
+        budget = (max_length or self.max_length) - self.tokenizer.num_special_tokens_to_add()
+        if budget < 1:
+            raise ValueError(f"`max_length` is {max_length}; special tokens leave no room for a word.")
+        return budget
 
     def split_words(self, text: str) -> tuple[list[str], list[tuple[int, int]]]:
         """
@@ -179,32 +441,53 @@ class TwoMNERProcessor(ProcessorMixin):
         ]
         return [text[start:end] for start, end in spans], spans
 
-    def piece_counts(self, words: Sequence[str]) -> list[int]:
-        """Number of pieces of each word, at least 1 (a word that the tokenizer drops becomes the unknown piece)."""
-        return [len(pieces) for pieces in self.pieces([words])[0]]
+    @staticmethod
+    def join_words(words: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
+        """Words joined by spaces, and the `(start, end)` characters of each."""
+        ends = list(accumulate(len(word) + 1 for word in words))
+        return " ".join(words), [(end - 1 - len(word), end - 1) for word, end in zip(words, ends, strict=True)]
 
-    def pieces(self, sentences: Sequence[Sequence[str]]) -> list[list[list[int]]]:
+    def token_counts(self, words: Sequence[str]) -> list[int]:
+        """Number of tokens of each word, at least 1."""
+        return list(map(len, self.token_ids([words])[0]))
+
+    def token_ids(self, sentences: Sequence[Sequence[str]]) -> list[list[list[int]]]:
         """
-        The piece ids of each word of each sentence, without special tokens, at least one a word (a word that the
-        tokenizer drops becomes the unknown piece); many sentences cost less than each for itself.
+        The token ids of each word of each sentence, without special tokens. A word that the tokenizer drops gets the
+        unknown token.
         """
-        # In blocks: of a very long text, the tokenizer's own records take far more memory than the ids.
-        result: list[list[list[int]]] = [[] for _ in sentences]
-        block: list[tuple[int, list[str]]] = []
-        num_words = 0
+        if not any(map(len, sentences)):
+            return [[] for _ in sentences]
+        encodable = [
+            # Half a surrogate pair (JSON may bring one) is no character, and would make the tokenizer fail.
+            [
+                self._before_word + (word if word.isascii() else word.encode(errors="replace").decode())
+                for word in words
+            ]
+            for words in sentences
+        ]
+        encoded = self.tokenizer(
+            encodable, is_split_into_words=True, add_special_tokens=False, truncation=False, verbose=False
+        )
+        result = []
         for row, words in enumerate(sentences):
-            for start in range(0, len(words), BLOCK_WORDS):
-                block.append((row, list(words[start : start + BLOCK_WORDS])))
-                num_words += len(block[-1][1])
-                if num_words >= BLOCK_WORDS:
-                    self._add_pieces(result, block)
-                    block, num_words = [], 0
-        self._add_pieces(result, block)
+            ids: list[list[int]] = [[] for _ in words]
+            for token, word in zip(encoded["input_ids"][row], encoded.word_ids(row), strict=True):
+                if word is not None:
+                    ids[word].append(token)
+            result.append([of_word or [self._unknown_id()] for of_word in ids])
         return result
 
-    def _add_pieces(self, result: list[list[list[int]]], block: list[tuple[int, list[str]]]) -> None:
-        for (row, _), pieces in zip(block, self._pieces([words for _, words in block]), strict=True):
-            result[row] += pieces
+    def _unknown_id(self) -> int:
+        for token_id in (self.tokenizer.unk_token_id, self.tokenizer.mask_token_id, self.tokenizer.pad_token_id):
+            if token_id is not None:
+                return token_id
+        raise ValueError("The tokenizer has no unknown, mask or padding token to stand for a word it drops.")
+
+    def caption_ids(self, captions: Sequence[str | None]) -> list[list[int]]:
+        """The token ids of captions, none for `None`."""
+        sentences = self.token_ids([self.split_words(caption or "")[0] for caption in captions])
+        return [[token for word in sentence for token in word] for sentence in sentences]
 
     def windows(self, words: Sequence[str], stride: int | None = None, max_length: int | None = None) -> list[Window]:
         """
@@ -213,44 +496,44 @@ class TwoMNERProcessor(ProcessorMixin):
 
         Args:
             words: the sentence.
-            stride: pieces that neighbouring windows share, as far as whole words allow. Default: 64, or a quarter of
+            stride: tokens that neighbouring windows share, as far as whole words allow. Default: 64, or a quarter of
                 the window if that is less.
-            max_length: pieces a window may have, special tokens included. Default: all the tower takes.
+            max_length: tokens a window may have, special tokens included. Default: all the tower takes.
 
         Raises:
             ValueError: `stride` leaves no room for new words in a window.
         """
-        return self.windows_of(self.piece_counts(words), stride, max_length)
+        return self.windows_of(self.token_counts(words), stride, max_length)
 
     def windows_of(
-        self, piece_counts: Sequence[int], stride: int | None = None, max_length: int | None = None
+        self, token_counts: Sequence[int], stride: int | None = None, max_length: int | None = None
     ) -> list[Window]:
-        """As `windows`, of a sentence whose `piece_counts` are known."""
-        budget = self.piece_budget(max_length)
+        """As `windows`, of a sentence whose `token_counts` are known."""
+        budget = self.token_budget(max_length)
         if stride is None:
             stride = min(DEFAULT_STRIDE, budget // 4)
         if not 0 <= stride < budget:
-            raise ValueError(f"`stride` is {stride} pieces; expected 0 to {budget - 1}, less than a window holds.")
+            raise ValueError(f"`stride` is {stride} tokens; expected 0 to {budget - 1}, less than a window holds.")
         spans, start = [], 0
         while True:
             stop, used = start, 0
-            while stop < len(piece_counts) and (stop == start or used + piece_counts[stop] <= budget):
-                used += piece_counts[stop]
+            while stop < len(token_counts) and (stop == start or used + token_counts[stop] <= budget):
+                used += token_counts[stop]
                 stop += 1
             spans.append((start, stop))
-            if stop >= len(piece_counts):
+            if stop >= len(token_counts):
                 break
             next_start, shared = stop, 0
-            while next_start - 1 > start and shared + piece_counts[next_start - 1] <= stride:
+            while next_start - 1 > start and shared + token_counts[next_start - 1] <= stride:
                 next_start -= 1
-                shared += piece_counts[next_start]
-            while next_start < stop and shared + piece_counts[stop] > budget:  # the next word goes before context
-                shared -= piece_counts[next_start]
+                shared += token_counts[next_start]
+            while next_start < stop and shared + token_counts[stop] > budget:  # the next word goes before context
+                shared -= token_counts[next_start]
                 next_start += 1
             start = next_start
         # In the middle of an overlap both windows know as much of the context.
         cuts = [0] + [(later[0] + earlier[1]) // 2 for earlier, later in zip(spans, spans[1:], strict=False)]
-        cuts.append(len(piece_counts))
+        cuts.append(len(token_counts))
         return [Window(*span, cut, next_cut) for span, cut, next_cut in zip(spans, cuts[:-1], cuts[1:], strict=True)]
 
     def __call__(
@@ -260,9 +543,6 @@ class TwoMNERProcessor(ProcessorMixin):
         captions: str | Sequence[str | None] | None = None,
         word_labels: Sequence[Sequence[int]] | None = None,
         return_tensors: str = "pt",
-        max_length: int | None = None,
-        truncation: bool = False,
-        padding: bool | str = True,
         pad_to_multiple_of: int | None = None,
     ) -> BatchFeature:
         """
@@ -273,17 +553,14 @@ class TwoMNERProcessor(ProcessorMixin):
                 They are read after the sentences, as far as they fit beside them (a cut is logged), and not tagged.
             word_labels: the label ids of each sentence's words (of one sentence for one string).
             return_tensors: `"pt"`, the only kind there is.
-            max_length: pieces a sentence may have, special tokens included. Default: all the tower takes.
-            truncation: cut a longer sentence, warn and count the words in `truncated_words`. Default: an error; see
-                `windows` for a way to lose nothing.
-            padding, pad_to_multiple_of: as the tokenizer's, over the pieces.
+            pad_to_multiple_of: as the tokenizer's.
 
         Returns:
             `input_ids`, `attention_mask` (batch_size, sequence_length); `word_starts` (batch_size, num_words), -1
-            where there is no word; with `word_labels`: `labels` (batch_size, num_words), -100 where there is none. If a
-            sentence has an image: `pixel_values` (num_images, num_channels, height, width) of the distinct images,
-            `image_index` (batch_size,), the image of each sentence or -1, and `image_ids` (num_images,), equal for
-            equal images.
+            where there is no word; with `word_labels`: `labels` (batch_size, num_words), -100 where there is none.
+            If a sentence has an image: `pixel_values` (num_images, num_channels, height, width) of the distinct
+            images, `image_index` (batch_size,), the image of each sentence or -1, and `image_ids` (num_images,),
+            equal for equal images.
 
         Raises:
             ValueError: lengths that do not match, a sentence that is too long, an image that does not open.
@@ -302,78 +579,27 @@ class TwoMNERProcessor(ProcessorMixin):
         sentences = [self._words(sentence, row) for row, sentence in enumerate(text)]
         if not sentences:
             raise ValueError("`text` is an empty list; expected at least one sentence (an empty string is one).")
-        if images is not None and not isinstance(images, (list, tuple)):
-            images = [images]
         for name, values in (("images", images), ("captions", captions), ("word_labels", word_labels)):
             if values is not None and len(values) != len(sentences):
                 raise ValueError(
                     f"{len(values)} {name} for {len(sentences)} sentences; expected one (or None) for each."
                 )
 
-        read = None if captions is None else self.caption_pieces(captions)
-        batch = self.encode_pieces(self.pieces(sentences), max_length, truncation, padding, pad_to_multiple_of, read)
+        caption_ids = None if captions is None else self.caption_ids(captions)
+        batch = self.encode_ids(self.token_ids(sentences), caption_ids, pad_to_multiple_of)
         if word_labels is not None:
             batch["labels"] = self._labels(sentences, word_labels, batch["word_starts"])
         if images is not None:
             batch.update(self._images(images))
         return BatchFeature(batch)
 
-    def caption_pieces(self, captions: Sequence[str | None]) -> list[list[int]]:
-        """The piece ids of captions, none for `None`."""
-        words = self.pieces([self.split_words(caption or "")[0] for caption in captions])
-        return [[piece for word in pieces for piece in word] for pieces in words]
-
     def _words(self, sentence: str | Sequence[str], row: int) -> list[str]:
-        if isinstance(sentence, str):
-            return self.split_words(sentence)[0]
-        words = given_words(sentence)
-        if words is not None:
-            return words
-        raise TypeError(
-            f"Sentence {row} is of type {type(sentence).__name__}; expected a string or a list of words (strings)."
-        )
-
-    def piece_budget(self, max_length: int | None = None) -> int:
-        """
-        Pieces that a sentence of at most `max_length`, special tokens included, may have without them.
-
-        Raises:
-            ValueError: the text tower does not take so many, or special tokens leave no room.
-        """
-        budget = self.max_pieces
-        if max_length is not None:
-            if max_length > self.max_length:
-                raise ValueError(
-                    f"`max_length` is {max_length}; the text tower takes {self.max_length} pieces at most."
-                )
-            budget = max_length - self.tokenizer.num_special_tokens_to_add()
-        if budget < 1:
-            raise ValueError(f"`max_length` is {max_length}; special tokens leave no room for a word.")
-        return budget
-
-    def _pieces(self, sentences: list[list[str]]) -> list[list[list[int]]]:
-        """Piece ids of each word of each sentence; a word without any gets the unknown piece, so none goes missing."""
-        if not any(sentences):
-            return [[] for _ in sentences]
-        encodable = [
-            # Half a surrogate pair (JSON may bring one) is no character, and would make the tokenizer fail.
-            [
-                self._before_word + (word if word.isascii() else word.encode(errors="replace").decode())
-                for word in words
-            ]
-            for words in sentences
-        ]
-        encoded = self.tokenizer(
-            encodable, is_split_into_words=True, add_special_tokens=False, truncation=False, verbose=False
-        )
-        result = []
-        for row, words in enumerate(sentences):
-            pieces: list[list[int]] = [[] for _ in words]
-            for piece, word in zip(encoded["input_ids"][row], encoded.word_ids(row), strict=True):
-                if word is not None:
-                    pieces[word].append(piece)
-            result.append([ids or [self._unknown_id()] for ids in pieces])
-        return result
+        words = self.split_words(sentence)[0] if isinstance(sentence, str) else given_words(sentence)
+        if words is None:
+            raise TypeError(
+                f"Sentence {row} is of type {type(sentence).__name__}; expected a string or a list of words (strings)."
+            )
+        return words
 
     def _special_ids(self) -> tuple[list[int], list[int]]:
         """The special tokens that the tokenizer puts before and after a sentence."""
@@ -382,44 +608,33 @@ class TwoMNERProcessor(ProcessorMixin):
         first, last = words.index(0), len(words) - words[::-1].index(0)
         return ids[:first], ids[last:]
 
-    def _unknown_id(self) -> int:
-        for token_id in (self.tokenizer.unk_token_id, self.tokenizer.mask_token_id, self.tokenizer.pad_token_id):
-            if token_id is not None:
-                return token_id
-        raise ValueError("The tokenizer has no unknown, mask or padding token to stand for a word it drops.")
-
-    def encode_pieces(
+    def encode_ids(
         self,
         sentences: Sequence[list[list[int]]],
-        max_length: int | None = None,
-        truncation: bool = False,
-        padding: bool | str = True,
+        captions: Sequence[list[int]] | None = None,
         pad_to_multiple_of: int | None = None,
-        captions: Sequence[Sequence[int]] | None = None,
     ) -> dict[str, torch.Tensor]:
-        """As a call, of sentences (or windows) and captions whose pieces are known: the tensors of the text."""
-        budget = self.piece_budget(max_length)
+        """The tensors of the text of sentences (or windows) whose `token_ids`, and captions whose `caption_ids` are
+        known."""
         prefix, suffix = self._special_ids()
         rows, starts = [], []
-        for row, pieces in enumerate(sentences):
-            total = sum(map(len, pieces))
-            if total > budget:
-                pieces = self._fit(pieces, total, budget, truncation, row)
-            ids = prefix + [piece for word in pieces for piece in word] + suffix
-            read = self._caption(captions, row, (max_length or self.max_length) - len(ids) - len(suffix))
-            ids = ids + list(read) + suffix if read else ids
+        for row, words in enumerate(sentences):
+            words = self._fitting(words, row)
+            ids, positions = list(prefix), []
+            for word in words:
+                positions.append(len(ids))
+                ids += word
+            ids += suffix
+            if captions is not None and captions[row]:
+                room = max(self.max_length - len(ids) - len(suffix), 0)
+                if len(captions[row]) > room:
+                    logger.warning(f"The caption of sentence {row} is cut from {len(captions[row])} to {room} tokens.")
+                ids += captions[row][:room] + suffix if room else []
             rows.append({"input_ids": ids, "attention_mask": [1] * len(ids)})
-            word_starts, position = [], len(prefix)
-            for word in pieces:
-                word_starts.append(position)
-                position += len(word)
-            starts.append(word_starts)
-        padded = self.tokenizer.pad(
-            rows, padding=padding, max_length=max_length, pad_to_multiple_of=pad_to_multiple_of, return_tensors="pt"
-        )
+            starts.append(positions)
+        padded = self.tokenizer.pad(rows, padding=True, pad_to_multiple_of=pad_to_multiple_of, return_tensors="pt")
         length = padded["input_ids"].shape[1]
-        num_words = max(1, *map(len, sentences))
-        word_starts = torch.full((len(rows), num_words), -1, dtype=torch.long)
+        word_starts = torch.full((len(rows), max(1, max(map(len, sentences)))), -1, dtype=torch.long)
         for row, positions in enumerate(starts):
             shift = length - len(rows[row]["input_ids"]) if self.tokenizer.padding_side == "left" else 0
             word_starts[row, : len(positions)] = torch.tensor(positions, dtype=torch.long) + shift
@@ -429,36 +644,18 @@ class TwoMNERProcessor(ProcessorMixin):
             "word_starts": word_starts,
         }
 
-    def _caption(self, captions: Sequence[Sequence[int]] | None, row: int, room: int) -> Sequence[int]:
-        """The pieces of a row's caption that there is room for."""
-        pieces = captions[row] if captions is not None else []
-        if len(pieces) > max(room, 0):
-            logger.warning(f"The caption of sentence {row} is cut from {len(pieces)} to {max(room, 0)} pieces.")
-        return pieces[: max(room, 0)]
-
-    def _fit(self, pieces: list[list[int]], total: int, budget: int, truncation: bool, row: int) -> list[list[int]]:
-        """Cuts a sentence to `budget` pieces, or says why not. A first word that is longer alone loses its tail."""
-        if not truncation and len(pieces) > 1:
+    def _fitting(self, words: list[list[int]], row: int) -> list[list[int]]:
+        """The words, if they fit the text tower; of a single word that does not, its beginning."""
+        budget, total = self.token_budget(), sum(map(len, words))
+        if total <= budget:
+            return words
+        if len(words) > 1:
             raise ValueError(
-                f"Sentence {row} has {total} pieces in {len(pieces)} words; the limit is {budget}. Cut it with "
-                "`processor.windows(words)`, or pass truncation=True to lose its end."
+                f"Sentence {row} has {total} tokens in {len(words)} words; the limit is {budget}. Cut it with "
+                "`processor.windows(words)`, or pass the text to the pipeline, which does."
             )
-        kept, used = [], 0
-        for word in pieces:
-            if used + len(word) > budget:
-                break
-            kept.append(word)
-            used += len(word)
-        if not kept:  # one word, longer than the tower takes: it is tagged by its beginning
-            logger.warning(
-                f"The first word of sentence {row} has {len(pieces[0])} pieces; its first {budget} are read."
-            )
-            kept = [pieces[0][:budget]]
-        lost = len(pieces) - len(kept)
-        if lost:
-            self.truncated_words += lost
-            logger.warning(f"Sentence {row} is cut from {len(pieces)} to {len(kept)} words; {lost} are not tagged.")
-        return kept
+        logger.warning(f"The only word of sentence {row} has {total} tokens; its first {budget} are read.")
+        return [words[0][:budget]]
 
     def _labels(self, sentences, word_labels, word_starts: torch.Tensor) -> torch.Tensor:
         labels = torch.full(word_starts.shape, -100, dtype=torch.long)
@@ -468,68 +665,24 @@ class TwoMNERProcessor(ProcessorMixin):
                     f"{len(values)} labels for the {len(words)} words of sentence {row}; expected one a word."
                 )
             labels[row, : len(words)] = torch.tensor(values, dtype=torch.long)
-        return labels.masked_fill(word_starts < 0, -100)
+        return labels
 
     def _images(self, images: Sequence[ImageLike | None]) -> dict[str, torch.Tensor]:
+        ids: list[int | None] = []
         distinct: dict[int, torch.Tensor] = {}
-        ids = []
         for image in images:
             if image is None:
                 ids.append(None)
                 continue
             opened = load_image(image)
-            ids.append(image_id(opened))
-            if ids[-1] not in distinct:
-                distinct[ids[-1]] = self.resized(opened)
-        if not distinct:
-            return {}
-        return {"pixel_values": self.pixel_values(list(distinct.values())), **index_images(ids)}
+            ids.append(key := image_id(opened))
+            if key not in distinct:
+                distinct[key] = self.pixel_values(opened)
+        return {"pixel_values": torch.stack(list(distinct.values())), **index_images(ids)} if distinct else {}
 
-    def resized(self, image: Image.Image) -> torch.Tensor:
-        """
-        An RGB picture on its way to `pixel_values`, in little memory: `(height, width, 3)` uint8 where the image
-        processor resizes to a fixed size and then goes by single pixels, else what it makes of the picture, `(3,
-        height, width)` float.
-        """
-        size = self._fixed_size()
-        if size is None:
-            return self.image_processor(images=[image], return_tensors="pt")["pixel_values"][0]
-        # As the image processor, less its ways from PIL to NumPy and back.
-        return torch.from_numpy(np.array(image.resize(size, resample=self.image_processor.resample)))
-
-    def pixel_values(self, pictures: Sequence[torch.Tensor]) -> torch.Tensor:
-        """What `resized` gave for pictures, as the image tower reads them: `(len(pictures), 3, height, width)`."""
-        if pictures[0].dtype != torch.uint8:
-            return torch.stack(list(pictures))
-        scale, offset = self._rescaling()
-        values = torch.stack(list(pictures)).float()  # (N, H, W, 3)
-        return values.mul_(scale).add_(offset).permute(0, 3, 1, 2)
-
-    def _fixed_size(self) -> tuple[int, int] | None:
-        """Width and height, if the image processor resizes every picture to these and then goes by single pixels."""
-        processor, kind = self.image_processor, type(self.image_processor)
-        is_plain = isinstance(processor, PilBackend) and all(
-            getattr(kind, step) is getattr(PilBackend, step)
-            for step in ("__call__", "preprocess", "_preprocess", "process_image", "resize", "rescale", "normalize")
-        )
-        if not is_plain or not processor.do_resize or processor.do_center_crop or processor.do_pad:
-            return None
-        size = {name: value for name, value in dict(processor.size).items() if value is not None}
-        if set(size) != {"height", "width"} or processor.resample is None:
-            return None
-        return size["width"], size["height"]
-
-    def _rescaling(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Factor and summand of each channel, (3,) each, by which the image processor goes from levels to values."""
-        processor = self.image_processor
-        scale = torch.full((3,), processor.rescale_factor if processor.do_rescale else 1.0, dtype=torch.float64)
-        offset = torch.zeros(3, dtype=torch.float64)
-        if processor.do_normalize:
-            mean, std = (
-                torch.as_tensor(values, dtype=torch.float64) for values in (processor.image_mean, processor.image_std)
-            )
-            scale, offset = scale / std, offset - mean / std
-        return scale.float(), offset.float()
+    def pixel_values(self, image: Image.Image) -> torch.Tensor:
+        """An opened image as the image tower reads it: `(num_channels, height, width)`."""
+        return self.image_processor(images=[image], return_tensors="pt")["pixel_values"][0]
 
 
 def index_images(ids: Sequence[int | None]) -> dict[str, torch.Tensor]:
@@ -545,9 +698,9 @@ def index_images(ids: Sequence[int | None]) -> dict[str, torch.Tensor]:
     }
 
 
-def _uncropped(image_processor: BaseImageProcessor) -> BaseImageProcessor:
+def _uncropped(image_processor: Any) -> BaseImageProcessor:
     """
-    The image processor, or one like it, that resizes whole pictures to the size to which it would crop them.
+    The image processor, or one like it, that resizes whole images to the size to which it would crop them.
 
     Raises:
         ValueError: it has no such size.
@@ -575,4 +728,4 @@ if "." not in __name__:  # imported by its own name, not as remote code: that is
 else:
     set_in_package(__name__)
 
-__all__ = ["TwoMNERProcessor", "Window"]
+__all__ = ["FORMATS", "ImageLike", "TwoMNERProcessor", "Window", "image_id", "index_images", "load_image"]

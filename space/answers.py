@@ -1,6 +1,6 @@
-"""What the page shows for a text and its picture, made from the pipeline's explanation; knows nothing of Gradio."""
+"""What the page shows for a text and its image, made from the pipeline's explanation; knows nothing of Gradio."""
 
-import importlib
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,22 +10,21 @@ from PIL import Image
 
 MAX_CHARACTERS = 5_000
 MAX_HEAT_MAPS = 12
-MAX_PICTURE_SIDE_PX = 1_024
-COLUMNS = ["entity", "type", "score", "score without the picture", "gate"]
-# Of types that most data has, and of any others in turn. Light: the words are written on them.
-TYPE_COLOURS = {"PER": "#9ec5fe", "LOC": "#a3e4b5", "ORG": "#ffd08a", "MISC": "#d8b4fe", "OTHER": "#d8b4fe"}
-MORE_COLOURS = ["#fda4af", "#99e2e8", "#e3e38c", "#f0abfc", "#c4c9d4", "#b8e986"]
+MAX_IMAGE_SIDE_PX = 1_024
+COLUMNS = ["entity", "type", "score", "score without the image", "gate"]
+# Light: the words are written on them.
+COLOURS = ["#9ec5fe", "#a3e4b5", "#ffd08a", "#d8b4fe", "#fda4af", "#99e2e8", "#e3e38c", "#f0abfc", "#c4c9d4"]
 
 
 @dataclass
 class Answer:
     """
-    What one text and its picture come to.
+    What the page shows of one text and its image.
 
     Args:
         highlighted: the text and its entities, as `gr.HighlightedText` takes them.
-        highlighted_without: the same where the model is not shown the picture; `None` where there is none anyway.
-        heat_maps: for each entity the picture with what its words looked at, and a caption.
+        highlighted_without: the same where the model does not see the image; `None` where there is none anyway.
+        heat_maps: for each entity the image with what its words attended to, and a caption.
         rows: for each entity the values of `COLUMNS`.
     """
 
@@ -55,23 +54,15 @@ def checked(ner, text: str | None, upload: dict[str, Any] | None) -> Image.Image
         return None
     if upload["path"] is None:
         raise ValueError("The image is no uploaded file; expected one.")
-    # The model's own code, which lies beside the pipeline's, wherever that was loaded from.
-    images = importlib.import_module(type(ner).__module__.replace("pipeline_2mner", "images_2mner"))
-    return images.load_image(Path(upload["path"]).read_bytes(), images.STRICT)
+    processing = sys.modules[type(ner.processor).__module__]  # the model's own code, wherever it was loaded from
+    return processing.load_image(Path(upload["path"]).read_bytes(), trusted=False)
 
 
 def answer(ner, text: str, image: Image.Image | None) -> Answer:
-    """
-    Reads a text with its image and without.
-
-    Args:
-        ner: a pipeline of 2M-NER.
-        text: the text.
-        image: its image, or `None`.
-    """
+    """Reads a text with its image and without, by a pipeline of 2M-NER."""
     explanation = ner.explain(text, image)
     if explanation.image is not None:
-        explanation.image.thumbnail((MAX_PICTURE_SIDE_PX, MAX_PICTURE_SIDE_PX))  # every heat-map is as large as this
+        explanation.image.thumbnail((MAX_IMAGE_SIDE_PX, MAX_IMAGE_SIDE_PX))  # every heat-map is as large as this
     shown = Answer(highlight(text, (explained.entity for explained in explanation.entities)))
     if explanation.entities_without_image is not None:
         shown.highlighted_without = highlight(text, explanation.entities_without_image)
@@ -93,6 +84,5 @@ def highlight(text: str, entities: Iterable[dict[str, Any]]) -> dict[str, Any]:
 
 
 def colours(entity_types: Iterable[str]) -> dict[str, str]:
-    """A colour for each type, the same on every visit."""
-    more = iter(MORE_COLOURS * 10)
-    return {kind: TYPE_COLOURS.get(kind) or next(more, MORE_COLOURS[0]) for kind in entity_types}
+    """A colour for each type, the same with the image and without."""
+    return {kind: COLOURS[number % len(COLOURS)] for number, kind in enumerate(entity_types)}

@@ -1,4 +1,4 @@
-"""Gradio app of 2M-NER: a text and a picture in; entities with the picture and without, and where the model looked.
+"""Gradio app of 2M-NER: a text and an image in; entities with the image and without, and heat maps.
 
 `MODEL=org/2m-ner python app.py`: the environment variable names a model on the Hub, or a folder; `REVISION` pins it.
 """
@@ -15,17 +15,12 @@ from transformers import pipeline
 MAX_FILE_SIZE = "8mb"
 MAX_WAITING = 32
 ABOUT = """# 2M-NER
-Named entities in English, German, French and Spanish, from a text and, where there is one, its picture. With a picture
-the text is read twice, with it and without: what differs is what the picture did."""
+Named entities in English, German, French and Spanish, from a text and, where there is one, its image. With an image
+the text is read twice, with it and without: what differs is what the image did."""
 
 
 def build(ner) -> gr.Blocks:
-    """
-    The page.
-
-    Args:
-        ner: a pipeline of 2M-NER.
-    """
+    """The page of a pipeline of 2M-NER."""
 
     def opened(text: str, upload: dict | None):
         try:
@@ -40,26 +35,21 @@ def build(ner) -> gr.Blocks:
         shown = answer(ner, text, opened(text, upload))
         return shown.highlighted, shown.highlighted_without, shown.rows, shown.heat_maps
 
-    def compare(is_on: bool):
-        return gr.update(visible=is_on)
-
-    colour_of = colours(ner.entity_types)
     with gr.Blocks(title="2M-NER") as page:
         gr.Markdown(ABOUT)
         with gr.Row():
             with gr.Column(scale=2):
                 text = gr.Textbox(label="Text", lines=5, max_length=MAX_CHARACTERS, elem_id="text")
                 button = gr.Button("Find entities", variant="primary", elem_id="run")
-                both = gr.Checkbox(True, label="Compare with the answer without the picture", elem_id="compare")
             sources = ["upload", "clipboard"]
-            image = gr.Image(label="Picture (optional)", sources=sources, height=260, elem_id="picture")
+            image = gr.Image(label="Image (optional)", sources=sources, height=260, elem_id="image")
         with gr.Row():
-            options = {"color_map": colour_of, "combine_adjacent": False, "show_legend": True}
+            options = {"color_map": colours(ner.entity_types), "combine_adjacent": False, "show_legend": True}
             found = gr.HighlightedText(label="Entities", elem_id="found", **options)
-            without = gr.HighlightedText(label="Without the picture", elem_id="without", **options)
+            without = gr.HighlightedText(label="Without the image", elem_id="without", **options)
         rows = gr.Dataframe(headers=COLUMNS, label="Scores", interactive=False, wrap=True, elem_id="scores")
         maps = gr.Gallery(
-            label="Where each entity's words looked",
+            label="What each entity's words attended to",
             columns=4,
             fit_columns=False,
             height="auto",
@@ -75,12 +65,11 @@ def build(ner) -> gr.Blocks:
         asked = gr.on([button.click, text.submit], check, **given, api_name=False)
         asked.failure(lambda: [None] * len(outputs), None, outputs, api_name=False)
         asked.success(run, **given, outputs=outputs, api_name="entities")
-        both.change(compare, both, without, api_name=False)
     return page.queue(max_size=MAX_WAITING)
 
 
 def _example_rows() -> list[list[str | None]]:
-    """Texts and files of pictures: Gradio takes an example's picture from a file."""
+    """Texts and files of images: Gradio takes an example's image from a file."""
     folder = Path(tempfile.mkdtemp(prefix="examples-"))
     rows: list[list[str | None]] = []
     for example in EXAMPLES:

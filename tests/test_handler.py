@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_images_2mner import encoded_size
+from test_load_image import encoded_size
 
 import handler as handler_module
 from handler import EndpointHandler, Limits

@@ -6,7 +6,7 @@ import unicodedata
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from test_pipeline_2mner import TEXTS, check_layout, make_pipeline, make_towers, picture
+from test_pipeline_2mner import TEXTS, check_layout, make_pipeline, make_towers, plain_image
 
 import pipeline_2mner
 from processing_2mner import WORD_PATTERN
@@ -81,7 +81,7 @@ def test_ten_thousand_strings_under_any_tags(ner, text, tags):
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(texts=st.lists(TEXT, min_size=4, max_size=8), seen=st.booleans())
 def test_the_whole_pipeline(ner, texts, seen):
-    images = [picture("red") if seen and number % 2 else None for number in range(len(texts))]
+    images = [plain_image("red") if seen and number % 2 else None for number in range(len(texts))]
     for text, entities in zip(texts, ner(texts, images=images, batch_size=8), strict=True):
         check_layout(text, entities)
 

@@ -12,8 +12,8 @@ from PIL import Image
 from test_pipeline_2mner import make_pipeline, make_towers
 
 from handler import EndpointHandler, Limits
-from images_2mner import image_id
 from mmner.data.collator import MultimodalCollator
+from processing_2mner import image_id
 
 TEXT = "Jordan was seen in Paris with Orange."
 

@@ -1,7 +1,6 @@
-"""Tests of the ONNX export against the PyTorch model, and of the numpy decoder against the CRF."""
+"""The ONNX export against the PyTorch model."""
 
 import copy
-import itertools
 import json
 import math
 import re
@@ -14,21 +13,18 @@ import pytest
 import torch
 from PIL import Image
 from test_one_image import save_photograph
-from test_pipeline_2mner import TEXTS, make_pipeline, make_towers, picture, same
+from test_pipeline_2mner import TEXTS, make_pipeline, make_towers, plain_image, same
 from tiny_models import tiny_batch, tiny_model
 from transformers import pipeline
 from transformers.dynamic_module_utils import get_imports
 
 import onnx_2mner
-from crf_2mner import LinearChainCRF, iob2_constraints
 from modeling_2mner import TwoMNERForTokenClassification
 from onnx_2mner import (
-    CRF_FILE,
     EXPORT_FILE,
     FUSION_GRAPH,
     IMAGE_GRAPH,
     TEXT_GRAPH,
-    NumpyCRF,
     OnnxEmissions,
     export_onnx,
     fingerprint,
@@ -39,8 +35,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = ROOT.parent / "shared" / "weights"
 LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 TEXTS_AND_MORE = [*TEXTS, " ".join(["Paris"] * 300)]
-IMAGES = [picture("red"), None, None, picture("blue"), picture("red"), None, picture("green")]
-TYPES = [(1, 2), (3, 4)]  # begin and inside tag of each type
+IMAGES = [plain_image("red"), None, None, plain_image("blue"), plain_image("red"), None, plain_image("green")]
 
 
 class FixedInputs:
@@ -135,7 +130,7 @@ def test_logits_equal_the_models(kind, image_ids, words, request):
     assert_close(got, want)
     mask = batch["word_starts"] >= 0
     tags = model.crf.decode(torch.from_numpy(want), mask).numpy()
-    np.testing.assert_array_equal(emissions.crf.decode(got, mask.numpy()), tags)
+    np.testing.assert_array_equal(model.crf.decode(torch.from_numpy(got), mask).numpy(), tags)
 
 
 @pytest.mark.parametrize("kind", ["gated", "paper"])
@@ -364,7 +359,7 @@ def test_true_does_not_read_the_working_directory_for_a_model_without_a_folder(e
         OnnxEmissions.for_model(model)
 
 
-@pytest.mark.parametrize("name", [TEXT_GRAPH, IMAGE_GRAPH, FUSION_GRAPH, CRF_FILE])
+@pytest.mark.parametrize("name", [TEXT_GRAPH, IMAGE_GRAPH, FUSION_GRAPH])
 @pytest.mark.parametrize("damage", ["missing", "damaged"])
 def test_a_file_that_is_missing_or_damaged_is_an_error(export, name, damage):
     model, folder = export
@@ -480,145 +475,6 @@ def test_without_the_extra_the_error_says_what_to_install(missing, call, monkeyp
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ImportError, match=f"`{missing}` is not installed.* pip install onnx onnxruntime onnxscript"):
         call()
-
-
-# The decoder
-
-
-def make_crfs(constrained=True, seed=0, labels=LABELS):
-    """The same random CRF in PyTorch and in numpy, in float32."""
-    crf = LinearChainCRF(len(labels), iob2_constraints(labels) if constrained else None)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in crf.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator))
-    model = torch.nn.Module()
-    model.crf = crf
-    return crf, NumpyCRF.from_model(model)
-
-
-def make_scores(lengths, num_tags=5, seed=1, scale=1.0):
-    random = np.random.default_rng(seed)
-    emissions = (scale * random.normal(size=(len(lengths), max(lengths), num_tags))).astype(np.float32)
-    return emissions, np.arange(max(lengths)) < np.array(lengths)[:, None]
-
-
-def spans_of(lengths):
-    return np.array(
-        [
-            (row, start, end, begin, inside)
-            for row, length in enumerate(lengths)
-            for start in range(length)
-            for end in range(start + 1, length + 1)
-            for begin, inside in [*TYPES, (1, 4), *([(0, -1)] if end == start + 1 else [])]
-        ]
-    )
-
-
-@pytest.mark.parametrize("constrained", [True, False])
-def test_decoder_against_enumeration(constrained):
-    crf, decoder = make_crfs(constrained)
-    lengths = [4, 1, 3]
-    emissions, mask = make_scores(lengths)
-    tags = decoder.decode(emissions, mask)
-    log_probs = decoder.span_log_prob(emissions, mask, spans_of(lengths))
-    start, transitions, end = (
-        p.detach().double().numpy() for p in (crf.start_transitions, crf.transitions, crf.end_transitions)
-    )
-    for row, length in enumerate(lengths):
-        weights = {}
-        for path in itertools.product(range(5), repeat=length):
-            labels = ["O", *(LABELS[tag] for tag in path)]
-            forbidden = any(b[0] == "I" and a[1:] != b[1:] for a, b in zip(labels, labels[1:], strict=False))
-            if not (constrained and forbidden):
-                score = start[path[0]] + end[path[-1]]
-                score += sum(float(emissions[row, t, tag]) for t, tag in enumerate(path))
-                weights[path] = math.exp(score + sum(transitions[a, b] for a, b in zip(path, path[1:], strict=False)))
-        assert tuple(tags[row, :length]) == max(weights, key=weights.get)
-        assert (tags[row, length:] == -100).all()
-        total = sum(weights.values())
-        for (at, first, stop, begin, inside), log_prob in zip(spans_of(lengths), log_probs, strict=True):
-            if at == row:
-                wanted = (begin, *[inside] * (stop - first - 1))
-                hit = sum(
-                    weight
-                    for path, weight in weights.items()
-                    if path[first:stop] == wanted and (stop == length or path[stop] != inside)
-                )
-                assert math.exp(log_prob) == pytest.approx(hit / total, abs=1e-6)
-
-
-@pytest.mark.parametrize("scale", [0.1, 1.0, 20.0])
-def test_decoder_against_the_crf(scale):
-    crf, decoder = make_crfs(seed=3)
-    lengths = [40, 1, 0, 17, 39]
-    emissions, mask = make_scores(lengths, scale=scale)
-    emissions[~mask] = np.nan  # what is masked is not read
-    crf_inputs = torch.from_numpy(emissions), torch.from_numpy(mask)
-    np.testing.assert_array_equal(decoder.decode(emissions, mask), crf.decode(*crf_inputs).numpy())
-    spans = spans_of(lengths)[::7]
-    want = crf.span_log_prob(*crf_inputs, torch.from_numpy(spans)).detach().numpy()
-    got = decoder.span_log_prob(emissions, mask, spans)
-    np.testing.assert_allclose(got, want, rtol=1e-5, atol=2e-5 * max(1, scale))
-    np.testing.assert_allclose(np.exp(got), np.exp(want), atol=1e-5)
-
-
-def test_equal_scores_take_the_first_tag():
-    _, decoder = make_crfs()
-    decoder.start[:], decoder.transitions[:], decoder.end[:] = 0, 0, 0
-    assert decoder.decode(np.zeros((1, 3, 5), np.float32), np.ones((1, 3), bool)).tolist() == [[0, 0, 0]]
-
-
-def test_a_long_sentence_keeps_its_digits():
-    _, decoder = make_crfs()
-    lengths = [20_000]
-    emissions, mask = make_scores(lengths, scale=5.0)
-    spans = np.array([(0, 0, 2, 1, 2), (0, 10_000, 10_001, 3, 4), (0, 19_990, 20_000, 1, 2)])
-    got = decoder.span_log_prob(emissions, mask, spans)
-    want = decoder.span_log_prob(emissions.astype(np.float64), mask, spans)
-    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
-
-
-def test_save_and_load(tmp_path):
-    _, decoder = make_crfs()
-    decoder.save(tmp_path / "crf.npz")
-    again = NumpyCRF.load(tmp_path / "crf.npz")
-    for name in ("start", "transitions", "end"):
-        np.testing.assert_array_equal(getattr(again, name), getattr(decoder, name))
-
-
-def test_no_spans_and_no_words():
-    _, decoder = make_crfs()
-    emissions, mask = np.zeros((2, 0, 5), np.float32), np.zeros((2, 0), bool)
-    assert decoder.decode(emissions, mask).shape == (2, 0)
-    assert decoder.span_log_prob(emissions, mask, np.zeros((0, 5), int)).shape == (0,)
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda d: d.decode(np.zeros((1, 2, 4)), np.ones((1, 2), bool)), r"\(batch, words, 5\)"),
-        (lambda d: d.decode(np.zeros((1, 2, 5)), np.ones((1, 3), bool)), r"a mask of shape \(1, 3\)"),
-        (lambda d: d.decode(np.zeros((1, 2, 5)), np.ones((1, 2))), "must be bool and right-padded"),
-        (lambda d: d.decode(np.zeros((1, 2, 5)), np.array([[False, True]])), "must be bool and right-padded"),
-        (lambda d: d.span_log_prob(np.zeros((1, 2, 5)), np.ones((1, 2), bool), np.zeros((1, 4), int)), r"\(N, 5\)"),
-    ]
-    + [
-        (
-            lambda d, span=span: d.span_log_prob(np.zeros((1, 2, 5)), np.ones((1, 2), bool), np.array([span])),
-            "Span 0",
-        )
-        for span in [(1, 0, 1, 1, 2), (0, 1, 1, 1, 2), (0, 0, 3, 1, 2), (0, 0, 1, 5, 2), (0, 0, 2, 1, -1)]
-    ],
-)
-def test_decoder_refuses_what_does_not_fit(call, message):
-    with pytest.raises(ValueError, match=message):
-        call(make_crfs()[1])
-
-
-def test_scores_of_different_sizes_are_refused():
-    with pytest.raises(ValueError, match=r"expected \(K,\), \(K, K\) and \(K,\)"):
-        NumpyCRF(np.zeros(3), np.zeros((2, 3)), np.zeros(3))
 
 
 # The real encoders

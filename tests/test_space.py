@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from test_images_2mner import encoded, encoded_size
+from test_load_image import encoded, encoded_size
 
 from mmner.probe.tiny_towers import make_tiny_towers
 from modeling_2mner import TwoMNERForTokenClassification

@@ -89,7 +89,7 @@ def bad_cases(limits: Limits) -> list[Case]:
         return Case(name, json.dumps({"inputs": inputs, **more}), status)
 
     return [
-        case("oversized body", 413, "a" * (limits.max_body_bytes + 1)),
+        case("oversized body", 413, "a" * (limits.max_text_characters + 1)),
         case("too many texts", 413, ["a"] * (limits.max_texts + 1)),
         case("wrong type", 400, [TEXTS[0], None]),
         case("unknown parameter", 400, "a", parameters={"threshold": 1}),

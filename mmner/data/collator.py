@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from images_2mner import load_image
 from mmner.data.feature_store import FeatureStore
-from processing_2mner import TwoMNERProcessor, index_images
+from processing_2mner import TwoMNERProcessor, index_images, load_image
 
 logger = logging.getLogger(__name__)
 

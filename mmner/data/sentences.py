@@ -341,7 +341,7 @@ class WindowedSentences(torch.utils.data.Dataset):
     def _cut(self, training: bool, stride: int | None, max_length: int | None) -> None:
         found = []
         for row, words in enumerate(self.tokens):
-            counts = self._processor.piece_counts(words)
+            counts = self._processor.token_counts(words)
             if sum(counts) <= self._budget:
                 windows = [Window(0, len(words), 0, len(words))]
             elif training:
@@ -441,7 +441,7 @@ class WindowedSentences(torch.utils.data.Dataset):
             return tokens, tags
         changed = augmented(tokens, tags, rng)
         # Capitals may take more tokens than the window has room for.
-        return changed if sum(self._processor.piece_counts(changed[0])) <= self._budget else (tokens, tags)
+        return changed if sum(self._processor.token_counts(changed[0])) <= self._budget else (tokens, tags)
 
     def stitch(self, values: np.ndarray) -> list[list[Any]]:
         """

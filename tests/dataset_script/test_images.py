@@ -14,7 +14,7 @@ import pytest
 from datasets import Image as ImageFeature
 from PIL import EpsImagePlugin, Image, PngImagePlugin
 
-import images_2mner
+import processing_2mner
 from dataset_script import images, load, load_report
 from dataset_script.auditing import audit
 from dataset_script.building.build import build
@@ -178,7 +178,7 @@ def test_image_root(tmp_path):
 
 
 def test_the_formats_are_the_models_own():
-    assert FORMATS == images_2mner.FORMATS
+    assert FORMATS == processing_2mner.FORMATS
 
 
 @pytest.fixture

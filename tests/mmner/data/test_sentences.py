@@ -97,7 +97,7 @@ def test_no_word_is_dropped_and_each_window_fits(processor, training, max_length
         item = sentences[index]
         assert item["tokens"] == rows[row]["tokens"][window.start : window.stop]
         assert is_iob2([LABELS[label] for label in item["labels"]])
-        assert sentences.lengths[index] == sum(processor.piece_counts(item["tokens"]))
+        assert sentences.lengths[index] == sum(processor.token_counts(item["tokens"]))
         assert sentences.lengths[index] <= (max_length or 64) - 2
         kept[row] += range(window.keep_start, window.keep_stop)
     for row, words in kept.items():
@@ -300,9 +300,9 @@ def test_augmented_text_is_that_of_training_alone_and_drawn_by_seed_and_epoch(pr
             (token.lower(), tag) for token, tag in zip(new["tokens"], new["labels"], strict=True) if tag
         ]
     # Capitals have more pieces here: a sentence that would no longer fit its window stays as it was.
-    budget = max(sum(processor.piece_counts(item["tokens"])) for item in plain)
+    budget = max(sum(processor.token_counts(item["tokens"])) for item in plain)
     free, bound = read(1.0), read(1.0, max_length=budget + 2)
-    fits = [sum(processor.piece_counts(item["tokens"])) <= budget for item in free]
+    fits = [sum(processor.token_counts(item["tokens"])) <= budget for item in free]
     assert {True, False} == set(fits)
     assert bound == [new if fit else old for new, old, fit in zip(free, plain, fits, strict=True)]
     with pytest.raises(ValueError, match="--text_augmentation is -0.1; expected a probability"):
@@ -338,7 +338,7 @@ def test_mentions_are_dropped_whole_in_training_rows_with_an_image_alone(process
                 assert all(hidden) or item["tokens"][start:stop] == words[start:stop]
                 dropped, mentions = dropped + all(hidden), mentions + 1
     assert 0.25 < dropped / mentions < 0.55
-    assert processor.piece_counts([mask]) == [1]
+    assert processor.token_counts([mask]) == [1]
     for arguments in ((0.0, True), (0.9, False)):
         sentences, items = shown(*arguments)
         assert not any(mask in item["tokens"] for item in items)

@@ -27,10 +27,10 @@ LABELS = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
 class WordProcessor:
     """A word is a token, a window eight of them: all that the cutting of sentences asks of a processor."""
 
-    def piece_budget(self, max_length=None):
+    def token_budget(self, max_length=None):
         return 8
 
-    def piece_counts(self, words):
+    def token_counts(self, words):
         return [1] * len(words)
 
     def windows(self, words, stride, max_length):

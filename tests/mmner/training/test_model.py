@@ -93,7 +93,7 @@ def test_tiny_towers_are_made_and_frozen_as_asked(tiny):
     assert model.config.labels == LABELS and model.config.alignment == "clip"
     assert not any(parameter.requires_grad for parameter in model.model.vision_model.parameters())
     assert all(parameter.requires_grad for parameter in model.model.text_model.parameters())
-    assert processor.piece_counts(["won"]) == [1]
+    assert processor.token_counts(["won"]) == [1]
 
 
 def test_a_saved_model_is_loaded_with_other_loss_weights(tiny, tmp_path, caplog):

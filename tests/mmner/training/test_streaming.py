@@ -156,7 +156,7 @@ def test_batches_are_of_about_one_length(shards, processor):
     stream = make_stream(shards, processor, (8, 0, 1, 0), shuffle_buffer=70)
     stretches: dict[tuple, list[list[int]]] = {}
     for position, batch in itertools.islice(stream.batches(Position(0)), 60):
-        lengths = [sum(processor.piece_counts(window["tokens"])) for window in batch]
+        lengths = [sum(processor.token_counts(window["tokens"])) for window in batch]
         stretches.setdefault((position.epoch, position.stretch), []).append(lengths)
     *whole, _ = stretches.values()
     assert len(whole) > 2 and any(found != sorted(found) for found in whole)

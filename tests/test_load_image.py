@@ -1,10 +1,9 @@
-"""Images of every kind, broken ones, and what strangers may not have: paths, URLs, rare formats, much."""
+"""`load_image`: images of every kind, broken ones, and what strangers may not send."""
 
 import base64
 import io
 import math
 import os
-import socket
 import struct
 import threading
 import time
@@ -17,8 +16,7 @@ import pytest
 import torch
 from PIL import EpsImagePlugin, Image
 
-import images_2mner
-from images_2mner import STRICT, UrlPolicy, _webp_size, image_id, load_image
+from processing_2mner import UNTRUSTED_MAX_BYTES, _webp_size, image_id, load_image
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -78,7 +76,7 @@ GREY = np.tile(np.linspace(0, 255, 40).astype(np.uint8), (24, 1))
         (torch.tensor(GREY).expand(3, 24, 40), 0),
     ],
 )
-def test_numbers_of_every_kind_show_the_same_picture(image, tolerance):
+def test_numbers_of_every_kind_show_the_same_image(image, tolerance):
     shown = np.asarray(load_image(image), dtype=int)
     assert np.abs(shown - GREY[..., None]).max() <= tolerance
 
@@ -145,12 +143,10 @@ def test_decompression_bombs_are_refused_before_they_are_decoded(monkeypatch):
         (np.zeros((3, 4, 5, 6), np.uint8), ValueError, r"shape \(3, 4, 5, 6\)"),
         (np.zeros((0, 4, 3), np.uint8), ValueError, "shape"),
         (np.full((4, 4, 3), 300), ValueError, "values 300..300; expected 0..255"),
-        (np.full((4, 4, 3), 2.0), ValueError, "floats outside 0..1"),
-        (np.full((4, 4, 3), np.nan), ValueError, r"NaN or infinite \(48 of 48\)"),
-        (torch.full((3, 4, 5), math.inf, dtype=torch.bfloat16), ValueError, r"NaN or infinite \(60 of 60\)"),
-        (Image.fromarray(np.array([[0, 200], [100, np.nan]], np.float32)), ValueError, r"NaN or infinite \(1 of 4\)"),
-        (Image.fromarray(np.array([[0, 1], [-math.inf, 0]], np.float32)), ValueError, r"NaN or infinite \(1 of 4\)"),
-        (Image.fromarray(np.array([[0, 0.5], [-0.5, 0]], np.float32)), ValueError, "floats outside 0..1"),
+        (np.full((4, 4, 3), 2.0), ValueError, "floats 2.0..2.0; expected 0..1"),
+        (np.full((4, 4, 3), np.nan), ValueError, "floats nan..nan; expected 0..1"),
+        (torch.full((3, 4, 5), math.inf, dtype=torch.bfloat16), ValueError, "floats inf..inf; expected 0..1"),
+        (Image.fromarray(np.array([[0, 200], [100, np.nan]], np.float32)), ValueError, "values that are NaN or"),
         (17, TypeError, "type int; expected a PIL image, path, URL, data: URI, base64, bytes, array or None"),
         ("nowhere.jpg", ValueError, "Image nowhere.jpg does not exist"),
     ],
@@ -160,59 +156,57 @@ def test_what_is_no_image_is_an_error(image, error, message):
         load_image(image)
 
 
-def test_the_policy_limits_pixels_below_pillows_own_limit():
-    assert load_image(noise((40, 25)), UrlPolicy(max_pixels=1000)).size == (40, 25)
-    with pytest.raises(ValueError, match="40 x 26 pixels, the limit is 1000"):
-        load_image(encoded(noise((40, 26))), UrlPolicy(max_pixels=1000))
+def test_a_strangers_image_has_fewer_pixels():
+    assert load_image(Image.new("RGB", (4000, 4000)), trusted=False).size == (4000, 4000)
+    with pytest.raises(ValueError, match="4001 x 4000 pixels, the limit is 16000000. Give a smaller image.$"):
+        load_image(encoded_size(4001, 4000), trusted=False)
 
 
 # Base64 and data: URIs
 
 
-@pytest.mark.parametrize("policy", [UrlPolicy(), STRICT], ids=["trusting", "strict"])
-def test_base64_in_every_dress_is_the_image_itself(policy):
+@pytest.mark.parametrize("trusted", [True, False])
+def test_base64_in_every_form_is_the_image_itself(trusted):
     content = encoded(noise())
     plain = base64.b64encode(content).decode()
-    dresses = [
+    forms = [
         plain,
         plain.rstrip("="),
         base64.encodebytes(content).decode(),
         base64.urlsafe_b64encode(content).decode(),
         f"data:image/png;base64,{plain}",
         f"DATA:image/png;charset=x;BASE64,{plain.replace('+', '%2B').replace('/', '%2F')}",
-        "data:image/png," + "".join(f"%{byte:02x}" for byte in content),
     ]
-    assert {image_id(load_image(dress, policy)) for dress in dresses} == {image_id(noise())}
+    assert {image_id(load_image(form, trusted)) for form in forms} == {image_id(noise())}
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("A" * 41, "is refused; expected a data"),  # no multiple of four letters has this many
+        ("A" * 41, "is refused; expected base64"),  # no multiple of four letters has this many
         ("A" * 40, "cannot be read as an image: it is of no format of JPEG, PNG"),
-        ("not base64 at all!" * 3, "is refused; expected a data"),
-        ("Ünicode" * 9, "is refused; expected a data"),
+        ("not base64 at all!" * 3, "is refused; expected base64"),
+        ("Ünicode" * 9, "is refused; expected base64"),
         ("", "is refused"),
-        ("data:image/png;base64,%%%", "no data: URI of an image"),
-        ("data:image/png;base64", "no data: URI of an image"),
-        ("data:,hello", "cannot be read as an image"),
+        ("data:image/png;base64,%%%", "is refused; expected base64"),
+        ("data:,hello", "is refused; expected base64"),
     ],
 )
 def test_malformed_base64_is_an_error_that_says_so(text, message):
     with pytest.raises(ValueError, match=message):
-        load_image(text, STRICT)
+        load_image(text, trusted=False)
 
 
 def test_a_long_text_is_not_repeated_in_the_error():
     with pytest.raises(ValueError, match=r"\(100000 characters\)") as caught:
-        load_image("A" * 100_000, STRICT)
+        load_image("A" * 100_000, trusted=False)
     assert len(str(caught.value)) < 400
 
 
-def test_base64_counts_towards_the_byte_limit():
-    text = base64.b64encode(encoded(noise())).decode()
-    with pytest.raises(ValueError, match="the limit is 500"):
-        load_image(text, UrlPolicy(max_bytes=500))
+def test_a_strangers_file_is_not_too_large():
+    text = base64.b64encode(encoded(noise()) + bytes(UNTRUSTED_MAX_BYTES)).decode()
+    with pytest.raises(ValueError, match="bytes; the limit is 8388608"):
+        load_image(text, trusted=False)
 
 
 def test_a_file_whose_name_could_be_base64_is_a_file(tmp_path, monkeypatch):
@@ -221,40 +215,36 @@ def test_a_file_whose_name_could_be_base64_is_a_file(tmp_path, monkeypatch):
     assert load_image("a" * 40).size == (40, 24)
 
 
-@pytest.mark.parametrize("kind", ["path", "dict", "pathlib", "file-url"])
+@pytest.mark.parametrize("kind", ["path", "dict", "pathlib", "file-url", "url"])
 def test_strangers_name_no_file_of_this_machine(kind, tmp_path):
     path = tmp_path / "a.png"
     noise().save(path)
-    image = {"path": str(path), "dict": {"path": str(path)}, "pathlib": path, "file-url": f"file://{path}"}[kind]
+    image = {"path": str(path), "dict": {"path": str(path)}, "pathlib": path, "file-url": f"file://{path}"}.get(
+        kind, "HTTPS://example.org/a"
+    )
     with pytest.raises((ValueError, TypeError), match="expected"):
-        load_image(image, STRICT)
+        load_image(image, trusted=False)
 
 
-def test_strangers_formats_are_few():
-    content = encoded(noise(), "EPS")
-    with pytest.raises(ValueError, match="of no format of JPEG, PNG"):
-        load_image(content, STRICT)
-    for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP"):
-        assert load_image(encoded(noise(), kind), STRICT).size == (40, 24)
-
-
-@pytest.mark.parametrize("policy", [UrlPolicy(), STRICT], ids=["trusting", "strict"])
+@pytest.mark.parametrize("trusted", [True, False])
 @pytest.mark.parametrize("kind", ["EPS", "PDF", "ICNS"])
-def test_no_other_format_is_opened_whatever_its_name(kind, policy, tmp_path, monkeypatch):
+def test_no_other_format_is_opened_whatever_its_name(kind, trusted, tmp_path, monkeypatch):
     monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **options: pytest.fail("Ghostscript was called"))
     content = encoded(noise((16, 16)), kind)
     (tmp_path / "x.png").write_bytes(content)
-    images = [content] if policy is STRICT else [content, tmp_path / "x.png", {"path": str(tmp_path / "x.png")}]
+    images = [content, tmp_path / "x.png", {"path": str(tmp_path / "x.png")}] if trusted else [content]
     for image in images:
         with pytest.raises(ValueError, match="cannot be read as an image: it is of no format of JPEG, PNG"):
-            load_image(image, policy)
+            load_image(image, trusted)
 
 
 def test_raster_formats_of_a_fixed_list_are_opened():
     for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM"):
         assert load_image(encoded(noise(), kind)).size == (40, 24)
+    for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP"):
+        assert load_image(encoded(noise(), kind), trusted=False).size == (40, 24)
     several = encoded(noise(), "MPO", save_all=True, append_images=[noise(seed=1)])  # as phones write them
-    assert load_image(several, STRICT).size == (40, 24)
+    assert load_image(several, trusted=False).size == (40, 24)
 
 
 def test_a_pipe_is_no_file(tmp_path):
@@ -287,23 +277,23 @@ PROFILE = png_chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(1000)))
 )
 def test_a_file_of_thousands_of_costly_parts_is_refused_undecoded(kind, options, part, what, monkeypatch):
     plain = encoded(noise(), kind, **options)
-    assert load_image(with_parts(plain, 20 * part), STRICT).size == (40, 24)
+    assert load_image(with_parts(plain, 20 * part), trusted=False).size == (40, 24)
     monkeypatch.setattr(Image, "open", lambda *args, **options: pytest.fail("it was opened"))
     start = time.perf_counter()
     with pytest.raises(ValueError, match=f"is refused: it has more than 256 {what}. Save the image anew"):
-        load_image(with_parts(plain, (STRICT.max_bytes - len(plain)) // len(part) * part), STRICT)
+        load_image(with_parts(plain, (UNTRUSTED_MAX_BYTES - len(plain)) // len(part) * part), trusted=False)
     assert time.perf_counter() - start < 1  # some milliseconds; decoding would take minutes
 
 
 def test_a_photograph_with_a_video_behind_it_is_no_hostile_file():
-    video = np.random.default_rng(0).bytes(STRICT.max_bytes - 2**14)
-    assert load_image(encoded(noise(), "JPEG") + video, STRICT).size == (40, 24)
+    video = np.random.default_rng(0).bytes(UNTRUSTED_MAX_BYTES - 2**14)
+    assert load_image(encoded(noise(), "JPEG") + video, trusted=False).size == (40, 24)
 
 
 def test_pixels_that_look_like_markers_are_no_markers():
     image = Image.new("RGB", (64, 64), (0xDA, 0xFF, 0xDA))  # in a BMP: blue, green, red
     assert encoded(image, "BMP").count(b"\xff\xda") > 4000
-    assert load_image(encoded(image, "BMP"), STRICT).getpixel((0, 0)) == (0xDA, 0xFF, 0xDA)
+    assert load_image(encoded(image, "BMP"), trusted=False).getpixel((0, 0)) == (0xDA, 0xFF, 0xDA)
 
 
 @pytest.mark.parametrize("options", [{"lossless": True}, {}, {"save_all": True, "append_images": [noise()]}])
@@ -311,8 +301,9 @@ def test_a_webp_of_too_many_pixels_is_refused_before_pillow_takes_memory_for_the
     content = encoded(noise(), "WEBP", **options)
     assert _webp_size(content) == (40, 24)
     monkeypatch.setattr(Image, "open", lambda *args, **options: pytest.fail("it was opened"))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 959)
     with pytest.raises(ValueError, match="40 x 24 pixels, the limit is 959"):
-        load_image(content, UrlPolicy(max_pixels=959))
+        load_image(content)
 
 
 def test_broken_metadata_fill_no_log():
@@ -328,32 +319,15 @@ def test_broken_metadata_fill_no_log():
 
 
 class Site(BaseHTTPRequestHandler):
-    """Pictures, and what a hostile site would send in their place."""
-
     def do_GET(self):
-        self.server.seen.append((self.headers["Host"], self.path))
-        if self.path.startswith("/to/") or self.path == "/circle":
+        self.server.seen.append(self.path)
+        if self.path.startswith("/to/"):
             self.send_response(302)
             self.send_header("Location", self.path.removeprefix("/to/"))
-            self.end_headers()
-            return
-        if self.path == "/gone":
-            self.send_error(404)
-            return
-        self.send_response(200)
-        try:
-            self.end_headers()
-            if self.path == "/drip-body":
-                for _ in range(100):
-                    self.wfile.write(b"x")
-                    time.sleep(0.05)
-            elif self.path == "/endless":
-                while True:
-                    self.wfile.write(b"x" * 65536)
-            else:
-                self.wfile.write(encoded(noise()))
-        except OSError:  # the other side hung up, as it should
-            pass
+        else:
+            self.send_response(404 if self.path == "/gone" else 200)
+        self.end_headers()
+        self.wfile.write(encoded(noise()))
 
     def log_message(self, *args):
         """Quiet."""
@@ -370,74 +344,31 @@ def site():
     server.server_close()
 
 
-def test_images_by_url(site):
-    assert image_id(load_image(f"{site.url}/a.png")) == image_id(load_image(noise()))
-    with pytest.raises(ValueError, match="could not be downloaded.*404"):
-        load_image(f"{site.url}/gone")
-    with pytest.raises(ValueError, match="more than 100 bytes"):
-        load_image(f"{site.url}/a.png", UrlPolicy(max_bytes=100))
-
-
 @pytest.mark.parametrize(
     ("url", "sent"),
     [
+        ("/a.png", "/a.png"),
         ("/Köln.jpg", "/K%C3%B6ln.jpg"),
         ("/K%C3%B6ln.jpg", "/K%C3%B6ln.jpg"),
         ("/a b/100%.jpg?q=Größe 1&x=%20+~#Straße", "/a%20b/100%.jpg?q=Gr%C3%B6%C3%9Fe%201&x=%20+~"),
-        ("?é", "/?%C3%A9"),
-        ("/a.png \n", "/a.png"),
-        ("/北京/🙂.png", "/%E5%8C%97%E4%BA%AC/%F0%9F%99%82.png"),
+        (" \n", "/"),
     ],
 )
 def test_urls_as_people_write_them(url, sent, site):
-    assert load_image(site.url + url).size == (40, 24)
-    assert [path for _, path in site.seen] == [sent]
-
-
-def test_redirects_are_followed_within_http(site):
-    assert load_image(f"{site.url}/to/{site.url}/a.png").size == (40, 24)
-    for target in ("file:///etc/passwd", "gopher://x/", "data:,x", "//"):
-        with pytest.raises(ValueError, match="could not be downloaded"):
-            load_image(f"{site.url}/to/{target}")
-
-
-def test_a_circle_of_redirects_ends(site):
-    with pytest.raises(ValueError, match="could not be downloaded.*infinite loop"):
-        load_image(f"{site.url}/circle")
-    assert len(site.seen) < 12
-
-
-def test_a_site_that_drips_is_left_when_the_time_is_over(site):
-    start = time.monotonic()
-    with pytest.raises(ValueError, match="more than 0.4 s|timed out"):
-        load_image(f"{site.url}/drip-body", UrlPolicy(timeout_s=0.4))
-    assert time.monotonic() - start < 2
-
-
-def test_an_endless_body_is_read_to_the_limit_only(site):
-    with pytest.raises(ValueError, match="more than 1000000 bytes"):
-        load_image(f"{site.url}/endless", UrlPolicy(max_bytes=1_000_000))
+    assert image_id(load_image(site.url + url)) == image_id(noise())
+    assert site.seen in ([sent], [""])
 
 
 @pytest.mark.parametrize(
     "url",
-    ["http://", "http:///a.png", "http://[::1", "http://x:port/", "http://a b/", "http://" + "a" * 70 + ".test/"]
-    + ["http://user@photos.test/", "https://\x00/", "http://.../", "http://ü.\udc80/"]
-    + ["http://photos.test/\udc80", "http://photos.test/a\nb", "http://photos.test/a\r\nHost: b"],
+    ["/gone", "/to/file:///etc/passwd", "/to/gopher://x/", "/to/data:,x", "http://x:port/", "http://a b/", "http://"],
 )
-def test_a_url_that_cannot_be_is_an_error(url, monkeypatch):
-    def no_such_name(*args, **options):
-        raise socket.gaierror("no such name")
-
-    monkeypatch.setattr(socket, "getaddrinfo", no_such_name)
+def test_a_url_without_an_image_is_an_error(url, site):
     with pytest.raises(ValueError, match="could not be downloaded"):
-        load_image(url)
+        load_image(url if url.startswith("http") else site.url + url)
 
 
-def test_strangers_urls_are_not_fetched(monkeypatch):
-    asked = []
-    monkeypatch.setattr(images_2mner, "_download", lambda url, *_: asked.append(url) or encoded(noise()))
-    for url in ("http://x.test/a.png", "HTTPS://x.test/a.png", " http://x.test/a.png", "ftp://x.test/a.png"):
-        with pytest.raises(ValueError, match="is refused; expected a data: URI or base64"):
-            load_image(url, STRICT)
-    assert not asked and load_image("http://x.test/a.png").size == (40, 24) and len(asked) == 1
+def test_an_image_by_url_is_not_too_large(site, monkeypatch):
+    monkeypatch.setattr("processing_2mner.URL_MAX_BYTES", 100)
+    with pytest.raises(ValueError, match="more than 100 bytes"):
+        load_image(f"{site.url}/a.png")

@@ -1,5 +1,4 @@
-"""Batches of the pipeline: every window once, in a bounded look-ahead; every picture once; and whatever the order in
-which windows are read, the results of one text after another."""
+"""Batches of the pipeline: every window once, in a bounded look-ahead; every image once; results in input order."""
 
 import itertools
 
@@ -8,11 +7,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_pipeline_2mner import TEXTS, limited, make_pipeline, make_towers, picture, same
+from test_pipeline_2mner import TEXTS, limited, make_pipeline, make_towers, plain_image, same
 
-import batching_2mner
 import pipeline_2mner
-from batching_2mner import LookAhead, PreparedText, packed
+from pipeline_2mner import PreparedText, SharedImage, packed, stretches
 
 COLORS = ["red", "green", "blue", "white"]
 
@@ -29,18 +27,18 @@ def ner(towers):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     for color in COLORS:
-        picture(color).save(folder / f"{color}.png")
+        plain_image(color).save(folder / f"{color}.png")
     return [str(folder / f"{color}.png") for color in COLORS]
 
 
 @pytest.fixture
 def small_batches(monkeypatch):
-    """Batches of 64 pieces: a few dozen texts fill several stretches and look-aheads."""
-    monkeypatch.setattr(pipeline_2mner, "CPU_BATCH_PIECES", 64)
-    monkeypatch.setattr(batching_2mner, "LOOK_AHEAD_WORDS", 256)
-    monkeypatch.setattr(batching_2mner, "STRETCH_BATCHES", 2)
+    """Batches of 64 tokens: a few dozen texts fill several stretches and look-aheads."""
+    monkeypatch.setattr(pipeline_2mner, "CPU_BATCH_TOKENS", 64)
+    monkeypatch.setattr(pipeline_2mner, "LOOK_AHEAD_WORDS", 256)
+    monkeypatch.setattr(pipeline_2mner, "STRETCH_BATCHES", 2)
 
 
 def mixed(count, images, seed=0):
@@ -75,26 +73,24 @@ class TestPacked:
 
 
 class TestLookAhead:
-    def test_a_stretch_is_every_text_once_those_of_a_picture_together(self):
-        pictures = [batching_2mner.Picture(None) for _ in range(3)]
+    def test_stretches_hold_every_text_once_those_of_an_image_together(self, monkeypatch):
+        images = [SharedImage(None) for _ in range(3)]
         texts = [
-            PreparedText("", ["a"] * 5, [], picture=pictures[number % 4] if number % 4 < 3 else None)
+            PreparedText("", ["a"] * 5, [], image=images[number % 4] if number % 4 < 3 else None)
             for number in range(40)
         ]
-        stretches = list(LookAhead(0, 1, is_stream=False).stretches(texts))
-        order = [text for stretch in stretches for text in stretch]
-        assert len(stretches) > 3 and sorted(map(id, order)) == sorted(map(id, texts))
-        for shown in pictures:
-            places = [place for place, text in enumerate(order) if text.picture is shown]
-            assert places == list(range(places[0], places[0] + 10))
-        assert [text for text in order if text.picture is None] == texts[3::4]
-
-    def test_texts_without_pictures_stay_in_order(self):
-        texts = [PreparedText("", ["a"] * 5, []) for _ in range(40)]
-        assert [text for stretch in LookAhead(0, 1, False).stretches(texts) for text in stretch] == texts
+        found = list(stretches(texts, num_words=20, num_texts=0))
+        order = [text for stretch in found for text in stretch]
+        assert len(found) > 3 and sorted(map(id, order)) == sorted(map(id, texts))
+        for shared in images:
+            assert len([stretch for stretch in found if any(text.image is shared for text in stretch)]) == 1
+        assert [text for text in order if text.image is None] == texts[3::4]
+        assert list(map(len, stretches(texts[3::4], num_words=20, num_texts=6))) == [6, 4]
+        monkeypatch.setattr(pipeline_2mner, "STRETCH_IMAGES", 2)
+        assert list(map(len, stretches(texts, num_words=1000, num_texts=0))) == [20, 20]
 
     @pytest.mark.parametrize("batch_size", [None, 1, 4])
-    def test_a_stream_is_read_a_batch_ahead_at_first_and_no_further_than_the_bound(
+    def test_a_stream_is_read_little_ahead_at_first_and_no_further_than_the_bound(
         self, ner, small_batches, batch_size
     ):
         read, ahead = 0, []
@@ -110,25 +106,23 @@ class TestLookAhead:
         if batch_size == 1:
             assert max(ahead) == 0
         else:
-            # 64 pieces are 32 words or 5 texts, empty ones counted as a word; 256 words 43 of them.
-            assert ahead[0] <= 5 and 20 < max(ahead) < 43
+            assert ahead[0] < 8 and 20 < max(ahead) < 43  # 256 words, and one for each text, are 43 texts
 
     def test_empty_texts_without_end_are_no_trap(self, ner, small_batches):
         results = ner(itertools.repeat(""))
         assert [next(results) for _ in range(100)] == [[]] * 100
 
-    def test_pictures_that_are_read_ahead_are_few(self, ner, monkeypatch):
-        monkeypatch.setattr(batching_2mner, "LOOK_AHEAD_PICTURE_BYTES", 3 * 32 * 32 * 3)
+    def test_images_that_are_read_ahead_are_few(self, ner, monkeypatch):
+        monkeypatch.setattr(pipeline_2mner, "STRETCH_IMAGES", 3)
         read = []
 
         def items():
             for number in range(20):
                 read.append(number)
-                yield {"text": TEXTS[0], "image": picture((number, 0, 0))}
+                yield {"text": TEXTS[0], "image": plain_image((number, 0, 0))}
 
-        results = ner(items())
-        expected = [ner(TEXTS[0], images=picture((number, 0, 0))) for number in range(20)]
-        for number, entities in enumerate(results, start=1):
+        expected = [ner(TEXTS[0], images=plain_image((number, 0, 0))) for number in range(20)]
+        for number, entities in enumerate(ner(items()), start=1):
             same(entities, expected[number - 1])
             assert len(read) <= number + 3
 
@@ -148,13 +142,6 @@ class TestResults:
             for left, right in zip(found, alone, strict=True):
                 same(left, right)
 
-    def test_without_room_for_vectors_pictures_are_encoded_again(self, ner, files, small_batches, monkeypatch):
-        items = mixed(40, files)
-        expected = ner(items)
-        monkeypatch.setattr(batching_2mner, "KEPT_STATES_BYTES", 0)
-        for left, right in zip(ner(items), expected, strict=True):
-            same(left, right)
-
     def test_a_second_tower(self, towers, files, small_batches):
         pipe = make_pipeline((towers[0], towers[1], towers[1]), collaboration="cross_attention")
         items = mixed(20, files)
@@ -170,7 +157,7 @@ class TestResults:
                 frame[:] = level
                 yield {"text": TEXTS[0], "image": frame}
 
-        expected = [ner(TEXTS[0], images=picture((level,) * 3)) for level in (0, 120, 250)]
+        expected = [ner(TEXTS[0], images=plain_image((level,) * 3)) for level in (0, 120, 250)]
         for left, right in zip(ner(frames(), batch_size=3), expected, strict=True):
             same(left, right)
 
@@ -181,62 +168,49 @@ class TestResults:
         assert len(found) == 12 and all(0 < entity["score"] <= 1 for entities in found for entity in entities)
 
 
-class TestPictures:
+class TestImages:
     @pytest.mark.parametrize("num_workers", [0, 2])
     def test_each_is_opened_and_encoded_once(self, ner, files, small_batches, monkeypatch, num_workers):
-        opened, encoded = [], 0
-        load_image, encode = batching_2mner.load_image, ner.model.model.encode_images
-
-        def counted_load(image):
-            opened.append(image)
-            return load_image(image)
-
-        def counted_encode(pixels, ids):
-            nonlocal encoded
-            encoded += len(pixels)
-            return encode(pixels, ids)
-
-        monkeypatch.setattr(batching_2mner, "load_image", counted_load)
-        monkeypatch.setattr(ner.model.model, "encode_images", counted_encode)
+        opened, encoded = [], []
+        load_image, encode = pipeline_2mner.load_image, ner.model.model.encode_images
+        monkeypatch.setattr(pipeline_2mner, "load_image", lambda image: opened.append(image) or load_image(image))
+        monkeypatch.setattr(
+            ner.model.model, "encode_images", lambda pixels: encoded.append(len(pixels)) or encode(pixels)
+        )
         # Long and short texts, and one of several windows: in many batches, and none of them first in two.
-        items = [{"text": "Paris " * (1 + number % 7 * 4), "image": files[number % 3]} for number in range(12)]
-        items.append({"text": "Jordan was seen. " * 200, "image": files[3]})
+        items = [{"text": "Paris " * (1 + number % 7), "image": files[number % 3]} for number in range(12)]
+        items.append({"text": "Jordan was seen. " * 30, "image": files[3]})
         ner(items, num_workers=num_workers)
-        assert sorted(opened) == sorted(files) and encoded == len(files)
+        assert sorted(opened) == sorted(files) and sum(encoded) == len(files)
 
-    def test_equal_ones_of_one_batch_are_encoded_once_however_they_are_given(self, ner, files, monkeypatch):
+    def test_equal_ones_are_encoded_once_however_they_are_given(self, ner, files, monkeypatch):
         encoded, encode = [], ner.model.model.encode_images
         monkeypatch.setattr(
-            ner.model.model, "encode_images", lambda pixels, ids: encoded.append(len(pixels)) or encode(pixels, ids)
+            ner.model.model, "encode_images", lambda pixels: encoded.append(len(pixels)) or encode(pixels)
         )
         with open(files[0], "rb") as file:
             content = file.read()
-        images = [files[0], content, {"bytes": content, "path": None}, picture("red"), np.asarray(picture("red"))]
-        ner([TEXTS[0]] * 5, images=images)
+        images = [files[0], content, {"bytes": content, "path": None}, plain_image("red")]
+        ner([TEXTS[0]] * 5, images=[*images, np.asarray(plain_image("red"))])
         assert encoded == [1]
 
     def test_nothing_is_kept_of_those_that_are_not_shown_again(self, ner, files, small_batches, monkeypatch):
-        made, held, release = [], [], batching_2mner.release
+        made, held, read = [], [], ner._read
 
-        class Recorded(batching_2mner.Picture):
-            def __init__(self, source):
-                super().__init__(source)
-                made.append(self)
+        def recorded(source):
+            made.append(SharedImage(source))
+            return made[-1]
 
-        def checked(rows, kept_bytes):
-            kept_bytes = release(rows, kept_bytes)
-            holding = [one for one in made if one.states is not None]
-            assert all(one.num_unread for one in holding)
-            kept = [one for one in holding if one.pixels is None]  # the others are encoded ahead, not read yet
-            assert kept_bytes == sum(states.nbytes for one in kept for states in one.states)
-            assert all(text.picture.pixels is None for text, _ in rows if text.picture is not None)
-            held.append(len(holding))
-            return kept_bytes
+        def counted(rows):
+            held.append(sum(image.states is not None or image.pixels is not None for image in made))
+            return read(rows)
 
-        monkeypatch.setattr(pipeline_2mner, "Picture", Recorded)
-        monkeypatch.setattr(pipeline_2mner, "release", checked)
-        ner(mixed(60, [*files, picture("black")]))
-        assert max(held) and held[-1] == 0
+        monkeypatch.setattr(pipeline_2mner, "SharedImage", recorded)
+        monkeypatch.setattr(pipeline_2mner, "STRETCH_IMAGES", 2)
+        monkeypatch.setattr(ner, "_read", counted)
+        ner(mixed(60, [*files, plain_image("black")]))
+        assert max(held) == 2
+        assert all(image.states is image.pixels is image.source is None for image in made if image.image_id)
 
     def test_columns_of_files_are_opened_when_they_are_needed(self, ner, files):
         datasets = pytest.importorskip("datasets")
@@ -270,15 +244,3 @@ class TestErrors:
             same(next(results), ner(text))
         with pytest.raises(OSError, match="the line is dead"):
             next(results)
-
-    def test_a_text_that_is_too_long(self, ner):
-        texts = [TEXTS[0], TEXTS[0] * 40, TEXTS[4]]
-        results = ner(iter(texts), long_text="error")
-        same(next(results), ner(TEXTS[0]))
-        with pytest.raises(ValueError, match="does not fit the encoder"):
-            next(results)
-
-    @pytest.mark.parametrize("batch_size", [0, -1, True])
-    def test_a_batch_of_nothing(self, ner, batch_size):
-        with pytest.raises(ValueError, match="`batch_size` is .*expected a whole number, 1 or more"):
-            ner(TEXTS, batch_size=batch_size)
