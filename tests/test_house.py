@@ -15,7 +15,7 @@ TRAVELLING = sorted(path.stem for path in ROOT.glob("*_2mner.py")) + ["handler"]
 
 # Floors from the ground up: a module may import from its own floor and from those below it.
 FLAT = [
-    ["configuration_2mner", "images_2mner", "alignment_2mner", "crf_2mner"],
+    ["configuration_2mner", "alignment_2mner", "crf_2mner"],
     ["processing_2mner", "collaboration_2mner"],
     ["modeling_2mner"],
     ["explain_2mner", "onnx_2mner"],
