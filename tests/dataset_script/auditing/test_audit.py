@@ -313,7 +313,7 @@ def test_bad_options_are_refused(official):
         audit(official[0] / "nowhere")
     with pytest.raises(ValueError, match="lang is 'it'; expected one of en, de, fr, es"):
         audit(official[0], lang="it")
-    with pytest.raises(ValueError, match="threshold is 2"):
+    with pytest.raises(ValueError, match="--near_duplicate is 2"):
         audit(official[0], near_duplicate=2)
 
 
