@@ -393,7 +393,7 @@ class TestInputs:
 
     def test_a_string_is_no_list_of_words(self, ner):
         message = r"tokens of type str; expected .*\{\"tokens\": a list of words"
-        for inputs, image in ((TEXTS[0], None), (TEXTS[0], colour("red")), (iter(TEXTS), None)):
+        for inputs, image in ((TEXTS[0], None), (TEXTS[0], plain_image("red")), (iter(TEXTS), None)):
             with pytest.raises(ValueError, match=message):
                 list(ner(inputs, images=image, is_split_into_words=True))
         with pytest.raises(ValueError, match=message):
