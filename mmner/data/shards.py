@@ -93,7 +93,7 @@ class ParquetShards:
         self.num_bytes = sum(footer.num_bytes for footer in footers)
         """Of all columns, not compressed."""
         images = [footer.images for footer in footers]
-        self._images = None if None in images else sum(images)
+        self._images = None if None in images else sum(count or 0 for count in images)
 
     def _footer(self, file: str) -> "_Footer":
         footer = _opened(file, _Footer)
@@ -168,7 +168,7 @@ class ParquetShards:
             places = [self._places(file, group) for file, own in by_file.items() for group in own]
             tables = [pa.concat_tables(tables).append_column("id", pa.array(sum(places, []), pa.string()))]
             features["id"] = datasets.Value("string")
-        # A fingerprint of its own: `datasets` would hash every picture to find one.
+        # A fingerprint of its own: `datasets` would hash every image to find one.
         return datasets.Dataset(
             InMemoryTable(pa.concat_tables(tables)),
             info=datasets.DatasetInfo(features=features),

@@ -154,15 +154,15 @@ def test_every_score_is_that_of_a_brute_force_count(seed):
     languages = [random.Random(row).choice(["en", "de", None]) for row in range(len(gold))]
     relations = ["depicts" if row % 2 else None for row in range(len(gold))]
     scores = entity_scores(gold, predicted, languages, relations)
-    right, said = counted(gold), counted(predicted)
+    gold_spans, predicted_spans = counted(gold), counted(predicted)
 
     def f1(keep):
-        in_gold, in_said = {span for span in right if keep(span)}, {span for span in said if keep(span)}
-        return 2 * len(in_gold & in_said) / (len(in_gold) + len(in_said))
+        in_gold, in_predicted = ({span for span in spans if keep(span)} for spans in (gold_spans, predicted_spans))
+        return 2 * len(in_gold & in_predicted) / (len(in_gold) + len(in_predicted))
 
     assert scores["f1"] == pytest.approx(f1(lambda span: True))
-    assert scores["precision"] == pytest.approx(len(right & said) / len(said))
-    assert scores["recall"] == pytest.approx(len(right & said) / len(right))
+    assert scores["precision"] == pytest.approx(len(gold_spans & predicted_spans) / len(predicted_spans))
+    assert scores["recall"] == pytest.approx(len(gold_spans & predicted_spans) / len(gold_spans))
     for lang in ("en", "de"):
         assert scores[f"f1_{lang}"] == pytest.approx(f1(lambda span, lang=lang: languages[span[0]] == lang))
     for kind in ("PER", "LOC"):

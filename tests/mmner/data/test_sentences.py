@@ -255,8 +255,8 @@ def test_no_image_is_decoded(processor, monkeypatch):
 
 
 def test_own_hidden_and_shuffled_images(processor):
-    pictures = [png((shade, 0, 0)) for shade in range(6)]
-    images = [pictures[0], None, pictures[1], pictures[1], None, pictures[2], pictures[3]]
+    contents = [png((shade, 0, 0)) for shade in range(6)]
+    images = [contents[0], None, contents[1], contents[1], None, contents[2], contents[3]]
     rows = make_rows([4] * 7, images=images)
 
     def shown(sentences):
@@ -299,7 +299,7 @@ def test_augmented_text_is_that_of_training_alone_and_drawn_by_seed_and_epoch(pr
         assert entities == [
             (token.lower(), tag) for token, tag in zip(new["tokens"], new["labels"], strict=True) if tag
         ]
-    # Capitals have more pieces here: a sentence that would no longer fit its window stays as it was.
+    # Capitals take more tokens here: a sentence that would no longer fit its window stays as it was.
     budget = max(sum(processor.token_counts(item["tokens"])) for item in plain)
     free, bound = read(1.0), read(1.0, max_length=budget + 2)
     fits = [sum(processor.token_counts(item["tokens"])) <= budget for item in free]

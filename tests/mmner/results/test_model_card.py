@@ -96,7 +96,7 @@ def test_the_usage_is_code_that_compiles_and_names_where_the_model_is(tmp_path):
 
 
 def test_the_card_that_is_published_is_that_of_its_repository(tmp_path):
-    """And no other: not of the folder's name, not of the repository that the run was told of."""
+    """And no other: not of the folder's name, not of the repository of the options of the run."""
     write(tmp_path, hub_model_id="else/where")
     card = ModelCard(card_for(tmp_path, "me/1.0"))
     assert "# 1.0\n" in card.text and card.data.model_name == "1.0"  # a name, which YAML must not read as a number
@@ -207,12 +207,12 @@ def test_nothing_is_told_of_where_something_lies_on_the_machine(tmp_path, folder
 
 def test_the_paths_among_the_options_of_the_library_are_known():
     """Those whose help speaks of paths; a version with others needs them in `PATHS` or `NAMES_OR_PATHS`."""
-    told = {
+    with_paths = {
         f.name
         for f in dataclasses.fields(TrainingArguments)
         if f.init and re.search("path|folder|director", f"{f.name} {f.metadata.get('help', '')}")
     }
-    assert told == {"output_dir", "deepspeed", "fsdp_config", "accelerator_config"}
+    assert with_paths == {"output_dir", "deepspeed", "fsdp_config", "accelerator_config"}
     assert "output_dir" in PATHS and "deepspeed" in NAMES_OR_PATHS  # the library reads the files of the other two
 
 

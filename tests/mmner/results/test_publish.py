@@ -41,7 +41,7 @@ disable_tqdm: true
 # What a stranger does: four ways to load, and what the model says. Prints JSON.
 STRANGER = """
 import importlib.util, json, os, sys
-repo, revision, picture = sys.argv[1:]
+repo, revision, image = sys.argv[1:]
 texts = json.loads(sys.stdin.read())
 for name in ("modeling_2mner", "processing_2mner", "mmner", "dataset_script"):
     assert importlib.util.find_spec(name) is None, name + " can be imported"
@@ -51,7 +51,7 @@ options = {"trust_remote_code": True, "revision": revision}
 base = AutoModel.from_pretrained(repo, **options)
 model = AutoModelForTokenClassification.from_pretrained(repo, **options)
 processor = AutoProcessor.from_pretrained(repo, **options)
-batch = processor(texts, images=[picture] * len(texts))
+batch = processor(texts, images=[image] * len(texts))
 with torch.no_grad():
     outputs, states = model(**batch), base(**batch)
 ner = pipeline("token-classification", model=repo, **options)
@@ -60,7 +60,7 @@ print(json.dumps({
     "width": states.word_states.shape[-1],
     "tags": outputs.predictions.tolist(),
     "text": ner(texts),
-    "picture": ner(texts, images=[picture] * len(texts)),
+    "image": ner(texts, images=[image] * len(texts)),
 }))
 """
 
@@ -89,7 +89,7 @@ def ask_stranger(hub: HubServer, folder: Path, repo: str, revision: str = "main"
     """In a process of its own, in another folder, with an empty cache, with nothing of ours."""
     home = folder / f"home-{revision[:8]}"
     home.mkdir(exist_ok=True)
-    picture = folder / "photo.jpg"
+    image = folder / "photo.jpg"
     done = run_python(
         hub,
         home,
@@ -97,7 +97,7 @@ def ask_stranger(hub: HubServer, folder: Path, repo: str, revision: str = "main"
         stranger.script(STRANGER),
         repo,
         revision,
-        str(picture),
+        str(image),
         cwd=home,
         input=json.dumps(texts_of(folder)),
     )
@@ -105,15 +105,15 @@ def ask_stranger(hub: HubServer, folder: Path, repo: str, revision: str = "main"
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def predictions_here(folder: Path, picture: Path) -> dict:
+def predictions_here(folder: Path, image: Path) -> dict:
     """The same from the run's folder, before any push."""
-    texts = texts_of(picture.parent)
+    texts = texts_of(image.parent)
     model = TwoMNERForTokenClassification.from_pretrained(folder)
     processor = TwoMNERProcessor.from_pretrained(folder)
     ner = TwoMNERPipeline(model=model, processor=processor, device="cpu")
     with torch.no_grad():
-        tags = model(**processor(texts, images=[str(picture)] * len(texts))).predictions.tolist()
-    return {"tags": tags, "text": ner(texts), "picture": ner(texts, images=[str(picture)] * len(texts))}
+        tags = model(**processor(texts, images=[str(image)] * len(texts))).predictions.tolist()
+    return {"tags": tags, "text": ner(texts), "image": ner(texts, images=[str(image)] * len(texts))}
 
 
 def same_entities(left, right) -> bool:
@@ -191,9 +191,9 @@ def test_a_stranger_loads_it_and_gets_the_predictions_of_before_the_push(hub, pu
     names = ["TwoMNERModel", "TwoMNERForTokenClassification", "TwoMNERProcessor", "TwoMNERPipeline"]
     assert found["classes"] == names and found["width"] == 128
     expected = predictions_here(folder / RUN, folder / "photo.jpg")
-    assert sum(map(len, expected["picture"])) > 0
+    assert sum(map(len, expected["image"])) > 0
     assert found["tags"] == expected["tags"]
-    assert same_entities(found["text"], expected["text"]) and same_entities(found["picture"], expected["picture"])
+    assert same_entities(found["text"], expected["text"]) and same_entities(found["image"], expected["image"])
 
 
 def test_a_pinned_revision_stays_what_it_was_after_a_second_push(hub, pushed):
@@ -214,7 +214,7 @@ def test_a_pinned_revision_stays_what_it_was_after_a_second_push(hub, pushed):
     assert len([request for request in hub.requests if request.startswith("PUT")]) == uploads + 1  # the weights alone
     assert hub.store.sha("model", "org/probe", "main") != old
     assert hub.files("model", "org/probe")["model.safetensors"].read_bytes() != kept
-    assert same_entities(ask_stranger(hub, folder, "org/probe", old)["picture"], before["picture"])
+    assert same_entities(ask_stranger(hub, folder, "org/probe", old)["image"], before["image"])
 
 
 def test_the_card_is_valid_here_and_for_the_hub(hub, pushed):
@@ -237,8 +237,8 @@ def test_every_number_of_the_card_is_of_the_run(pushed):
     card = ModelCard.load(run / "README.md")
     values = {f"{100 * value:.2f}" for name, value in results.items() if "f1" in name}
     section = card.text[card.text.index("## Results") : card.text.index("## Data")]
-    told = re.findall(r"\d+\.\d\d", section)
-    assert len(told) > 30 and set(told) <= values
+    shown = re.findall(r"\d+\.\d\d", section)
+    assert len(shown) > 30 and set(shown) <= values
     model = TwoMNERForTokenClassification.from_pretrained(run)
     ner = TwoMNERPipeline(model=model, processor=TwoMNERProcessor.from_pretrained(run), device="cpu")
     for example in card.data.to_dict()["widget"]:

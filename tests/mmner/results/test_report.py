@@ -163,7 +163,7 @@ def test_a_plot_of_zeros_is_not_drawn(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("predicted", "said"),
+    ("predicted", "warning"),
     [
         ([["O"] * 4, ["O"] * 2], "The model predicts no entity at all in these 2 sentences, which have 3."),
         # Words and type must be right: a shorter one and one of another type are not.
@@ -175,7 +175,7 @@ def test_a_plot_of_zeros_is_not_drawn(tmp_path):
         ([["O", "B-LOC", "I-LOC", "O"], ["B-PER", "O"]], ""),
     ],
 )
-def test_what_must_be_known_before_the_scores(predicted, said):
+def test_scores_come_with_a_warning(predicted, warning):
     gold = [["O", "B-LOC", "I-LOC", "B-PER"], ["B-PER", "O"]]
     rows = [{"ner_tags": tags, "predicted_tags": others} for tags, others in zip(gold, predicted, strict=True)]
-    assert caution(rows) == said
+    assert caution(rows) == warning
