@@ -11,7 +11,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -187,7 +187,7 @@ class TwoMNERPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
-        base = getattr(self, self.base_model_prefix, self)
+        base = self._base
         evidence = getattr(self, "evidence", None)
         if isinstance(module, nn.Linear) and module is not getattr(self, "classifier", None):
             # Several new layers in a row: each must keep the scale of its input, whatever the towers' widths.
@@ -207,11 +207,15 @@ class TwoMNERPreTrainedModel(PreTrainedModel):
         elif isinstance(module, Alignment):
             module.reset_parameters()
 
+    @property
+    def _base(self) -> Any:
+        return getattr(self, self.base_model_prefix, self)
+
     def get_input_embeddings(self) -> nn.Module:
-        return getattr(self, self.base_model_prefix, self).text_model.get_input_embeddings()
+        return self._base.text_model.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module):
-        getattr(self, self.base_model_prefix, self).text_model.set_input_embeddings(value)
+        self._base.text_model.set_input_embeddings(value)
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
@@ -221,9 +225,8 @@ class TwoMNERPreTrainedModel(PreTrainedModel):
         return loaded
 
     def freeze_unread(self) -> None:
-        """Freezes parameters that no loss depends on: DistributedDataParallel takes one without a gradient for an
-        error."""
-        base = getattr(self, self.base_model_prefix, self)
+        """Freezes parameters that no loss depends on, which DistributedDataParallel would not accept."""
+        base = self._base
         for tower in base.image_towers:
             freeze_unread_parts(tower)
         if base is not self and self.config.tagging_head == "softmax":
@@ -239,7 +242,7 @@ class TwoMNERPreTrainedModel(PreTrainedModel):
         """
         super().train(mode)
         if mode:
-            base = getattr(self, self.base_model_prefix, self)
+            base = self._base
             for tower in (base.text_model, *base.image_towers):
                 eval_frozen_parts(tower)
         return self
@@ -248,8 +251,7 @@ class TwoMNERPreTrainedModel(PreTrainedModel):
         """As `PreTrainedModel.save_pretrained`; the folder also gets every code file that loading it needs."""
         if is_main_process and not Path(save_directory).is_file():
             self._copy_code(Path(save_directory))
-        # The towers' weights under the names that they have in the model, not those of their first releases: Trainer
-        # restores a checkpoint by `load_state_dict`, to which the old names are strangers.
+        # Trainer restores a checkpoint by `load_state_dict`, which knows no names of earlier releases of the towers.
         kwargs.setdefault("save_original_format", False)
         super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
 
@@ -261,27 +263,24 @@ class TwoMNERPreTrainedModel(PreTrainedModel):
             )
         folder.mkdir(parents=True, exist_ok=True)
         for name in CODE_FILES:
-            source: str | Path | None = here / name
-            if not Path(source).is_file():
-                # Loaded as remote code, the model has beside it only the files imported so far; its origin has all.
-                source = self._file_of_origin(name)
+            # Loaded as remote code, the model has beside it only the files imported so far; its origin has all.
+            source = here / name if (here / name).is_file() else self._file_of_origin(name)
             if source is None:
                 logger.warning(f"{name} was not found beside the model's code; {folder} is saved without it.")
-            elif Path(source).resolve() != (folder / name).resolve():
+            elif source.resolve() != (folder / name).resolve():
                 shutil.copyfile(source, folder / name)
 
-    def _file_of_origin(self, name: str) -> str | None:
+    def _file_of_origin(self, name: str) -> Path | None:
         """A file of the folder or Hub repository that the model was loaded from, at the same commit."""
-        quiet = ("gated_repo", "missing_entries", "connection_errors")
+        quiet = {
+            f"_raise_exceptions_for_{what}": False for what in ("gated_repo", "missing_entries", "connection_errors")
+        }
+        revision = getattr(self.config, "_commit_hash", None)
         try:
-            return cached_file(
-                self.config._name_or_path,
-                name,
-                revision=getattr(self.config, "_commit_hash", None),
-                **{f"_raise_exceptions_for_{what}": False for what in quiet},
-            )
+            found = cached_file(self.config._name_or_path, name, revision=revision, **quiet)
         except OSError:  # a folder that no longer exists
             return None
+        return None if found is None else Path(found)
 
 
 class TwoMNERModel(TwoMNERPreTrainedModel):
@@ -511,7 +510,7 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
         if self.collaboration is None:
             return Collaboration(word_states)
         alone = self.collaboration.text_only(word_states)
-        if image_states is None:
+        if image_states is None or image_index is None:
             return Collaboration(alone)
         has_image = image_index >= 0
         # A compiled graph has fixed shapes, and every process must use sharded weights: there all rows run.
@@ -615,7 +614,7 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
             **config: options of [`TwoMNERConfig`].
 
         Raises:
-            ValueError: there are no labels or they are not IOB2; a tower's weights are not in its checkpoint.
+            ValueError: the labels are not IOB2, or a checkpoint lacks weights of its tower.
         """
         iob2_constraints(labels)
         text_model = pretrained_tower(text, "text", dtype)
@@ -670,7 +669,7 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
         Raises:
             ValueError: the shape of `labels` is not that of the words.
         """
-        outputs = self.model(
+        outputs: Any = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
             word_starts=word_starts,
@@ -722,7 +721,7 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
         fused = self.model.fuse(word_states, word_mask, image_states, global_states, image_index)
         return self._score(fused, word_states, word_mask, image_states, global_states, image_index)
 
-    def _emissions_of(self, outputs: TwoMNEROutput) -> Emissions:
+    def _emissions_of(self, outputs: Any) -> Emissions:
         return self._score(
             Collaboration(outputs.word_states, outputs.gates, outputs.image_attentions or ()),
             outputs.text_word_states,
@@ -735,7 +734,7 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
     def _score(self, fused, word_states, word_mask, image_states, global_states, image_index) -> Emissions:
         """Classifier and, where there is one, evidence head."""
         logits = self.classifier(self.dropout(fused.word_states * word_mask[..., None]))  # (B, W, K)
-        if self.evidence is None or image_states is None:
+        if self.evidence is None or image_states is None or image_index is None:
             return Emissions(logits, logits, fused.gates)
         has_image = image_index >= 0
         log_ratios = self.evidence.log_ratios(image_states, global_states)  # (N, T + 1)
@@ -744,7 +743,7 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
         return Emissions(logits + added, logits, masked_rows(has_image, gates), log_ratios)
 
     def _losses(
-        self, outputs: TwoMNEROutput, emissions: Emissions, labels: torch.Tensor, word_mask: torch.Tensor
+        self, outputs: Any, emissions: Emissions, labels: torch.Tensor, word_mask: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         """The loss and its parts, by name."""
         if labels.shape != word_mask.shape:
@@ -765,7 +764,7 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
             divergence = self.crf.divergence(emissions.logits, text_logits, word_mask)
             losses["consistency_loss"] = masked_rows(outputs.image_index >= 0, divergence).mean()
             loss = loss + self.config.consistency_weight * losses["consistency_loss"]
-        if emissions.log_ratios is not None:
+        if self.evidence is not None and emissions.log_ratios is not None:
             losses["evidence_loss"] = self.evidence.loss(
                 outputs.text_word_states, labels, emissions.log_ratios, outputs.image_index, outputs.image_ids
             )

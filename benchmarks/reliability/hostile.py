@@ -124,7 +124,9 @@ def make_pipeline(folder: Path) -> TwoMNERPipeline:
     towers = make_tiny_towers(folder, [TEXTS[0].split()], image_size_px=32, image_widths=(8, 16), **sizes)
     labels = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
     torch.manual_seed(0)
-    model = TwoMNERForTokenClassification.from_towers(*towers, labels=labels, collaboration="cross_attention")
+    model = TwoMNERForTokenClassification.from_towers(
+        towers[0], towers[1], labels=labels, collaboration="cross_attention"
+    )
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:

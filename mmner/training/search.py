@@ -120,7 +120,7 @@ def search(trainer: TwoMNERTrainer, space: dict[str, dict[str, Any]], trials: in
         return found[trial.number][metric]
 
     Path(args.output_dir).mkdir(parents=True, exist_ok=True)
-    vars(args).update(ONCE)
+    args.__dict__.update(ONCE)
     try:
         best: Any = trainer.hyperparameter_search(
             hp_space=options_of,
@@ -132,8 +132,8 @@ def search(trainer: TwoMNERTrainer, space: dict[str, dict[str, Any]], trials: in
             pruner=optuna.pruners.NopPruner(),
         )
     finally:
-        vars(args).update(kept)
-    vars(args).update(best.hyperparameters)
+        args.__dict__.update(kept)
+    args.__dict__.update(best.hyperparameters)
     if len(found) > 1 and len({line[metric] for line in found.values()}) == 1:
         logger.warning(
             f"All {len(found)} trials have the same {metric}, {best.objective:.4f}. Give a trial more steps."

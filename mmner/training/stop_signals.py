@@ -126,6 +126,7 @@ def ignore_stop_signals(worker: int) -> None:
 
 
 def _end_when_parent_says() -> None:
-    while signal.sigwaitinfo(SIGNALS).si_pid != multiprocessing.parent_process().pid:
+    parent = multiprocessing.parent_process()
+    while parent is not None and signal.sigwaitinfo(SIGNALS).si_pid != parent.pid:
         pass
     os._exit(0)
