@@ -1,1 +1,1 @@
-"""The parts of an audit: rows, overlaps, pictures, what these tell, and how it is shown."""
+"""The parts of an audit: rows, overlaps, what images alone predict, and the report."""

@@ -34,7 +34,7 @@ NAMES = {
 LICENCES = ["CC BY-SA 4.0", "CC BY-SA 4.0", "Public domain", None]
 
 
-def picture(number: int) -> bytes:
+def image_bytes(number: int) -> bytes:
     """A JPEG like no other."""
     content = BytesIO()
     Image.new("RGB", (300, 200), (40 * number % 256, 90 * number % 256, 17 * number % 256)).save(content, "JPEG")
@@ -42,7 +42,7 @@ def picture(number: int) -> bytes:
 
 
 def row(number: int, lang: str, chance: random.Random) -> dict[str, Any]:
-    """A sentence of two entities, two times in three with one of five pictures."""
+    """A sentence of two entities, two times in three with one of five images."""
     tokens, tags = [f"Nr{number}", "went", "with"], [0, 0, 0]
     for kind in chance.sample(sorted(NAMES), 2):
         name = chance.choice(NAMES[kind])
@@ -50,7 +50,7 @@ def row(number: int, lang: str, chance: random.Random) -> dict[str, Any]:
         tags += [LABELS.index(f"B-{kind}"), *[LABELS.index(f"I-{kind}")] * (len(name) - 1), 0]
     shown = chance.randrange(5) if chance.random() < 0.67 else None
     relation = "none" if shown is None else chance.choice(["depicts", "depicts", "unrelated"])
-    image = None if shown is None else {"bytes": picture(shown), "path": f"{shown}.jpg"}
+    image = None if shown is None else {"bytes": image_bytes(shown), "path": f"{shown}.jpg"}
     name = None if shown is None else f"{shown}.jpg"
     values = (f"{lang}-{number}", lang, tokens, tags, image, relation, name)
     return dict(zip(FEATURES, values, strict=True))
@@ -82,7 +82,7 @@ def make(folder: Path, rows: int = 40, shards: int = 1, languages: tuple[str, ..
                 "licence": LICENCES[int(name[0]) % 4],
                 "author": None if name == "1.jpg" else "A <b>Photographer</b>",
                 "source": f"https://example.org/{name}",
-                "sha256": hashlib.sha256(picture(int(name[0]))).hexdigest(),
+                "sha256": hashlib.sha256(image_bytes(int(name[0]))).hexdigest(),
                 "rows": number,
             }
             for name, number in sorted(used.items())

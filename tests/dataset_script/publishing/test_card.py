@@ -11,7 +11,7 @@ import datasets
 import pytest
 import yaml
 from datasets.utils.metadata import MetadataConfigs
-from finished_dataset import make, picture
+from finished_dataset import image_bytes, make
 from hub_store import validate_yaml
 from huggingface_hub import DatasetCard
 from markdown_it import MarkdownIt
@@ -68,13 +68,13 @@ def test_statistics_are_those_that_others_count(text, rows):
         for split in ("train", "validation", "test"):
             mine = [row for row in rows if (row["lang"], row["split"]) == (lang, split)]
             kinds = Counter(kind for row in mine for kind, _ in row["named"])
-            pictures = [row["image"]["bytes"] for row in mine if row["image"]]
+            images = [row["image"]["bytes"] for row in mine if row["image"]]
             numbers = [
                 len(mine),
                 sum(len(row["tokens"]) for row in mine),
                 kinds.total(),
-                len(pictures),
-                len({*pictures}),
+                len(images),
+                len({*images}),
             ]
             assert counts[lang, split] == [f"{number:,}" for number in numbers]
             assert types[lang, split] == [str(kinds[kind]) for kind in ("PER", "LOC", "MISC")]
@@ -233,5 +233,5 @@ def test_citation_is_that_of_the_project(text):
 def test_images_are_told_apart_by_their_bytes(tmp_path):
     """Without ``pictures.jsonl`` too, where names would count two files as one and one as two."""
     assert count(make(tmp_path / "set", built=False)).total().distinct_images == len(
-        {picture(number) for number in range(5)}
+        {image_bytes(number) for number in range(5)}
     )
