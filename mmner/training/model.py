@@ -37,7 +37,7 @@ def build_model(
         ValueError: there is neither a saved model nor towers, or an option contradicts the saved model.
     """
     if args.model_name_or_path is not None:
-        if unread := [name for name in TOWERS if getattr(args, name)]:
+        if unread := [f"--{name}" for name in TOWERS if getattr(args, name)]:
             logger.warning(f"The towers come with {args.model_name_or_path}: {', '.join(unread)} not read.")
         config = AutoConfig.from_pretrained(args.model_name_or_path)
         args.check_architecture(config)
@@ -65,7 +65,7 @@ def build_model(
         if tower is not None:
             freeze(tower, getattr(args, f"freeze_{name}"), name)
         elif getattr(args, f"freeze_{name}") != "none":
-            logger.info(f"The model has no {name}: freeze_{name} has nothing to do.")
+            logger.info(f"The model has no {name}: --freeze_{name} has nothing to do.")
     return model, processor
 
 
