@@ -40,6 +40,7 @@ Query = tuple[int, int, int, int, int]
 # Tokens of a batch, padding included. A CPU gains nothing from more (`benchmarks/speed/`), an accelerator does.
 CPU_BATCH_TOKENS = 512
 ACCELERATOR_BATCH_TOKENS = 4096
+BATCH_IMAGES = 32  # that are opened and then encoded at once
 DECODED_WORDS = 8192  # that are decoded at once, padding included
 # Words that are read before the first of them is answered, at most. With its offsets and tokens one takes 300 bytes.
 LOOK_AHEAD_WORDS = 65_536
@@ -47,7 +48,7 @@ LOOK_AHEAD_WORDS = 65_536
 FIRST_TEXTS = 8
 # So many batches' worth of words are sorted by length together: 2 % of a batch is then padding, with 8 it is 7 %.
 STRETCH_BATCHES = 32
-STRETCH_IMAGES = 128  # in memory at once, at most; the image tower reads them together
+STRETCH_IMAGES = 128  # whose vectors are in memory at once, at most
 
 # Shows a value as it came, cut to what fits a message.
 SHOWN = Repr()
@@ -410,10 +411,7 @@ class TwoMNERPipeline(Pipeline):
     def get_iterator(
         self, inputs, num_workers: int, batch_size: int, preprocess_params, forward_params, postprocess_params
     ) -> Iterator[list[dict[str, Any]]]:
-        """
-        The entities of each input, in order. A batch is filled with windows, whichever texts they come from: many
-        short texts or one long one cost the same a window, and only the texts of a look-ahead are in memory.
-        """
+        """The entities of each input, in order. Batches are filled with windows, whichever texts they come from."""
         is_stream = not isinstance(inputs, list)
         batch_tokens = CPU_BATCH_TOKENS if self.device.type == "cpu" else ACCELERATOR_BATCH_TOKENS
         num_texts = (batch_size or FIRST_TEXTS) if is_stream else math.inf
@@ -433,7 +431,8 @@ class TwoMNERPipeline(Pipeline):
     def _read_stretch(self, texts: Sequence[PreparedText], batch_tokens: int, batch_size: int, pool):
         """Gives each text the emissions of its windows, which are sorted by length."""
         images = list({id(text.image): text.image for text in texts if text.image is not None}.values())
-        self._encode(images, pool)
+        for start in range(0, len(images), BATCH_IMAGES):
+            self._encode(images[start : start + BATCH_IMAGES], pool)
         readable = [text for text in texts if text.image is None or text.image.error is None]
         rows = [(text, window) for text in readable for window in text.windows]
         specials = self.processor.max_length - self.processor.token_budget()

@@ -304,7 +304,7 @@ class TestPage:
         assert all(link.startswith("data:image/jpeg;base64,") for link in page.links)
         assert f"{explanation.entities[0].score_without_image:.3f}" in page.text
 
-    def test_without_a_picture(self, ner):
+    def test_without_an_image(self, ner):
         page = _Page(ner.explain(TEXT).to_html())
         assert page.images == [] and page.marks
         assert "ithout the" not in page.text and "Caption" not in page.text

@@ -48,7 +48,7 @@ def handler(ner):
     return EndpointHandler(ner=ner, limits=Limits())
 
 
-def picture(seed: int = 0, size: int = 24) -> Image.Image:
+def noise(seed: int = 0, size: int = 24) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8))
 
 
@@ -73,12 +73,11 @@ def check_error(answer, kind: str, status: int, message: str = "") -> str:
     return answer["error"]["message"]
 
 
-def same(left, right) -> None:
+def same(left, right, names=("entity_group", "word", "start", "end")) -> None:
     """Equal lists of entities, but for scores in another batch."""
     for found, expected in zip(left, right, strict=True):
         for entity, wanted in zip(found, expected, strict=True):
             assert entity["score"] == pytest.approx(wanted["score"], abs=1e-5)
-            names = ("entity_group", "word", "start", "end")
             assert [entity[name] for name in names] == [wanted[name] for name in names]
 
 
@@ -86,29 +85,29 @@ def same(left, right) -> None:
 
 
 def test_answers_are_the_pipelines(handler, ner):
-    expected = ner(TEXTS, images=[picture(), None, None, picture(1), None])
+    expected = ner(TEXTS, images=[noise(), None, None, noise(1), None])
     assert sum(map(len, expected)) > 4
     inputs = [
-        {"text": TEXTS[0], "image": in_base64(picture())},
+        {"text": TEXTS[0], "image": in_base64(noise())},
         TEXTS[1],
         {"text": TEXTS[2]},
-        {"text": TEXTS[3], "image": f"data:image/png;base64,{in_base64(picture(1))}"},
+        {"text": TEXTS[3], "image": f"data:image/png;base64,{in_base64(noise(1))}"},
         {"text": TEXTS[4], "image": None},
     ]
     answer = json.loads(json.dumps(handler({"inputs": inputs})))  # JSON takes it as it is
     same(answer, expected)
     assert handler({"inputs": inputs[1]}) == ner(TEXTS[1])
-    assert handler({"inputs": inputs[0], "parameters": None}) == ner(TEXTS[0], images=picture())
+    assert handler({"inputs": inputs[0], "parameters": None}) == ner(TEXTS[0], images=noise())
     assert handler({"inputs": []}) == []
 
 
 def test_parameters_reach_the_pipeline(handler, ner):
-    options = {"min_score": 0.3, "entity_types": ["PER"], "top_k": 1, "stride": 4, "long_text": "stride"}
+    options = {"min_score": 0.3, "entity_types": ["PER"], "top_k": 1, "stride": 4}
     found = handler({"inputs": TEXTS[:2], "parameters": options | {"batch_size": 2}})
     same(found, ner(TEXTS[:2], **options))
     assert all(len(entity["alternatives"]) == 1 for entity in found[0])
-    labels = handler({"inputs": TEXTS[0], "parameters": {"aggregation_strategy": "none", "ignore_labels": []}})
-    assert [label["word"] for label in labels] == ["Jordan", "was", "seen", "in", "Paris", "."]
+    labels = handler({"inputs": TEXTS[0], "parameters": {"aggregation_strategy": "none"}})
+    same([labels], [ner(TEXTS[0], aggregation_strategy="none")], ("entity", "word", "start", "end"))
 
 
 def test_threads_get_the_answers_to_their_own_questions(handler, ner):
@@ -133,7 +132,7 @@ def test_threads_get_the_answers_to_their_own_questions(handler, ner):
 def test_a_saved_model_is_served_from_its_folder(ner, tmp_path):
     ner.save_pretrained(tmp_path)
     served = EndpointHandler(str(tmp_path))
-    assert served(with_image(in_base64(picture()))) == ner(TEXTS[0], images=picture())
+    assert served(with_image(in_base64(noise()))) == ner(TEXTS[0], images=noise())
 
 
 # Requests of the wrong form
@@ -157,7 +156,7 @@ def test_a_saved_model_is_served_from_its_folder(ner, tmp_path):
         ({"inputs": ["a", ["b"]]}, "inputs[1] is a list"),
         ({"inputs": [{"text": "a"}, {"image": None}]}, "inputs[1].text is null"),
         ({"inputs": {"text": ["a", "b"]}}, "inputs.text is a list"),
-        ({"inputs": {"text": "a", "picture": "b"}}, "inputs has the unknown 'picture'; known are text, image"),
+        ({"inputs": {"text": "a", "photo": "b"}}, "inputs has the unknown 'photo'; known are text, image"),
         ({"inputs": {"text": "a", "image": 17}}, "inputs.image is a number; expected a string: base64"),
         ({"inputs": {"text": "a", "image": {"path": "/etc/passwd"}}}, "inputs.image is an object"),
         ({"inputs": "half \ud83d of one"}, "half of a surrogate pair at character 5"),
@@ -174,25 +173,19 @@ def test_a_request_of_the_wrong_form(data, message, handler):
     [
         ("min_score", 1.5, "a number from 0 to 1"),
         ("min_score", float("nan"), "a number from 0 to 1"),
-        ("min_score", "0.5", "a number from 0 to 1"),
         ("min_score", True, "a number from 0 to 1"),
         ("entity_types", [1], "a list of strings"),
         ("entity_types", ["ANIMAL"], "['PER', 'LOC']"),
-        ("ignore_labels", {"O": 1}, "a list of strings"),
         ("top_k", 0, "1 or more"),
-        ("top_k", 1.5, "1 or more"),
         ("top_k", 10**400, None),
         ("entity_types", [f"ANIMAL{n}" for n in range(10_000)], "no entities of ['ANIMAL0', "),
         ("entity_types", ["x" * 100_000], "no entities of ['xxx"),
         ("min_score", [[["x" * 1000] * 9] * 9] * 9, "a number from 0 to 1"),
-        ("long_text", "x" * 100_000, "stride, error, warn"),
         ("stride", -1, "0 or more"),
         ("stride", 32, "at most 31"),  # of 62 pieces: more would make a window for every few words
         ("batch_size", 10**9, "at most 32"),
         ("aggregation_strategy", ["first"], "one of none, simple"),
         ("aggregation_strategy", "median", "none, simple, first, average, max"),
-        ("long_text", "truncate", "stride, error, warn"),
-        ("long_text", False, "one of stride, error, warn"),
     ],
 )
 def test_a_parameter_of_the_wrong_value(name, value, expected, handler):
@@ -206,11 +199,6 @@ def test_a_parameter_of_the_wrong_value(name, value, expected, handler):
 def test_an_unknown_parameter_names_the_known(handler):
     message = check_error(handler({"inputs": "a", "parameters": {"threshold": 1}}), "unknown_parameter", 400)
     assert "'threshold'" in message and "min_score, entity_types" in message
-
-
-def test_a_long_text_may_be_an_error(handler):
-    answer = handler({"inputs": "Paris " * 100, "parameters": {"long_text": "error"}})
-    check_error(answer, "invalid_parameter", 400, "does not fit the encoder")
 
 
 @pytest.mark.parametrize("error", [ValueError, TypeError, RuntimeError, MemoryError, KeyError])
@@ -235,10 +223,6 @@ def test_our_own_faults_are_logged_and_not_told(handler, error, monkeypatch, cap
         ({"max_texts": 2}, ["a"] * 3, "Got 3 texts; the limit is 2"),
         ({"max_text_characters": 9}, ["a", "x" * 10], "10 characters in inputs[1]; the limit is 9"),
         ({"max_total_characters": 9}, ["xxxxx", "xxxxx"], "10 characters in all"),
-        ({"max_body_bytes": 100}, "x" * 100, "more than 100 bytes in the request"),
-        ({"max_body_bytes": 100}, "ü" * 50, "more than 100 bytes in the request"),
-        ({"max_body_bytes": 100}, [{"text": "a", "image": "A" * 100}], "more than 100 bytes in the request"),
-        ({"max_body_bytes": 100}, [1] * 100, "more than 100 bytes in the request"),
     ],
 )
 def test_too_much_at_once(limits, inputs, message, ner):
@@ -252,21 +236,11 @@ def test_deep_nesting_is_an_error(handler):
     check_error(handler({"inputs": data}), "invalid_request", 400, "inputs[0] is a list")
 
 
-def test_pixels_are_counted_over_all_pictures(ner):
-    limits = Limits(max_pixels=1000, max_total_pixels=1500)
-    inputs = [{"text": "a", "image": in_base64(picture(seed, 30))} for seed in (0, 0, 1)]
-    served = EndpointHandler(ner=ner, limits=limits)
-    assert isinstance(served({"inputs": inputs[:2]}), list)  # the same picture counts once
+def test_pixels_are_counted_over_all_images(ner):
+    inputs = [{"text": "a", "image": in_base64(noise(seed, 30))} for seed in (0, 0, 1)]
+    served = EndpointHandler(ner=ner, limits=Limits(max_total_pixels=1500))
+    assert isinstance(served({"inputs": inputs[:2]}), list)  # the same image counts once
     check_error(served({"inputs": inputs}), "too_large", 413, "1800 pixels in all")
-    check_error(served(with_image(in_base64(picture(0, 32)))), "invalid_image", 422, "the limit is 1000")
-
-
-def test_limits_come_from_the_environment():
-    assert Limits.from_environment({}) == Limits()
-    assert Limits.from_environment({"TWOMNER_MAX_TEXTS": "3", "MAX_TEXTS": "9"}) == Limits(max_texts=3)
-    for wrong in ("", "-1", "0", "many", "1e3"):
-        with pytest.raises(ValueError, match="TWOMNER_MAX_TEXTS.*expected a whole number"):
-            Limits.from_environment({"TWOMNER_MAX_TEXTS": wrong})
 
 
 # Images that are none, and sources that are not read
@@ -276,17 +250,16 @@ def test_limits_come_from_the_environment():
     ("image", "message"),
     [
         ("%%% not base64 %%%" * 3, "inputs.image: Image"),
-        ("", "expected a data: URI or base64"),
-        ("data:image/png;base64,AAA", "no data: URI"),
+        ("", "expected base64 of an image file"),
         (in_base64(b"\x89PNG, or so it says, but no more than that"), "cannot be read as an image"),
         (in_base64(encoded_size(20_000, 20_000)), "refused as a decompression bomb"),
         (in_base64(encoded_size(4001, 4000)), "the limit is 16000000"),
         (in_base64(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "cannot be read as an image"),
-        ("/etc/passwd", "expected a data: URI or base64"),
-        ("file:///etc/passwd", "expected a data: URI or base64"),
-        ("ftp://127.0.0.1/a.png", "expected a data: URI or base64"),
-        ("http://127.0.0.1/a.png", "expected a data: URI or base64"),
-        ("https://example.org/a.png", "expected a data: URI or base64"),
+        ("/etc/passwd", "expected base64 of an image file"),
+        ("file:///etc/passwd", "expected base64 of an image file"),
+        ("ftp://127.0.0.1/a.png", "expected base64 of an image file"),
+        ("http://127.0.0.1/a.png", "expected base64 of an image file"),
+        ("https://example.org/a.png", "expected base64 of an image file"),
     ],
 )
 def test_a_bad_image(image, message, handler):

@@ -1,4 +1,4 @@
-"""Offsets under any Unicode: what the pipeline calls an entity is a piece of the caller's own string."""
+"""Offsets under any Unicode: what the pipeline calls an entity is a part of the caller's own string."""
 
 import time
 import unicodedata
@@ -66,9 +66,9 @@ def test_ten_thousand_strings_under_any_tags(ner, text, tags):
     """The way from words and tags to entities, with tags drawn at random: every span that can be found is."""
     words, offsets = ner.processor.split_words(text)
     row = [tags[word % len(tags)] % 5 for word in range(len(words))]
-    prepared = pipeline_2mner.PreparedText(text, words, offsets, [])
+    prepared = pipeline_2mner.PreparedText(text, words, offsets)
     spans = list(ner._spans_of(row))
-    prepared.found = [pipeline_2mner.Span(start, end, ner._begins[begin][0], 0.0) for start, end, begin, _ in spans]
+    prepared.found = [pipeline_2mner.Span(start, end, ner._labels[begin], 0.0) for start, end, begin, _ in spans]
     check_layout(text, ner.postprocess(prepared))
     # Every character that is no space is in exactly one word, so that nothing can be out of an entity's reach.
     covered = [index for start, end in offsets for index in range(start, end)]

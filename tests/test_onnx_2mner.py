@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from test_one_image import save_photograph
 from test_pipeline_2mner import TEXTS, make_pipeline, make_towers, plain_image, same
-from tiny_models import tiny_batch, tiny_model
+from tiny_models import IMAGE_SIZE, tiny_batch, tiny_model
 from transformers import pipeline
 from transformers.dynamic_module_utils import get_imports
 
@@ -31,6 +31,9 @@ from onnx_2mner import (
 )
 from pipeline_2mner import TwoMNERPipeline
 
+for name in ("onnx", "onnxruntime", "onnxscript"):
+    pytest.importorskip(name)
+
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = ROOT.parent / "shared" / "weights"
 LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
@@ -41,8 +44,11 @@ IMAGES = [plain_image("red"), None, None, plain_image("blue"), plain_image("red"
 class FixedInputs:
     """As much of a processor as an export asks for: images of one size, some sentences."""
 
-    def __call__(self, text, images=None, truncation=False):
-        return batch_of((1, 2, 3), (5, 7, 2)) if images is None else batch_of((1,), (1,))
+    def __call__(self, text):
+        return batch_of((0, 0, 0), (5, 7, 2))
+
+    def pixel_values(self, image):
+        return torch.zeros(3, IMAGE_SIZE, IMAGE_SIZE)
 
 
 def varied_model(**options):
@@ -64,8 +70,6 @@ def torch_pipeline(tmp_path_factory):
 @pytest.fixture(scope="module")
 def gated(torch_pipeline, tmp_path_factory):
     """The recommended collaboration."""
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
     model, folder = torch_pipeline.model, tmp_path_factory.mktemp("gated")
     return model, OnnxEmissions(export_onnx(model, torch_pipeline.processor, folder), threads=1)
 
@@ -73,8 +77,6 @@ def gated(torch_pipeline, tmp_path_factory):
 @pytest.fixture(scope="module")
 def paper(tmp_path_factory):
     """The paper's two image towers and its collaboration."""
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
     model = varied_model(
         text="xlm-roberta", vision="clip-vision", global_vision="resnet", collaboration="cross_attention"
     )
@@ -83,9 +85,7 @@ def paper(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def evidence(tmp_path_factory):
-    """The image's evidence, of two image towers, beside the emissions of the text."""
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
+    """The evidence head, with two image towers."""
     model = varied_model(global_vision="resnet", collaboration="evidence")
     return model, OnnxEmissions(export_onnx(model, FixedInputs(), tmp_path_factory.mktemp("evidence")), threads=1)
 
@@ -138,7 +138,7 @@ def test_an_image_changes_its_row_and_no_other(kind, request):
     _, emissions = request.getfixturevalue(kind)
     batch = batch_of((1, 0, 2, 1), (5, 3, 1, 4))
     got = emissions(**batch)
-    text = emissions(**{name: value for name, value in batch.items() if name not in ("pixel_values", "image_ids")})
+    text = emissions(**{name: batch[name] for name in ("input_ids", "attention_mask", "word_starts")})
     np.testing.assert_array_equal(got[1], text[1])  # the very same numbers, not only close ones
     for row in (0, 2, 3):
         assert np.abs(got[row, :1] - text[row, :1]).max() > 1e-3
@@ -168,60 +168,39 @@ def test_each_distinct_image_is_encoded_once_and_none_for_a_row_without(gated, m
     assert ran == [("_text", 2)]
 
 
-def test_without_ids_every_row_has_its_own_image(gated):
+def test_numpy_and_torch_inputs_and_stored_images(gated):
     model, emissions = gated
-    batch = batch_of((1, 2, 3), (4, 2, 1))
-    del batch["image_ids"], batch["attention_mask"]
-    assert_close(emissions(**batch), expected_logits(model, batch))
-
-
-def test_numpy_and_torch_inputs_and_the_models_own_call(gated):
-    model, emissions = gated
-    batch = batch_of((1, 0), (4, 2))
-    arrays = {name: value.numpy() for name, value in batch.items()}
-    np.testing.assert_array_equal(emissions(**arrays), emissions(**batch))
-    logits = emissions.forward(batch)["logits"]
-    assert logits.dtype == torch.float32
-    assert_close(logits.numpy(), expected_logits(model, batch))
+    batch = batch_of((1, 0, 2, 1), (4, 2, 3, 1))
+    got = emissions(**batch)
+    np.testing.assert_array_equal(emissions(**{name: value.numpy() for name, value in batch.items()}), got)
+    states, global_states = emissions.encode_images(batch.pop("pixel_values"))
+    assert global_states is None
+    np.testing.assert_array_equal(emissions(**batch, image_features=states), got)
 
 
 def test_a_batch_with_captions_is_taken_as_the_processor_gives_it(gated, torch_pipeline):
     model, emissions = gated
     batch = torch_pipeline.processor(["Jordan won in Paris."], captions=["a man runs"])
-    assert "text_attention_mask" in batch
-    assert_close(emissions(**batch), model(**batch).logits.detach().numpy())
+    assert_close(emissions(**batch), expected_logits(model, batch))
 
 
-def test_sentences_without_words(gated):
-    _, emissions = gated
-    empty = torch.ones(2, 2, dtype=torch.int64)
-    assert emissions(input_ids=empty, word_starts=torch.empty(2, 0)).shape == (2, 0, 5)
-    assert emissions(input_ids=empty[:0], word_starts=torch.empty(0, 3)).shape == (0, 3, 5)
-
-
-@pytest.mark.parametrize("change", ["size", "rows", "ids"])
-def test_images_that_do_not_fit_are_refused(gated, change):
+def test_images_of_another_size_are_refused(gated):
     _, emissions = gated
     batch = batch_of((1, 2), (3, 3))
-    if change == "size":
-        batch["pixel_values"] = batch["pixel_values"][..., :16]
-    elif change == "rows":
-        batch["pixel_values"] = batch["pixel_values"][:1]
-    else:
-        batch["image_ids"] = batch["image_ids"][:1]
-    with pytest.raises(ValueError, match=r"pixel_values have shape .* one image a row"):
+    batch["pixel_values"] = batch["pixel_values"][..., :16]
+    with pytest.raises(ValueError, match=r"`pixel_values` has shape .* the size that the processor had at the export"):
         emissions(**batch)
 
 
 def test_a_text_tagger_is_one_graph_and_int8_is_near(tmp_path):
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
     model = varied_model(collaboration="none", tagging_head="softmax")
     model.train()
     exact = OnnxEmissions(export_onnx(model, FixedInputs(), tmp_path / "float32"), threads=1)
     assert model.training  # as it was
     model.eval()
     small = OnnxEmissions(export_onnx(model, FixedInputs(), tmp_path / "int8", quantize=True), threads=1)
+    import onnx
+
     assert (exact.precision, small.precision) == ("float32", "int8")
     assert not (tmp_path / "int8" / IMAGE_GRAPH).exists() and not (tmp_path / "int8" / FUSION_GRAPH).exists()
     batch = batch_of((1, 0, 2, 1), (5, 3, 1, 4))
@@ -229,8 +208,6 @@ def test_a_text_tagger_is_one_graph_and_int8_is_near(tmp_path):
     assert_close(exact(**batch), want)
     error = np.abs(small(**batch) - want).max()
     assert 1e-4 < error < 0.1 * want.std()  # rounded, but not wrong
-    import onnx
-
     weights = onnx.load(tmp_path / "int8" / TEXT_GRAPH).graph.initializer
     floats = [list(weight.dims) for weight in weights if weight.data_type == onnx.TensorProto.FLOAT]
     assert all(math.prod(dims) < 100 for dims in floats), "a matrix is left in float32"
@@ -238,9 +215,8 @@ def test_a_text_tagger_is_one_graph_and_int8_is_near(tmp_path):
 
 def test_products_whose_input_has_outliers_stay_exact(tmp_path, monkeypatch):
     """A feature that is blown up in one layer's inner activations, as pretrained encoders have them."""
-    onnx = pytest.importorskip("onnx")
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
+    import onnx
+
     model = varied_model(collaboration="none")
     layer = model.model.text_model.encoder.layer[1]
     with torch.no_grad():
@@ -256,7 +232,7 @@ def test_products_whose_input_has_outliers_stay_exact(tmp_path, monkeypatch):
 
     errors = {}
     for widest, is_left in ((50.0, False), (6.9, True)):
-        monkeypatch.setattr(onnx_2mner, "WIDEST_RANGE", widest)
+        monkeypatch.setattr(onnx_2mner, "MAX_INPUT_RANGE", widest)
         rounded = tmp_path / f"rounded_{widest}.onnx"
         onnx_2mner._quantize(graph, rounded, sample, large=False)
         weights = onnx.load(rounded).graph.initializer
@@ -277,9 +253,9 @@ def test_an_export_replaces_the_one_before_and_nothing_else(tmp_path, monkeypatc
     monkeypatch.setattr(onnx_2mner, "_export", lambda graph, inputs, outputs, path: path.write_text(path.name))
     (tmp_path / "config.json").write_text("{}")
     export_onnx(varied_model(), FixedInputs(), tmp_path)
-    assert files_of(tmp_path) == ["config.json", "crf.npz", "fusion.onnx", "image.onnx", "onnx.json", "text.onnx"]
+    assert files_of(tmp_path) == ["config.json", "fusion.onnx", "image.onnx", "onnx.json", "text.onnx"]
     export_onnx(varied_model(collaboration="none"), FixedInputs(), tmp_path)
-    assert files_of(tmp_path) == ["config.json", "crf.npz", "onnx.json", "text.onnx"]
+    assert files_of(tmp_path) == ["config.json", "onnx.json", "text.onnx"]
     (tmp_path / "image.onnx").write_text("mine")
     with pytest.raises(FileExistsError, match="holds image.onnx, which no export wrote; remove or move it"):
         export_onnx(varied_model(), FixedInputs(), tmp_path)
@@ -304,12 +280,12 @@ def test_an_export_that_is_broken_off_is_not_taken_for_a_whole_one(at, tmp_path,
         with pytest.raises(RuntimeError, match="stop here"):
             export_onnx(varied_model(), FixedInputs(), tmp_path)
     if at == "replace":
-        with pytest.raises(ValueError, match=r"does not hold what its onnx.json lists: .*write the export anew"):
+        with pytest.raises(ValueError, match=r"does not hold what its onnx.json lists: .*export the model again"):
             OnnxEmissions(tmp_path)
     else:
         assert {name: (tmp_path / name).read_bytes() for name in files_of(tmp_path)} == before
     export_onnx(varied_model(), FixedInputs(), tmp_path)
-    assert files_of(tmp_path) == ["crf.npz", "fusion.onnx", "image.onnx", "onnx.json", "text.onnx"]
+    assert files_of(tmp_path) == ["fusion.onnx", "image.onnx", "onnx.json", "text.onnx"]
 
 
 def test_only_float32_is_exported(tmp_path):
@@ -335,7 +311,7 @@ def test_true_is_the_export_in_the_models_folder_as_it_is(export, place, monkeyp
     (tmp_path / "model" / "config.json").write_text("{}")  # not of the export, and no matter
     monkeypatch.setattr(model.config, "_name_or_path", str(tmp_path / "model"))
     monkeypatch.setattr(onnx_2mner, "export_onnx", None)  # not needed
-    found = OnnxEmissions.for_model(model, threads=1)
+    found = OnnxEmissions.for_model(model)
     assert found.folder == tmp_path / "model" / place
     assert OnnxEmissions.for_model(model, folder).folder == folder
 
@@ -378,7 +354,7 @@ def test_a_file_that_is_added_or_a_list_that_is_damaged_is_an_error(export):
         OnnxEmissions.for_model(model, folder)
     (folder / "more.onnx").unlink()
     (folder / EXPORT_FILE).write_text("{}")
-    with pytest.raises(ValueError, match=r"onnx.json is damaged .*delete it, .*then write the export anew"):
+    with pytest.raises(ValueError, match=r"onnx.json is damaged .*delete it .*then export the model again"):
         OnnxEmissions.for_model(model, folder)
     (folder / EXPORT_FILE).unlink()
     with pytest.raises(ValueError, match="lacks onnx.json; expected a folder that export_onnx wrote"):
@@ -404,7 +380,7 @@ def test_the_export_of_another_model_is_refused(gated, change):
     other = copy.deepcopy(model)
     assert fingerprint(other) == fingerprint(model) == emissions.fingerprint
     change(other)
-    with pytest.raises(ValueError, match="export of another model .* write the export anew: export_onnx"):
+    with pytest.raises(ValueError, match="export of another model .* export the model again: export_onnx"):
         OnnxEmissions.for_model(other, emissions.folder)
 
 
@@ -412,11 +388,11 @@ def test_the_export_of_another_model_is_refused(gated, change):
 
 
 def test_the_pipeline_gives_the_same_entities(torch_pipeline, gated, monkeypatch):
-    """By one argument, in batches of texts with and without pictures, long ones too."""
+    """By one argument, in batches of texts with and without images, long ones too."""
     pipe = TwoMNERPipeline(
         model=torch_pipeline.model, processor=torch_pipeline.processor, device="cpu", onnx=gated[1].folder
     )
-    monkeypatch.setattr(TwoMNERForTokenClassification, "forward", None)  # not needed
+    monkeypatch.setattr(TwoMNERForTokenClassification, "emissions", None)  # not needed
     got = pipe(TEXTS_AND_MORE, images=IMAGES, batch_size=3)
     monkeypatch.undo()
     want = torch_pipeline(TEXTS_AND_MORE, images=IMAGES, batch_size=3)
@@ -437,8 +413,6 @@ def test_one_image_file_has_the_models_score(torch_pipeline, gated, tmp_path):
 
 def test_an_int8_export_in_the_models_folder_is_used_at_each_load(tmp_path, monkeypatch):
     """As the README has it."""
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
     ner, folder = make_pipeline(make_towers(tmp_path / "towers"), collaboration="none"), tmp_path / "tagger"
     ner.model.save_pretrained(folder)
     ner.processor.save_pretrained(folder)
@@ -495,5 +469,5 @@ def test_real_encoders(tmp_path):
         images=[Image.fromarray(pixels[0]), None, Image.fromarray(pixels[1]), Image.fromarray(pixels[0])],
     )
     assert_close(emissions(**batch), expected_logits(model, dict(batch)))
-    facts = json.loads((tmp_path / "export.json").read_text())
+    facts = json.loads((tmp_path / EXPORT_FILE).read_text())
     assert facts["precision"] == "float32"
