@@ -23,19 +23,19 @@ FLAT = [
     ["handler"],
 ]
 DATASET = [
-    ["dataset_script.rows", "dataset_script.report", "dataset_script.images", "dataset_script.files"],
+    [f"dataset_script.{name}" for name in ("rows", "report", "images", "files", "parquet")],
     ["dataset_script.formats"],
-    ["dataset_script.parquet", "dataset_script.mmner", "dataset_script.loading", "dataset_script"],
+    ["dataset_script.mmner", "dataset_script.loading", "dataset_script"],
     ["dataset_script.building"],
     ["dataset_script.auditing", "dataset_script.publishing"],
     ["dataset_script.__main__"],
 ]
 MMNER = [
-    ["mmner.options", "mmner.files", "mmner.hub", "mmner.entity_f1", "mmner"],
+    ["mmner.options", "mmner.entity_f1", "mmner.probe", "mmner"],
     ["mmner.data"],
     ["mmner.training"],
     ["mmner.results"],
-    ["mmner.probe", "mmner.cli"],
+    ["mmner.probe.demo"],
 ]
 HOUSES = {"FLAT": FLAT, "DATASET": DATASET, "MMNER": MMNER}
 FLOORS = {
@@ -99,4 +99,4 @@ def test_at_most_ten_files_travel_with_the_weights():
 
     assert sorted(CODE_FILES) == sorted(f"{name}.py" for name in TRAVELLING)
     assert len(CODE_FILES) <= 10
-    assert sum(len((ROOT / name).read_text(encoding="utf-8").splitlines()) for name in CODE_FILES) <= 4800
+    assert sum(len((ROOT / name).read_text(encoding="utf-8").splitlines()) for name in CODE_FILES) <= 5100

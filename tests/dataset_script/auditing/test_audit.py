@@ -14,6 +14,7 @@ import dataset_script
 from dataset_script.auditing.audit import add_arguments, audit, markdown, run
 from dataset_script.auditing.image_kinds import features, predictability
 from dataset_script.auditing.overlap import overlaps
+from dataset_script.publishing.parquet import write_parquet
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 WORDS = [first + second for first in ("ba", "do", "ke", "li", "mu", "pa", "ro") for second in ("n", "rt", "lis", "vo")]
@@ -179,7 +180,7 @@ def test_images_shared_broken_and_absent(pictured):
 
 def test_parquet_is_audited_as_its_source_was(pictured, tmp_path):
     (pictured / "images" / "broken.png").unlink()
-    dataset_script.load(pictured, cache_dir=tmp_path / "cache", parquet_dir=tmp_path / "parquet")
+    write_parquet(dataset_script.load(pictured, cache_dir=tmp_path / "cache"), tmp_path / "parquet")
     report = audit(tmp_path / "parquet", pictured)
     leak = found(report, "images", "parquet/test", "parquet/train")
     assert (leak.items, leak.exact, leak.near) == (2, 1, 1)

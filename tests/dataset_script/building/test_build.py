@@ -19,6 +19,7 @@ from dataset_script.building.plan import Plan
 from dataset_script.building.providers.folder import Folder
 from dataset_script.building.providers.own import Own
 from dataset_script.publishing.card import write_card
+from dataset_script.publishing.parquet import write_parquet
 from dataset_script.rows import iob2_spans
 from mmner.data.sentences import REMEDIES
 
@@ -376,7 +377,7 @@ def test_the_remedy_of_a_run_for_iob1_makes_a_set_in_iob2(tmp_path):
     row = {"id": "a", "lang": "en", "tokens": "Ada in New York".split(), "ner_tags": "B-PER O B-LOC I-LOC".split()}
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "train.jsonl").write_text(json.dumps(row) + "\n")
-    load(tmp_path / "set", parquet_dir=tmp_path / "iob1", cache_dir=tmp_path / "cache")
+    write_parquet(load(tmp_path / "set", cache_dir=tmp_path / "cache"), tmp_path / "iob1")
     path = tmp_path / "iob1" / "en" / "train-00000.parquet"
     table = pq.read_table(path)
     tags = pa.array([[4, 0, 2, 2]], table.schema.field("ner_tags").type)  # I-PER O I-LOC I-LOC

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import dataset_script
+from dataset_script.publishing.parquet import write_parquet
 from dataset_script.publishing.preview import DARK_GROUNDS, DARK_TEXT, GROUNDS, TEXT, add_arguments, preview, run
 
 VOID = {"meta", "img", "br", "link", "input"}
@@ -141,7 +142,7 @@ def test_draw_depends_on_the_seed_and_the_options(folder, tmp_path):
 
 
 def test_parquet_and_command_line(folder, tmp_path, capsys):
-    dataset_script.load(folder, cache_dir=tmp_path / "cache", errors="skip", parquet_dir=tmp_path / "parquet")
+    write_parquet(dataset_script.load(folder, cache_dir=tmp_path / "cache", errors="skip"), tmp_path / "parquet")
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     arguments = [str(tmp_path / "parquet"), "--output", str(tmp_path / "p.html"), "--lang", "de"]
