@@ -170,7 +170,8 @@ def test_a_type_is_shown_letter_by_letter_whatever_it_is(kind, tmp_path):
                 row = {"id": f"{split}{number}", "lang": "en", "tokens": ["Ada", kind, f"{split}{number}"]}
                 row |= {"ner_tags": ["O", f"B-{kind}", "B-PER"], "image": None}
                 file.write(json.dumps(row) + "\n")
-    text = (build([tmp_path / "own"], tmp_path / "set", None) / "README.md").read_text(encoding="utf-8")
+    folder = build([tmp_path / "own"], tmp_path / "set", None, write_card=card.write_card)
+    text = (folder / "README.md").read_text(encoding="utf-8")
     assert str(tmp_path) not in text, "a path on this machine"
     tokens = MarkdownIt("commonmark").enable("table").parse(DatasetCard(text).text)
     inline = [token.children for token in tokens if token.type == "inline"]
