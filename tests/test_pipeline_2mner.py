@@ -643,15 +643,6 @@ class TestLongTexts:
             (offsets[start][0], offsets[end - 1][1], kind) for start, end, kind in _spans(tags)
         ]
 
-    def test_fifty_sentences_at_once(self, context_free):
-        """A text that fits one pass and is read in windows all the same."""
-        windowed = limited(context_free, 40)
-        text = " ".join(f"{TEXTS[number % 6]} {TEXTS[number % 4]}" for number in range(50))[:480]
-        expected = context_free(text)
-        assert len(expected) > 10 and len(context_free.processor.windows(windowed.processor.split_words(text)[0])) == 1
-        for stride in (None, 0, 12):
-            same(windowed(text, stride=stride, batch_size=4), expected)
-
     def test_what_is_kept_of_a_long_text_is_little(self, context_free):
         """A hundred thousand characters: some hundred bytes a word in Python, and one window's tensors at a time."""
         text = ("Jordan was seen in Paris, L'Amazone coule. " * 2400)[:100_000]

@@ -1,11 +1,5 @@
 """The processor: words and offsets, tokens and padding, windows, images, and what it refuses."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import datasets
 import numpy as np
 import pandas as pd
@@ -360,14 +354,6 @@ def test_windows_partition_the_sentence_and_fit(counts, stride, max_length):
         assert right.start == left.start + 1 or more > stride or more + counts[left.stop] > max_length - 2
 
 
-def test_windows_of_ten_thousand_words_encode_without_loss(processor):
-    words = [f"Paris{n % 7}" for n in range(10_000)]
-    windows = processor.windows(words, stride=16)
-    batch = processor([words[w.start : w.stop] for w in windows])
-    assert int((batch["word_starts"] >= 0).sum()) == sum(w.stop - w.start for w in windows)
-    assert sum(w.keep_stop - w.keep_start for w in windows) == 10_000
-
-
 def test_half_a_surrogate_pair_is_a_word_like_any_other(processor):
     batch = processor([["in", "\ud800", "Paris"]])
     assert (batch["word_starts"][0] >= 0).all()
@@ -462,33 +448,6 @@ def test_an_image_processor_without_a_size_is_refused(tmp_path):
     Siglip2ImageProcessorPil().save_pretrained(tmp_path / "vision")
     with pytest.raises(ValueError, match="resizes to no fixed size .* Pass whole_image=False"):
         TwoMNERProcessor.from_towers(tmp_path / "text", tmp_path / "vision")
-
-
-def test_a_saved_processor_works_alone_in_another_process(tmp_path):
-    processor = make_processor(unigram)
-    processor.save_pretrained(tmp_path / "saved")
-    script = (
-        "import json, sys; from transformers import AutoProcessor\n"
-        "p = AutoProcessor.from_pretrained('saved', trust_remote_code=True)\n"
-        "b = p(['Jordan met Anne', ''], images=['a.png', None])\n"
-        "print(json.dumps({k: v.tolist() for k, v in b.items() if k != 'pixel_values'}), type(p).__name__)"
-    )
-    noise().save(tmp_path / "a.png")
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environment |= {
-        "HF_HUB_OFFLINE": "1",
-        "HF_HOME": str(tmp_path / "home"),
-        "HF_MODULES_CACHE": str(tmp_path / "modules"),
-    }
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    printed, name = done.stdout.rsplit(" ", 1)
-    batch = processor(["Jordan met Anne", ""], images=[noise(), None])
-    assert json.loads(printed) == {k: v.tolist() for k, v in batch.items() if k != "pixel_values"}
-    assert name.strip() == "TwoMNERProcessor"
-    assert Path(tmp_path / "saved" / "processing_2mner.py").is_file()
 
 
 def test_a_slow_tokenizer_is_refused():

@@ -159,23 +159,25 @@ def layout_faults(text: str, items: list[dict]) -> Iterator[str]:
         yield f"JSON changes {items}"
 
 
-def label_faults(case: Text, labels: list[dict], entities: list[dict]) -> Iterator[str]:
-    """Whether the labelled words are those of the text, and the entities those of the labels."""
+def label_faults(
+    case: Text, offsets: list[tuple[int, int]], labels: list[dict], entities: list[dict]
+) -> Iterator[str]:
+    """Whether the words are those of the text, and the entities those of the labels."""
     yield from layout_faults(case.text, labels)
-    words = [(label["word"], label["start"]) for label in labels]
+    words = [(case.text[start:end], start) for start, end in offsets]
     if case.words is not None and words != case.words:
         yield f"words {words}, expected {case.words}"
     rest = list(case.text)
-    for label in labels:
-        rest[label["start"] : label["end"]] = " " * (label["end"] - label["start"])
+    for start, end in offsets:
+        rest[start:end] = " " * (end - start)
     if lost := [letter for letter in rest if not HIDDEN.match(letter)]:
         yield f"{lost} are in no word"
     spans: list[list] = []
-    for before, label in zip([{"entity": "O"}, *labels], labels, strict=False):
+    for before, label in zip([{"entity": "O", "index": 0}, *labels], labels, strict=False):
         if label["entity"].startswith("B-"):
             spans.append([label["entity"][2:], label["start"], label["end"]])
-        elif label["entity"] != "O":
-            if before["entity"][2:] != label["entity"][2:]:
+        else:
+            if before["entity"][2:] != label["entity"][2:] or before["index"] + 1 != label["index"]:
                 yield f"{label} follows {before}"
             spans[-1][2] = label["end"]
     if [[entity["entity_group"], entity["start"], entity["end"]] for entity in entities] != spans:
@@ -185,7 +187,6 @@ def label_faults(case: Text, labels: list[dict], entities: list[dict]) -> Iterat
 def check_strings(ner: Any, random: Random, number: int, report: Report) -> None:
     """Each string alone, among others with images and without, by its labels, by its words, and some explained."""
     shown = [None, None, hostile_inputs.noise(1), hostile_inputs.noise(2)]
-    by_label = {"aggregation_strategy": "none"}
     cases = list(hostile_inputs.texts(random, number))
     for start in range(0, number, CHUNK):
         chunk = cases[start : start + CHUNK]
@@ -193,15 +194,18 @@ def check_strings(ner: Any, random: Random, number: int, report: Report) -> None
         tokens = [[word for word, _ in case.words or ()] for case in chunk]
         with limited(CPU_S) as faults:
             together = ner(texts, images=images, batch_size=random.choice([None, 1, 3, 16, 64]))
-            labels = ner(texts, images=images, **by_label)
-            labels_of_words = ner(tokens, images=images, is_split_into_words=True, **by_label)
+            labels = ner(texts, images=images, aggregation_strategy="none")
+            labels_of_words = ner(tokens, images=images, is_split_into_words=True, aggregation_strategy="none")
         if faults:
             report.add("strings", "one of several", faults, texts)
             continue
         answers = zip(chunk, images, together, labels, labels_of_words, strict=True)
         for case, image, found, words, split in answers:
             with limited(CPU_S) as faults:
-                faults += [*layout_faults(case.text, found), *label_faults(case, words, found)]
+                faults += [
+                    *layout_faults(case.text, found),
+                    *label_faults(case, ner.processor.split_words(case.text)[1], words, found),
+                ]
                 if not same(alone := ner(case.text, images=image), found):
                     faults.append(f"alone {alone}, among others {found}")
                 if case.words is not None and not same(words, split, ("entity", "word", "index")):
