@@ -112,9 +112,10 @@ def test_the_commands_of_a_card_and_the_readme_are_options_that_exist(here):
     assert found >= 2
 
 
-def test_the_snippets_of_the_readme_run_one_after_the_other(here):
+@pytest.mark.parametrize(("page", "number"), [("README.md", 4), ("docs/serving.md", 2)])
+def test_the_snippets_of_a_page_run_one_after_the_other(here, page, number):
     names: dict = {}
-    snippets = blocks((ROOT / "README.md").read_text(encoding="utf-8"), "python")
-    assert len(snippets) >= 4
-    for number, snippet in enumerate(snippets):
-        exec(compile(snippet, f"README.md, snippet {number}", "exec"), names)
+    snippets = blocks((ROOT / page).read_text(encoding="utf-8"), "python")
+    assert len(snippets) >= number
+    for place, snippet in enumerate(snippets):
+        exec(compile(snippet, f"{page}, snippet {place}", "exec"), names)
