@@ -120,7 +120,7 @@ def peak_mib() -> float:
 
 def make_pipeline(folder: Path) -> TwoMNERPipeline:
     """A tiny model with weights so large that it finds entities and that images change them."""
-    sizes = {"vocab_size": 300, "text_width": 16, "text_layers": 1, "max_length_tokens": 64}
+    sizes = {"vocab_size": 300, "text_width": 16, "max_length_tokens": 64}
     towers = make_tiny_towers(folder, [TEXTS[0].split()], image_size_px=32, image_widths=(8, 16), **sizes)
     labels = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
     torch.manual_seed(0)

@@ -282,7 +282,7 @@ class WindowedSentences(torch.utils.data.Dataset):
         self.languages: list[str | None] = _column(rows, "lang") or [None] * len(rows)
         self.relations: list[str | None] = _column(rows, "image_relation") or [None] * len(rows)
 
-        self._processor, self._budget = processor, processor.piece_budget(max_length)
+        self._processor, self._budget = processor, processor.token_budget(max_length)
         self.row_of: list[int] = []
         """The row of each window."""
         self.windows: list[Window] = []

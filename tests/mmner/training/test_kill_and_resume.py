@@ -99,7 +99,7 @@ KEPT = ("model.safetensors", "predictions_validation.jsonl", "predictions_test.j
 def make_inputs(folder: Path) -> None:
     """Data and towers. The tokenizer has a mask token, for mentions to be hidden."""
     probe.build(folder / "probe", num_sentences=80)
-    sizes = {"text_width": 32, "text_layers": 1, "vocab_size": 300, "image_size_px": 32, "image_widths": (8, 16)}
+    sizes = {"text_width": 32, "vocab_size": 300, "image_size_px": 32, "image_widths": (8, 16)}
     make_tiny_towers(folder / "towers", [["Paris", "is", "here"]] * 9, **sizes)
     tokenizer = AutoTokenizer.from_pretrained(folder / "towers" / "text")
     tokenizer.mask_token = tokenizer.unk_token or tokenizer.pad_token

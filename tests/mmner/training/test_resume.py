@@ -50,7 +50,7 @@ def make_rows(count: int) -> datasets.Dataset:
 @pytest.fixture(scope="module")
 def towers(tmp_path_factory):
     folder = tmp_path_factory.mktemp("towers")
-    sizes = {"text_width": 32, "text_layers": 1, "vocab_size": 300, "image_size_px": 32, "image_widths": (8, 16)}
+    sizes = {"text_width": 32, "vocab_size": 300, "image_size_px": 32, "image_widths": (8, 16)}
     make_tiny_towers(folder, [WORDS], **sizes)
     return folder
 
