@@ -274,7 +274,7 @@ class TwoMNERPipeline(Pipeline):
         return {**self.__dict__, "call_count": 0}
 
     def __call__(  # type: ignore[override]
-        self, inputs, images=None, **kwargs
+        self, inputs, images=None, image=None, **kwargs
     ) -> list[dict] | list[list[dict]] | Iterator[list[dict]]:
         """
         Finds the entities of one text or many.
@@ -282,24 +282,23 @@ class TwoMNERPipeline(Pipeline):
         Args:
             inputs: a string; or `{"text": ..., "image": ...}` (the image may be left out or `None`; a model of
                 `image_as_text` reads a `"caption"`, too); or a list of these; or a dataset, generator or other
-                iterable of them, which is then read as the results are, at first a few texts ahead of them, later up
-                to some thousand. A text split already is `{"tokens": [...], "image": ...}`. Of a dataset with
-                columns, `text` (else `tokens`) and `image` are read.
-            images: the image of one string; or a list of images and `None`s, one for each of a list of strings. An
-                image is anything that `load_image` takes: PIL image, path, URL, bytes, base64, array.
+                iterable of them, which is read a few texts ahead of the results. A text split already is
+                `{"tokens": [...], "image": ...}`. Of a dataset with columns, `text` (else `tokens`) and `image` are
+                read.
+            images: the image of one string; or a list of images and `None`s, one for each of a list of strings: PIL
+                image, path, URL, bytes, base64 or array.
+            image: another name of `images`.
             aggregation_strategy (`str`, *optional*): `"none"` for the label of each word, as the stock pipeline has it
                 of each token; `"simple"`, `"first"`, `"average"` and `"max"` give whole entities, as by default.
             min_score (`float`, *optional*): what scores less is left out.
             entity_types (`list[str]`, *optional*): what is of another type is left out.
             top_k (`int`, *optional*): adds to each entity its `"alternatives"`.
-            stride (`int`, *optional*): tokens that neighbouring windows of a long text share. Default: 64, or a
-                quarter of what the encoder takes if that is less.
+            stride (`int`, *optional*): tokens that neighbouring windows of a long text share. Default: at most 64.
             is_split_into_words (`bool`, *optional*): `inputs` is a list of words, or a list of such lists (the result
-                is a list of lists in both cases, as the stock pipeline's is); a tuple, array, Series or column of
-                words is a list of words, too. Offsets are those in the words joined by spaces. No entity begins or
-                ends with a word of which nothing is shown, such as an empty one.
-            batch_size (`int`, *optional*): windows the model reads at once (a short text is one). Default: as many as
-                make 512 tokens with their padding, 4,096 on an accelerator. With 1, a stream is not read ahead.
+                is a list of lists in both cases); a tuple, array, Series or column is a list, too. Offsets are those
+                in the words joined by spaces. No entity begins or ends with an invisible word.
+            batch_size (`int`, *optional*): windows the model reads at once. Default: as many as make 512 tokens with
+                their padding, 4,096 on an accelerator. With 1, a stream is not read ahead.
             num_workers (`int`, *optional*, defaults to 0): threads that open images.
 
         Returns:
@@ -308,9 +307,8 @@ class TwoMNERPipeline(Pipeline):
             int, "end": int}` with character offsets, `text[start:end] == word`; the score is the posterior probability
             under the CRF that these words, and no more, are an entity of this type.
 
-            With `top_k` also `"alternatives"`: the `top_k` likeliest other readings of these words, best first, each
-            `{"entity_group": str, "score": float}`: the posterior of the same words as an entity of another type, or,
-            as `"O"`, of none of them being in an entity.
+            With `top_k` also `"alternatives"`, best first, each `{"entity_group": str, "score": float}`: the posterior
+            of the same words as an entity of another type, or, as `"O"`, of none of them being in an entity.
 
             With `aggregation_strategy="none"` a labelled word is `{"entity": "B-PER", "score": float, "index": int,
             "word": str, "start": int, "end": int}`: `score` is the posterior of this label at this word, `index` the
@@ -319,10 +317,9 @@ class TwoMNERPipeline(Pipeline):
         Raises:
             TypeError: an input of another type, or an option that does not exist.
             InputError: a `ValueError`: an option of a wrong value, or a type that the model does not know.
-            ValueError: texts and images that do not match in number, an image that does not open. Of a stream, the
-                results before it are given first.
+            ValueError: texts and images that do not match in number, an image that does not open.
         """
-        kwargs = _checked(kwargs)
+        kwargs, images = _checked(kwargs), _one_of(images, image)
         kwargs["batch_size"] = kwargs.get("batch_size") or self._batch_size or 0  # 0: by the number of tokens
         is_split = kwargs.get("is_split_into_words", self._preprocess_params.get("is_split_into_words", False))
         is_table = hasattr(inputs, "columns") or hasattr(inputs, "column_names")
@@ -346,14 +343,16 @@ class TwoMNERPipeline(Pipeline):
             )
         return super().__call__(_stream(inputs), **kwargs)
 
-    def explain(self, text: str | dict | Sequence[str], image: ImageLike | None = None, **options) -> Explanation:
+    def explain(
+        self, text: str | dict | Sequence[str], image: ImageLike | None = None, images=None, **options
+    ) -> Explanation:
         """
         The entities of a text as a call finds them, and what its image had to do with them.
 
         Args:
             text: a string, or `{"text": ..., "image": ..., "caption": ...}`, or, with `is_split_into_words`, a list of
                 words.
-            image: its image, of any kind that `load_image` takes.
+            image: its image, of any kind that `load_image` takes; `images` is another name of it.
             **options: `min_score`, `entity_types`, `top_k`, `stride`, `is_split_into_words`, as of a call.
 
         Returns:
@@ -364,6 +363,7 @@ class TwoMNERPipeline(Pipeline):
         """
         if refused := sorted({"aggregation_strategy", "batch_size", "num_workers"} & set(options)):
             raise TypeError(f"explain() is about the whole entities of one text; it takes no {', '.join(refused)}.")
+        image = _one_of(image, images)
         preprocess_params, _, postprocess_params = self._sanitize_parameters(**options)
         preprocess_params = {**self._preprocess_params, **preprocess_params}
         text, own_image, words, caption = _parts(text, preprocess_params.get("is_split_into_words", False))
@@ -734,6 +734,12 @@ def _paired(inputs: Sequence, images: Sequence | None) -> list:
         {"text" if isinstance(item, str) else "tokens": item, "image": image}
         for item, image in zip(inputs, images, strict=True)
     ]
+
+
+def _one_of(image: Any, images: Any) -> Any:
+    if image is not None and images is not None:
+        raise ValueError("Got both `image` and `images`, which are one argument; give one of them.")
+    return images if image is None else image
 
 
 def _parts(item: str | dict | Sequence[str], is_split: bool) -> tuple[str, Any, list[str] | None, str | None]:

@@ -391,6 +391,16 @@ class TestInputs:
         with pytest.raises(error, match=message):
             ner(inputs, images=images)
 
+    def test_image_and_images_are_one_argument(self, ner):
+        red = plain_image("red")
+        assert ner(TEXTS[0], image=red) == ner(TEXTS[0], images=red) == ner(TEXTS[0], red)
+        assert ner(TEXTS[:2], image=[red, None]) == ner(TEXTS[:2], images=[red, None])
+        explained = [ner.explain(TEXTS[0], red), ner.explain(TEXTS[0], image=red), ner.explain(TEXTS[0], images=red)]
+        assert explained[0].to_dict() == explained[1].to_dict() == explained[2].to_dict()
+        for call in (ner, ner.explain):
+            with pytest.raises(ValueError, match="both `image` and `images`"):
+                call(TEXTS[0], image=red, images=red)
+
     def test_a_string_is_no_list_of_words(self, ner):
         message = r"tokens of type str; expected .*\{\"tokens\": a list of words"
         for inputs, image in ((TEXTS[0], None), (TEXTS[0], plain_image("red")), (iter(TEXTS), None)):
