@@ -535,7 +535,7 @@ class TwoMNERProcessor(ProcessorMixin):
         text: str | Sequence[str] | Sequence[Sequence[str]],
         images: ImageLike | Sequence[ImageLike | None] | None = None,
         captions: str | Sequence[str | None] | None = None,
-        word_labels: Sequence[Sequence[int]] | None = None,
+        word_labels: Sequence[Any] | None = None,
         return_tensors: str = "pt",
         pad_to_multiple_of: int | None = None,
     ) -> BatchFeature:
