@@ -40,7 +40,7 @@ Query = tuple[int, int, int, int, int]
 # Tokens of a batch, padding included. A CPU gains nothing from more (`benchmarks/speed/`), an accelerator does.
 CPU_BATCH_TOKENS = 512
 ACCELERATOR_BATCH_TOKENS = 4096
-BATCH_IMAGES = 32  # that are opened and then encoded at once
+BATCH_IMAGES = 16  # that are opened and then encoded at once
 DECODED_WORDS = 8192  # that are decoded at once, padding included
 # Words that are read before the first of them is answered, at most. With its offsets and tokens one takes 300 bytes.
 LOOK_AHEAD_WORDS = 65_536
@@ -48,7 +48,7 @@ LOOK_AHEAD_WORDS = 65_536
 FIRST_TEXTS = 8
 # So many batches' worth of words are sorted by length together: 2 % of a batch is then padding, with 8 it is 7 %.
 STRETCH_BATCHES = 32
-STRETCH_IMAGES = 128  # whose vectors are in memory at once, at most
+STRETCH_IMAGES = 256  # whose vectors are in memory at once, at most
 
 # Shows a value as it came, cut to what fits a message.
 SHOWN = Repr()
