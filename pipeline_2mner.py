@@ -28,8 +28,7 @@ except ImportError:
 
 logger = logging.get_logger(__name__)
 
-# The stock pipeline's ways to make entities of tokens. Here whole entities come out of the CRF, so that all but "none"
-# are one.
+# The stock pipeline's ways to make entities of tokens. The CRF gives whole entities, so all but "none" are one here.
 AGGREGATION_STRATEGIES = ("none", "simple", "first", "average", "max")
 
 OUTSIDE = "O"
@@ -42,10 +41,8 @@ CPU_BATCH_TOKENS = 512
 ACCELERATOR_BATCH_TOKENS = 4096
 BATCH_IMAGES = 16  # that are opened and then encoded at once
 DECODED_WORDS = 8192  # that are decoded at once, padding included
-# Words that are read before the first of them is answered, at most. With its offsets and tokens one takes 300 bytes.
-LOOK_AHEAD_WORDS = 65_536
-# Texts of a stream that are read before the first of them is answered, at first.
-FIRST_TEXTS = 8
+LOOK_AHEAD_WORDS = 65_536  # that are read before the first of them is answered, at most; one takes 300 bytes
+FIRST_TEXTS = 8  # of a stream, that are read before the first of them is answered
 # So many batches' worth of words are sorted by length together: 2 % of a batch is then padding, with 8 it is 7 %.
 STRETCH_BATCHES = 32
 STRETCH_IMAGES = 256  # whose vectors are in memory at once, at most
@@ -285,9 +282,8 @@ class TwoMNERPipeline(Pipeline):
                 iterable of them, which is read a few texts ahead of the results. A text split already is
                 `{"tokens": [...], "image": ...}`. Of a dataset with columns, `text` (else `tokens`) and `image` are
                 read.
-            images: the image of one string; or a list of images and `None`s, one for each of a list of strings: PIL
-                image, path, URL, bytes, base64 or array.
-            image: another name of `images`.
+            images, image: one argument with two names: the image of one string, or a list of images and `None`s, one
+                for each of a list of strings. An image is a PIL image, path, URL, bytes, base64 or array.
             aggregation_strategy (`str`, *optional*): `"none"` for the label of each word, as the stock pipeline has it
                 of each token; `"simple"`, `"first"`, `"average"` and `"max"` give whole entities, as by default.
             min_score (`float`, *optional*): what scores less is left out.
