@@ -740,7 +740,7 @@ def _one_of(image: Any, images: Any) -> Any:
 
 def _parts(item: str | dict | Sequence[str], is_split: bool) -> tuple[str, Any, list[str] | None, str | None]:
     """Text, image, words of a text that is split already, and caption of one input."""
-    if is_split and isinstance(item, str):
+    if is_split and isinstance(item.get("text") if isinstance(item, dict) else item, str):
         raise ValueError(
             "Got a string with is_split_into_words=True; expected a list of words. Leave the option out, or pass "
             "text.split()."
