@@ -141,7 +141,7 @@ def test_a_set_that_is_not_parquet_is_refused(tmp_path):
     for dataset, message in ((str(tmp_path), "holds none. Write them once"), ("probe", "the dataset is probe")):
         with pytest.raises(ValueError, match=message):
             load_splits(DataArguments(dataset=dataset, streaming=True), ["train"], tmp_path)
-    with pytest.raises(ValueError, match="where captions mean nothing"):
+    with pytest.raises(ValueError, match="--captions do not apply: leave them out"):
         load_splits(DataArguments(dataset=str(tmp_path), streaming=True, captions="x"), ["train"], tmp_path)
 
 
