@@ -98,11 +98,11 @@ def load_image(image: ImageLike, trusted: bool = True) -> Image.Image:
         image = _encoded(image, name, trusted)
     try:
         if not isinstance(image, Image.Image):
-            if isinstance(image, io.BytesIO):  # Pillow allocates all pixels of a WebP when it opens one
-                _check_pixels(_webp_size(image.getvalue()), trusted)
             with _without_warnings():
                 image = Image.open(image, formats=formats)
-        _check_pixels(image.size, trusted)
+        for limit in (Image.MAX_IMAGE_PIXELS, None if trusted else UNTRUSTED_MAX_PIXELS):
+            if limit is not None and image.width * image.height > limit:
+                raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels, the limit is {limit}")
         image = _to_rgb(image)
         image.info = {}  # broken EXIF must not fail later, where the image is opened again
         return image
@@ -180,32 +180,12 @@ def _check_content(content: bytes | bytearray, name: str) -> None:
             )
 
 
-def _check_pixels(size: tuple[int, int], trusted: bool) -> None:
-    limits = [Image.MAX_IMAGE_PIXELS, None if trusted else UNTRUSTED_MAX_PIXELS]
-    for limit in limits:
-        if limit is not None and size[0] * size[1] > limit:
-            raise Image.DecompressionBombError(f"{size[0]} x {size[1]} pixels, the limit is {limit}")
-
-
 @contextmanager
 def _without_warnings():
     """Hides Pillow's warnings: broken metadata of a small file can give 65,535 of them."""
     with _PILLOW_WARNINGS, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def _webp_size(content: bytes) -> tuple[int, int]:
-    """Width and height in the header of a WebP file; (0, 0) for any other file."""
-    kind = content[12:16] if content[:4] == b"RIFF" else b""
-    if kind == b"VP8X":
-        return int.from_bytes(content[24:27], "little") + 1, int.from_bytes(content[27:30], "little") + 1
-    if kind == b"VP8L":
-        bits = int.from_bytes(content[21:25], "little")
-        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    if kind == b"VP8 ":
-        return int.from_bytes(content[26:28], "little") & 0x3FFF, int.from_bytes(content[28:30], "little") & 0x3FFF
-    return 0, 0
 
 
 def _from_base64(text: str) -> bytes | None:

@@ -55,11 +55,11 @@ def test_its_model_is_that_of_a_run_with_the_best_options(searched):
 
 def signal_in_training(monkeypatch, number, in_trial):
     """The second step of the first trial, or of the training after the search, gets a signal."""
-    step = TwoMNERTrainer.training_step
+    step, numbers = TwoMNERTrainer.training_step, [number]
 
     def signalled(self, *args, **kwargs):
-        if self.state.is_hyper_param_search == in_trial and self.state.global_step == 1:
-            signal.raise_signal(number)
+        if numbers and self.state.is_hyper_param_search == in_trial and self.state.global_step == 1:
+            signal.raise_signal(numbers.pop())
         return step(self, *args, **kwargs)
 
     monkeypatch.setattr(TwoMNERTrainer, "training_step", signalled)
