@@ -36,7 +36,7 @@ from benchmarks.reliability import hostile_inputs  # noqa: E402
 from benchmarks.reliability.hostile_inputs import HIDDEN, INVISIBLE, TEXTS, Body, ImageFile, Text  # noqa: E402
 from handler import EndpointHandler, Limits  # noqa: E402
 from mmner.data.collator import MultimodalCollator  # noqa: E402
-from mmner.tiny_towers import make_tiny_towers  # noqa: E402
+from mmner.probe.tiny_towers import make_tiny_towers  # noqa: E402
 from modeling_2mner import TwoMNERForTokenClassification  # noqa: E402
 from pipeline_2mner import TwoMNERPipeline  # noqa: E402
 from processing_2mner import TwoMNERProcessor, load_image  # noqa: E402
