@@ -1,10 +1,8 @@
 """Training from Parquet files as they lie: the same windows as from memory, and a run that goes on where it was."""
 
-import io
 import itertools
 import json
 import os
-import random
 import subprocess
 import sys
 from collections import Counter
@@ -12,13 +10,13 @@ from functools import partial
 from pathlib import Path
 
 import datasets
-import pyarrow.parquet as pq
 import pytest
 import torch
-from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+from sharded_rows import FEATURES, LABELS, WORDS, make_rows, write  # noqa: E402
 
 from mmner.data.collator import MultimodalCollator  # noqa: E402
 from mmner.data.sentences import WindowedSentences  # noqa: E402
@@ -29,41 +27,8 @@ from mmner.training.model import build_model  # noqa: E402
 from mmner.training.streaming import POSITION, Position, SentenceStream, check_streaming, collate_stream  # noqa: E402
 from mmner.training.trainer import TwoMNERTrainer  # noqa: E402
 
-LABELS = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
 LABEL2ID = {label: index for index, label in enumerate(LABELS)}
-WORDS = ["Jordan", "won", "in", "Paris", "today", "."]
-FEATURES = datasets.Features(
-    {
-        "id": datasets.Value("string"),
-        "lang": datasets.Value("string"),
-        "tokens": datasets.List(datasets.Value("string")),
-        "ner_tags": datasets.List(datasets.ClassLabel(names=LABELS)),
-        "image": datasets.Image(),
-    }
-)
 TOKENS = 14  # of a window: the longest sentences take several
-
-
-def make_rows(count: int, seed: int = 0) -> datasets.Dataset:
-    """Sentences of 1 to 40 words, each with a first word that no other has; two in three with an image of its own."""
-    rng, rows = random.Random(seed), []
-    for number in range(count):
-        words = [f"w{number}"] + [rng.choice(WORDS) for _ in range(rng.choice([0, 2, 4, 6, 9, 39]))]
-        image = None
-        if rng.random() < 0.66:
-            buffer = io.BytesIO()
-            Image.new("RGB", (8, 8), (number % 256, number // 256, 7)).save(buffer, "PNG")
-            image = {"bytes": buffer.getvalue(), "path": f"{number}.png"}
-        tags = [{"Jordan": 3, "Paris": 1}.get(word, 0) for word in words]
-        rows.append({"id": f"r{number}", "lang": "en", "tokens": words, "ner_tags": tags, "image": image})
-    return datasets.Dataset.from_list(rows, features=FEATURES)
-
-
-def write(rows: datasets.Dataset, folder: Path, split: str = "train", files: int = 3) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    for number in range(files):
-        part = rows.shard(files, number, contiguous=True).with_format("arrow")[:]
-        pq.write_table(part, folder / f"{split}-{number:05d}-of-{files:05d}.parquet", row_group_size=10)
 
 
 def shards_in(folder: Path) -> ParquetShards:

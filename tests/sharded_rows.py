@@ -1,0 +1,43 @@
+"""Rows with images, written as Parquet files of several row groups."""
+
+import io
+import random
+from pathlib import Path
+
+import datasets
+import pyarrow.parquet as pq
+from PIL import Image
+
+LABELS = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
+WORDS = ["Jordan", "won", "in", "Paris", "today", "."]
+FEATURES = datasets.Features(
+    {
+        "id": datasets.Value("string"),
+        "lang": datasets.Value("string"),
+        "tokens": datasets.List(datasets.Value("string")),
+        "ner_tags": datasets.List(datasets.ClassLabel(names=LABELS)),
+        "image": datasets.Image(),
+    }
+)
+
+
+def make_rows(count: int, seed: int = 0) -> datasets.Dataset:
+    """Sentences of 1 to 40 words, each with a first word that no other has; two in three with an image of its own."""
+    rng, rows = random.Random(seed), []
+    for number in range(count):
+        words = [f"w{number}"] + [rng.choice(WORDS) for _ in range(rng.choice([0, 2, 4, 6, 9, 39]))]
+        image = None
+        if rng.random() < 0.66:
+            buffer = io.BytesIO()
+            Image.new("RGB", (8, 8), (number % 256, number // 256, 7)).save(buffer, "PNG")
+            image = {"bytes": buffer.getvalue(), "path": f"{number}.png"}
+        tags = [{"Jordan": 3, "Paris": 1}.get(word, 0) for word in words]
+        rows.append({"id": f"r{number}", "lang": "en", "tokens": words, "ner_tags": tags, "image": image})
+    return datasets.Dataset.from_list(rows, features=FEATURES)
+
+
+def write(rows: datasets.Dataset, folder: Path, split: str = "train", files: int = 3, group: int = 10) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(files):
+        part = rows.shard(files, number, contiguous=True).with_format("arrow")[:]
+        pq.write_table(part, folder / f"{split}-{number:05d}-of-{files:05d}.parquet", row_group_size=group)
