@@ -41,8 +41,9 @@ CONTROLS = {"text_only_tags": "images hidden", "shuffled_image_tags": "images sh
 
 
 def run(arguments: argparse.Namespace, folder: Path, dataset: str, options: Mapping[str, Any], seed: int) -> None:
-    """Trains and scores one cell of the grid, or resumes it; its output goes to the file `log`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Trains and scores one cell of the grid, or resumes it; its output goes to a log beside the folder."""
+    log_file = folder.with_name(f"{folder.name}.log")
+    folder.parent.mkdir(parents=True, exist_ok=True)
     if (folder / "all_results.json").exists():
         return
     command = [sys.executable, str(ROOT / "run_mmner.py"), str(arguments.recipe), "--dataset", dataset]
@@ -50,11 +51,11 @@ def run(arguments: argparse.Namespace, folder: Path, dataset: str, options: Mapp
     command += ["--output_dir", str(folder), "--seed", str(seed), "--disable_tqdm", "true", *arguments.options]
     for name, value in options.items():
         command += [f"--{name}", str(value)]
-    with (folder / "log").open("a") as log:
+    with log_file.open("a") as log:
         command += ["--resume_from_checkpoint", "auto"]
         code = subprocess.run(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
     if code:
-        raise RuntimeError(f"{folder.name} ended with code {code}; see {folder / 'log'}.")
+        raise RuntimeError(f"{folder.name} ended with code {code}; see {log_file}.")
 
 
 def predictions_of(folder: Path) -> Rows:
