@@ -9,17 +9,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding, pad
+from torch.nn.functional import pad
 
 # Score of a forbidden step. It is finite, so that no difference of infinities makes a NaN gradient, and far enough
 # from the limit of float32 that several may be added.
 FORBIDDEN = -1e30
-
-# Largest number of elements of a temporary in the backward pass: it bounds the memory of long batches.
-_BACKWARD_ELEMENTS = 1 << 22
-
-# Words after which a recursion subtracts its largest score, so that float32 keeps its digits for the differences.
-_LEVEL_EVERY = 8
 
 
 class TagConstraints(NamedTuple):
@@ -72,10 +66,10 @@ class LinearChainCRF(nn.Module):
     its probability is the softmax over all sequences of the sentence's length.
 
     All methods take `emissions` (B, T, K), finite floating point, and `mask` (B, T), bool, True at words and
-    right-padded; T may be 0 and so may a row's length. They compute in float32 (float64 if emissions or parameters
-    are), with or without autocast. Values at masked positions, NaN included, reach neither results nor gradients.
-    Everything but `decode` is differentiable, once. Methods other than `span_log_prob` do not synchronise with an
-    accelerator; checks of *values* that would have to synchronise are made on the CPU only.
+    right-padded; T may be 0 and so may a row's length. They compute in float64 (float32 on Apple's GPUs), with or
+    without autocast, and return float32 (float64 if emissions or parameters are). Values at masked positions, NaN
+    included, reach neither results nor gradients. Everything but `decode` is differentiable, once. The values of
+    `mask` and `tags` are checked on the CPU only.
 
     Args:
         num_tags: K, at least 1.
@@ -123,7 +117,9 @@ class LinearChainCRF(nn.Module):
         """Log-probability of each row's gold tags, shape (B,), natural logarithm; 0 for an empty row.
 
         Args:
-            tags: integers of shape (B, T); anything (such as -100) where masked.
+            tags: integers of shape (B, T), anything (such as -100) where masked. For partly labelled words bool of
+                shape (B, T, K), True at each tag that the word may have: the result is the log-probability of all
+                sequences of such tags together (Tsuboi et al., 2008).
 
         Raises:
             TypeError: an argument of the wrong dtype.
@@ -132,36 +128,29 @@ class LinearChainCRF(nn.Module):
                 data where it is read.
         """
         self._check(emissions, mask)
-        if tags.is_floating_point() or tags.dtype == torch.bool:
-            raise TypeError(f"tags must hold integers, got {tags.dtype}.")
-        if tags.shape != mask.shape:
-            raise ValueError(f"tags must have the mask's shape {tuple(mask.shape)}, got {tuple(tags.shape)}.")
+        if tags.is_floating_point() or (tags.dtype == torch.bool and tags.dim() != 3):
+            raise TypeError(f"tags must hold integers, or bool of shape (B, T, K), got {tags.dtype}.")
+        expected = emissions.shape if tags.dtype == torch.bool else mask.shape
+        if tags.shape != expected:
+            raise ValueError(f"tags must have shape {tuple(expected)}, got {tuple(tags.shape)}.")
         with _full_precision(emissions):
             scores, mask = self._time_first(emissions, mask)  # (T, K, B), (T, B)
-            given = tags = tags.T if len(tags.T) else tags.new_zeros(mask.shape)
-            good = (tags >= 0) & (tags < self.num_tags)
-            tags = tags.long().masked_fill(~(good & mask), 0)
-            if self.allowed_start is not None:
-                good &= torch.cat([self.allowed_start[tags[:1]], self.allowed_transitions[tags[:-1], tags[1:]]])
-            good |= ~mask
-            if good.device.type == "cpu" and not good.all():
-                self._raise_bad_gold(given, mask, good)
-            # Chain rule: P(first tag), then P(tag | tag before), each normalised at its own word, so that float32
-            # keeps its digits over any length.
-            start, transitions, _ = self._step_scores(scores.dtype)
-            onward = scores + self._continuations(scores, mask)  # (T, K, B)
-            steps = torch.cat(
-                [start[None, None].expand(1, mask.shape[1], -1), embedding(tags[:-1], transitions)]
-            )  # (T, B, K)
-            chosen = (steps.transpose(1, 2) + onward).log_softmax(dim=1).gather(1, tags[:, None]).squeeze(1)
-            return chosen.masked_fill(~good, torch.nan).masked_fill(~mask, 0).sum(dim=0)
+            tags = (tags if tags.shape[1] else tags.new_zeros(len(tags), 1, *tags.shape[2:])).movedim(0, -1)
+            if tags.dtype == torch.bool:
+                gold = self._log_partition(scores.masked_fill(~tags & mask[:, None], FORBIDDEN), mask)
+                good = gold > FORBIDDEN / 2
+                if good.device.type == "cpu" and not good.all():
+                    row = int((~good).nonzero()[0])
+                    raise ValueError(f"No sequence of the tags that row {row} may have keeps to the constraints.")
+            else:
+                gold, good = self._path_score(scores, tags, mask)
+            result = gold - self._log_partition(scores, mask)
+            return result.masked_fill(~good, torch.nan).masked_fill(~mask[0], 0).to(self._dtype(emissions))
 
     @torch.compiler.disable
     @torch.no_grad()
     def decode(self, emissions: Tensor, mask: Tensor) -> Tensor:
         """The most probable tag sequences (Viterbi), int64 of shape (B, T), -100 where masked.
-
-        Of several equally good sequences the first in the order of tag ids is taken.
 
         Raises:
             TypeError, ValueError: as in `log_likelihood`.
@@ -171,24 +160,24 @@ class LinearChainCRF(nn.Module):
         with _full_precision(emissions):
             scores, mask = self._time_first(emissions, mask)
             start, transitions, end = self._step_scores(scores.dtype)
-            # From the last word to the first, so that paths are read off from the first word, where all rows begin.
-            emission = _reverse(scores - scores.amax(dim=1, keepdim=True), mask).unbind()
-            following = torch.zeros_like(scores, dtype=torch.int64)  # (T, K, B): best tag after each tag
-            best = torch.empty_like(scores)  # (T, K, B): score of the best sequence that begins with each tag
-            best[0] = emission[0] + end[:, None]
-            steps = scores.new_empty(len(end), *best.shape[1:])  # (K to, K from, B)
-            to_from = transitions.T[:, :, None].contiguous()
-            for word, (later, here, next_tag) in enumerate(zip(best, best[1:], following[1:], strict=False), start=1):
-                torch.add(later[:, None], to_from, out=steps)
-                torch.max(steps, dim=0, out=(here, next_tag))
-                here += emission[word]
-                if word % _LEVEL_EVERY == 0:
-                    here -= here.amax(dim=0)
-            first = best.gather(0, (mask.sum(dim=0) - 1).clamp(min=0).expand(1, len(end), -1))[0]  # (K, B)
-            path = [(first + start[:, None]).argmax(dim=0, keepdim=True)]
-            for next_tag in _reverse(following, mask)[:-1]:
-                path.append(next_tag.gather(0, path[-1]))
-            return torch.cat(path).masked_fill(~mask, -100).T[:, :num_words].contiguous()
+            steps = scores.new_empty(len(end), *scores.shape[1:])  # (K from, K to, B)
+            previous = torch.empty_like(scores, dtype=torch.int64)  # (T, K, B): best tag before each tag
+            scores[0] += start[:, None]  # becomes the score of the best sequence that ends with each tag
+            transitions = transitions[:, :, None].contiguous()
+            best_step = torch.empty_like(scores[0])
+            words = zip(scores.unsqueeze(2).unbind(), scores[1:].unbind(), previous[1:].unbind(), strict=False)
+            for before, here, pointer in words:
+                torch.add(before, transitions, out=steps)
+                torch.max(steps, dim=0, out=(best_step, pointer))
+                here.add_(best_step)
+            # From the last word of each row to its first; padding points at the same tag.
+            last = (scores.gather(0, _last_word(mask, scores))[0] + end[:, None]).argmax(dim=0, keepdim=True)
+            tag = torch.arange(len(end), device=mask.device)[:, None]
+            previous = torch.where(mask[:, None], previous, tag)
+            path = [last]
+            for pointer in previous[1:].flip(0):
+                path.append(pointer.gather(0, path[-1]))
+            return torch.cat(path[::-1]).masked_fill(~mask, -100).T[:, :num_words].contiguous()
 
     @torch.compiler.disable
     def marginals(self, emissions: Tensor, mask: Tensor) -> Tensor:
@@ -201,8 +190,9 @@ class LinearChainCRF(nn.Module):
         num_words = mask.shape[1]
         with _full_precision(emissions):
             scores, mask = self._time_first(emissions, mask)
-            posterior = self._posterior_scores(scores, mask, self._continuations(scores, mask)).softmax(dim=1)
-            return posterior.masked_fill(~mask[:, None], 0).permute(2, 0, 1)[:, :num_words].contiguous()
+            posterior = self._posterior_scores(scores, self._continuations(scores, mask)).softmax(dim=1)
+            posterior = posterior.masked_fill(~mask[:, None], 0).permute(2, 0, 1)[:, :num_words]
+            return posterior.to(self._dtype(emissions)).contiguous()
 
     def divergence(self, teacher: Tensor, student: Tensor, mask: Tensor) -> Tensor:
         """
@@ -246,7 +236,7 @@ class LinearChainCRF(nn.Module):
             lengths = mask.sum(dim=0)
             self._check_spans(spans, lengths)
             if not len(spans):
-                return scores.new_zeros(0)
+                return emissions.new_zeros(0, dtype=self._dtype(emissions))
             row, start, end, begin, inside = spans.T
             _, transitions, _ = self._step_scores(scores.dtype)
             right = self._continuations(scores, mask)
@@ -256,8 +246,8 @@ class LinearChainCRF(nn.Module):
                 """Log-probabilities (N, K) of the tags of `word`, after `tag` at the word before."""
                 return (transitions[tag] + onward[word, :, row]).log_softmax(dim=1)
 
-            # Chain rule from left to right, as in `log_likelihood`.
-            result = self._posterior_scores(scores, mask, right).log_softmax(dim=1)[start, begin, row]
+            # Chain rule from left to right.
+            result = self._posterior_scores(scores, right).log_softmax(dim=1)[start, begin, row]
             several = end - start > 1
             last = len(scores) - 1
             second = next_tag(begin, (start + 1).clamp(max=last), row).gather(1, inside.clamp(min=0)[:, None])[:, 0]
@@ -272,7 +262,8 @@ class LinearChainCRF(nn.Module):
             after = next_tag(torch.where(several, inside, begin), end.clamp(max=last), row)  # (N, K)
             is_inside = torch.arange(self.num_tags, device=mask.device) == inside[:, None]
             stop = after.masked_fill(is_inside, FORBIDDEN).logsumexp(dim=1)
-            return (result + stop.masked_fill(end >= lengths[row], 0)).clamp(max=0)
+            result = result + stop.masked_fill(end >= lengths[row], 0)
+            return result.clamp(max=0).to(self._dtype(emissions))
 
     def _check(self, emissions: Tensor, mask: Tensor) -> None:
         if not emissions.is_floating_point():
@@ -307,19 +298,20 @@ class LinearChainCRF(nn.Module):
             )
 
     def _dtype(self, emissions: Tensor) -> torch.dtype:
-        """What is computed with: float32, or float64 where something is."""
+        """Of the results: float32, or float64 where something is."""
         return torch.promote_types(torch.promote_types(emissions.dtype, self.transitions.dtype), torch.float32)
 
     def _time_first(self, emissions: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Emissions (T, K, B) in full precision with zeros where masked, and the mask (T, B); T at least 1.
+        """Emissions (T, K, B) in float64 (float32 where the device has no more) with zeros where masked, and the mask
+        (T, B); T at least 1.
 
         With the batch innermost, a step over a handful of tags is a few long vectors instead of many short ones.
         """
-        dtype = self._dtype(emissions)
+        dtype = torch.float32 if emissions.device.type == "mps" else torch.float64
         if not mask.shape[1]:
             emissions, mask = pad(emissions, (0, 0, 0, 1)), pad(mask, (0, 1))
-        scores = emissions.to(dtype).masked_fill(~mask.unsqueeze(-1), 0)
-        return scores.permute(1, 2, 0).contiguous(), mask.T
+        scores = emissions.permute(1, 2, 0).to(dtype, memory_format=torch.contiguous_format, copy=True)
+        return scores.masked_fill(~mask.T.unsqueeze(1), 0), mask.T
 
     def _step_scores(self, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
         """Start (K,), transition (K, K) and end (K,) scores with the constraints in them."""
@@ -331,71 +323,110 @@ class LinearChainCRF(nn.Module):
             transitions = transitions.masked_fill(~self.allowed_transitions, FORBIDDEN)
         return start, transitions, end
 
-    def _raise_bad_gold(self, tags: Tensor, mask: Tensor, good: Tensor) -> None:
-        row = int((~good).any(dim=0).nonzero()[0])
-        raise ValueError(
-            f"The gold tags of row {row}, {tags[mask[:, row], row].tolist()}, must all be in 0..{self.num_tags - 1} "
-            "and keep to the constraints: mask out words without a tag, and mend tag sequences where the data is read."
-        )
+    def _path_score(self, scores: Tensor, tags: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The scores (B,) of the gold tags (T, B), and which rows are valid."""
+        good = (tags >= 0) & (tags < self.num_tags)
+        path = tags.long().masked_fill(~(good & mask), 0)
+        if self.allowed_start is not None:
+            good &= torch.cat([self.allowed_start[path[:1]], self.allowed_transitions[path[:-1], path[1:]]])
+        good = (good | ~mask).all(dim=0)
+        if good.device.type == "cpu" and not good.all():
+            row = int((~good).nonzero()[0])
+            raise ValueError(
+                f"The gold tags of row {row}, {tags[mask[:, row], row].tolist()}, must all be in "
+                f"0..{self.num_tags - 1} and keep to the constraints: mask out words without a tag, and mend tag "
+                "sequences where the data is read."
+            )
+        start, transitions, end = self._step_scores(scores.dtype)
+        steps = transitions.flatten()[path[:-1] * self.num_tags + path[1:]].masked_fill(~mask[1:], 0).sum(dim=0)
+        words = scores.gather(1, path[:, None])[:, 0].sum(dim=0)  # emissions of padding are 0
+        last = path.gather(0, _last_word(mask, path[:, None])[:, 0])[0]
+        return start[path[0]] + words + steps + end[last], good
+
+    def _log_partition(self, scores: Tensor, mask: Tensor) -> Tensor:
+        """The log-sum (B,) of the scores of all tag sequences."""
+        start, transitions, end = self._step_scores(scores.dtype)
+        ends = _messages(scores, start, transitions) + scores
+        return (ends.gather(0, _last_word(mask, scores))[0] + end[:, None]).logsumexp(dim=0)
 
     def _continuations(self, scores: Tensor, mask: Tensor) -> Tensor:
-        """The backward messages (T, K, B): of each tag, the log-sum over all that may follow it, up to a constant of
-        the word and row."""
+        """The backward messages (T, K, B): the log-sum over all that may follow each tag."""
         _, transitions, end = self._step_scores(scores.dtype)
-        return _reverse(_Sweep.apply(_reverse(scores, mask), end, transitions.T), mask)
+        return _reverse(_messages(_reverse(scores, mask), end, transitions.T), mask)
 
-    def _posterior_scores(self, scores: Tensor, mask: Tensor, right: Tensor) -> Tensor:
-        """Log-posteriors of the tags (T, K, B), up to a constant of the word and row."""
+    def _posterior_scores(self, scores: Tensor, right: Tensor) -> Tensor:
+        """Log-posteriors of the tags (T, K, B), up to a constant of the row."""
         start, transitions, _ = self._step_scores(scores.dtype)
-        return _Sweep.apply(scores, start, transitions) + scores + right
+        return _messages(scores, start, transitions) + scores + right
 
 
-class _Sweep(torch.autograd.Function):
-    """One direction of the forward-backward recursion in log space.
+def _messages(emissions: Tensor, start: Tensor, transitions: Tensor) -> Tensor:
+    """The forward messages of the forward-backward recursion (Rabiner 1989): `emissions` (T, K, B), `start` (K,),
+    `transitions` (K, K) -> (T, K, B): `start`, then `logsumexp_from(message + emission + transitions)`."""
+    messages, is_exact = _ScaledMessages.apply(emissions, start, transitions)
+    if is_exact:
+        return messages
+    # A probability has underflowed: the same in logarithms, slower.
+    steps = [start[:, None].expand_as(emissions[0])]
+    for emission in emissions[:-1]:
+        steps.append(((steps[-1] + emission)[:, None] + transitions[:, :, None]).logsumexp(dim=0))
+    return torch.stack(steps)
 
-    `emissions` (T, K, B), `start` (K,), `transitions` (K, K) -> `incoming` (T, K, B):
-    `incoming[0] = start`, `incoming[t + 1] = logsumexp_from(incoming[t] + emissions[t] + transitions)`, each word up
-    to a constant that keeps float32 precise over any length. The gradient is exact for every use that does not depend
-    on the constants, such as a probability.
 
-    Autograd would keep a graph of small steps. Here the backward pass sends the gradient back through the transition
-    posteriors `P(from | to)`, which are computed again from `incoming` for many words at once.
+class _ScaledMessages(torch.autograd.Function):
+    """`_messages` by probabilities that are scaled to sum to 1 at each word, several times as fast as logarithms; and
+    whether they are exact, that is, whether none has underflowed.
+
+    Autograd would keep a graph of small steps; the backward pass here is the same recursion from right to left.
     """
 
     @staticmethod
-    def forward(ctx: Any, emissions: Tensor, start: Tensor, transitions: Tensor) -> Tensor:
-        incoming = torch.empty_like(emissions)
-        incoming[0] = start[:, None]
-        transitions = transitions[:, :, None].contiguous()
-        steps = transitions.new_empty(*transitions.shape[:2], emissions.shape[2])  # (K from, K to, B)
-        emissions = emissions - emissions.amax(dim=1, keepdim=True)
-        words = zip(incoming, incoming[1:], emissions, strict=False)
-        for word, (before, here, emission) in enumerate(words, start=1):
-            torch.add((before + emission)[:, None], transitions, out=steps)
-            highest = steps.amax(dim=0)
-            torch.sum(steps.sub_(highest).exp_(), dim=0, out=here).log_().add_(highest)
-            if word % _LEVEL_EVERY == 0:
-                here -= here.amax(dim=0)
-        ctx.save_for_backward(emissions, transitions, incoming)
-        return incoming
+    def forward(ctx: Any, emissions: Tensor, start: Tensor, transitions: Tensor) -> tuple[Tensor, bool]:
+        highest = emissions.amax(dim=1, keepdim=True)  # (T, 1, B)
+        likelihoods = (emissions - highest).exp_()
+        start_highest, step_highest = start.amax(), transitions.amax()
+        step = (transitions - step_highest).exp_()
+        to_from = step.T.contiguous()
+        messages = torch.empty_like(emissions)
+        sums = torch.ones_like(highest)  # of each word's messages, before they are scaled
+        messages[0] = (start - start_highest).exp_()[:, None]
+        words = zip(messages.unbind(), messages[1:].unbind(), likelihoods.unbind(), sums[1:].unbind(), strict=False)
+        for before, here, likelihood, total in words:
+            torch.mm(to_from, before * likelihood, out=here)
+            torch.sum(here, dim=0, keepdim=True, out=total)
+            here.div_(total)
+        least = _least(messages)
+        is_exact = bool(
+            (messages[1:] > least).all() and ((messages[0] > least) | (start < FORBIDDEN / 2)[:, None]).all()
+        )
+        ctx.save_for_backward(messages, likelihoods, sums, step)
+        scale = sums.log()
+        scale[1:] += highest[:-1] + step_highest
+        scale[0] = start_highest
+        return messages.clamp(min=least).log_() + scale.cumsum_(dim=0), is_exact
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        emissions, transitions, incoming = ctx.saved_tensors
-        gradient = gradient.clone()  # becomes the total gradient of `incoming`
-        emission_gradient = torch.zeros_like(emissions)
-        transition_gradient = torch.zeros_like(transitions[..., 0])
-        size = max(1, _BACKWARD_ELEMENTS // max(1, transitions.numel() * emissions.shape[2]))
-        for stop in range(len(incoming), 1, -size):
-            first = max(1, stop - size)
-            outgoing = incoming[first - 1 : stop - 1] + emissions[first - 1 : stop - 1]
-            steps = (outgoing[:, :, None] + transitions).softmax(dim=1)  # (t, K from, K to, B)
-            for t in range(stop - 1, first - 1, -1):
-                torch.sum(steps[t - first].mul_(gradient[t]), dim=1, out=emission_gradient[t - 1])
-                gradient[t - 1] += emission_gradient[t - 1]
-            transition_gradient += steps.sum(dim=(0, -1))
-        return emission_gradient, gradient[0].sum(dim=-1), transition_gradient
+    def backward(ctx: Any, gradient: Tensor, _: None) -> tuple[Tensor, Tensor, Tensor]:
+        messages, likelihoods, sums, step = ctx.saved_tensors
+        ratio = gradient / messages.clamp(min=_least(messages))  # becomes total gradient / message
+        scaled = likelihoods[:-1] / sums[1:]
+        for word in range(len(scaled) - 1, -1, -1):
+            torch.addcmul(ratio[word], scaled[word], step @ ratio[word + 1], out=ratio[word])
+        emission_gradient = messages * ratio - gradient
+        outgoing = messages[:-1] * scaled
+        transition_gradient = step * torch.einsum("tib,tjb->ij", outgoing, ratio[1:])
+        return emission_gradient, (messages[0] * ratio[0]).sum(dim=-1), transition_gradient
+
+
+def _least(x: Tensor) -> float:
+    """The smallest probability that does not count as an underflow."""
+    return torch.finfo(x.dtype).tiny ** 0.9
+
+
+def _last_word(mask: Tensor, x: Tensor) -> Tensor:
+    """The index (1, K, B) of each row's last word, to gather from `x` (T, K, B) with."""
+    return (mask.sum(dim=0) - 1).clamp(min=0).expand(1, *x.shape[1:])
 
 
 def _reverse(x: Tensor, mask: Tensor) -> Tensor:

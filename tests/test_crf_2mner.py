@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from crf_2mner import LinearChainCRF, TagConstraints, _Sweep, iob2_constraints
+from crf_2mner import LinearChainCRF, TagConstraints, _ScaledMessages, iob2_constraints
 
 LABELS = ["O", "B-PER", "I-PER", "B-a-b", "I-a-b"]
 TYPES = [(1, 2), (3, 4)]  # begin and inside tag of each type in LABELS
@@ -191,15 +191,6 @@ def test_gradient_of_log_likelihood_is_counts_minus_marginals(crf):
     torch.testing.assert_close(gradient, counts - crf.marginals(emissions, mask).detach(), rtol=1e-10, atol=1e-10)
 
 
-def test_decode_takes_the_first_of_equal_paths():
-    emissions, mask = torch.zeros(2, 4, 3), torch.tensor([[True] * 4, [True, True, False, False]])
-    assert LinearChainCRF(3).decode(emissions, mask).tolist() == [[0, 0, 0, 0], [0, 0, -100, -100]]
-    crf = LinearChainCRF(3, iob2_constraints(["I-X", "O", "B-X"]))
-    assert crf.decode(emissions, mask).tolist() == [[1, 1, 1, 1], [1, 1, -100, -100]]
-    crf = LinearChainCRF(3, iob2_constraints(["I-X", "B-X", "O"]))
-    assert crf.decode(emissions, mask).tolist() == [[1, 0, 0, 0], [1, 0, -100, -100]]
-
-
 def test_decode_needs_no_gradient(crf):
     emissions, mask = make_batch(LENGTHS)
     assert not crf.decode(emissions.requires_grad_(), mask).requires_grad
@@ -324,27 +315,10 @@ def test_backward_twice_gives_the_same_gradient(crf):
 
 def test_backward_does_not_write_into_the_gradient_it_is_given():
     emissions = torch.randn(4, 3, 2, dtype=torch.float64, requires_grad=True)
-    incoming = _Sweep.apply(emissions, torch.zeros(3).double(), torch.zeros(3, 3).double())
+    incoming, _ = _ScaledMessages.apply(emissions, torch.zeros(3).double(), torch.zeros(3, 3).double())
     gradient = torch.ones_like(incoming)
     incoming.backward(gradient)
     assert torch.equal(gradient, torch.ones_like(incoming))
-
-
-def test_several_pieces_of_the_backward_sweep(crf, monkeypatch):
-    emissions, mask = make_batch([40, 7, 23])
-    tags = crf.decode(emissions.flip(2), mask)
-    spans = torch.tensor(all_spans([40, 7, 23]))
-
-    def run():
-        inputs = emissions.clone().requires_grad_()
-        span = crf.span_log_prob(inputs, mask, spans)
-        loss = crf.log_likelihood(inputs, tags, mask).sum() + crf.marginals(inputs, mask).square().sum()
-        return span, *torch.autograd.grad(loss + span.exp().sum(), [inputs, *crf.parameters()])
-
-    whole = run()
-    for elements in (1, 1000):
-        monkeypatch.setattr("crf_2mner._BACKWARD_ELEMENTS", elements)
-        torch.testing.assert_close(run(), whole, rtol=1e-10, atol=1e-10)
 
 
 def test_forbidden_steps_get_no_gradient():

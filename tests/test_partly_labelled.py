@@ -1,0 +1,59 @@
+"""Sets whose annotators tagged only some of the types: the likelihood sums over what they could not have said."""
+
+import itertools
+
+import pytest
+import torch
+
+from crf_2mner import LinearChainCRF, iob2_constraints
+
+LABELS = ["O", "B-PER", "I-PER", "B-MISC", "I-MISC"]
+
+
+@pytest.fixture
+def crf():
+    crf = LinearChainCRF(5, iob2_constraints(LABELS)).double()
+    for parameter in crf.parameters():
+        torch.nn.init.normal_(parameter)
+    return crf
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_likelihood_of_sets_of_tags_is_the_sum_over_their_sequences(crf, scale):
+    emissions = scale * torch.randn(3, 4, 5, dtype=torch.float64)
+    mask = torch.tensor([[True] * 4, [True] * 2 + [False] * 2, [False] * 4])
+    allowed = torch.rand(3, 4, 5) < 0.6
+    allowed[:, :, 0] = True
+    likelihood = crf.log_likelihood(emissions, allowed, mask)
+    for row, length in enumerate([4, 2]):
+        sequences = [
+            tags
+            for tags in itertools.product(*(allowed[row, word].nonzero()[:, 0].tolist() for word in range(length)))
+            if crf.allowed_start[tags[0]] and all(crf.allowed_transitions[a, b] for a, b in itertools.pairwise(tags))
+        ]
+        each = crf.log_likelihood(
+            emissions[row, :length].expand(len(sequences), -1, -1),
+            torch.tensor(sequences),
+            torch.ones(len(sequences), length, dtype=torch.bool),
+        )
+        torch.testing.assert_close(likelihood[row], each.logsumexp(dim=0), rtol=1e-9, atol=1e-9)
+    assert likelihood[2] == 0
+
+
+def test_one_tag_a_word_is_the_likelihood_of_the_gold_tags_and_all_tags_are_certain(crf):
+    emissions, mask = torch.randn(2, 3, 5).double().requires_grad_(), torch.ones(2, 3, dtype=torch.bool)
+    tags = torch.tensor([[1, 2, 0], [0, 3, 1]])
+    one = torch.nn.functional.one_hot(tags, 5).bool()
+    sums, gold = crf.log_likelihood(emissions, one, mask), crf.log_likelihood(emissions, tags, mask)
+    torch.testing.assert_close(sums, gold, rtol=1e-12, atol=1e-12)
+    gradients = [torch.autograd.grad(loss.sum(), emissions, retain_graph=True)[0] for loss in (sums, gold)]
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-12)
+    everything = crf.log_likelihood(emissions, torch.ones_like(one), mask)
+    torch.testing.assert_close(everything, torch.zeros_like(everything), atol=1e-12, rtol=0)
+
+
+def test_tags_that_no_allowed_sequence_has_are_refused(crf):
+    allowed = torch.zeros(1, 2, 5, dtype=torch.bool)
+    allowed[0, :, 2] = True
+    with pytest.raises(ValueError, match="row 0"):
+        crf.log_likelihood(torch.zeros(1, 2, 5), allowed, torch.ones(1, 2, dtype=torch.bool))
