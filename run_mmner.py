@@ -168,6 +168,7 @@ def read(rows, split: str, processor, model, data_args: DataArguments, args: Tra
         "max_length": data_args.max_length,
         "mention_dropout": data_args.mention_dropout,
         "text_augmentation": data_args.text_augmentation,
+        "post_augmentation": data_args.post_augmentation,
         "seed": args.seed if args.data_seed is None else args.data_seed,
     }
     label2id = model.config.label2id

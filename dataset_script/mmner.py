@@ -103,7 +103,11 @@ class MMNER(datasets.GeneratorBasedBuilder):
 
 def features(labels: list[str], columns: list[str]) -> datasets.Features:
     """The columns of a row; ``labels`` in id order, ``columns`` the optional ones that the source has."""
-    optional = {name: datasets.Value("string") for name in ("caption", "image_relation") if name in columns}
+    optional: dict[str, Any] = {
+        name: datasets.Value("string") for name in ("caption", "image_relation") if name in columns
+    }
+    if "known_types" in columns:
+        optional["known_types"] = datasets.List(datasets.Value("string"))
     required: dict[str, Any] = {
         "id": datasets.Value("string"),
         "lang": datasets.Value("string"),

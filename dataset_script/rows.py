@@ -60,6 +60,7 @@ class Row:
         ignored_keys: keys of the source that no column takes.
         first_token_line: where each token has a line of its own, the line of the first.
         image_url: where the image can be downloaded.
+        known_types: the entity types that its annotators tagged; ``None``: all. A word that is O may be of another.
     """
 
     path: Path
@@ -74,6 +75,7 @@ class Row:
     ignored_keys: tuple[str, ...] = ()
     first_token_line: int | None = None
     image_url: str | None = None
+    known_types: list[str] | None = None
 
     def problem(self, reason: str, detail: str, token: int | None = None, remedy: str = "") -> MalformedRow:
         """The error for this row; ``token`` counts from 0 and gives the line where each token has its own."""
@@ -98,6 +100,10 @@ def check(row: Row, labelled: bool = True) -> None:
             "or with errors='skip' to leave such rows out; either counts them."
         )
         raise row.problem(error.reason, str(error), error.position, remedy or "") from None
+    strange = sorted({tag[2:] for tag in row.tags if labelled and tag != "O"} - set(row.known_types or ()))
+    if row.known_types is not None and strange:
+        detail = f"an entity of type {strange[0]} came, which known_types ({', '.join(row.known_types)}) leaves out"
+        raise row.problem("unknown type", detail)
     try:
         "".join((row.id, row.image or "", row.image_url or "", row.caption or "", *row.tokens)).encode()
     except UnicodeEncodeError as error:

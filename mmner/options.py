@@ -135,6 +135,9 @@ class DataArguments:
     text_augmentation: float = _option(
         0.0, "In training, the probability of reading a sentence in lower case, in capitals or without punctuation."
     )
+    post_augmentation: float = _option(
+        0.0, "In training, the probability of changing a sentence into a post: hashtags, handles, links, a cut end."
+    )
     train_languages: str | None = _option(
         None, "Train only on the rows of these languages (en,de); dev and test keep all."
     )

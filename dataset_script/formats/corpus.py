@@ -24,7 +24,7 @@ _HERE = Path(__file__).parent
 _BESIDE = ("files", "images", "mmner", "report", "rows")
 _CODE = (*sorted(_HERE.glob("*.py")), *(_HERE.parent / f"{name}.py" for name in _BESIDE))
 """The modules that decide what a row becomes."""
-_OPTIONAL = ("caption", "image_relation")
+_OPTIONAL = ("caption", "image_relation", "known_types")
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Inventory:
     Attributes:
         labels: IOB2 tags in id order: O, then B-X and I-X for each type X of the folder, sorted by name. All splits
             and languages of a folder have the same, whichever are asked for.
-        columns: the optional columns that the folder has: ``caption``, ``image_relation``.
+        columns: the optional columns that the folder has: ``caption``, ``image_relation``, ``known_types``.
         report: the counts.
     """
 
@@ -142,6 +142,7 @@ class Corpus:
             if row.lang in languages:
                 image = self.images.find(row.image).path if row.image is not None else None
                 optional = {"caption": _caption(row, captions), "image_relation": row.image_relation}
+                optional["known_types"] = row.known_types
                 yield {
                     "id": row.id,
                     "lang": row.lang,

@@ -9,12 +9,12 @@ from ..rows import IMAGE_RELATIONS, MalformedRow, Row, is_unlabelled
 from .lines import numbered_lines
 
 REQUIRED_KEYS = ("id", "tokens", "ner_tags")
-OPTIONAL_KEYS = ("lang", "image", "caption", "image_relation", "image_url")
+OPTIONAL_KEYS = ("lang", "image", "caption", "image_relation", "image_url", "known_types")
 
 
 def read_jsonl(path: Path) -> Iterator[Row | MalformedRow]:
     """A JSON object a line: ``id``, ``tokens``, ``ner_tags`` (null in a row that has no gold labels), and optionally
-    ``lang``, ``image``, ``caption``, ``image_relation``, ``image_url``. Blank lines are passed over."""
+    ``lang``, ``image``, ``caption``, ``image_relation``, ``image_url``, ``known_types``. Blank lines are passed over."""
     for number, line in numbered_lines(path):
         if isinstance(line, MalformedRow):
             yield line
@@ -65,8 +65,11 @@ def _json_row(path: Path, number: int, line: str) -> Row:
             raise wrong_value(path, number, f"an item of {key}", strange[0], "a string")
     row_id = str(record["id"]) if type(record["id"]) is int else record["id"]
     require("id", isinstance(row_id, str) and row_id != "", "a string that is not empty")
-    for key in OPTIONAL_KEYS:
+    for key in OPTIONAL_KEYS[:-1]:
         require(key, isinstance(record.get(key), str | None), "a string or null")
+    known = record.get("known_types")
+    is_list = isinstance(known, list) and all(isinstance(kind, str) for kind in known)
+    require("known_types", known is None or is_list, "a list of strings or null")
     require("image", record.get("image") != "", "a file name or null")
     expected = f"{', '.join(IMAGE_RELATIONS)} or null"
     require("image_relation", record.get("image_relation") in (None, *IMAGE_RELATIONS), expected)

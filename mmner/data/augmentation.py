@@ -1,6 +1,7 @@
 """Augmentation of training sentences: typed as in posts, or with their entities masked."""
 
 import random
+import string
 import unicodedata
 from collections.abc import Sequence
 
@@ -40,6 +41,79 @@ def augmented(words: Sequence[str], tags: Sequence[str], rng: random.Random) -> 
     return list(words), list(tags)
 
 
+def posted(words: Sequence[str], tags: Sequence[str], rng: random.Random) -> Tagged:
+    """
+    A sentence as if it had been posted: each of the following with a probability of its own. A name becomes a hashtag;
+    a common word does; the sentence is cut, elongated, repeated as RT, gets a handle, hashtags of its names, a link,
+    an emoji. Hashtags are one word, or the sign and a word.
+    """
+    pieces = _pieces(words, tags)
+    for index, (piece, kind) in enumerate(pieces):
+        if kind and rng.random() < 0.2:
+            pieces[index] = _hashtag(piece, rng), kind
+        elif not kind and len(piece[0]) > 3 and piece[0].isalpha() and rng.random() < 0.03:
+            pieces[index] = [f"#{piece[0]}"], None
+        elif not kind and len(piece[0]) > 2 and piece[0].isalpha() and rng.random() < 0.01:
+            pieces[index] = [piece[0] + piece[0][-1] * rng.randint(1, 4)], None
+    names = [(piece, kind) for piece, kind in pieces if kind and piece[0][0] != "#"]
+    if len(pieces) > 6 and rng.random() < 0.2:
+        pieces = pieces[: rng.randint(5, len(pieces) - 1)]
+        if pieces[-1][1] is None and pieces[-1][0][0].isalpha():
+            pieces[-1] = [pieces[-1][0][0][: rng.randint(1, 8)]], None
+        pieces.append((["…"], None))
+    if rng.random() < 0.2:
+        pieces[:0] = [(["RT"], None), ([_handle(words, rng)], None), ([":"], None)]
+    elif rng.random() < 0.15:
+        pieces.insert(rng.choice((0, len(pieces))), ([_handle(words, rng)], None))
+    for piece, kind in rng.sample(names, min(len(names), rng.choice((0, 0, 0, 1, 2)))):
+        pieces.append((_hashtag(piece, rng), kind))
+    for _ in range(rng.choice((0, 0, 1, 1, 2))):
+        pieces.append(([f"http://t.co/{''.join(rng.choices(string.ascii_letters + string.digits, k=10))}"], None))
+    if rng.random() < 0.15:
+        pieces.insert(rng.choice((len(pieces), rng.randint(0, len(pieces)))), ([rng.choice(EMOJI)], None))
+    words, tags = [], []
+    for piece, kind in pieces:
+        words += piece
+        sign = len(piece) > 1 and piece[0] == "#"
+        tags += ["O"] * sign + [f"{'B' if i == 0 else 'I'}-{kind}" if kind else "O" for i in range(len(piece) - sign)]
+    return words, tags
+
+
+EMOJI = tuple("😀😂😍😭😡😱🙏👏👍💔🔥🎉⚽🚨📸🌊🤔🥳✨😢")
+
+
+def _pieces(words: Sequence[str], tags: Sequence[str]) -> list[tuple[list[str], str | None]]:
+    """Entities with their types, and single words between them."""
+    starts = {start: (stop, kind) for start, stop, kind in iob2_spans(tags)}
+    pieces: list[tuple[list[str], str | None]] = []
+    place = 0
+    while place < len(words):
+        stop, kind = starts.get(place, (place + 1, None))
+        pieces.append((list(words[place:stop]), kind))
+        place = stop
+    return pieces
+
+
+def _hashtag(name: Sequence[str], rng: random.Random) -> list[str]:
+    """A name as a hashtag, in camel case or lower case, as one word or two; unchanged if it has no letters."""
+    joined = "".join(
+        letters if letters.isupper() else letters[:1].upper() + letters[1:]
+        for letters in ("".join(filter(str.isalnum, word)) for word in name)
+    )
+    if not joined or joined.isdigit():
+        return list(name)
+    joined = joined.lower() if rng.random() < 0.3 else joined
+    return [f"#{joined}"] if rng.random() < 0.75 else ["#", joined]
+
+
+def _handle(words: Sequence[str], rng: random.Random) -> str:
+    """A handle made of words of the sentence, or of letters."""
+    letters = "".join(word for word in rng.choices(words, k=rng.randint(1, 2)) if word.isalnum())[:15]
+    return "@" + (letters or "".join(rng.choices(string.ascii_lowercase, k=rng.randint(4, 12)))) + rng.choice(
+        ("", "", "_", str(rng.randint(1, 99)))
+    )
+
+
 def without_mentions(
     words: Sequence[str], tags: Sequence[str], probability: float, mask: str, rng: random.Random
 ) -> list[str]:
@@ -55,4 +129,4 @@ def _is_punctuation(character: str) -> bool:
     return unicodedata.category(character)[0] in "PS"
 
 
-__all__ = ["augmented", "lower", "no_punctuation", "upper", "without_mentions"]
+__all__ = ["augmented", "lower", "no_punctuation", "posted", "upper", "without_mentions"]

@@ -20,7 +20,7 @@ import dataset_script
 from dataset_script.formats.registry import SPLIT_NAMES
 from dataset_script.parquet import attach_report, is_parquet
 from dataset_script.rows import TagError, check_tokens, iob2_tags, is_unlabelled, mended_tags
-from mmner.data.augmentation import augmented, without_mentions
+from mmner.data.augmentation import augmented, posted, without_mentions
 from mmner.data.shards import ParquetShards, find_shards
 from mmner.entity_f1 import entity_scores, groups_of
 from mmner.options import DataArguments
@@ -242,6 +242,7 @@ class WindowedSentences(torch.utils.data.Dataset):
             remains a fair baseline.
         text_augmentation: in training, the probability that a sentence is changed as by `augmented`; one that would
             no longer fit its window stays as it is.
+        post_augmentation: in training, the probability that a sentence is changed as by `posted`, likewise.
         seed: of the shuffled images and all that is random in training.
         name: of the split, in messages.
         may_be_unlabelled: the rows may have no gold labels (null, -1 or -100 for all tags of all rows). Then `tags` is
@@ -265,6 +266,7 @@ class WindowedSentences(torch.utils.data.Dataset):
         captions: bool = False,
         mention_dropout: float = 0.0,
         text_augmentation: float = 0.0,
+        post_augmentation: float = 0.0,
         seed: int = 0,
         name: str = "the set",
         may_be_unlabelled: bool = False,
@@ -281,6 +283,7 @@ class WindowedSentences(torch.utils.data.Dataset):
         self.id2label = {index: label for label, index in label2id.items()}
         self.languages: list[str | None] = _column(rows, "lang") or [None] * len(rows)
         self.relations: list[str | None] = _column(rows, "image_relation") or [None] * len(rows)
+        self._known_types: list[list[str] | None] = _column(rows, "known_types") or []
 
         self._processor, self._budget = processor, processor.token_budget(max_length)
         self.row_of: list[int] = []
@@ -290,11 +293,16 @@ class WindowedSentences(torch.utils.data.Dataset):
         """The number of tokens of each window, special tokens excluded."""
         self._cut(training, stride, max_length)
 
-        for option, value in (("mention_dropout", mention_dropout), ("text_augmentation", text_augmentation)):
+        for option, value in (
+            ("mention_dropout", mention_dropout),
+            ("text_augmentation", text_augmentation),
+            ("post_augmentation", post_augmentation),
+        ):
             if not 0 <= value <= 1:
                 raise ValueError(f"--{option} is {value}; expected a probability between 0 and 1.")
         self._training = training
         self._text_augmentation, self._mention_dropout = text_augmentation, mention_dropout
+        self._post_augmentation = post_augmentation
         self._mask = processor.tokenizer.mask_token if training and mention_dropout else None
         if training and mention_dropout and self._mask is None:
             raise ValueError("--mention_dropout needs a tokenizer with a mask token, and this one has none: set 0.")
@@ -427,9 +435,15 @@ class WindowedSentences(torch.utils.data.Dataset):
         item: dict[str, Any] = {"tokens": tokens, "image": image}
         if tags is not None:
             item["labels"] = [self.label2id[tag] for tag in tags]
+            if self._known_types:
+                item["unknown_labels"] = self._unknown_labels(self._known_types[row])
         if self._captions is not None:
             item["caption"] = caption
         return item
+
+    def _unknown_labels(self, known_types: list[str] | None) -> list[bool]:
+        """For each label, whether the annotators of a row did not tag its type."""
+        return [known_types is not None and label != "O" and label[2:] not in known_types for label in self.label2id]
 
     def _rng(self, purpose: str, index: int) -> random.Random:
         """Random numbers depend on seed, epoch and window alone, so a resumed run repeats the original one."""
@@ -437,9 +451,11 @@ class WindowedSentences(torch.utils.data.Dataset):
 
     def _augmented(self, index: int, tokens: list[str], tags: list[str]) -> tuple[list[str], list[str]]:
         rng = self._rng("text", index)
-        if not self._text_augmentation or rng.random() >= self._text_augmentation:
-            return tokens, tags
-        changed = augmented(tokens, tags, rng)
+        changed = tokens, tags
+        if rng.random() < self._post_augmentation:
+            changed = posted(*changed, rng)
+        if rng.random() < self._text_augmentation:
+            changed = augmented(*changed, rng)
         # Capitals may take more tokens than the window has room for.
         return changed if sum(self._processor.token_counts(changed[0])) <= self._budget else (tokens, tags)
 

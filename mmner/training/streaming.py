@@ -87,7 +87,7 @@ class SentenceStream(IterableDataset):
             `random`: only shuffled; `sequential`: as they lie in the files.
         shuffle_buffer: rows among which windows are shuffled, which a reader holds in memory (a row group more at
             most).
-        max_length, mention_dropout, text_augmentation: as in `WindowedSentences`.
+        max_length, mention_dropout, text_augmentation, post_augmentation: as in `WindowedSentences`.
         seed: of all that is random.
 
     Raises:
@@ -105,6 +105,7 @@ class SentenceStream(IterableDataset):
         max_length: int | None = None,
         mention_dropout: float = 0.0,
         text_augmentation: float = 0.0,
+        post_augmentation: float = 0.0,
         seed: int = 0,
     ):
         if shuffle_buffer < 1:
@@ -118,6 +119,7 @@ class SentenceStream(IterableDataset):
             "max_length": max_length,
             "mention_dropout": mention_dropout,
             "text_augmentation": text_augmentation,
+            "post_augmentation": post_augmentation,
         }
         self.seed = seed
         self.use_batches(1, 0, 1, 0)
