@@ -651,7 +651,7 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
         image_index: torch.LongTensor | None = None,
         image_ids: torch.LongTensor | None = None,
         labels: torch.LongTensor | None = None,
-        unknown_labels: torch.BoolTensor | None = None,
+        unknown_tags: torch.BoolTensor | None = None,
         token_type_ids: torch.LongTensor | None = None,
         position_ids: torch.LongTensor | None = None,
         inputs_embeds: torch.FloatTensor | None = None,
@@ -664,7 +664,7 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
         Args:
             labels (`torch.LongTensor` of shape `(batch_size, num_words)`, *optional*):
                 Tag of each word, -100 (on the right only) where there is none.
-            unknown_labels (`torch.BoolTensor` of shape `(batch_size, num_labels)`, *optional*):
+            unknown_tags (`torch.BoolTensor` of shape `(batch_size, num_labels)`, *optional*):
                 Tags that a row's annotators did not use: a word that is `O` may have one of these, and the loss sums
                 over all that it may be (Tsuboi et al., 2008).
             input_ids, attention_mask, word_starts, pixel_values, image_index, image_ids, ...:
@@ -699,7 +699,7 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             image_attentions=outputs.image_attentions,
-            **({} if labels is None else self._losses(outputs, emissions, labels, unknown_labels, word_mask)),
+            **({} if labels is None else self._losses(outputs, emissions, labels, unknown_tags, word_mask)),
         )
 
     def emissions(self, **inputs) -> Emissions:
@@ -751,7 +751,7 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
         outputs: Any,
         emissions: Emissions,
         labels: torch.Tensor,
-        unknown_labels: torch.Tensor | None,
+        unknown_tags: torch.Tensor | None,
         word_mask: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
         """The loss and its parts, by name."""
@@ -762,8 +762,8 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
             )
         # The mean over sentences, not words: then the mean over processes is the mean over their joint batch.
         is_labelled, tags = word_mask & (labels != -100), labels
-        if unknown_labels is not None:
-            may_be = unknown_labels[:, None] & (labels == self.config.label2id["O"])[..., None]  # (B, W, K)
+        if unknown_tags is not None:
+            may_be = unknown_tags[:, None] & (labels == self.config.label2id["O"])[..., None]  # (B, W, K)
             tags = may_be | nn.functional.one_hot(labels.clamp(min=0), self.config.num_labels).bool()
         ner_loss = -self.crf.log_likelihood(emissions.tagger_logits, tags, is_labelled).mean()
         losses, loss = {"ner_loss": ner_loss}, self.config.ner_weight * ner_loss

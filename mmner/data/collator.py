@@ -50,7 +50,7 @@ class MultimodalCollator:
         """
         Args:
             features: items of `WindowedSentences`: `tokens`, `image` and, where there are any, `labels`,
-                `unknown_labels` and `caption`.
+                `unknown_tags` and `caption`.
 
         Returns:
             The tensors of a batch, as the processor gives them.
@@ -66,8 +66,8 @@ class MultimodalCollator:
                 pad_to_multiple_of=self.pad_to_multiple_of,
             )
         )
-        if any(map(any, columns.get("unknown_labels", ()))):
-            batch["unknown_labels"] = torch.tensor(columns["unknown_labels"])
+        if any(map(any, columns.get("unknown_tags", ()))):
+            batch["unknown_tags"] = torch.tensor(columns["unknown_tags"])
         if self.use_images and self.features is not None:
             batch |= stored_images(self.features, [image_id or None for image_id in columns["image"]])
         return batch

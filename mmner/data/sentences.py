@@ -436,12 +436,12 @@ class WindowedSentences(torch.utils.data.Dataset):
         if tags is not None:
             item["labels"] = [self.label2id[tag] for tag in tags]
             if self._known_types:
-                item["unknown_labels"] = self._unknown_labels(self._known_types[row])
+                item["unknown_tags"] = self._unknown_tags(self._known_types[row])
         if self._captions is not None:
             item["caption"] = caption
         return item
 
-    def _unknown_labels(self, known_types: list[str] | None) -> list[bool]:
+    def _unknown_tags(self, known_types: list[str] | None) -> list[bool]:
         """For each label, whether the annotators of a row did not tag its type."""
         return [known_types is not None and label != "O" and label[2:] not in known_types for label in self.label2id]
 
