@@ -81,7 +81,8 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArgu
         splits = load_splits(data_args, [split for split in SPLITS if wanted[split]], output / "_data", seed, build)
         labels = label_names(next(iter(splits.values())))
         words: list[list[str]] = []
-        if "train" in splits and "tiny" in (model_args.text_model, model_args.vision_model):
+        wants_words = model_args.vocabulary_size or "tiny" in (model_args.text_model, model_args.vision_model)
+        if "train" in splits and wants_words:
             rows = splits["train"]
             words = rows.first_tokens() if isinstance(rows, ParquetShards) else rows["tokens"][:]
         model, processor = build_model(model_args, labels, words, output / "_towers", build)

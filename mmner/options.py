@@ -44,6 +44,9 @@ class ModelArguments:
     text_model: str | None = _option(None, "Name or folder of the text tower; 'tiny': an untrained one, made here.")
     vision_model: str | None = _option(None, "Name or folder of the image tower; 'tiny': an untrained one, made here.")
     global_vision_model: str | None = _option(None, "Name or folder of a second image tower, read as one vector.")
+    vocabulary_size: int | None = _option(
+        None, "Keep only so many of a new model's tokens: those that the training sentences use most (Unigram)."
+    )
     whole_image: bool = _option(True, "Resize the whole image to the tower's size instead of cropping its centre.")
     freeze_text_model: str = _option("none", f"The text tower. {FREEZE_HELP}")
     freeze_vision_model: str = _option("none", f"The image tower. {FREEZE_HELP}")

@@ -12,6 +12,7 @@ from transformers import AutoConfig
 from mmner.options import ModelArguments
 from mmner.probe.tiny_pretraining import pretrain_on_drawings
 from mmner.probe.tiny_towers import make_tiny_towers
+from mmner.training.vocabulary import cut_vocabulary
 from modeling_2mner import TwoMNERForTokenClassification
 from processing_2mner import TwoMNERProcessor
 
@@ -29,7 +30,7 @@ def build_model(
     Args:
         args: a saved model, or towers and options.
         labels: the tags in id order, for a new model.
-        words: sentences to train a tiny tokenizer on, if a tower is `"tiny"`.
+        words: sentences to train a tiny tokenizer on, if a tower is `"tiny"`, or to choose the vocabulary by.
         folder: where tiny towers are written.
         build: False on a process that finds them written by another.
 
@@ -60,6 +61,10 @@ def build_model(
         model = TwoMNERForTokenClassification.from_towers(
             text, vision, args.global_vision_model, labels=labels, **args.config_options()
         )
+        if args.vocabulary_size is not None:
+            tower, tokenizer = model.model.text_model, processor.tokenizer
+            processor.tokenizer = cut_vocabulary(tower, tokenizer, words, args.vocabulary_size)
+            model.config.text_config = tower.config
     for name in TOWERS:
         tower = getattr(model.model, name)
         if tower is not None:
