@@ -26,7 +26,6 @@ try:
     from .collaboration_2mner import (
         COLLABORATION_MODULES,
         Collaboration,
-        CrossAttentionCollaboration,
         EvidenceHead,
         encode_pixels,
         eval_frozen_parts,
@@ -45,7 +44,6 @@ except ImportError:
     from collaboration_2mner import (
         COLLABORATION_MODULES,
         Collaboration,
-        CrossAttentionCollaboration,
         EvidenceHead,
         encode_pixels,
         eval_frozen_parts,
@@ -196,7 +194,7 @@ class TwoMNERPreTrainedModel(PreTrainedModel):
             last_layers += [evidence.shown, evidence.image_types] if evidence is not None else []
             if module in last_layers:
                 init.normal_(module.weight, std=self.config.initializer_range)  # starts close to the text model
-        elif isinstance(module, CrossAttentionCollaboration) and module.global_projection is not None:
+        elif hasattr(module, "none_key"):
             init.normal_(module.none_key)
         elif isinstance(module, LinearChainCRF):
             module.reset_parameters()
@@ -323,9 +321,15 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
         tower.config = tower_config
         if self.config.alignment == "none":
             return tower, None
-        widths = tower_width(self.config.text_config), tower_width(tower_config)
-        options = self.config.projection_dim, self.config.alignment_temperature, self.config.text_pooling
-        return tower, build_alignment(self.config.alignment, *widths, *options)
+        config = self.config
+        return tower, build_alignment(
+            config.alignment,
+            tower_width(config.text_config),
+            tower_width(tower_config),
+            config.projection_dim,
+            config.alignment_temperature,
+            text_pooling=config.text_pooling,
+        )
 
     @property
     def image_towers(self) -> list[PreTrainedModel]:
@@ -651,19 +655,13 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
         image_index: torch.LongTensor | None = None,
         image_ids: torch.LongTensor | None = None,
         labels: torch.LongTensor | None = None,
-        token_type_ids: torch.LongTensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
-        image_features: torch.FloatTensor | None = None,
-        global_image_features: torch.FloatTensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
+        **kwargs,
     ) -> TwoMNERTokenClassifierOutput:
         r"""
         Args:
             labels (`torch.LongTensor` of shape `(batch_size, num_words)`, *optional*):
                 Tag of each word, -100 (on the right only) where there is none.
-            input_ids, attention_mask, word_starts, pixel_values, image_index, image_ids, ...:
+            input_ids, attention_mask, word_starts, pixel_values, image_index, image_ids, **kwargs:
                 As in [`TwoMNERModel`].
 
         Raises:
@@ -676,15 +674,9 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
             pixel_values=pixel_values,
             image_index=image_index,
             image_ids=image_ids,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            image_features=image_features,
-            global_image_features=global_image_features,
             return_loss=labels is not None,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
             return_dict=True,
+            **kwargs,
         )
         word_mask = outputs.word_mask.bool()
         emissions = self._emissions_of(outputs)
