@@ -472,8 +472,15 @@ _KINDS: dict[str, type[Alignment]] = {
 }
 
 
-def build_alignment(kind: str, *args, text_pooling: str = "mean", **kwargs) -> Alignment:
+def build_alignment(
+    kind: str,
+    text_width: int,
+    image_width: int,
+    projection_dim: int,
+    temperature: float | None = None,
+    text_pooling: str = "mean",
+) -> Alignment:
     """The contrastive loss `nt_xent` (the paper's), `clip`, `siglip` or `token`; arguments as of [`Alignment`]."""
     if kind == "token" and text_pooling != "mean":
         logger.warning("text_pooling=%r has no effect with alignment 'token', which compares words.", text_pooling)
-    return _KINDS[kind](*args, text_pooling=text_pooling, **kwargs)
+    return _KINDS[kind](text_width, image_width, projection_dim, temperature, text_pooling)

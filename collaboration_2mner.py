@@ -607,14 +607,9 @@ class EvidenceHead(nn.Module):
         is_own = has_image & (number > 0)
         is_other = is_own[:, None] & facts[:, 0].bool() & (ids[:, None] != facts[:, 1])
         counts = sum_over_processes(torch.stack([is_own.sum(), is_other.sum()])).clamp(min=1)
-        own_loss = masked_rows(is_own, -F.logsigmoid(own_logits)).sum() / counts[0]
+        own_loss = torch.where(is_own, -F.logsigmoid(own_logits), 0).sum() / counts[0]
         other_loss = torch.where(is_other, -F.logsigmoid(-other_logits), 0).sum() / counts[1]
         return world_size() * (own_loss + other_loss)
-
-
-def masked_rows(rows: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-    """`states` (batch_size, ...) with zeros in the rows (batch_size,) that are False, whatever their values."""
-    return torch.where(rows.view(-1, *[1] * (states.dim() - 1)), states, states.new_zeros(()))
 
 
 COLLABORATION_MODULES = {

@@ -32,7 +32,6 @@ try:
         freeze_unread_parts,
         fresh_tower,
         image_normalization,
-        masked_rows,
         pretrained_tower,
         renormalized,
         stand_in_states,
@@ -50,7 +49,6 @@ except ImportError:
         freeze_unread_parts,
         fresh_tower,
         image_normalization,
-        masked_rows,
         pretrained_tower,
         renormalized,
         stand_in_states,
@@ -270,15 +268,11 @@ class TwoMNERPreTrainedModel(PreTrainedModel):
 
     def _file_of_origin(self, name: str) -> Path | None:
         """A file of the folder or Hub repository that the model was loaded from, at the same commit."""
-        quiet = {
-            f"_raise_exceptions_for_{what}": False for what in ("gated_repo", "missing_entries", "connection_errors")
-        }
         revision = getattr(self.config, "_commit_hash", None)
         try:
-            found = cached_file(self.config._name_or_path, name, revision=revision, **quiet)
-        except OSError:  # a folder that no longer exists
+            return Path(cached_file(self.config._name_or_path, name, revision=revision))
+        except OSError:  # no such file, folder or repository, or no connection
             return None
-        return None if found is None else Path(found)
 
 
 class TwoMNERModel(TwoMNERPreTrainedModel):
@@ -321,15 +315,9 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
         tower.config = tower_config
         if self.config.alignment == "none":
             return tower, None
-        config = self.config
-        return tower, build_alignment(
-            config.alignment,
-            tower_width(config.text_config),
-            tower_width(tower_config),
-            config.projection_dim,
-            config.alignment_temperature,
-            text_pooling=config.text_pooling,
-        )
+        widths = tower_width(self.config.text_config), tower_width(tower_config)
+        options = self.config.projection_dim, self.config.alignment_temperature, self.config.text_pooling
+        return tower, build_alignment(self.config.alignment, *widths, *options)
 
     @property
     def image_towers(self) -> list[PreTrainedModel]:
@@ -391,28 +379,36 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         return_loss = self.training if return_loss is None else return_loss
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Pass either `input_ids` or `inputs_embeds`: got none or both.")
+        if pixel_values is not None and image_features is not None:
+            raise ValueError("Pass either `pixel_values` or `image_features`: got both.")
         images = pixel_values if image_features is None else image_features
-        self._check_inputs(
-            input_ids, inputs_embeds, word_starts, pixel_values, image_features, global_image_features, image_index
-        )
+        if image_features is not None and (global_image_features is None) != (self.global_vision_model is None):
+            raise ValueError("Pass `global_image_features` if and only if the model has a second image tower.")
+        num_rows = len(input_ids if input_ids is not None else inputs_embeds)
+        num_images = None if images is None else num_rows if image_index is None else len(images)
+        _check_shape("word_starts", word_starts, num_rows, None)
+        _check_shape("pixel_values", pixel_values, num_images, None, None, None)
+        _check_shape("image_features", image_features, num_images, None, None)
+        _check_shape("global_image_features", global_image_features, num_images, None, None)
+        _check_shape("image_index", image_index, num_rows)
+        _check_shape("image_ids", image_ids, num_images)
 
-        text_inputs = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "token_type_ids": token_type_ids,
-            "position_ids": position_ids,
-            "inputs_embeds": inputs_embeds,
-        }
+        optional = {"token_type_ids": token_type_ids, "position_ids": position_ids}  # not every tower takes them
         text = self.text_model(
-            **{name: value for name, value in text_inputs.items() if value is not None},
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            **{name: value for name, value in optional.items() if value is not None},
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             return_dict=True,
         )
         token_states = text.last_hidden_state  # (B, S, H)
-        batch, length = token_states.shape[:2]
+        length = token_states.shape[1]
         if attention_mask is None:
-            attention_mask = torch.ones(batch, length, dtype=torch.bool, device=token_states.device)
+            attention_mask = torch.ones(num_rows, length, dtype=torch.bool, device=token_states.device)
         if word_starts is None:
             positions = torch.arange(length, device=token_states.device)
             word_starts = torch.where(attention_mask.bool(), positions, length).sort(dim=1).values
@@ -422,11 +418,11 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
         word_states = token_states.gather(1, first_tokens) * word_mask[..., None]  # (B, W, H)
 
         if images is None:
-            image_index = torch.full((batch,), -1, device=token_states.device)
+            image_index = torch.full((num_rows,), -1, device=token_states.device)
         elif image_index is None:
-            image_index = torch.arange(batch, device=token_states.device)
+            image_index = torch.arange(num_rows, device=token_states.device)
         if self.training and self.config.modality_dropout > 0:
-            hidden = torch.rand(batch, device=image_index.device) < self.config.modality_dropout
+            hidden = torch.rand(num_rows, device=image_index.device) < self.config.modality_dropout
             image_index = image_index.masked_fill(hidden, -1)
         image_states = global_states = None
         if images is not None and (
@@ -548,28 +544,14 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
             image_attentions=tuple(map(put, fused.image_attentions)),
         )
 
-    def _check_inputs(
-        self, input_ids, inputs_embeds, word_starts, pixel_values, image_features, global_image_features, image_index
-    ) -> None:
-        if (input_ids is None) == (inputs_embeds is None):
-            given = "none" if input_ids is None else "both"
-            raise ValueError(f"Give either `input_ids` or `inputs_embeds`: got {given}.")
-        if pixel_values is not None and image_features is not None:
-            raise ValueError("Pass either `pixel_values` or `image_features`: got both.")
-        if image_features is not None and (global_image_features is None) != (self.global_vision_model is None):
-            raise ValueError("Pass `global_image_features` if and only if the model has a second image tower.")
-        batch = len(input_ids if input_ids is not None else inputs_embeds)
-        images = pixel_values if image_features is None else image_features
-        for name, value, dims, rows in (
-            ("word_starts", word_starts, 2, batch),
-            ("pixel_values", pixel_values, 4, batch if image_index is None else None),
-            ("image_features", image_features, 3, batch if image_index is None else None),
-            ("global_image_features", global_image_features, 3, None if images is None else len(images)),
-            ("image_index", image_index, 1, batch),
-        ):
-            if value is not None and (value.dim() != dims or (rows is not None and len(value) != rows)):
-                first = "" if rows is None else f", the first of size {rows}"
-                raise ValueError(f"`{name}` has shape {tuple(value.shape)}; expected {dims} dimensions{first}.")
+
+def _check_shape(name: str, value: torch.Tensor | None, *sizes: int | None) -> None:
+    """Raises `ValueError` if an input that was given has other sizes; `None` is any size."""
+    if value is not None and (
+        value.dim() != len(sizes) or any(size not in (None, own) for own, size in zip(value.shape, sizes, strict=True))
+    ):
+        expected = ", ".join("any" if size is None else str(size) for size in sizes)
+        raise ValueError(f"`{name}` has shape {tuple(value.shape)}; expected ({expected}).")
 
 
 class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
@@ -621,27 +603,23 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
             ValueError: the labels are not IOB2, or a checkpoint lacks weights of its tower.
         """
         iob2_constraints(labels)
-        text_model = pretrained_tower(text, "text", dtype)
-        vision_model = pretrained_tower(vision, "vision", dtype)
-        global_model = pretrained_tower(global_vision, "vision", dtype) if global_vision is not None else None
-        if global_model is not None:
+        towers = {"text": pretrained_tower(text, "text", dtype), "vision": pretrained_tower(vision, "vision", dtype)}
+        if global_vision is not None:
+            towers["global_vision"] = pretrained_tower(global_vision, "vision", dtype)
             for name, folder in (("image_normalization", vision), ("global_image_normalization", global_vision)):
                 config[name] = config.get(name) or image_normalization(folder)
-        towers = [tower for tower in (text_model, vision_model, global_model) if tower is not None]
-        attention = [tower.config._attn_implementation for tower in towers]
+        attention = {side: tower.config._attn_implementation for side, tower in towers.items()}
         composite = TwoMNERConfig(
-            text_config=text_model.config,
-            vision_config=vision_model.config,
-            global_vision_config=global_model.config if global_model is not None else None,
+            **{f"{side}_config": tower.config for side, tower in towers.items()},
             id2label=dict(enumerate(labels)),
             label2id={label: index for index, label in enumerate(labels)},
             **config,
         )
-        for tower, implementation in zip(towers, attention, strict=True):
-            tower.config._attn_implementation = implementation  # a new composite resets its parts' choice
+        for side, tower in towers.items():
+            tower.config._attn_implementation = attention[side]  # a new composite resets its parts' choice
             if os.path.isdir(tower.config._name_or_path):
                 tower.config._name_or_path = ""  # a folder of this machine means nothing where the model goes
-        model = cls(composite, text_model=text_model, vision_model=vision_model, global_vision_model=global_model)
+        model = cls(composite, **{f"{side}_model": tower for side, tower in towers.items()})
         model.to(dtype).crf.float()  # as `from_pretrained` keeps it
         return model.eval()
 
@@ -701,6 +679,7 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
         image_states: torch.Tensor | None = None,
         global_states: torch.Tensor | None = None,
         image_index: torch.Tensor | None = None,
+        fused: Collaboration | None = None,
     ) -> Emissions:
         """
         The tag scores of words and images that the towers have read.
@@ -709,40 +688,34 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
             word_states (`torch.FloatTensor` of shape `(batch_size, num_words, hidden_size)`): of the text tower.
             word_mask (`torch.BoolTensor` of shape `(batch_size, num_words)`).
             image_states, global_states, image_index: as in [`TwoMNEROutput`]; `None`: no row has an image.
+            fused: what the collaboration made of these, if it is known.
         """
-        fused = self.model.fuse(word_states, word_mask, image_states, global_states, image_index)
-        return self._score(fused, word_states, word_mask, image_states, global_states, image_index)
-
-    def _emissions_of(self, outputs: Any) -> Emissions:
-        return self._score(
-            Collaboration(outputs.word_states, outputs.gates, outputs.image_attentions or ()),
-            outputs.text_word_states,
-            outputs.word_mask.bool(),
-            outputs.image_states,
-            outputs.global_image_states,
-            outputs.image_index,
-        )
-
-    def _score(self, fused, word_states, word_mask, image_states, global_states, image_index) -> Emissions:
-        """Classifier and, where there is one, evidence head."""
+        if fused is None:
+            fused = self.model.fuse(word_states, word_mask, image_states, global_states, image_index)
         logits = self.classifier(self.dropout(fused.word_states * word_mask[..., None]))  # (B, W, K)
         if self.evidence is None or image_states is None or image_index is None:
             return Emissions(logits, logits, fused.gates)
         has_image = image_index >= 0
         log_ratios = self.evidence.log_ratios(image_states, global_states)  # (N, T + 1)
         added, gates = self.evidence(logits, word_states, word_mask, log_ratios[image_index.clamp(min=0)])
-        added = masked_rows(has_image, added).to(logits.dtype)
-        return Emissions(logits + added, logits, masked_rows(has_image, gates), log_ratios)
+        added = torch.where(has_image[:, None, None], added, 0).to(logits.dtype)
+        return Emissions(logits + added, logits, torch.where(has_image[:, None], gates, 0), log_ratios)
+
+    def _emissions_of(self, outputs: Any) -> Emissions:
+        return self.emissions_of_states(
+            outputs.text_word_states,
+            outputs.word_mask.bool(),
+            outputs.image_states,
+            outputs.global_image_states,
+            outputs.image_index,
+            Collaboration(outputs.word_states, outputs.gates),
+        )
 
     def _losses(
         self, outputs: Any, emissions: Emissions, labels: torch.Tensor, word_mask: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         """The loss and its parts, by name."""
-        if labels.shape != word_mask.shape:
-            raise ValueError(
-                f"`labels` has shape {tuple(labels.shape)}; expected one label per word, that is "
-                f"{tuple(word_mask.shape)}."
-            )
+        _check_shape("labels", labels, *word_mask.shape)
         # The mean over sentences, not words: then the mean over processes is the mean over their joint batch.
         ner_loss = -self.crf.log_likelihood(emissions.tagger_logits, labels, word_mask & (labels != -100)).mean()
         losses, loss = {"ner_loss": ner_loss}, self.config.ner_weight * ner_loss
@@ -754,7 +727,7 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
             # et al., NAACL 2022, eq. 7): only the view without the image gets a gradient.
             text_logits = self.emissions_of_states(outputs.text_word_states, word_mask).logits
             divergence = self.crf.divergence(emissions.logits, text_logits, word_mask)
-            losses["consistency_loss"] = masked_rows(outputs.image_index >= 0, divergence).mean()
+            losses["consistency_loss"] = torch.where(outputs.image_index >= 0, divergence, 0).mean()
             loss = loss + self.config.consistency_weight * losses["consistency_loss"]
         if self.evidence is not None and emissions.log_ratios is not None:
             losses["evidence_loss"] = self.evidence.loss(
