@@ -220,8 +220,7 @@ class TwoMNERConfig(PreTrainedConfig):
 def set_in_package(module_name: str) -> None:
     """
     Sets a module of remote code as an attribute of its package, as `import` does and the loader of Transformers does
-    not. Without it dill pickles the module's classes by value: a fingerprint of `datasets` then is slow, and differs
-    between processes.
+    not. Without it dill cannot pickle a pipeline, which `datasets.map` does.
     """
     package, _, name = module_name.rpartition(".")
     setattr(importlib.import_module(package), name, sys.modules[module_name])

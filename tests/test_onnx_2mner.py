@@ -20,7 +20,6 @@ from onnx_2mner import (
     EXPORT_FILE,
     FUSION_GRAPH,
     IMAGE_GRAPH,
-    TEXT_GRAPH,
     OnnxEmissions,
     export_onnx,
     fingerprint,
@@ -293,7 +292,9 @@ def test_true_does_not_read_the_working_directory_for_a_model_without_a_folder(e
 def test_a_file_that_is_missing_or_a_list_that_is_damaged_is_an_error(export):
     model, folder = export
     (folder / IMAGE_GRAPH).rename(folder / "more.onnx")
-    with pytest.raises(ValueError, match=r"not whole \(it lacks image.onnx\); .*export_onnx\(model, processor, '.*export'"):
+    with pytest.raises(
+        ValueError, match=r"not whole \(it lacks image.onnx\); .*export_onnx\(model, processor, '.*export'"
+    ):
         OnnxEmissions.for_model(model, folder)
     (folder / EXPORT_FILE).write_text("{}")
     with pytest.raises(ValueError, match=r"onnx.json is damaged .*delete it .*then export the model again"):

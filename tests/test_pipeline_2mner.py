@@ -391,16 +391,6 @@ class TestInputs:
         with pytest.raises(error, match=message):
             ner(inputs, images=images)
 
-    def test_image_and_images_are_one_argument(self, ner):
-        red = plain_image("red")
-        assert ner(TEXTS[0], image=red) == ner(TEXTS[0], images=red) == ner(TEXTS[0], red)
-        assert ner(TEXTS[:2], image=[red, None]) == ner(TEXTS[:2], images=[red, None])
-        explained = [ner.explain(TEXTS[0], red), ner.explain(TEXTS[0], image=red), ner.explain(TEXTS[0], images=red)]
-        assert explained[0].to_dict() == explained[1].to_dict() == explained[2].to_dict()
-        for call in (ner, ner.explain):
-            with pytest.raises(ValueError, match="both `image` and `images`"):
-                call(TEXTS[0], image=red, images=red)
-
     def test_a_string_is_no_list_of_words(self, ner):
         message = "Got a string with is_split_into_words=True; expected a list of words"
         for inputs, image in ((TEXTS[0], None), (TEXTS[0], plain_image("red")), (iter(TEXTS), None)):
@@ -510,29 +500,12 @@ class TestOptions:
             start = [begin for begin, _ in offsets].index(entity["start"])
             end = [stop for _, stop in offsets].index(entity["end"]) + 1
             other = {"PER": "LOC", "LOC": "PER"}[entity["entity_group"]]
-            expected = {
-                other: posterior(lambda tags, span=(start, end, other): span in _spans(tags)),
-                "O": posterior(lambda tags, s=start, e=end: not any(tags[s:e])),
-            }
+            expected = {other: posterior(lambda tags, span=(start, end, other): span in _spans(tags))}
             alternatives = entity.pop("alternatives")
             assert {item["entity_group"]: item["score"] for item in alternatives} == pytest.approx(expected, abs=1e-5)
             assert alternatives == sorted(alternatives, key=lambda item: -item["score"])
         same(entities, ner(text))
         assert [len(entity["alternatives"]) for entity in ner(text, top_k=1)] == [1] * len(entities)
-
-    def test_several_words_may_all_be_outside(self, ner):
-        """The chain rule of `_all_outside`, against the sum over all taggings, for words that are no entity too."""
-        emissions = torch.randn(6, len(LABELS), generator=torch.Generator().manual_seed(0))
-        scores = enumerated(ner.model.crf, emissions)
-        total = torch.stack(list(scores.values())).logsumexp(0)
-        for start, end in [(0, 1), (0, 6), (1, 4), (4, 6)]:
-            span = (0, start, end, 1, 2)
-            queries = ner._outside_queries(span)
-            mask = torch.ones(1, 6, dtype=torch.bool)
-            answers = dict(zip(queries, ner._log_probs(emissions[None], mask, queries), strict=True))
-            having = torch.stack([score for tags, score in scores.items() if not any(tags[start:end])])
-            expected = (having.logsumexp(0) - total).item()
-            assert ner._all_outside(span, answers) == pytest.approx(expected, abs=1e-4)
 
     def test_options_of_the_pipeline_are_defaults_of_its_calls(self, ner):
         pipe = TwoMNERPipeline(model=ner.model, processor=ner.processor, device="cpu", entity_types=["PER"], top_k=1)
@@ -767,9 +740,7 @@ print(json.dumps({"hashes": hashes, "seconds": seconds, "calls": calls, "entitie
             for found, expected in zip(output["entities"], ner(TEXTS), strict=True):
                 same(found, expected)
 
-    def test_for_objects_the_class_or_its_own_task_is_named(self, ner):
-        pipe = pipeline("multimodal-ner", model=ner.model, processor=ner.processor, device="cpu")
-        assert type(pipe) is TwoMNERPipeline and pipe(TEXTS) == ner(TEXTS)
+    def test_for_objects_the_class_is_named(self, ner):
         pipe = pipeline("ner", model=ner.model, processor=ner.processor, pipeline_class=TwoMNERPipeline, device="cpu")
         assert pipe(TEXTS) == ner(TEXTS)
         for options in ({}, {"processor": ner.processor}):
