@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from reprlib import Repr
 from typing import Any, NamedTuple
@@ -722,7 +722,12 @@ def _text_columns(dataset):
             f"The dataset has the columns {list(names)}; expected `text` or `tokens`, and `image` where there are "
             "images. Rename one (dataset.rename_column), or pass transformers.pipelines.pt_utils.KeyDataset."
         )
-    return dataset.select_columns(columns + ["image"] * ("image" in names))
+    dataset = dataset.select_columns(columns + ["image"] * ("image" in names))
+    feature = (dataset.features or {}).get("image")
+    if getattr(feature, "decode", False) and getattr(feature, "mode", None) is None:
+        # `load_image` opens the files: it knows which formats are safe.
+        dataset = dataset.cast_column("image", replace(feature, decode=False))
+    return dataset
 
 
 if "." in __name__:
