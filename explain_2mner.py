@@ -218,19 +218,10 @@ def explain(
     return explanation
 
 
-def _read(
-    pipeline,
-    token_ids: list[list[int]],
-    caption: list[int],
-    states: torch.Tensor | None,
-    global_states: torch.Tensor | None,
-) -> dict[str, torch.Tensor]:
+def _read(pipeline, token_ids, caption, states, global_states) -> dict[str, torch.Tensor]:
     """
-    Reads one window of words.
-
-    Returns:
-        `logits` and, without the image, `text_logits` (1, num_words, num_labels); where there are an image and the
-        model has them, `gates` (1, num_words) and `attention` (1, num_words, num_keys).
+    Reads one window of words: `logits` and, without the image, `text_logits` (1, num_words, num_labels); where there
+    are an image and the model has them, `gates` (1, num_words) and `attention` (1, num_words, num_keys).
     """
     model = pipeline.model
     with pipeline.device_placement():
@@ -255,13 +246,8 @@ def _read(
 
 def _grid(vision_config, num_patches: int, size: Sequence[int]) -> tuple[int, int, int] | None:
     """
-    How an image tower's sequence covers its image: height and width in patches, and the number of tokens before the
-    first patch. `None` if it covers it in no way that fits.
-
-    Args:
-        vision_config: the tower's configuration.
-        num_patches: length of its sequence.
-        size: height and width of the pixels it reads.
+    How a tower's sequence covers an image (height, width): height and width in patches, and the number of tokens
+    before the first patch. `None` if it covers it in no way that fits.
     """
     patch = getattr(vision_config, "patch_size", None)
     if patch is not None:
@@ -269,10 +255,9 @@ def _grid(vision_config, num_patches: int, size: Sequence[int]) -> tuple[int, in
         height, width = size[0] // patch_height, size[1] // patch_width
         if 0 <= num_patches - height * width <= MAX_PREFIX_TOKENS:
             return height, width, num_patches - height * width
-    # A convolutional map, or patches merged on the way: the factors that are nearest to the image's own shape.
-    shapes = [(height, num_patches // height) for height in range(1, num_patches + 1) if num_patches % height == 0]
-    height, width = min(shapes, key=lambda shape: abs(math.log(shape[0] / shape[1] * size[1] / size[0])))
-    return (height, width, 0) if 0.5 <= height / width * size[1] / size[0] <= 2 else None
+    # A convolutional map, or patches merged on the way: cells of one shape.
+    height = max(round(math.sqrt(num_patches * size[0] / size[1])), 1)
+    return (height, num_patches // height, 0) if num_patches % height == 0 else None
 
 
 def _seen_box(image_processor, size: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -15,7 +15,6 @@ import urllib.parse
 import urllib.request
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,7 +63,8 @@ DEFAULT_STRIDE = 64
 
 # Images
 
-_PILLOW_WARNINGS = threading.Lock()  # the filters of `warnings` hold for all threads
+# Broken metadata of a small file can give 65,535 warnings of Pillow. The filters of `warnings` hold for all threads.
+_PILLOW_WARNINGS = threading.Lock()
 
 
 def load_image(image: ImageLike, trusted: bool = True) -> Image.Image:
@@ -98,7 +98,7 @@ def load_image(image: ImageLike, trusted: bool = True) -> Image.Image:
         image = _encoded(image, name, trusted)
     try:
         if not isinstance(image, Image.Image):
-            with _without_warnings():
+            with _PILLOW_WARNINGS, warnings.catch_warnings(action="ignore"):
                 image = Image.open(image, formats=formats)
         for limit in (Image.MAX_IMAGE_PIXELS, None if trusted else UNTRUSTED_MAX_PIXELS):
             if limit is not None and image.width * image.height > limit:
@@ -180,14 +180,6 @@ def _check_content(content: bytes | bytearray, name: str) -> None:
             )
 
 
-@contextmanager
-def _without_warnings():
-    """Hides Pillow's warnings: broken metadata of a small file can give 65,535 of them."""
-    with _PILLOW_WARNINGS, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
 def _from_base64(text: str) -> bytes | None:
     """
     The bytes in base64, or in a `data:` URI of it; `None` if it is neither. Line breaks, missing padding and the
@@ -240,7 +232,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     image.load()
-    with _without_warnings():
+    with _PILLOW_WARNINGS, warnings.catch_warnings(action="ignore"):
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     if orientation != 1:
         image = ImageOps.exif_transpose(image)
@@ -470,12 +462,18 @@ class TwoMNERProcessor(ProcessorMixin):
         return [[token for word in sentence for token in word] for sentence in sentences]
 
     def windows(self, words: Sequence[str], stride: int | None = None, max_length: int | None = None) -> list[Window]:
+        """The windows (`windows_of`) of a sentence."""
+        return self.windows_of(self.token_counts(words), stride, max_length)
+
+    def windows_of(
+        self, token_counts: Sequence[int], stride: int | None = None, max_length: int | None = None
+    ) -> list[Window]:
         """
         Cuts a sentence into windows that fit the text tower; each word is kept by the window in which it has most
         context on both sides. A sentence that fits (an empty one too) is one window.
 
         Args:
-            words: the sentence.
+            token_counts: of its words.
             stride: tokens that neighbouring windows share, as far as whole words allow. Default: 64, or a quarter of
                 the window if that is less.
             max_length: tokens a window may have, special tokens included. Default: all the tower takes.
@@ -483,12 +481,6 @@ class TwoMNERProcessor(ProcessorMixin):
         Raises:
             ValueError: `stride` leaves no room for new words in a window.
         """
-        return self.windows_of(self.token_counts(words), stride, max_length)
-
-    def windows_of(
-        self, token_counts: Sequence[int], stride: int | None = None, max_length: int | None = None
-    ) -> list[Window]:
-        """As `windows`, of a sentence whose `token_counts` are known."""
         budget = self.token_budget(max_length)
         if stride is None:
             stride = min(DEFAULT_STRIDE, budget // 4)
