@@ -22,9 +22,7 @@ from torch.utils.checkpoint import checkpoint
 logger = logging.getLogger(__name__)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # The gather
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 def world_size() -> int:
@@ -131,21 +129,16 @@ def _gather_group() -> object:
     return _own_group[1]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # What the losses share
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 class Rows(NamedTuple):
     """Which of the G rows of all processes are negatives of which of the B rows of this one: usable rows that show
     another image."""
 
-    own_ids: Tensor
-    """(B,) int64: the image of each row of this process."""
-    ids: Tensor
-    """(G,) int64: the image of each row of all processes."""
-    usable: Tensor
-    """(G,) bool: the rows that take part."""
+    own_ids: Tensor  # (B,) int64: the image of each row of this process
+    ids: Tensor  # (G,) int64: the image of each row of all processes
+    usable: Tensor  # (G,) bool: the rows that take part
 
 
 def over_negatives(
@@ -253,7 +246,7 @@ class Alignment(nn.Module, ABC):
         """Registers the parameters beside the projections."""
 
     def reset_parameters(self) -> None:
-        """Sets the parameters whose start is not random (temperature, bias); projections are ordinary `nn.Linear`."""
+        """Sets the parameters whose start is not random: temperature and bias."""
 
     @abstractmethod
     def row_losses(self, local: Sequence[Tensor], everywhere: Sequence[Tensor], rows: Rows) -> Tensor:
@@ -322,9 +315,7 @@ class _LearnedTemperature(Alignment):
         return _wide(self.logit_scale.clone()).clamp(max=limit).exp()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # The losses
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 class NTXentAlignment(Alignment):

@@ -188,8 +188,11 @@ class TwoMNERPreTrainedModel(PreTrainedModel):
         if isinstance(module, nn.Linear) and module is not getattr(self, "classifier", None):
             # Several new layers in a row: each must keep the scale of its input, whatever the towers' widths.
             init.xavier_uniform_(module.weight)
-            last_layers = [getattr(base.collaboration, "update", None)]
-            last_layers += [evidence.shown, evidence.image_types] if evidence is not None else []
+            last_layers = (
+                getattr(base.collaboration, "update", None),
+                getattr(evidence, "shown", None),
+                getattr(evidence, "image_types", None),
+            )
             if module in last_layers:
                 init.normal_(module.weight, std=self.config.initializer_range)  # starts close to the text model
         elif hasattr(module, "none_key"):

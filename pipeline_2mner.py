@@ -77,11 +77,9 @@ OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "top_k": (_is_whole(1), "a whole number, 1 or more"),
     "stride": (_is_whole(0), "a whole number, 0 or more"),
-    "is_split_into_words": (lambda value: isinstance(value, bool), "True or False"),
     "batch_size": (_is_whole(1), "a whole number, 1 or more"),
     "num_workers": (_is_whole(0), "a whole number, 0 or more"),
 }
-PREPROCESS_OPTIONS = ("stride", "is_split_into_words")
 
 
 def _checked(options: dict[str, Any]) -> dict[str, Any]:
@@ -258,8 +256,9 @@ class TwoMNERPipeline(Pipeline):
             inputs: a string; or `{"text": ..., "image": ...}` (the image may be left out or `None`; a model of
                 `image_as_text` reads a `"caption"`, too); or a list of these; or a dataset, generator or other
                 iterable of them, which is read a few texts ahead of the results. A text split already is
-                `{"tokens": [...], "image": ...}`. Of a dataset with columns, `text` (else `tokens`) and `image` are
-                read.
+                `{"tokens": [...], "image": ...}`; offsets then are those in the words joined by spaces, and no entity
+                begins or ends with an invisible word. Of a dataset with columns, `text` (else `tokens`) and `image`
+                are read.
             images: the image of one string, or a list of images and `None`s, one for each of a list of strings. An
                 image is a PIL image, path, URL, bytes, base64 or array.
             aggregation_strategy (`str`, *optional*): `"none"` for the label of each word, as the stock pipeline has it
@@ -268,9 +267,6 @@ class TwoMNERPipeline(Pipeline):
             entity_types (`list[str]`, *optional*): what is of another type is left out.
             top_k (`int`, *optional*): adds to each entity its `"alternatives"`.
             stride (`int`, *optional*): tokens that neighbouring windows of a long text share. Default: at most 64.
-            is_split_into_words (`bool`, *optional*): `inputs` is a list of words, or a list of such lists (the result
-                is a list of lists in both cases); a tuple, array, Series or column is a list, too. Offsets are those
-                in the words joined by spaces. No entity begins or ends with an invisible word.
             batch_size (`int`, *optional*): windows the model reads at once. Default: as many as make 512 tokens with
                 their padding, 4,096 on an accelerator. With 1, a stream is not read ahead.
             num_workers (`int`, *optional*, defaults to 0): threads that open images.
@@ -295,10 +291,6 @@ class TwoMNERPipeline(Pipeline):
         """
         kwargs = _checked(kwargs)
         kwargs["batch_size"] = kwargs.get("batch_size") or self._batch_size or 0  # 0: by the number of tokens
-        is_split = kwargs.get("is_split_into_words", self._preprocess_params.get("is_split_into_words", False))
-        is_table = hasattr(inputs, "columns") or hasattr(inputs, "column_names")
-        if is_split and not is_table and given_words(inputs):
-            inputs, images = [inputs], None if images is None else [images]
         if isinstance(inputs, (str, dict)):
             if isinstance(images, (list, tuple)):
                 raise ValueError(f"Got a list of {len(images)} images for one text; give the image itself.")
@@ -317,15 +309,14 @@ class TwoMNERPipeline(Pipeline):
             )
         return super().__call__(_stream(inputs), **kwargs)
 
-    def explain(self, text: str | dict | Sequence[str], image: ImageLike | None = None, **options) -> Explanation:
+    def explain(self, text: str | dict, image: ImageLike | None = None, **options) -> Explanation:
         """
         The entities of a text as a call finds them, and what its image had to do with them.
 
         Args:
-            text: a string, or `{"text": ..., "image": ..., "caption": ...}`, or, with `is_split_into_words`, a list of
-                words.
+            text: a string, or `{"text": ..., "image": ..., "caption": ...}`, or `{"tokens": ...}` likewise.
             image: its image, of any kind that `load_image` takes.
-            **options: `min_score`, `entity_types`, `top_k`, `stride`, `is_split_into_words`, as of a call.
+            **options: `min_score`, `entity_types`, `top_k`, `stride`, as of a call.
 
         Returns:
             [`Explanation`]: data (`to_dict`), a page to look at (`to_html`) and heat maps (`heat_map`).
@@ -337,7 +328,7 @@ class TwoMNERPipeline(Pipeline):
             raise TypeError(f"explain() is about the whole entities of one text; it takes no {', '.join(refused)}.")
         preprocess_params, _, postprocess_params = self._sanitize_parameters(**options)
         preprocess_params = {**self._preprocess_params, **preprocess_params}
-        text, own_image, words, caption = _parts(text, preprocess_params.get("is_split_into_words", False))
+        text, own_image, words, caption = _parts(text)
         if own_image is not None and image is not None:
             raise ValueError("Got an image in the input and another as `image`; give one.")
         return explain(
@@ -364,14 +355,14 @@ class TwoMNERPipeline(Pipeline):
         if unknown:
             types = self.entity_types
             raise InputError(f"The model knows no entities of {SHOWN.repr(unknown)}; its types are {types}.")
-        preprocess_params = {name: options.pop(name) for name in PREPROCESS_OPTIONS if name in options}
+        preprocess_params = {"stride": options.pop("stride")} if "stride" in options else {}
         return preprocess_params, {}, options
 
     # Texts and images to batches
 
     def preprocess(self, inputs, **preprocess_params) -> PreparedText:  # type: ignore[override]
         """Splits a text into words and windows, and opens its image."""
-        text = self._split(inputs, {}, is_stream=False, **preprocess_params)
+        text = self._split(inputs, {}, is_stream=False)
         self._cut([text], **preprocess_params)
         if text.image is not None:
             self._open(text.image)
@@ -424,7 +415,7 @@ class TwoMNERPipeline(Pipeline):
         num_words = 0
         try:
             for item in items:
-                texts.append(self._split(item, images, is_stream, **params))
+                texts.append(self._split(item, images, is_stream))
                 num_words += len(texts[-1].words) + 1
                 is_enough = num_words >= LOOK_AHEAD_BATCHES * batch_tokens or len(images) >= LOOK_AHEAD_IMAGES
                 if len(texts) >= num_texts or (is_enough and len(texts) >= batch_size):
@@ -436,14 +427,12 @@ class TwoMNERPipeline(Pipeline):
 
     def _split(
         self,
-        inputs: str | dict | Sequence[str],
+        inputs: str | dict,
         images: dict[Any, SharedImage],
         is_stream: bool,
-        is_split_into_words: bool = False,
-        **_,
     ) -> PreparedText:
         """A text in words, and its image: one of `images` where it is there already."""
-        text, image, words, caption = _parts(inputs, is_split_into_words)
+        text, image, words, caption = _parts(inputs)
         if words is None:
             words, offsets = self.processor.split_words(text)
         else:
@@ -467,7 +456,7 @@ class TwoMNERPipeline(Pipeline):
             shared = images.setdefault(key, shared)
         return PreparedText(text, words, offsets, shared, caption_ids)
 
-    def _cut(self, texts: Sequence[PreparedText], stride: int | None = None, **_) -> None:
+    def _cut(self, texts: Sequence[PreparedText], stride: int | None = None) -> None:
         """Cuts texts into windows that fit the encoder."""
         for text, token_ids in zip(texts, self.processor.token_ids([text.words for text in texts]), strict=True):
             text.token_ids = token_ids
@@ -681,21 +670,14 @@ def _paired(inputs: Sequence, images: Sequence | None) -> list:
     ]
 
 
-def _parts(item: str | dict | Sequence[str], is_split: bool) -> tuple[str, Any, list[str] | None, str | None]:
+def _parts(item: str | dict) -> tuple[str, Any, list[str] | None, str | None]:
     """Text, image, words of a text that is split already, and caption of one input."""
-    if is_split and isinstance(item.get("text") if isinstance(item, dict) else item, str):
-        raise ValueError(
-            "Got a string with is_split_into_words=True; expected a list of words. Leave the option out, or pass "
-            "text.split()."
-        )
-    if is_split and not isinstance(item, dict):
-        item = {"tokens": item}
     if isinstance(item, str):
         return item, None, None, None
     if not isinstance(item, dict):
         raise TypeError(
-            f'Got an input of type {type(item).__name__}; expected a string or {{"text": ..., "image": ...}}; for a '
-            "list of words, pass is_split_into_words=True."
+            f'Got an input of type {type(item).__name__}; expected a string, {{"text": ..., "image": ...}}, or '
+            '{"tokens": a list of words, "image": ...}.'
         )
     unknown = [key for key in item if key not in ("text", "tokens", "image", "caption")]
     tokens, text, caption = item.get("tokens"), item.get("text"), item.get("caption")
