@@ -218,10 +218,8 @@ class Alignment(nn.Module, ABC):
     """
 
     default_temperature: float
-    compares_words = False
-    """Whether `text_states` are words, or the tokens of a sentence that becomes one vector."""
-    block_size = 2**22
-    """Similarities computed at a time: bounds the memory, not the result."""
+    compares_words = False  # whether `text_states` are words, or the tokens of a sentence that becomes one vector
+    block_size = 2**22  # similarities computed at a time: bounds the memory, not the result
 
     def __init__(
         self,
@@ -263,8 +261,7 @@ class Alignment(nn.Module, ABC):
             image_index (`torch.Tensor` int64 of shape `(B,)`): the image of each row, -1 for none.
             image_ids (`torch.Tensor` int64 of shape `(N,)`): equal for equal images, on every process.
 
-        Returns:
-            The loss, a float32 scalar, under autocast and in half precision too.
+        Returns: the loss, a float32 scalar, under autocast and in half precision too.
         """
         device = text_states.device.type
         with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():

@@ -183,16 +183,12 @@ class TwoMNERPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
-        base = self._base
         evidence = getattr(self, "evidence", None)
         if isinstance(module, nn.Linear) and module is not getattr(self, "classifier", None):
             # Several new layers in a row: each must keep the scale of its input, whatever the towers' widths.
             init.xavier_uniform_(module.weight)
-            last_layers = (
-                getattr(base.collaboration, "update", None),
-                getattr(evidence, "shown", None),
-                getattr(evidence, "image_types", None),
-            )
+            last_layers = [getattr(self._base.collaboration, "update", None)]
+            last_layers += [evidence.shown, evidence.image_types] if evidence is not None else []
             if module in last_layers:
                 init.normal_(module.weight, std=self.config.initializer_range)  # starts close to the text model
         elif hasattr(module, "none_key"):
@@ -225,10 +221,9 @@ class TwoMNERPreTrainedModel(PreTrainedModel):
 
     def freeze_unread(self) -> None:
         """Freezes parameters that no loss depends on, which DistributedDataParallel would not accept."""
-        base = self._base
-        for tower in base.image_towers:
+        for tower in self._base.image_towers:
             freeze_unread_parts(tower)
-        if base is not self and self.config.tagging_head == "softmax":
+        if hasattr(self, "crf") and self.config.tagging_head == "softmax":
             # A CRF whose transitions are zero is a softmax per word: one code path for loss, tags and posteriors.
             for parameter in self.crf.requires_grad_(False).parameters():
                 parameter.data.zero_()
@@ -241,8 +236,7 @@ class TwoMNERPreTrainedModel(PreTrainedModel):
         """
         super().train(mode)
         if mode:
-            base = self._base
-            for tower in (base.text_model, *base.image_towers):
+            for tower in (self._base.text_model, *self._base.image_towers):
                 eval_frozen_parts(tower)
         return self
 
@@ -483,8 +477,8 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
             pixel_values (`torch.FloatTensor` of shape `(num_images, num_channels, height, width)`): the images.
 
         Returns:
-            The image tower's `(num_images, num_patches, vision_hidden_size)` and the second tower's pooled
-            `(num_images, 1, global_vision_hidden_size)` (`None` where there is no such tower).
+            `(num_images, num_patches, vision_hidden_size)` and, of the second tower, the pooled
+            `(num_images, 1, global_vision_hidden_size)` or `None`.
         """
         states = encode_pixels(self.vision_model, pixel_values)
         if self.global_vision_model is None:
@@ -741,12 +735,7 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
 
 
 def _constraints(config: TwoMNERConfig):
-    """
-    The IOB2 constraints, if there is a CRF to constrain and the labels have names (`LABEL_0`, ... have none).
-
-    Raises:
-        ValueError: there is a CRF, and the labels are not IOB2.
-    """
+    """The IOB2 constraints, if there is a CRF to constrain and the labels have names (`LABEL_0`, ... have none)."""
     if config.tagging_head != "crf" or any(label.startswith("LABEL_") for label in config.labels):
         return None
     try:

@@ -216,7 +216,7 @@ class OnnxEmissions:
 
     def encode_images(self, pixel_values: np.ndarray | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
-        As the model's: images (num_images, num_channels, height, width) to the outputs of the image tower(s).
+        As the model's.
 
         Raises:
             ValueError: images of another size than the processor gave at the export.

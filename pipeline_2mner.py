@@ -109,8 +109,7 @@ class Span(NamedTuple):
     end: int
     label: str
     log_prob: float
-    alternatives: list[tuple[str, float]] | None = None
-    """With `top_k`: other types and their probabilities."""
+    alternatives: list[tuple[str, float]] | None = None  # with `top_k`: other types and their probabilities
 
     @property
     def entity_type(self) -> str:
@@ -122,14 +121,10 @@ class SharedImage:
     """An image of one text or of several: opened once, encoded once."""
 
     source: ImageLike
-    image_id: int = 0
-    """The hash of its pixels, once it is open."""
-    pixels: torch.Tensor | None = None
-    """`(num_channels, height, width)`, from when it is open until it is encoded."""
-    states: tuple[torch.Tensor, ...] | None = None
-    """What `encode_images` returned for it, without the batch's dimension."""
-    error: Exception | None = None
-    """Why it did not open."""
+    image_id: int = 0  # the hash of its pixels, once it is open
+    pixels: torch.Tensor | None = None  # (num_channels, height, width), from when it is open until it is encoded
+    states: tuple[torch.Tensor, ...] | None = None  # what `encode_images` gave for it
+    error: Exception | None = None  # why it did not open
 
 
 @dataclass
@@ -138,20 +133,14 @@ class PreparedText:
 
     text: str
     words: list[str]
-    offsets: list[tuple[int, int]]
-    """The `(start, end)` characters in `text` of each word."""
+    offsets: list[tuple[int, int]]  # the (start, end) characters in `text` of each word
     image: SharedImage | None = None
-    caption: list[int] = field(default_factory=list)
-    """Its token ids, read after every window."""
-    token_ids: list[list[int]] = field(default_factory=list)
-    """Of each word."""
-    windows: list[Window] = field(default_factory=list)
-    """None for a text without a word."""
-    emissions: dict[Window, torch.Tensor] = field(default_factory=dict)
-    """Of the words that a window keeps: `(num_words, num_labels)`."""
+    caption: list[int] = field(default_factory=list)  # its token ids, read after every window
+    token_ids: list[list[int]] = field(default_factory=list)  # of each word
+    windows: list[Window] = field(default_factory=list)  # none for a text without a word
+    emissions: dict[Window, torch.Tensor] = field(default_factory=dict)  # (kept words, num_labels) of each window
     found: list[Span] = field(default_factory=list)
-    error: Exception | None = None
-    """Why there will be no result."""
+    error: Exception | None = None  # why there will be no result
 
 
 def packed(lengths: Sequence[int], budget: int, size: int = 0) -> list[list[int]]:

@@ -359,11 +359,9 @@ class TwoMNERProcessor(ProcessorMixin):
         cls, text: str | os.PathLike, vision: str | os.PathLike, whole_image: bool = True
     ) -> "TwoMNERProcessor":
         """
-        The processor of two pretrained towers.
+        The processor of two pretrained towers, given by name or folder.
 
         Args:
-            text: name or folder of the text tower.
-            vision: name or folder of the image tower.
             whole_image: resize the whole image to the tower's size instead of cropping its centre: a name stands on a
                 badge's rim, a person at a photograph's edge.
         """
@@ -385,10 +383,8 @@ class TwoMNERProcessor(ProcessorMixin):
 
     def token_budget(self, max_length: int | None = None) -> int:
         """
-        Tokens a sentence may have, special tokens excluded.
-
-        Args:
-            max_length: with special tokens. Default: all that the text tower takes.
+        Tokens a sentence may have, special tokens excluded; `max_length` includes them (default: all that the text
+        tower takes).
 
         Raises:
             ValueError: the text tower does not take so many, or special tokens leave no room.
@@ -401,12 +397,7 @@ class TwoMNERProcessor(ProcessorMixin):
         return budget
 
     def split_words(self, text: str) -> tuple[list[str], list[tuple[int, int]]]:
-        """
-        Splits a raw string into words; what is between them is space (`SPACE`).
-
-        Returns:
-            The words and, for each, its `(start, end)` characters: `text[start:end] == word`.
-        """
+        """The words of a raw string, and the `(start, end)` characters of each; what is between them is space."""
         # A joiner at the end of a word joins it to nothing, and is not seen.
         spans = [
             (match.start(), match.start() + len(match[0].rstrip(JOINERS))) for match in WORD_PATTERN.finditer(text)
@@ -424,19 +415,12 @@ class TwoMNERProcessor(ProcessorMixin):
         return list(map(len, self.token_ids([words])[0]))
 
     def token_ids(self, sentences: Sequence[Sequence[str]]) -> list[list[list[int]]]:
-        """
-        The token ids of each word of each sentence, without special tokens. A word that the tokenizer drops gets the
-        unknown token.
-        """
+        """The token ids of each word of each sentence; a word that the tokenizer drops gets the unknown token."""
         if not any(map(len, sentences)):
             return [[] for _ in sentences]
+        # Half a surrogate pair (JSON may bring one) is no character, and would make the tokenizer fail.
         encodable = [
-            # Half a surrogate pair (JSON may bring one) is no character, and would make the tokenizer fail.
-            [
-                self._before_word + (word if word.isascii() else word.encode(errors="replace").decode())
-                for word in words
-            ]
-            for words in sentences
+            [self._before_word + word.encode(errors="replace").decode() for word in words] for words in sentences
         ]
         encoded = self.tokenizer(
             encodable, is_split_into_words=True, add_special_tokens=False, truncation=False, verbose=False
@@ -671,12 +655,7 @@ def index_images(ids: Sequence[int | None]) -> dict[str, torch.Tensor]:
 
 
 def _uncropped(image_processor: Any) -> BaseImageProcessor:
-    """
-    The image processor, or one like it, that resizes whole images to the size to which it would crop them.
-
-    Raises:
-        ValueError: it has no such size.
-    """
+    """The image processor, or one like it, that resizes whole images to the size to which it would crop them."""
     crop = dict(getattr(image_processor, "crop_size", None) or {})
     size = crop if getattr(image_processor, "do_center_crop", False) and crop else dict(image_processor.size or {})
     edge = size.get("shortest_edge")
