@@ -1,7 +1,7 @@
 """Towers and multimodal collaboration of 2M-NER: how words take up an image (arXiv 2404.17122, section 3.3)."""
 
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -287,21 +287,12 @@ class ImageProjection(nn.Module):
         return self.linear(self.norm(image_states))
 
 
-@dataclass
-class Collaboration:
-    """
-    What a collaboration module returns.
+class Collaboration(NamedTuple):
+    """What a collaboration module returns."""
 
-    Args:
-        word_states (`torch.FloatTensor` of shape `(batch_size, num_words, hidden_size)`): the words after it.
-        gates (`torch.FloatTensor` of shape `(batch_size, num_words)`, *optional*): how much of the image each word
-            took up, in [0, 1].
-        image_attentions: from words to image, one `(batch_size, num_heads, num_words, num_keys)` for each attention
-            whose queries are words, if they are asked for.
-    """
-
-    word_states: torch.Tensor
-    gates: torch.Tensor | None = None
+    word_states: torch.Tensor  # (batch_size, num_words, hidden_size): the words after it
+    gates: torch.Tensor | None = None  # (batch_size, num_words): how much of the image each word took up, in [0, 1]
+    # From words to image, if asked for: (batch_size, num_heads, num_words, num_keys) of each attention.
     image_attentions: tuple[torch.Tensor, ...] = ()
 
 

@@ -32,22 +32,13 @@ mark small { font-weight: 600; margin-inline-start: .4em }"""
 
 @dataclass
 class EntityExplanation:
-    """
-    One entity and what the image had to do with it.
+    """One entity and what the image had to do with it. `None`: there is no image, or the model has no such part."""
 
-    Args:
-        entity (`dict`): as the pipeline returns it.
-        score_without_image (`float`, *optional*): the posterior of the same words and type when the model reads
-            neither image nor caption. This and the next two are `None` where there is no image, or the model does not
-            have it.
-        gate (`float`, *optional*): how much of the image the words took up, 0 to 1, mean over them (`gated` models).
-        attention (`numpy.ndarray` of shape `(height, width)`, *optional*): the words' attention to the image's
-            patches, mean over words and heads. Attention to vectors of no place in the image is left out.
-    """
-
-    entity: dict[str, Any]
+    entity: dict[str, Any]  # as the pipeline returns it
+    # The posterior of the same words and type when the model reads neither image nor caption.
     score_without_image: float | None = None
-    gate: float | None = None
+    gate: float | None = None  # how much of the image the words took up, 0 to 1, mean over them
+    # (height, width): the words' attention to the image's patches, mean over words and heads.
     attention: np.ndarray | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -59,23 +50,14 @@ class EntityExplanation:
 
 @dataclass
 class Explanation:
-    """
-    What [`TwoMNERPipeline.explain`] returns.
-
-    Args:
-        text (`str`): the text.
-        entities (`list[EntityExplanation]`): its entities, in order.
-        entities_without_image (`list[dict]`, *optional*): what the model finds when it reads neither image nor
-            caption; `None` where there is none anyway.
-        image (`PIL.Image.Image`, *optional*): the part of the image that the model saw.
-        caption (`str`, *optional*): the caption that was read after the text (`image_as_text` models).
-    """
+    """What [`TwoMNERPipeline.explain`] returns."""
 
     text: str
-    entities: list[EntityExplanation] = field(default_factory=list)
+    entities: list[EntityExplanation] = field(default_factory=list)  # in order
+    # What the model finds when it reads neither image nor caption; `None` where there is none anyway.
     entities_without_image: list[dict[str, Any]] | None = None
-    image: Image.Image | None = None
-    caption: str | None = None
+    image: Image.Image | None = None  # the part of the image that the model saw
+    caption: str | None = None  # that was read after the text (`image_as_text` models)
 
     def to_dict(self) -> dict[str, Any]:
         """All of it but the image, in types that JSON knows."""
@@ -131,11 +113,8 @@ class Explanation:
 
 def highlight(text: str, entities: Sequence[dict[str, Any]]) -> str:
     """
-    A text as HTML, its entities marked and coloured by type; everything in it is escaped.
-
-    Args:
-        text: the text.
-        entities: as the pipeline returns them: in order, without overlap.
+    A text as HTML, its entities (as the pipeline returns them: in order, without overlap) marked and coloured by type;
+    everything in it is escaped.
     """
     parts, end = [], 0
     for entity in entities:

@@ -250,10 +250,6 @@ class TwoMNERPreTrainedModel(PreTrainedModel):
 
     def _copy_code(self, folder: Path) -> None:
         here = Path(__file__).resolve().parent
-        if folder.resolve() == here:
-            raise ValueError(
-                f"Cannot save the model into {folder}, where its own source code lies; name another folder."
-            )
         folder.mkdir(parents=True, exist_ok=True)
         for name in CODE_FILES:
             # Loaded as remote code, the model has beside it only the files imported so far; its origin has all.
@@ -383,7 +379,8 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
         images = pixel_values if image_features is None else image_features
         if image_features is not None and (global_image_features is None) != (self.global_vision_model is None):
             raise ValueError("Pass `global_image_features` if and only if the model has a second image tower.")
-        num_rows = len(input_ids if input_ids is not None else inputs_embeds)
+        tokens: Any = inputs_embeds if input_ids is None else input_ids
+        num_rows = len(tokens)
         num_images = None if images is None else num_rows if image_index is None else len(images)
         _check_shape("word_starts", word_starts, num_rows, None)
         _check_shape("pixel_values", pixel_values, num_images, None, None, None)

@@ -572,11 +572,6 @@ def test_base_and_tagger_share_their_weights(tmp_path):
         assert torch.equal(tagger.model.state_dict()[name], value), name
 
 
-def test_saving_over_the_source_code_is_refused():
-    with pytest.raises(ValueError, match="source code lies"):
-        tiny_model().save_pretrained(Path(sys.modules[TwoMNERModel.__module__].__file__).parent)
-
-
 # Duties of a transformers model
 
 
