@@ -22,7 +22,24 @@ TEXT_GRAPH, IMAGE_GRAPH, FUSION_GRAPH = "text.onnx", "image.onnx", "fusion.onnx"
 EXPORT_FILE = "onnx.json"
 PROVIDERS = ["CPUExecutionProvider"]
 ONNX_FOLDER = "onnx"  # of a model folder, where `onnx=True` looks if the export is not in the folder itself
-MAX_FILE_BYTES = 1_900_000_000  # a file of ONNX holds 2 GB at most; larger weights lie in a file of their own
+
+# Weights of these operators become int8. Convolutions stay: their integer kernels are slower and cost accuracy.
+QUANTIZED_OPERATORS = ("MatMul", "Gemm", "Gather")
+
+# A matrix product whose input has a range of more than this many times its root mean square stays in float32: one
+# scale for the whole input, which a few outliers set, leaves too few of the 256 levels for the rest.
+MAX_INPUT_RANGE = 50.0
+
+# These ranges are measured on few sentences: outliers sit in the same features whatever the sentence says.
+SAMPLE_SENTENCES = (
+    "Anna Keller flew from Berlin to New York in May 2019 to meet the board of Siemens.",
+    "Im Herbst zog Familie Özdemir nach Köln, wo der FC Sankt Pauli am Samstag 3:1 gewann.",
+    "L'été dernier, Aïcha Dubois a visité le musée d'Orsay à Paris avec l'équipe de l'UNESCO.",
+    "¿Cuándo volverá José Núñez de Bogotá? El Real Betis juega mañana en Sevilla.",
+    "@maria loves #Rome 🙂 https://example.org/a1b2",
+    "12,5 % (2020/21) – »Faust«, Act II",
+    "No.",
+)
 
 
 class TextGraph(nn.Module):
@@ -66,7 +83,7 @@ class FusionGraph(nn.Module):
         return self.model.emissions_of_states(word_states, word_starts >= 0, image_states, global_states, index).logits
 
 
-def export_onnx(model, processor, folder: str | os.PathLike) -> Path:
+def export_onnx(model, processor, folder: str | os.PathLike, quantize: bool = False) -> Path:
     """
     Writes a tagger as ONNX graphs: everything up to the CRF, for any number of sentences, tokens and words.
 
@@ -75,48 +92,53 @@ def export_onnx(model, processor, folder: str | os.PathLike) -> Path:
         processor ([`TwoMNERProcessor`]): its processor, which settles the images' size.
         folder: where to write: the model's own folder or its subfolder `onnx`, where `onnx=True` finds it, or another.
             Made where it does not exist; an earlier export in it is replaced.
+        quantize: keep the towers' embeddings and matrix products in int8 (dynamic quantisation); products whose input
+            has outliers and the fusion stay in float32. Activations of a batch share one scale, so that a sentence's
+            scores depend a little on its neighbours.
 
     Returns:
         The folder, as [`OnnxEmissions`] takes it.
 
     Raises:
-        ImportError: `onnx` or `onnxscript` is not installed.
+        ImportError: `onnx`, `onnxscript` or (to quantise) `onnxruntime` is not installed.
         ValueError: the model is not in float32.
-        FileExistsError: the folder holds ONNX files that no export wrote.
-        torch.onnx.OnnxExporterError: a tower uses an operation that has no ONNX counterpart.
+        FileExistsError: a file lies there by a name of an export's that is of no export.
+        RuntimeError: a tower uses an operation that has no ONNX counterpart.
     """
-    _required("onnx")
-    _required("onnxscript")
+    for module in ("onnx", "onnxscript", *(["onnxruntime"] if quantize else [])):
+        _required(module)
     if model.dtype != torch.float32:
         raise ValueError(f"The model is in {model.dtype}; load it with dtype=torch.float32 to export it.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    earlier = _facts(folder)["files"] if (folder / EXPORT_FILE).is_file() else set()
-    if others := sorted({path.name for path in folder.glob("*.onnx*") if path.is_file()} - earlier):
+    earlier = _facts(folder)["files"] if (folder / EXPORT_FILE).is_file() else {}
+    if others := sorted(_export_files(folder) - set(earlier)):
         raise FileExistsError(f"{folder} holds {', '.join(others)}, which no export wrote; remove or move it.")
 
     was_training = model.training
     model.eval()
+    # Written aside, listed, then moved: an interrupted export is never taken for a whole one.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
+        made, exact = Path(scratch) / "made", Path(scratch) / "exact"
+        made.mkdir()
+        exact.mkdir()
         try:
             with torch.no_grad():
                 for name, graph, inputs, outputs in _graphs(model, processor):
-                    _export(graph, inputs, outputs, Path(scratch) / name)
+                    rounded = quantize and name != FUSION_GRAPH  # small, and nearest to the tags
+                    path = (exact if rounded else made) / name
+                    _export(graph, inputs, outputs, path)
+                    if rounded:
+                        _quantize(path, made / name, _sample(name, processor), _is_large(graph))
         finally:
             model.train(was_training)
-        files = {path.name for path in Path(scratch).iterdir()}
-
-        def write_facts(exported: str | None, files: set[str]) -> None:
-            path = Path(scratch) / EXPORT_FILE
-            path.write_text(json.dumps({"fingerprint": exported, "files": sorted(files)}, indent=2) + "\n")
-            path.replace(folder / EXPORT_FILE)
-
-        write_facts(None, earlier | files)  # an export that is broken off from here on is not taken for a whole one
-        for name in earlier - files:
-            (folder / name).unlink(missing_ok=True)
-        for name in files:
-            (Path(scratch) / name).replace(folder / name)
-        write_facts(fingerprint(model), files)
+        files = {path.name: _hash_of(path) for path in sorted(made.iterdir())}
+        facts = {"precision": "int8" if quantize else "float32", "fingerprint": fingerprint(model), "files": files}
+        (made / EXPORT_FILE).write_text(json.dumps(facts, indent=2) + "\n")
+        for name in _export_files(folder) - set(files):
+            (folder / name).unlink()
+        for name in (EXPORT_FILE, *files):
+            (made / name).replace(folder / name)
     return folder
 
 
@@ -130,16 +152,31 @@ def fingerprint(model) -> str:
     return digest.hexdigest()
 
 
+def _hash_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _export_files(folder: Path) -> set[str]:
+    """The names of the graph and weight files in a folder."""
+    return {path.name for path in folder.glob("*.onnx*") if path.is_file()}
+
+
 def _facts(folder: Path) -> dict[str, Any]:
-    """The fingerprint of the exported model (`None`: the export was broken off), and the files of the export."""
+    """The contents of an export's list of files."""
     path = folder / EXPORT_FILE
     if not path.is_file():
         raise ValueError(f"{folder} lacks {EXPORT_FILE}; expected a folder that export_onnx wrote.")
-    facts = json.loads(path.read_text())
-    return {"fingerprint": facts["fingerprint"], "files": set(facts["files"])}
+    try:
+        facts = json.loads(path.read_text())
+        return {"precision": facts["precision"], "fingerprint": facts["fingerprint"], "files": dict(facts["files"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is damaged ({error!r}); delete it and *.onnx* beside it, then {_advice(folder)}."
+        ) from error
 
 
-def _advice(folder: Path) -> str:
+def _advice(folder: Path | str) -> str:
     return f"export the model again: export_onnx(model, processor, {str(folder)!r})"
 
 
@@ -156,25 +193,34 @@ class OnnxEmissions:
 
     Args:
         folder: what `export_onnx` wrote.
+        threads: threads of one operation. Default: ONNX Runtime's choice, one a core.
 
     Raises:
         ImportError: `onnxruntime` is not installed.
-        ValueError: the folder holds no whole export.
+        ValueError: the folder's files are not those that the export lists.
     """
 
-    def __init__(self, folder: str | os.PathLike):
+    def __init__(self, folder: str | os.PathLike, threads: int | None = None):
         runtime = _required("onnxruntime")
         self.folder = Path(folder)
         facts = _facts(self.folder)
+        self.precision: str = facts["precision"]
         self.fingerprint: str = facts["fingerprint"]
-        missing = sorted(name for name in facts["files"] if not (self.folder / name).is_file())
-        if missing or self.fingerprint is None:
-            lacks = f"it lacks {', '.join(missing)}" if missing else "it was broken off"
-            raise ValueError(f"The export in {self.folder} is not whole ({lacks}); {_advice(self.folder)}.")
+        files = facts["files"]
+        found = {name: _hash_of(self.folder / name) for name in _export_files(self.folder)}
+        if found != files:
+            wrong = sorted({name for name, _ in found.items() ^ files.items()})
+            raise ValueError(
+                f"{self.folder} does not hold what its {EXPORT_FILE} lists: {', '.join(wrong)} (missing, damaged or "
+                f"added); {_advice(self.folder)}."
+            )
+        options = runtime.SessionOptions()
+        if threads is not None:
+            options.intra_op_num_threads = threads
 
         def session(name):
             path = str(self.folder / name)
-            return runtime.InferenceSession(path, providers=PROVIDERS) if name in facts["files"] else None
+            return runtime.InferenceSession(path, options, providers=PROVIDERS) if name in files else None
 
         self._text, self._image, self._fusion = map(session, (TEXT_GRAPH, IMAGE_GRAPH, FUSION_GRAPH))
 
@@ -188,18 +234,20 @@ class OnnxEmissions:
             onnx: the folder of its export; `True`: the folder of its weights, or the folder `onnx` in it.
 
         Raises:
-            ValueError: there is no whole export, or it is of another model.
+            ValueError: there is no export, its files are not those that it lists, or it is of another model.
         """
         if onnx is True:
             origin = model.config._name_or_path  # empty where the model was built, not loaded: it has no folder
             places = [Path(origin), Path(origin) / ONNX_FOLDER] if origin else []
-            onnx = next((place for place in places if (place / EXPORT_FILE).is_file()), "")
-            if not onnx:
+            found = [place for place in places if (place / EXPORT_FILE).is_file()]
+            if not found:
+                where = " or ".join(map(str, places)) or "any folder: the model was not loaded from one"
                 target = str(places[-1]) if places and places[0].is_dir() else ONNX_FOLDER
                 raise ValueError(
-                    f"onnx=True found no {EXPORT_FILE} in the model's folder ({origin or 'it has none'}). Export the "
-                    f"model once, export_onnx(model, processor, {target!r}), and pass onnx={target!r}."
+                    f"onnx=True found no {EXPORT_FILE} in {where}. Export the model once, "
+                    f"export_onnx(model, processor, {target!r}), and pass onnx={target!r}."
                 )
+            onnx = found[0]
         emissions = cls(onnx)
         if emissions.fingerprint != fingerprint(model):
             raise ValueError(
@@ -210,7 +258,7 @@ class OnnxEmissions:
 
     def encode_images(self, pixel_values: np.ndarray | torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
-        As the model's.
+        As the model's: images (num_images, num_channels, height, width) to the outputs of the image tower(s).
 
         Raises:
             ValueError: images of another size than the processor gave at the export.
@@ -227,19 +275,21 @@ class OnnxEmissions:
 
     def __call__(
         self,
-        input_ids,
-        attention_mask,
-        word_starts,
-        pixel_values=None,
-        image_index=None,
-        image_ids=None,
-        image_features=None,
-        global_image_features=None,
+        input_ids: np.ndarray | torch.Tensor,
+        attention_mask: np.ndarray | torch.Tensor,
+        word_starts: np.ndarray | torch.Tensor,
+        pixel_values: Any = None,
+        image_index: np.ndarray | torch.Tensor | None = None,
+        image_ids: np.ndarray | torch.Tensor | None = None,
+        image_features: np.ndarray | torch.Tensor | None = None,
+        global_image_features: np.ndarray | torch.Tensor | None = None,
     ) -> np.ndarray:
         """
         Args:
-            input_ids, attention_mask, word_starts, pixel_values, image_index, image_ids: a batch of
-                [`TwoMNERProcessor`], of arrays or tensors.
+            input_ids, attention_mask (`(batch_size, sequence_length)`), word_starts (`(batch_size, num_words)`),
+            pixel_values (`(num_images, num_channels, height, width)`), image_index (`(batch_size,)`):
+                A batch of [`TwoMNERProcessor`], of arrays or tensors.
+            image_ids: not read.
             image_features, global_image_features: outputs of `encode_images`, instead of `pixel_values`.
 
         Returns:
@@ -289,18 +339,77 @@ def _graphs(model, processor):
 
 def _export(graph: nn.Module, inputs: dict, outputs: list[str], path: Path) -> None:
     """Writes one graph."""
-    num_bytes = 4 * sum(parameter.numel() for parameter in graph.parameters())
-    torch.onnx.export(
-        graph.eval(),
-        args=tuple(value for value, _ in inputs.values()),
-        f=str(path),
-        input_names=list(inputs),
-        output_names=outputs,
-        dynamic_shapes=tuple(dict.fromkeys(dims, torch.export.Dim.DYNAMIC) for _, dims in inputs.values()),
-        dynamo=True,
-        external_data=num_bytes > MAX_FILE_BYTES,
-        verbose=False,
+    try:
+        torch.onnx.export(
+            graph.eval(),
+            args=tuple(value for value, _ in inputs.values()),
+            f=str(path),
+            input_names=list(inputs),
+            output_names=outputs,
+            dynamic_shapes=tuple(dict.fromkeys(dims, torch.export.Dim.DYNAMIC) for _, dims in inputs.values()),
+            dynamo=True,
+            external_data=_is_large(graph),
+            verbose=False,
+        )
+    except torch.onnx.OnnxExporterError as error:
+        raise RuntimeError(
+            f"The graph {path.name} cannot be exported: a tower uses an operation without an ONNX counterpart, or a "
+            f"size that depends on the data. {error}"
+        ) from error
+
+
+def _quantize(source: Path, target: Path, sample: dict[str, np.ndarray], large: bool) -> None:
+    """Dynamic int8 quantisation of one graph, but for the products that `sample` shows to have outliers."""
+    quantization = _required("onnxruntime.quantization")
+    quantization.quantize_dynamic(
+        source,
+        target,
+        op_types_to_quantize=list(QUANTIZED_OPERATORS),
+        nodes_to_exclude=[name for name, width in _input_ranges(source, sample).items() if width > MAX_INPUT_RANGE],
+        per_channel=True,
+        weight_type=quantization.QuantType.QInt8,
+        use_external_data_format=large,
+        extra_options={"MatMulConstBOnly": True},
     )
+
+
+def _input_ranges(source: Path, sample: dict[str, np.ndarray]) -> dict[str, float]:
+    """Of each product with a constant matrix (by node name): the range of its input, in root mean squares of it."""
+    onnx, runtime = _required("onnx"), _required("onnxruntime")
+    watched = onnx.load(source, load_external_data=False)
+    constants = {weight.name for weight in watched.graph.initializer}
+    products = [
+        node
+        for node in watched.graph.node
+        if node.op_type in ("MatMul", "Gemm") and node.input[1] in constants and node.input[0] not in constants
+    ]
+    inputs = list(dict.fromkeys(node.input[0] for node in products))
+    known = {output.name for output in watched.graph.output}
+    watched.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in inputs if name not in known
+    )
+    path = source.with_name(f"watched_{source.name}")  # beside the weights, if they have a file of their own
+    onnx.save(watched, path)
+    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    values = dict(zip(inputs, session.run(inputs, sample), strict=True)) if inputs else {}
+    del session
+    path.unlink()
+    widths = {name: float(np.ptp(value) / np.sqrt(np.mean(value**2))) for name, value in values.items()}
+    return {node.name: widths[node.input[0]] for node in products}
+
+
+def _sample(name: str, processor) -> dict[str, np.ndarray]:
+    """Inputs of the text or the image graph that resemble real ones."""
+    if name == TEXT_GRAPH:
+        return {key: value.numpy() for key, value in processor(list(SAMPLE_SENTENCES)).items()}
+    colours = np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8)
+    image = Image.fromarray(colours).resize((288, 224), Image.Resampling.BICUBIC)  # smooth, as photographs are
+    return {"pixel_values": processor.pixel_values(image)[None].numpy()}
+
+
+def _is_large(graph: nn.Module) -> bool:
+    """Whether the weights need a file of their own: one of ONNX holds at most 2 GB."""
+    return sum(parameter.numel() for parameter in graph.parameters()) * 4 > 1_900_000_000
 
 
 def _required(module: str) -> ModuleType:

@@ -1,6 +1,7 @@
 """The ONNX export against the PyTorch model."""
 
 import copy
+import math
 import re
 import shutil
 import sys
@@ -20,6 +21,7 @@ from onnx_2mner import (
     EXPORT_FILE,
     FUSION_GRAPH,
     IMAGE_GRAPH,
+    TEXT_GRAPH,
     OnnxEmissions,
     export_onnx,
     fingerprint,
@@ -66,7 +68,7 @@ def torch_pipeline(tmp_path_factory):
 def gated(torch_pipeline, tmp_path_factory):
     """The recommended collaboration."""
     model, folder = torch_pipeline.model, tmp_path_factory.mktemp("gated")
-    return model, OnnxEmissions(export_onnx(model, torch_pipeline.processor, folder))
+    return model, OnnxEmissions(export_onnx(model, torch_pipeline.processor, folder), threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -75,14 +77,14 @@ def paper(tmp_path_factory):
     model = varied_model(
         text="xlm-roberta", vision="clip-vision", global_vision="resnet", collaboration="cross_attention"
     )
-    return model, OnnxEmissions(export_onnx(model, FixedInputs(), tmp_path_factory.mktemp("paper")))
+    return model, OnnxEmissions(export_onnx(model, FixedInputs(), tmp_path_factory.mktemp("paper")), threads=1)
 
 
 @pytest.fixture(scope="module")
 def evidence(tmp_path_factory):
     """The evidence head, with two image towers."""
     model = varied_model(global_vision="resnet", collaboration="evidence")
-    return model, OnnxEmissions(export_onnx(model, FixedInputs(), tmp_path_factory.mktemp("evidence")))
+    return model, OnnxEmissions(export_onnx(model, FixedInputs(), tmp_path_factory.mktemp("evidence")), threads=1)
 
 
 def batch_of(image_ids, words, seed=0):
@@ -187,15 +189,56 @@ def test_images_of_another_size_are_refused(gated):
         emissions(**batch)
 
 
-def test_a_text_tagger_is_one_graph(tmp_path):
+def test_a_text_tagger_is_one_graph_and_int8_is_near(tmp_path):
     model = varied_model(collaboration="none", tagging_head="softmax")
     model.train()
-    emissions = OnnxEmissions(export_onnx(model, FixedInputs(), tmp_path))
+    exact = OnnxEmissions(export_onnx(model, FixedInputs(), tmp_path / "float32"), threads=1)
     assert model.training  # as it was
     model.eval()
-    assert not (tmp_path / IMAGE_GRAPH).exists() and not (tmp_path / FUSION_GRAPH).exists()
+    small = OnnxEmissions(export_onnx(model, FixedInputs(), tmp_path / "int8", quantize=True), threads=1)
+    import onnx
+
+    assert (exact.precision, small.precision) == ("float32", "int8")
+    assert not (tmp_path / "int8" / IMAGE_GRAPH).exists() and not (tmp_path / "int8" / FUSION_GRAPH).exists()
     batch = batch_of((1, 0, 2, 1), (5, 3, 1, 4))
-    assert_close(emissions(**batch), expected_logits(model, batch))
+    want = expected_logits(model, batch)
+    assert_close(exact(**batch), want)
+    error = np.abs(small(**batch) - want).max()
+    assert 1e-4 < error < 0.1 * want.std()  # rounded, but not wrong
+    weights = onnx.load(tmp_path / "int8" / TEXT_GRAPH).graph.initializer
+    floats = [list(weight.dims) for weight in weights if weight.data_type == onnx.TensorProto.FLOAT]
+    assert all(math.prod(dims) < 100 for dims in floats), "a matrix is left in float32"
+
+
+def test_products_whose_input_has_outliers_stay_exact(tmp_path, monkeypatch):
+    """A feature that is blown up in one layer's inner activations, as pretrained encoders have them."""
+    import onnx
+
+    model = varied_model(collaboration="none")
+    layer = model.model.text_model.encoder.layer[1]
+    with torch.no_grad():
+        layer.intermediate.dense.bias[7] = 400.0
+        layer.output.dense.weight[:, 7] = 0.01
+    graph = export_onnx(model, FixedInputs(), tmp_path) / TEXT_GRAPH
+    batch = batch_of((0, 0, 0, 0), (5, 3, 1, 4))
+    sample = {name: batch[name].numpy() for name in ("input_ids", "attention_mask", "word_starts")}
+    ranges = onnx_2mner._input_ranges(graph, sample)
+    # One of 48 features holds all there is: its value is sqrt(48) root mean squares.
+    assert sum(abs(width - 48**0.5) < 0.02 for width in ranges.values()) == 1
+    assert len(ranges) == 2 * 6 + 1  # two layers of query, key, value, output and two inner products; the classifier
+
+    errors = {}
+    for widest, is_left in ((50.0, False), (6.9, True)):
+        monkeypatch.setattr(onnx_2mner, "MAX_INPUT_RANGE", widest)
+        rounded = tmp_path / f"rounded_{widest}.onnx"
+        onnx_2mner._quantize(graph, rounded, sample, large=False)
+        weights = onnx.load(rounded).graph.initializer
+        left = [list(weight.dims) for weight in weights if weight.data_type == onnx.TensorProto.FLOAT]
+        assert ([48, 32] in left) == is_left
+        session = onnx_2mner._required("onnxruntime").InferenceSession(rounded)
+        errors[is_left] = np.abs(session.run(["logits"], sample)[0] - expected_logits(model, batch)).mean()
+    assert errors[True] < errors[False] / 2
+    assert not list(tmp_path.glob("watched*"))
 
 
 def files_of(folder) -> list[str]:
@@ -216,7 +259,7 @@ def test_an_export_replaces_the_one_before_and_nothing_else(tmp_path, monkeypatc
     assert (tmp_path / "image.onnx").read_text() == "mine"
 
 
-@pytest.mark.parametrize("at", ["_export", "replace"])
+@pytest.mark.parametrize("at", ["_export", "_hash_of", "replace"])
 def test_an_export_that_is_broken_off_is_not_taken_for_a_whole_one(at, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_2mner, "_export", lambda graph, inputs, outputs, path: path.write_text(path.name))
     export_onnx(varied_model(collaboration="none"), FixedInputs(), tmp_path)
@@ -234,7 +277,7 @@ def test_an_export_that_is_broken_off_is_not_taken_for_a_whole_one(at, tmp_path,
         with pytest.raises(RuntimeError, match="stop here"):
             export_onnx(varied_model(), FixedInputs(), tmp_path)
     if at == "replace":
-        with pytest.raises(ValueError, match=r"not whole .*export the model again"):
+        with pytest.raises(ValueError, match=r"does not hold what its onnx.json lists: .*export the model again"):
             OnnxEmissions(tmp_path)
     else:
         assert {name: (tmp_path / name).read_bytes() for name in files_of(tmp_path)} == before
@@ -285,16 +328,30 @@ def test_true_does_not_read_the_working_directory_for_a_model_without_a_folder(e
     model, folder = export
     monkeypatch.chdir(folder)
     assert model.config._name_or_path == ""
-    with pytest.raises(ValueError, match="it has none"):
+    with pytest.raises(ValueError, match="the model was not loaded from one"):
         OnnxEmissions.for_model(model)
 
 
-def test_an_export_that_lacks_a_file_is_an_error(export):
+@pytest.mark.parametrize("name", [TEXT_GRAPH, IMAGE_GRAPH, FUSION_GRAPH])
+@pytest.mark.parametrize("damage", ["missing", "damaged"])
+def test_a_file_that_is_missing_or_damaged_is_an_error(export, name, damage):
     model, folder = export
-    (folder / IMAGE_GRAPH).rename(folder / "more.onnx")
-    with pytest.raises(
-        ValueError, match=r"not whole \(it lacks image.onnx\); .*export_onnx\(model, processor, '.*export'"
-    ):
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1  # one bit, perhaps of a weight: ONNX Runtime would not notice
+    (folder / name).unlink() if damage == "missing" else (folder / name).write_bytes(content)
+    message = f"does not hold what its onnx.json lists: {name} .*export_onnx\\(model, processor, '.*export'\\)"
+    with pytest.raises(ValueError, match=message):
+        OnnxEmissions.for_model(model, folder)
+
+
+def test_a_file_that_is_added_or_a_list_that_is_damaged_is_an_error(export):
+    model, folder = export
+    shutil.copy(folder / TEXT_GRAPH, folder / "more.onnx")
+    with pytest.raises(ValueError, match="does not hold what its onnx.json lists: more.onnx"):
+        OnnxEmissions.for_model(model, folder)
+    (folder / "more.onnx").unlink()
+    (folder / EXPORT_FILE).write_text("{}")
+    with pytest.raises(ValueError, match=r"onnx.json is damaged .*delete it .*then export the model again"):
         OnnxEmissions.for_model(model, folder)
     (folder / EXPORT_FILE).unlink()
     with pytest.raises(ValueError, match="lacks onnx.json; expected a folder that export_onnx wrote"):
@@ -342,16 +399,19 @@ def test_the_pipeline_gives_the_same_entities(torch_pipeline, gated, monkeypatch
         same(left, right)
 
 
-def test_an_export_in_the_models_folder_is_used_at_each_load(tmp_path, monkeypatch):
+def test_an_int8_export_in_the_models_folder_is_used_at_each_load(tmp_path, monkeypatch):
     """As the README has it."""
     ner, folder = make_pipeline(make_towers(tmp_path / "towers"), collaboration="none"), tmp_path / "tagger"
     ner.model.save_pretrained(folder)
     ner.processor.save_pretrained(folder)
-    export_onnx(ner.model, ner.processor, folder)
+    export_onnx(ner.model, ner.processor, folder, quantize=True)
     monkeypatch.setattr(onnx_2mner, "export_onnx", None)  # never again
     light = pipeline("token-classification", model=str(folder), trust_remote_code=True, device="cpu", onnx=True)
-    assert light._onnx.folder == folder
-    same(light(TEXTS[0]), ner(TEXTS[0]))
+    assert light._onnx.precision == "int8" and light._onnx.folder == folder
+    batch = ner.processor([TEXTS[0].split()])
+    exact = expected_logits(ner.model, batch)
+    assert 1e-4 < np.abs(light._onnx(**batch) - exact).max() < 0.5 * np.abs(exact).max()  # rounded, but the same
+    assert light(TEXTS[0])
 
 
 # As remote code, and without the extra
@@ -362,6 +422,7 @@ def test_an_export_in_the_models_folder_is_used_at_each_load(tmp_path, monkeypat
     [
         ("onnx", lambda: export_onnx(None, None, ".")),
         ("onnxscript", lambda: export_onnx(None, None, ".")),
+        ("onnxruntime", lambda: export_onnx(None, None, ".", quantize=True)),
         ("onnxruntime", lambda: OnnxEmissions(".")),
     ],
 )

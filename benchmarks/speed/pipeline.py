@@ -3,7 +3,7 @@ Speed, peak memory and F1 of the pipeline with PyTorch and ONNX Runtime, beside 
 
     python benchmarks/speed/pipeline.py MODEL_FOLDER DATASET_FOLDER [--against CHECKOUT]
 
-A call takes a list of raw texts (and image files) and returns entities. ``torch`` and ``onnx`` are
+A call takes a list of raw texts (and image files) and returns entities. ``torch``, ``onnx`` and ``onnx_int8`` are
 `TwoMNERPipeline`, with the images of the dataset or without (``_images``). ``stock`` is transformers' own
 token-classification pipeline over the same text tower and classifier, which reads no images and knows no CRF, at the
 batch size ``--stock_batch_size``. ``--against`` adds ``torch`` of another checkout of
@@ -30,7 +30,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.measuring import RESULTS, about, peak_mib, spread, write  # noqa: E402
 
-WAYS = ("torch", "torch_images", "onnx", "onnx_images", "stock")
+WAYS = ("torch", "torch_images", "onnx", "onnx_images", "onnx_int8", "onnx_int8_images", "stock")
 WARM_UP_SENTENCES = 128
 Call = Callable[[list[str], list[str | None] | None], Any]  # texts, images -> entities of each text
 
@@ -48,7 +48,7 @@ def our_call(way: str, spec: dict[str, Any]) -> Call:
     processor = TwoMNERProcessor.from_pretrained(spec["model"])
     options = {}
     if way.startswith("onnx"):
-        options["onnx"] = export_onnx(model, processor, Path(spec["scratch"], f"{way}_export"))
+        options["onnx"] = export_onnx(model, processor, Path(spec["scratch"], f"{way}_export"), quantize="int8" in way)
     ner = TwoMNERPipeline(model=model, processor=processor, device="cpu", **options)
     return lambda texts, images: ner(texts, images=images)
 
