@@ -236,7 +236,7 @@ class TwoMNERPipeline(Pipeline):
         return {**self.__dict__, "call_count": 0}
 
     def __call__(  # type: ignore[override]
-        self, inputs, images=None, **kwargs
+        self, inputs, images=None, image=None, **kwargs
     ) -> list[dict] | list[list[dict]] | Iterator[list[dict]]:
         """
         Finds the entities of one text or many.
@@ -248,8 +248,8 @@ class TwoMNERPipeline(Pipeline):
                 `{"tokens": [...], "image": ...}`; offsets then are those in the words joined by spaces, and no entity
                 begins or ends with an invisible word. Of a dataset with columns, `text` (else `tokens`) and `image`
                 are read.
-            images: the image of one string, or a list of images and `None`s, one for each of a list of strings. An
-                image is a PIL image, path, URL, bytes, base64 or array.
+            images, image: one argument with two names: the image of one string, or a list of images and `None`s, one
+                for each of a list of strings. An image is a PIL image, path, URL, bytes, base64 or array.
             aggregation_strategy (`str`, *optional*): `"none"` for the label of each word, as the stock pipeline has it
                 of each token; `"simple"`, `"first"`, `"average"` and `"max"` give whole entities, as by default.
             min_score (`float`, *optional*): what scores less is left out.
@@ -278,7 +278,7 @@ class TwoMNERPipeline(Pipeline):
             InputError: a `ValueError`: an option of a wrong value, or a type that the model does not know.
             ValueError: texts and images that do not match in number, an image that does not open.
         """
-        kwargs = _checked(kwargs)
+        kwargs, images = _checked(kwargs), _one_of(image, images)
         kwargs["batch_size"] = kwargs.get("batch_size") or self._batch_size or 0  # 0: by the number of tokens
         if isinstance(inputs, (str, dict)):
             if isinstance(images, (list, tuple)):
@@ -298,13 +298,13 @@ class TwoMNERPipeline(Pipeline):
             )
         return super().__call__(_stream(inputs), **kwargs)
 
-    def explain(self, text: str | dict, image: ImageLike | None = None, **options) -> Explanation:
+    def explain(self, text: str | dict, image: ImageLike | None = None, images=None, **options) -> Explanation:
         """
         The entities of a text as a call finds them, and what its image had to do with them.
 
         Args:
             text: a string, or `{"text": ..., "image": ..., "caption": ...}`, or `{"tokens": ...}` likewise.
-            image: its image, of any kind that `load_image` takes.
+            image, images: its image, of any kind that `load_image` takes: one argument with two names.
             **options: `min_score`, `entity_types`, `top_k`, `stride`, as of a call.
 
         Returns:
@@ -316,7 +316,7 @@ class TwoMNERPipeline(Pipeline):
         if refused := sorted({"aggregation_strategy", "batch_size", "num_workers"} & set(options)):
             raise TypeError(f"explain() is about the whole entities of one text; it takes no {', '.join(refused)}.")
         preprocess_params, _, postprocess_params = self._sanitize_parameters(**options)
-        preprocess_params = {**self._preprocess_params, **preprocess_params}
+        preprocess_params, image = {**self._preprocess_params, **preprocess_params}, _one_of(image, images)
         text, own_image, words, caption = _parts(text)
         if own_image is not None and image is not None:
             raise ValueError("Got an image in the input and another as `image`; give one.")
@@ -641,6 +641,12 @@ def _stream(inputs) -> Iterator:
         f"Got an input of type {type(inputs).__name__}; expected a string, "
         '{"text": ..., "image": ...}, or a list, dataset or other iterable of these.'
     )
+
+
+def _one_of(image: Any, images: Any) -> Any:
+    if image is not None and images is not None:
+        raise ValueError("Got both `image` and `images`, which are one argument; give one of them.")
+    return images if image is None else image
 
 
 def _paired(inputs: Sequence, images: Sequence | None) -> list:
