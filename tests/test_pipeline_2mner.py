@@ -304,19 +304,16 @@ class TestInputs:
             for left, right in zip(ner(rows, batch_size=2), expected, strict=True):
                 same(left, right)
         tokens = datasets.Dataset.from_dict({"tokens": [["Jordan", "was", "seen"], []], "ner_tags": [[1, 0, 0], []]})
-        assert list(ner(tokens)) == ner([["Jordan", "was", "seen"], []], is_split_into_words=True)
+        assert list(ner(tokens)) == [ner({"tokens": ["Jordan", "was", "seen"]}), []]
         with pytest.raises(ValueError, match=r"columns \['id'\]; expected `text` or `tokens`"):
             ner(table.select_columns(["id"]))
 
     def test_words_that_are_given(self, ner):
         words = ["Jordan", "was", "seen", "in", "New York"]
         found = ner({"tokens": words})
-        assert ner(words, is_split_into_words=True) == ner([words], is_split_into_words=True) == [found]
         check_layout(" ".join(words), found)
         shown = ner({"tokens": words, "image": plain_image("red")})
-        same(ner([words], images=[plain_image("red")], is_split_into_words=True)[0], shown)
-        same(ner(words, images=plain_image("red"), is_split_into_words=True)[0], shown)
-        assert ner([], is_split_into_words=True) == []
+        same(ner([{"tokens": words, "image": plain_image("red")}])[0], shown)
 
     @pytest.mark.parametrize(
         "kind",
@@ -326,24 +323,18 @@ class TestInputs:
     )
     def test_words_in_whatever_holds_them_are_one_text(self, ner, kind):
         words = ["Jordan", "was", "seen", "in"]
-        expected = ner(words, is_split_into_words=True)
-        assert expected[0]
-        assert ner(kind(words), is_split_into_words=True) == expected
-        assert ner([kind(words)] * 2, is_split_into_words=True) == expected * 2
-        assert ner({"tokens": kind(words)}) == expected[0]
-        explained = ner.explain(kind(words), is_split_into_words=True)
-        same([found.entity for found in explained.entities], expected[0])
-        same(
-            ner(kind(words), images=plain_image("red"), is_split_into_words=True)[0],
-            ner({"tokens": words, "image": plain_image("red")}),
-        )
+        expected = ner({"tokens": words})
+        assert expected and ner({"tokens": kind(words)}) == expected
+        explained = ner.explain({"tokens": kind(words)})
+        same([found.entity for found in explained.entities], expected)
 
     def test_rows_of_words(self, ner):
         rows = [["Jordan", "was", "seen"], ["in", "Paris", "."]]
-        expected = ner(rows, is_split_into_words=True)
+        expected = [ner({"tokens": row}) for row in rows]
         table = datasets.Dataset.from_dict({"tokens": rows})
-        for inputs in (np.array(rows), table["tokens"], table, table.with_format("numpy"), iter(rows)):
-            assert list(ner(inputs, is_split_into_words=True)) == expected
+        for inputs in (table, table.with_format("numpy"), iter({"tokens": row} for row in rows)):
+            for left, right in zip(ner(inputs), expected, strict=True):
+                same(left, right)
 
     def test_words_of_which_nothing_is_shown(self, ner, monkeypatch):
         """The model reads them, as in training; no entity begins or ends with one."""
@@ -374,7 +365,7 @@ class TestInputs:
         ("inputs", "images", "error", "message"),
         [
             (3, None, TypeError, "Got an input of type int; expected a string"),
-            ([["two", "words"]], None, TypeError, "Got an input of type list; expected a string or"),
+            ([["two", "words"]], None, TypeError, "Got an input of type list; expected a string, "),
             ({"text": "a", "photo": None}, None, ValueError, r"keys \['photo', 'text'\]"),
             ({"text": 3}, None, ValueError, "a text of type int"),
             ({"tokens": ["a", None]}, None, ValueError, "tokens of type list"),
@@ -390,24 +381,6 @@ class TestInputs:
     def test_what_cannot_be_read_is_named(self, ner, inputs, images, error, message):
         with pytest.raises(error, match=message):
             ner(inputs, images=images)
-
-    def test_image_and_images_are_one_argument(self, ner):
-        red = plain_image("red")
-        assert ner(TEXTS[0], image=red) == ner(TEXTS[0], images=red) == ner(TEXTS[0], red)
-        assert ner(TEXTS[:2], image=[red, None]) == ner(TEXTS[:2], images=[red, None])
-        explained = [ner.explain(TEXTS[0], red), ner.explain(TEXTS[0], image=red), ner.explain(TEXTS[0], images=red)]
-        assert explained[0].to_dict() == explained[1].to_dict() == explained[2].to_dict()
-        for call in (ner, ner.explain):
-            with pytest.raises(ValueError, match="both `image` and `images`"):
-                call(TEXTS[0], image=red, images=red)
-
-    def test_a_string_is_no_list_of_words(self, ner):
-        message = "Got a string with is_split_into_words=True; expected a list of words"
-        for inputs, image in ((TEXTS[0], None), (TEXTS[0], plain_image("red")), (iter(TEXTS), None)):
-            with pytest.raises(ValueError, match=message):
-                list(ner(inputs, images=image, is_split_into_words=True))
-        with pytest.raises(ValueError, match=message):
-            ner.explain(TEXTS[0], is_split_into_words=True)
 
     def test_without_processor_or_entities(self, ner, towers):
         with pytest.raises(ValueError, match="was given no processor"):
@@ -452,9 +425,6 @@ class TestStockCode:
             assert {type(item) for item in ours} == {type(item) for item in theirs}
         for item in ner(TEXTS[0], aggregation_strategy="none"):
             assert item["entity"] in LABELS and item["entity"] != "O"
-        words = TEXTS[0].split()
-        ours = ner(words, is_split_into_words=True, aggregation_strategy="none")
-        assert len(ours) == 1 and layout(ours[0]) == layout(stock(words, is_split_into_words=True)[0])
 
     def test_a_stock_loop_runs_unchanged(self, ner, stock):
         for pipe in (ner, stock):
@@ -510,29 +480,12 @@ class TestOptions:
             start = [begin for begin, _ in offsets].index(entity["start"])
             end = [stop for _, stop in offsets].index(entity["end"]) + 1
             other = {"PER": "LOC", "LOC": "PER"}[entity["entity_group"]]
-            expected = {
-                other: posterior(lambda tags, span=(start, end, other): span in _spans(tags)),
-                "O": posterior(lambda tags, s=start, e=end: not any(tags[s:e])),
-            }
+            expected = {other: posterior(lambda tags, span=(start, end, other): span in _spans(tags))}
             alternatives = entity.pop("alternatives")
             assert {item["entity_group"]: item["score"] for item in alternatives} == pytest.approx(expected, abs=1e-5)
             assert alternatives == sorted(alternatives, key=lambda item: -item["score"])
         same(entities, ner(text))
         assert [len(entity["alternatives"]) for entity in ner(text, top_k=1)] == [1] * len(entities)
-
-    def test_several_words_may_all_be_outside(self, ner):
-        """The chain rule of `_all_outside`, against the sum over all taggings, for words that are no entity too."""
-        emissions = torch.randn(6, len(LABELS), generator=torch.Generator().manual_seed(0))
-        scores = enumerated(ner.model.crf, emissions)
-        total = torch.stack(list(scores.values())).logsumexp(0)
-        for start, end in [(0, 1), (0, 6), (1, 4), (4, 6)]:
-            span = (0, start, end, 1, 2)
-            queries = ner._outside_queries(span)
-            mask = torch.ones(1, 6, dtype=torch.bool)
-            answers = dict(zip(queries, ner._log_probs(emissions[None], mask, queries), strict=True))
-            having = torch.stack([score for tags, score in scores.items() if not any(tags[start:end])])
-            expected = (having.logsumexp(0) - total).item()
-            assert ner._all_outside(span, answers) == pytest.approx(expected, abs=1e-4)
 
     def test_options_of_the_pipeline_are_defaults_of_its_calls(self, ner):
         pipe = TwoMNERPipeline(model=ner.model, processor=ner.processor, device="cpu", entity_types=["PER"], top_k=1)
@@ -557,7 +510,6 @@ class TestOptions:
             ({"stride": "3"}, ValueError, "`stride` is '3'; expected a whole number, 0 or more"),
             ({"entity_types": 3}, ValueError, "`entity_types` is 3; expected a list of strings"),
             ({"entity_types": [1]}, ValueError, r"`entity_types` is \[1\]; expected a list of strings"),
-            ({"is_split_into_words": "yes"}, ValueError, "`is_split_into_words` is 'yes'; expected True or False"),
             ({"aggregation_strategy": 1}, ValueError, "`aggregation_strategy` is 1; expected one of none, simple"),
             ({"aggregation_strategy": "x" * 100_000}, ValueError, "^.{0,200}expected one of none, simple.{0,50}$"),
             ({"top_k": True}, ValueError, "`top_k` is True"),
@@ -767,9 +719,7 @@ print(json.dumps({"hashes": hashes, "seconds": seconds, "calls": calls, "entitie
             for found, expected in zip(output["entities"], ner(TEXTS), strict=True):
                 same(found, expected)
 
-    def test_for_objects_the_class_or_its_own_task_is_named(self, ner):
-        pipe = pipeline("multimodal-ner", model=ner.model, processor=ner.processor, device="cpu")
-        assert type(pipe) is TwoMNERPipeline and pipe(TEXTS) == ner(TEXTS)
+    def test_for_objects_the_class_is_named(self, ner):
         pipe = pipeline("ner", model=ner.model, processor=ner.processor, pipeline_class=TwoMNERPipeline, device="cpu")
         assert pipe(TEXTS) == ner(TEXTS)
         for options in ({}, {"processor": ner.processor}):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from test_pipeline_2mner import TEXTS, limited, make_pipeline, make_towers, plain_image, same
 
 import pipeline_2mner
-from pipeline_2mner import PreparedText, SharedImage, packed, stretches
+from pipeline_2mner import SharedImage, packed
 
 COLORS = ["red", "green", "blue", "white"]
 
@@ -35,10 +35,9 @@ def files(tmp_path_factory):
 
 @pytest.fixture
 def small_batches(monkeypatch):
-    """Batches of 64 tokens: a few dozen texts fill several stretches and look-aheads."""
+    """Batches of 64 tokens: a few dozen texts fill several look-aheads."""
     monkeypatch.setattr(pipeline_2mner, "CPU_BATCH_TOKENS", 64)
-    monkeypatch.setattr(pipeline_2mner, "LOOK_AHEAD_WORDS", 256)
-    monkeypatch.setattr(pipeline_2mner, "STRETCH_BATCHES", 2)
+    monkeypatch.setattr(pipeline_2mner, "LOOK_AHEAD_BATCHES", 4)
 
 
 def mixed(count, images, seed=0):
@@ -73,22 +72,6 @@ class TestPacked:
 
 
 class TestLookAhead:
-    def test_stretches_hold_every_text_once_those_of_an_image_together(self, monkeypatch):
-        images = [SharedImage(None) for _ in range(3)]
-        texts = [
-            PreparedText("", ["a"] * 5, [], image=images[number % 4] if number % 4 < 3 else None)
-            for number in range(40)
-        ]
-        found = list(stretches(texts, num_words=20, num_texts=0))
-        order = [text for stretch in found for text in stretch]
-        assert len(found) > 3 and sorted(map(id, order)) == sorted(map(id, texts))
-        for shared in images:
-            assert len([stretch for stretch in found if any(text.image is shared for text in stretch)]) == 1
-        assert [text for text in order if text.image is None] == texts[3::4]
-        assert list(map(len, stretches(texts[3::4], num_words=20, num_texts=6))) == [6, 4]
-        monkeypatch.setattr(pipeline_2mner, "STRETCH_IMAGES", 2)
-        assert list(map(len, stretches(texts, num_words=1000, num_texts=0))) == [20, 20]
-
     @pytest.mark.parametrize("batch_size", [None, 1, 4])
     def test_a_stream_is_read_little_ahead_at_first_and_no_further_than_the_bound(
         self, ner, small_batches, batch_size
@@ -113,7 +96,7 @@ class TestLookAhead:
         assert [next(results) for _ in range(100)] == [[]] * 100
 
     def test_images_that_are_read_ahead_are_few(self, ner, monkeypatch):
-        monkeypatch.setattr(pipeline_2mner, "STRETCH_IMAGES", 3)
+        monkeypatch.setattr(pipeline_2mner, "LOOK_AHEAD_IMAGES", 3)
         read = []
 
         def items():
@@ -206,17 +189,15 @@ class TestImages:
             return read(rows)
 
         monkeypatch.setattr(pipeline_2mner, "SharedImage", recorded)
-        monkeypatch.setattr(pipeline_2mner, "STRETCH_IMAGES", 2)
+        monkeypatch.setattr(pipeline_2mner, "LOOK_AHEAD_IMAGES", 2)
         monkeypatch.setattr(ner, "_read", counted)
         ner(mixed(60, [*files, plain_image("black")]))
         assert max(held) == 2
         assert all(image.states is image.pixels is image.source is None for image in made if image.image_id)
 
-    def test_columns_of_files_are_opened_when_they_are_needed(self, ner, files):
+    def test_a_column_of_images(self, ner, files):
         datasets = pytest.importorskip("datasets")
         table = datasets.Dataset.from_dict({"text": TEXTS[:4], "image": files}).cast_column("image", datasets.Image())
-        read = pipeline_2mner._text_columns(table)
-        assert set(read[0]["image"]) == {"bytes", "path"}
         for left, right in zip(ner(table), ner(TEXTS[:4], images=files), strict=True):
             same(left, right)
 

@@ -191,16 +191,17 @@ def check_strings(ner: Any, random: Random, number: int, report: Report) -> None
     for start in range(0, number, CHUNK):
         chunk = cases[start : start + CHUNK]
         texts, images = [case.text for case in chunk], random.choices(shown, k=len(chunk))
-        tokens = [[word for word, _ in case.words or ()] for case in chunk]
+        tokens = [{"tokens": [word for word, _ in case.words or ()]} for case in chunk]
         with limited(CPU_S) as faults:
             together = ner(texts, images=images, batch_size=random.choice([None, 1, 3, 16, 64]))
             labels = ner(texts, images=images, aggregation_strategy="none")
-            labels_of_words = ner(tokens, images=images, is_split_into_words=True, aggregation_strategy="none")
+            split = [row | {"image": image} for row, image in zip(tokens, images, strict=True)]
+            labels_of_words = ner(split, aggregation_strategy="none")
         if faults:
             report.add("strings", "one of several", faults, texts)
             continue
         answers = zip(chunk, images, together, labels, labels_of_words, strict=True)
-        for case, image, found, words, split in answers:
+        for case, image, found, words, of_words in answers:
             with limited(CPU_S) as faults:
                 faults += [
                     *layout_faults(case.text, found),
@@ -208,8 +209,8 @@ def check_strings(ner: Any, random: Random, number: int, report: Report) -> None
                 ]
                 if not same(alone := ner(case.text, images=image), found):
                     faults.append(f"alone {alone}, among others {found}")
-                if case.words is not None and not same(words, split, ("entity", "word", "index")):
-                    faults.append(f"as a string {words}, as words {split}")
+                if case.words is not None and not same(words, of_words, ("entity", "word", "index")):
+                    faults.append(f"as a string {words}, as words {of_words}")
                 if image is not None and random.random() < 0.2:
                     explained = ner.explain(case.text, image)
                     if not same([entity.entity for entity in explained.entities], found):
@@ -224,9 +225,9 @@ def check_other_strings(ner: Any, random: Random, number: int, report: Report) -
     for _ in range(number):
         words = random.choices(["Radbury", "Bay", "l'", "東京", "🙂", "", " ", "\u200b"], k=random.randint(1, 9))
         with limited(CPU_S) as faults:
-            found = ner(words, is_split_into_words=True)
-            faults += layout_faults(" ".join(words), found[0])
-            if len(found) != 1 or ner(np.array(words), is_split_into_words=True) != found:
+            found = ner({"tokens": words})
+            faults += layout_faults(" ".join(words), found)
+            if ner({"tokens": np.array(words)}) != found:
                 faults.append(f"as a list {found}, as an array another answer")
         report.add("strings", "list of words", faults, words)
     for text in hostile_inputs.HUGE[: number // 20]:
