@@ -2,8 +2,8 @@
 
 import hashlib
 import io
+import math
 import os
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -39,28 +39,18 @@ def open_image(image: Path | bytes) -> Image.Image:
         OSError: it does not open; the message says why.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            source = io.BytesIO(image) if isinstance(image, bytes) else regular(image)
-            with Image.open(source, formats=FORMATS) as opened:
-                return ImageOps.exif_transpose(opened)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        source = io.BytesIO(image) if isinstance(image, bytes) else regular(image)
+        with Image.open(source, formats=FORMATS) as opened:
+            if opened.width * opened.height > (Image.MAX_IMAGE_PIXELS or math.inf):
+                raise Image.DecompressionBombError(f"{opened.width} x {opened.height}")
+            return ImageOps.exif_transpose(opened)
+    except Image.DecompressionBombError as error:
         raise OSError(f"too many pixels (PIL.Image.MAX_IMAGE_PIXELS is {Image.MAX_IMAGE_PIXELS}): {error}") from error
     except UnidentifiedImageError as error:
         raise OSError(f"it is of no format of {', '.join(FORMATS)}, or empty") from error
     except Exception as error:  # Pillow's plugins raise nearly anything on corrupt data: struct.error, IndexError ...
         message = f"{type(error).__name__}: {error}"
         raise OSError(message.replace(str(image), image.name) if isinstance(image, Path) else message) from error
-
-
-def image_problem(path: Path) -> str | None:
-    """Why ``open_image`` does not open ``path``, or ``None`` if it does."""
-    try:
-        open_image(path)
-    except OSError as error:
-        return str(error)
-    return None
 
 
 @dataclass(frozen=True)
@@ -110,8 +100,13 @@ class ImageFolder:
             if os.path.isfile(path):
                 if candidate != name:
                     return self.find(candidate)
-                cause = image_problem(Path(path)) if is_inside(path, self.root) else LINK
-                return FoundImage(name, None, cause) if cause else FoundImage(name, Path(path))
+                if not is_inside(path, self.root):
+                    return FoundImage(name, None, LINK)
+                try:
+                    open_image(Path(path))
+                except OSError as error:
+                    return FoundImage(name, None, str(error))
+                return FoundImage(name, Path(path))
         return FoundImage(names[0])
 
 

@@ -1,7 +1,6 @@
 """Construct an MMNER dataset: sentences of any source, images of a provider, splits that do not leak, one folder.
 
-Rows are staged on disk; memory holds some bytes a row, the images' names, and a hundred rows at a time. The same
-sources, images, options and seed give the same bytes.
+Memory holds the rows, but not their images. The same sources, images, options and seed give the same bytes.
 """
 
 import argparse
@@ -12,7 +11,6 @@ import importlib.metadata
 import json
 import logging
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields
@@ -27,7 +25,7 @@ import pyarrow as pa
 from ..files import DATASET, check_replaceable, regular, replacing, scratch
 from ..formats.hub_sources import stated_facts
 from ..formats.readers import read_source
-from ..images import find_image_root, image_problem
+from ..images import find_image_root
 from ..mmner import features
 from ..parquet import REPORT_FILE, ROWS_PER_GROUP, ShardWriter, is_parquet
 from ..report import LoadReport
@@ -63,7 +61,6 @@ def build(
     workspace: str | Path | None = None,
     licences: Sequence[str] = (),
     source_options: dict[str, Any] | None = None,
-    command: Sequence[str] = (),
 ) -> Path:
     """Build a dataset.
 
@@ -77,7 +74,6 @@ def build(
         workspace: for temporary files; ``{output_dir}.work`` if left out.
         licences: of the sentences, one for each of ``sources``, where it is not one whose licence is known.
         source_options: of ``readers.read_source``: ``lang``, ``label_map``, ``errors``, ``iob2``, ``tag_column``.
-        command: the words of the command line, for the card's instructions.
 
     Raises:
         FileExistsError: the folder holds something else.
@@ -94,7 +90,7 @@ def build(
     report = LoadReport()
     with contextlib.ExitStack() as stack:
         stack.callback(provider.close)
-        stage = stack.enter_context(contextlib.closing(Stage(stack.enter_context(scratch(work, "build")))))
+        stage = Stage(stack.enter_context(scratch(work, "build")) / "images")
         described = []
         for source, name in zip(sources, source_names(sources), strict=True):
             place = stage.images / name if isinstance(provider, Own) else None
@@ -107,13 +103,12 @@ def build(
         if not stage.rows:
             raise ValueError(f"{', '.join(map(str, sources))} have no rows in {', '.join(languages)}.")
         report.log()
-        if stage.rows_with_image and not isinstance(provider, Own):
-            message = "%d rows name an image of their own, which --provider %s does not take."
-            logger.warning(message, stage.rows_with_image, provider.name)
+        named = sum(row.image is not None for row in stage.rows)
+        if named and not isinstance(provider, Own):
+            logger.warning("%d rows name an image of their own, which --provider %s does not take.", named, provider.name)
         provider.prepare(stage)
         draft = _Draft(stage, provider, plan)
         record = {
-            "command": [*command],
             "options": {
                 "provider": provider.name,
                 "languages": [*languages],
@@ -123,7 +118,7 @@ def build(
             "seed": plan.seed,
             "sources": described,
             "counts": {
-                "rows read": stage.rows,
+                "rows read": len(stage.rows),
                 "rows written": int((draft.assignment.split >= 0).sum()),
                 "frequent entities and images given a split of their own": draft.assignment.hubs,
                 "provider": provider.counts,
@@ -185,7 +180,7 @@ class _Draft:
 
     def _clusters(self) -> dict[str, str]:
         """Image name -> the name that stands for all near-duplicates of it."""
-        pairs = similarity.near_duplicate_images(self._hashes.items(), max_distance=self.plan.image_distance)
+        pairs = similarity.near_duplicate_images(self._hashes.items())
         linked = [(first, second) for first, second, _ in pairs]
         by_bytes: dict[str, str] = {}
         linked += [(by_bytes.setdefault(sha256, name), name) for name, sha256 in self._sha256.items()]
@@ -193,8 +188,8 @@ class _Draft:
 
     def _split(self) -> Assignment:
         stage, plan, pairs = self.stage, self.plan, self.pairs
-        sentences = ((row.key, row.tokens) for row in stage.read())
-        near = similarity.near_duplicate_sentences(sentences, threshold=plan.near_duplicate)
+        sentences = ((row.key, row.tokens) for row in stage.rows)
+        near = similarity.near_duplicate_sentences(sentences)
         together = np.array([(first, second) for first, second, _ in near], np.int64).reshape(-1, 2)
         clusters = self._clusters()
         images, _ = splits.numbered(clusters[name] for name in pairs.names)
@@ -205,8 +200,8 @@ class _Draft:
                 rows = np.flatnonzero(pairs.image >= 0)
                 first = int(ties[:, 1].max()) + 1 if len(ties) else 0
                 ties = np.concatenate([ties, np.stack([rows, first + images[pairs.image[rows]]], axis=1)])
-            return splits.resplit(stage.rows, plan.splits, plan.seed, together, ties)
-        given = np.fromiter((SPLITS.index(row.split) for row in stage.read()), np.int8, stage.rows)
+            return splits.resplit(len(stage.rows), plan.splits, plan.seed, together, ties)
+        given = np.fromiter((SPLITS.index(row.split) for row in stage.rows), np.int8)
         assignment = splits.keep_given(given, together, ties)
         if plan.images_unseen:
             # An image that two splits drew stays with the later one: what is tested is scarcer than what trains.
@@ -254,7 +249,7 @@ class _Draft:
         labels = ["O", *(f"{prefix}-{kind}" for kind in stage.types() for prefix in "BI")]
         shown = pairs.relation[pairs.image >= 0]
         columns = [] if len(shown) and (shown == UNKNOWN).all() else ["image_relation"]
-        if self.provider.natural and len(shown) and any(row.caption is not None for row in stage.read()):
+        if self.provider.natural and len(shown) and any(row.caption is not None for row in stage.rows):
             columns.append("caption")
         schema = features(labels, columns)
         schema["image_name"] = datasets.Value("string")
@@ -262,7 +257,8 @@ class _Draft:
         report.ignored_keys.update(read.ignored_keys)
         for lang in LANGUAGES:
             for number, split in enumerate(SPLITS):
-                rows = (self._record(row, labels, schema) for row in stage.read(lang) if split_of[row.key] == number)
+                chosen = (row for row in stage.rows if row.lang == lang and split_of[row.key] == number)
+                rows = (self._record(row, labels, schema) for row in chosen)
                 if not (few := list(islice(rows, ROWS_PER_GROUP))):
                     continue
                 part = report.part(split, lang)
@@ -315,10 +311,11 @@ class _Draft:
 
 def _opened(path: Path) -> tuple[str | None, str, int]:
     """Why an image cannot be used, or its SHA-256 and perceptual hash."""
-    if problem := image_problem(path):
-        return problem, "", 0
-    data = path.read_bytes()
-    return None, hashlib.sha256(data).hexdigest(), similarity.image_hash(data)
+    try:
+        data = regular(path).read_bytes()
+        return None, hashlib.sha256(data).hexdigest(), similarity.image_hash(data)
+    except OSError as error:
+        return str(error), "", 0
 
 
 def _json(value: Any, indent: int | None = None) -> str:
@@ -348,8 +345,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("missing_share", float, "of all rows"),
         ("splits", _splits, f"shares of train, validation and test, as 0.8,0.1,0.1, or '{FROM_SOURCE}'"),
         ("unseen", str, f"in other splits: {', '.join(splits.UNSEEN)}"),
-        ("near_duplicate", float, "Jaccard similarity of sentences"),
-        ("image_distance", int, "of the hashes of images, of 64 bits"),
         ("seed", int, "of every choice"),
     ):
         parser.add_argument(f"--{name}", type=kind, default=getattr(Plan, name), help=f"{text} (%(default)s)")
@@ -373,7 +368,6 @@ def run(arguments: argparse.Namespace, write_card: Callable[[Path], object]) -> 
         workspace=work,
         licences=arguments.licences,
         source_options={key: getattr(arguments, key) for key in ("lang", "label_map", "errors", "iob2", "tag_column")},
-        command=["python", "-m", "dataset_script", *_command(sys.argv[1:])],
         write_card=write_card,
     )
     print((folder / "README.md").as_posix())
@@ -396,21 +390,6 @@ def _provider(arguments: argparse.Namespace, work: Path) -> ImageProvider:
         return Own(folders, Folder(arguments.image_index, arguments.image_folder) if arguments.image_index else None)
     module = importlib.import_module(f".providers.{arguments.provider}", __package__)
     return module.from_arguments(arguments, work)
-
-
-def _command(words: Sequence[str]) -> list[str]:
-    """The command without where the dataset and the workspace lie, and with other paths by their names alone."""
-    kept: list[str] = []
-    skip = False
-    for word in words:
-        option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
-        if option in ("--output_dir", "--workspace"):
-            skip = not equals
-        elif skip:
-            skip = False
-        else:
-            kept.append(option + equals + _public(value))
-    return [*kept, "--output_dir", "mmner"]
 
 
 def _public(value: Any) -> Any:

@@ -42,9 +42,9 @@ def draw_depicting(stage: Stage, provider: ImageProvider, plan: Plan, names: Seq
     Args:
         names: the images that may be used.
     """
-    pairs = Pairs(stage.rows, names)
+    pairs = Pairs(len(stage.rows), names)
     numbers = {name: number for number, name in enumerate(pairs.names)}
-    for row in stage.read():
+    for row in stage.rows:
         found = {name: mention for name, mention in provider.candidates(row).items() if name in numbers}
         if provider.natural:
             if found:
@@ -70,7 +70,7 @@ def keep_to_own(
         may_have: whether the row of a key may have the image of a number.
     """
     numbers = {name: number for number, name in enumerate(pairs.names)}
-    for row in stage.read():
+    for row in stage.rows:
         key, image = row.key, int(pairs.image[row.key])
         if image < 0 or may_have(key, image):
             continue
@@ -109,7 +109,7 @@ def draw_unrelated(
         if number in uses:
             uses[number][image] += 1
     cumulated = {number: np.cumsum(weights) for number, weights in uses.items()}
-    for row in stage.read():
+    for row in stage.rows:
         number = int(split[row.key])
         if number < 0 or pairs.relation[row.key] != UNRELATED or pairs.image[row.key] >= 0:
             continue

@@ -20,8 +20,6 @@ class Plan:
         splits: shares of train, validation and test, or ``"source"`` to keep the splits of the sources.
         unseen: what of validation and test no other split has: ``none``, ``images``, ``entities`` or ``both``.
             Near-duplicate images count as one image.
-        near_duplicate: sentences of at least this Jaccard similarity of their word pairs never cross a split.
-        image_distance: images whose perceptual hashes differ in at most so many of 64 bits are near-duplicates.
         seed: of every choice.
     """
 
@@ -29,8 +27,6 @@ class Plan:
     missing_share: float = 0.2
     splits: tuple[float, ...] | str = DEFAULT_SPLITS
     unseen: str = "images"
-    near_duplicate: float = 0.8
-    image_distance: int = 6
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -1,6 +1,6 @@
 """What an image provider is: it finds images for the entities that sentences mention, or for whole sentences.
 
-``build`` stages all rows first, then lets the provider ``prepare``, then asks it row by row.
+``build`` reads all rows first, then lets the provider ``prepare``, then asks it row by row.
 """
 
 import csv

@@ -29,7 +29,7 @@ class Own(ImageProvider):
         """Look up the image of every row."""
         self._folders = {name: ImageFolder(folder or stage.images / name) for name, folder in self._given.items()}
         indexed = self._index.images if self._index else {}
-        for row in stage.read():
+        for row in stage.rows:
             name, found = self._find(row)
             if row.image is None:
                 self.counts["rows that name no image"] += 1

@@ -13,15 +13,12 @@ import yaml
 
 from ..stage import Mention, Stage
 from .base import ImageProvider, ProvidedImage
-from .fetching import LIMITS, POLITE, Fetcher, Limits, Politeness, politeness_of
+from .fetching import POLITE, Fetcher, Politeness, politeness_of
 from .mediawiki import MediaWiki, batches, title_of
 from .workspace import IMAGES, Workspace
 
 logger = logging.getLogger(__name__)
 
-WIKIPEDIA = "https://{lang}.wikipedia.org/w/api.php"
-WIKIDATA = "https://www.wikidata.org/w/api.php"
-COMMONS = "https://commons.wikimedia.org/w/api.php"
 CLASSES = Path(__file__).with_name("wikidata_classes.yaml")
 LICENCES = Path(__file__).with_name("licences.yaml")
 SIZE_PX = 500
@@ -34,22 +31,17 @@ FOUND, FAILED = "found", "no answer"
 _UNKNOWN = "?"
 
 
-class AllowList:
-    """The licences under which an image is kept; ``path``: YAML, a list of ``licence`` (a name) and ``patterns``."""
+def licence_patterns(path: Path = LICENCES) -> list[re.Pattern[str]]:
+    """The licences under which an image is kept, of YAML: a list of ``licence`` (a name) and ``patterns``.
 
-    def __init__(self, path: Path = LICENCES):
-        try:
-            entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-            patterns = [pattern for entry in entries for pattern in entry["patterns"]]
-            self._patterns = [re.compile(pattern, re.IGNORECASE) for pattern in patterns]
-        except (TypeError, KeyError, re.error) as error:
-            raise ValueError(
-                f"--allowed_licences: {path}: {error!r}; expected a list of mappings with licence and patterns."
-            ) from None
-
-    def allows(self, licence: str) -> bool:
-        """Whether a licence, named as its origin names it, is on the list."""
-        return any(pattern.fullmatch(licence.strip()) for pattern in self._patterns)
+    Each pattern must match the whole name of a licence, as its origin names it.
+    """
+    try:
+        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return [re.compile(pattern, re.IGNORECASE) for entry in entries for pattern in entry["patterns"]]
+    except (TypeError, KeyError, re.error) as error:
+        expected = "expected a list of mappings with licence and patterns"
+        raise ValueError(f"--allowed_licences: {path}: {error!r}; {expected}.") from None
 
 
 class Taxonomy:
@@ -83,10 +75,6 @@ class Taxonomy:
             return False
         return None if _UNKNOWN in above else bool(above & roots)
 
-    def forget(self) -> None:
-        """Ask ``parents`` anew."""
-        self._above.clear()
-
     def _marks(self, name: str) -> set[str]:
         if name not in self._above:
             seen, level = {name}, {name}
@@ -103,8 +91,8 @@ class Wikimedia(ImageProvider):
     """The provider of images from Wikimedia Commons.
 
     A name is looked up as a title in the Wikipedia of its language. The item of the page must agree with the entity
-    type; of a disambiguation page exactly one of the articles that it links to must. The image is the item's (P18,
-    those of preferred rank first), else the page's free one, whichever first has a licence that is allowed.
+    type. The image is the item's (P18, those of preferred rank first), else the page's free one, whichever first has
+    a licence that is allowed.
 
     All that was answered or downloaded is in ``workspace`` as soon as it came, so a run that was killed goes on where
     it was. Questions that got no answer are counted, and asked again by the next run.
@@ -114,9 +102,8 @@ class Wikimedia(ImageProvider):
         contact: as for ``user_agent``.
         size_px: width of the images.
         max_mentions: only that many names are looked up, the most frequent ones; all if left out.
-        politeness, limits: how hard servers are pressed, and the largest image that is taken.
+        politeness: how hard servers are pressed.
         classes, licences: YAML files in place of ``wikidata_classes.yaml`` and ``licences.yaml``.
-        wikipedia, wikidata, commons: the URLs of ``api.php``, that of Wikipedia with ``{lang}`` in it.
 
     Raises:
         FileExistsError: the workspace holds files, and is not one of this provider.
@@ -133,22 +120,18 @@ class Wikimedia(ImageProvider):
         size_px: int = SIZE_PX,
         max_mentions: int | None = None,
         politeness: Politeness = POLITE,
-        limits: Limits = LIMITS,
         classes: Path = CLASSES,
         licences: Path = LICENCES,
-        wikipedia: str = WIKIPEDIA,
-        wikidata: str = WIKIDATA,
-        commons: str = COMMONS,
     ):
         super().__init__()
         if size_px < 1:
             raise ValueError(f"--image_size is {size_px}; expected the width of the images in pixels.")
-        self._size_px, self._max_mentions, self._limits = size_px, max_mentions, limits
+        self._size_px, self._max_mentions = size_px, max_mentions
         self._files_kind = f"files of {size_px} px"
-        self._licences = AllowList(licences)
+        self._licences = licence_patterns(licences)
         self._taxonomy = Taxonomy(classes, self._parents)
         fetcher = Fetcher(contact, politeness)
-        self._wiki = MediaWiki(fetcher, wikipedia, wikidata, commons)
+        self._wiki = MediaWiki(fetcher)
         self._work = Workspace(workspace, "workspace of wikimedia", fetcher, MAX_FAILURES_IN_A_ROW)
         self._entities: dict[Mention, str] = {}
         self._showing: dict[Mention, str] = {}
@@ -159,8 +142,6 @@ class Wikimedia(ImageProvider):
         Raises:
             ConnectionError: request after request failed. What came before is kept for the next run.
         """
-        self._work.begin()
-        self._taxonomy.forget()
         outcomes: dict[Mention, str] = {}
         titles: dict[Mention, str] = {}
         for mention in islice(stage.mentions(), self._max_mentions):
@@ -171,21 +152,17 @@ class Wikimedia(ImageProvider):
                 outcomes[mention] = "not a title"
             else:
                 titles[mention] = title
-        self._ask_pages(titles)
-        self._ask_items({item_id for mention, title in titles.items() for item_id in self._linked(mention, title)[1]})
+        pages = self._ask_pages(titles)
+        self._ask_items({page["item"] for page in pages.values() if page["outcome"] == "page"})
         items: dict[Mention, str] = {}
         files: dict[str, list[str]] = {}  # of each item: its images, then those of its pages
-        page_images: set[tuple[str, str, str]] = set()
-        for mention, title in titles.items():
-            outcomes[mention], item = self._item(mention, title)
+        for mention, page in pages.items():
+            outcomes[mention], item = self._item(mention, page)
             if item:
                 items[mention] = item["id"]
-                files.setdefault(item["id"], item["images"])
-                page = self._work.get(f"titles in {mention.lang}", title)
-                if page["outcome"] == "page" and page["image"]:
-                    page_images.add((mention.lang, page["image"], item["id"]))
-        for _, image, item_id in sorted(page_images):
-            files[item_id] = [*files[item_id], image]
+                own = files.setdefault(item["id"], item["images"])
+                if page["image"] and page["image"] not in own:
+                    own.append(page["image"])
         ask, batched = partial(self._wiki.files, self._size_px), partial(batches, prefix="File:")
         self._work.ask(self._files_kind, sorted({file for names in files.values() for file in names}), ask, batched)
         chosen, refused = self._choose(files)
@@ -215,25 +192,12 @@ class Wikimedia(ImageProvider):
         item = self._work.get("items", name)
         return item and item["parents"]
 
-    def _ask_pages(self, titles: dict[Mention, str]) -> None:
+    def _ask_pages(self, titles: dict[Mention, str]) -> dict[Mention, dict[str, Any]]:
         for lang in sorted({mention.lang for mention in titles}):
             asked = sorted({title for mention, title in titles.items() if mention.lang == lang})
             self._work.ask(f"titles in {lang}", asked, partial(self._wiki.pages, lang), batches)
-            pages = (self._work.get(f"titles in {lang}", title) for title in asked)
-            ambiguous = sorted({page["title"] for page in pages if page and page["outcome"] == "disambiguation"})
-            self._work.ask(f"links in {lang}", ambiguous, partial(self._wiki.linked_items, lang))
-
-    def _linked(self, mention: Mention, title: str) -> tuple[str, list[str]]:
-        """The items that a name may stand for, and the outcome where none of them agrees with its type."""
-        page = self._work.get(f"titles in {mention.lang}", title) or {"outcome": FAILED}
-        if page["outcome"] == "page":
-            return "item of another class", [page["item"]]
-        if page["outcome"] != "disambiguation":
-            return page["outcome"], []
-        links = self._work.get(f"links in {mention.lang}", page["title"])
-        if links is None:
-            return FAILED, []
-        return ("ambiguous", []) if links["items"] is None else ("disambiguation without a match", links["items"])
+        found = {mention: self._work.get(f"titles in {mention.lang}", title) for mention, title in titles.items()}
+        return {mention: page or {"outcome": FAILED} for mention, page in found.items()}
 
     def _ask_items(self, ids: set[str]) -> None:
         """Ask for items, then for their classes and the classes above these, level by level."""
@@ -245,20 +209,15 @@ class Wikimedia(ImageProvider):
             seen |= level
             level = {parent for name in level for parent in self._parents(name) or ()} - seen
 
-    def _item(self, mention: Mention, title: str) -> tuple[str, dict[str, Any] | None]:
-        """The outcome of a name, and the one item that agrees with its type."""
-        otherwise, ids = self._linked(mention, title)
-        found = {}
-        for item_id in ids:
-            item = self._work.get("items", item_id)
-            agrees = self._taxonomy.agrees(item["classes"], mention.type) if item else None
-            if agrees is None:
-                return FAILED, None
-            if agrees:
-                found[item["id"]] = item
-        if len(found) > 1:
-            return "ambiguous", None
-        return (FOUND, *found.values()) if found else (otherwise, None)
+    def _item(self, mention: Mention, page: dict[str, Any]) -> tuple[str, dict[str, Any] | None]:
+        """The outcome of a name, and the item of its page if that agrees with its type."""
+        if page["outcome"] != "page":
+            return page["outcome"], None
+        item = self._work.get("items", page["item"])
+        agrees = self._taxonomy.agrees(item["classes"], mention.type) if item else None
+        if agrees is None:
+            return FAILED, None
+        return (FOUND, item) if agrees else ("item of another class", None)
 
     def _choose(self, files: dict[str, list[str]]) -> tuple[dict[str, tuple[str, str | None]], dict[str, str]]:
         """Find the first usable file of each item, and download it.
@@ -273,7 +232,7 @@ class Wikimedia(ImageProvider):
             if not wanted:
                 return chosen, refused
             urls = {self._image_key(file): self._work.get(self._files_kind, file)["url"] for file in wanted}
-            self._work.download(urls, self._limits)
+            self._work.download(urls)
 
     def _choice(self, files: list[str], refused: dict[str, str]) -> tuple[str, str | None]:
         """The outcome of an item and its file; the outcome is empty while that is not downloaded."""
@@ -285,7 +244,7 @@ class Wikimedia(ImageProvider):
             cause = facts["problem"] or image.get("refused")
             if facts["licence"] is None:
                 cause = cause or "no licence stated"
-            elif not self._licences.allows(facts["licence"]):
+            elif not any(pattern.fullmatch(facts["licence"].strip()) for pattern in self._licences):
                 cause = cause or "licence not allowed"
             if not cause:
                 return (FOUND if image else ""), file
@@ -321,8 +280,6 @@ def add_arguments(parser: Any) -> None:
     parser.add_argument("--max_mentions", type=int, help="look up only so many names, the most frequent ones")
     parser.add_argument("--wikidata_classes", type=Path, default=CLASSES, help="YAML: the classes of each entity type")
     parser.add_argument("--allowed_licences", type=Path, default=LICENCES, help="YAML: the licences that are taken")
-    for name, url in (("wikipedia", WIKIPEDIA), ("wikidata", WIKIDATA), ("commons", COMMONS)):
-        parser.add_argument(f"--{name}_api", default=url, help="URL of its API (%(default)s)")
 
 
 def from_arguments(arguments: Any, workspace: Path) -> Wikimedia:
@@ -335,7 +292,4 @@ def from_arguments(arguments: Any, workspace: Path) -> Wikimedia:
         politeness=politeness_of(arguments),
         classes=arguments.wikidata_classes,
         licences=arguments.allowed_licences,
-        wikipedia=arguments.wikipedia_api,
-        wikidata=arguments.wikidata_api,
-        commons=arguments.commons_api,
     )
