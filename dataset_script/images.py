@@ -5,8 +5,7 @@ import io
 import math
 import os
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
 from PIL import EpsImagePlugin, Image, ImageOps, UnidentifiedImageError
 
@@ -72,8 +71,27 @@ class ImageFolder:
     def find(self, name: str) -> FoundImage:
         """Look up ``name``, relative to the folder; ``stem.*`` tries ``IMAGE_SUFFIXES``."""
         if name not in self._found:
-            self._found[name] = self._look_up(name)
+            found = self.locate(name)
+            if found.path and found.name != name:
+                found = self.find(found.name)
+            elif found.path:
+                try:
+                    open_image(found.path)
+                except OSError as error:
+                    found = FoundImage(name, None, str(error))
+            self._found[name] = found
         return self._found[name]
+
+    def locate(self, name: str) -> FoundImage:
+        """As ``find``, but the image is not opened."""
+        names = candidates(name)
+        for candidate in names if self.root else ():
+            # os.path.isfile, unlike Path.is_file, answers False for a name that no file can have.
+            path = os.path.join(str(self.root), candidate)
+            if os.path.isfile(path):
+                is_ours = is_inside(path, str(self.root))
+                return FoundImage(candidate, Path(path)) if is_ours else FoundImage(candidate, None, LINK)
+        return FoundImage(names[0])
 
     def signature(self) -> list[tuple[str, int, int]]:
         """Relative path, size in bytes and time of modification in ns of every file, sorted: any change shows."""
@@ -90,25 +108,6 @@ class ImageFolder:
                 files.append((os.path.relpath(path, self.root), status.st_size, status.st_mtime_ns))
         return sorted(files)
 
-    def _look_up(self, name: str) -> FoundImage:
-        names = candidates(name)
-        if self.root is None:
-            return FoundImage(names[0])
-        for candidate in names:
-            # os.path.isfile, unlike Path.is_file, answers False for a name that no file can have.
-            path = os.path.join(self.root, candidate)
-            if os.path.isfile(path):
-                if candidate != name:
-                    return self.find(candidate)
-                if not is_inside(path, self.root):
-                    return FoundImage(name, None, LINK)
-                try:
-                    open_image(Path(path))
-                except OSError as error:
-                    return FoundImage(name, None, str(error))
-                return FoundImage(name, Path(path))
-        return FoundImage(names[0])
-
 
 def find_image_root(folder: Path) -> Path | None:
     """The image folder of a dataset: ``images/`` or ``{name}_images/`` in it, or ``{name}_images/`` beside it."""
@@ -123,26 +122,12 @@ class ImageFiles:
         self.folder = folder
         self._names: dict[str, str] = {}  # by content
 
-    def add(self, cell: dict[str, Any], named: str | None = None) -> str:
-        """Write an image and return its file name.
-
-        Args:
-            cell: a value of a column of ``datasets.Image``, undecoded: its ``bytes``, and perhaps a ``path``.
-            named: the name that the row gives the image; else that of the path is used. Where another image has the
-                name, or there is none, a digest of the content is put before it.
-
-        Raises:
-            ValueError: the cell holds a path without bytes.
-        """
-        content, path = cell.get("bytes"), cell.get("path")
-        if content is None:
-            raise ValueError(f"the image {path!r} is named, but not in the row; expected its bytes")
+    def add(self, content: bytes, name: str) -> str:
+        """Write an image and return its file name: ``name``, or with a digest before it if another image has that."""
         digest = hashlib.sha256(content).hexdigest()
         if digest not in self._names:
-            name = PurePosixPath(named or path or "").name
-            name = "" if name == ".." else name
-            if not name or os.path.lexists(self.folder / name):
-                name = f"{digest[:16]}-{name}" if name else digest[:16]
+            if os.path.lexists(self.folder / name):
+                name = f"{digest[:16]}-{name}"
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / name).write_bytes(content)
             self._names[digest] = name

@@ -60,6 +60,7 @@ class Row:
         ignored_keys: keys of the source that no column takes.
         first_token_line: where each token has a line of its own, the line of the first.
         image_url: where the image can be downloaded.
+        image_bytes: the image, where it lies in the row.
     """
 
     path: Path
@@ -74,11 +75,17 @@ class Row:
     ignored_keys: tuple[str, ...] = ()
     first_token_line: int | None = None
     image_url: str | None = None
+    image_bytes: bytes | None = None
 
     def problem(self, reason: str, detail: str, token: int | None = None, remedy: str = "") -> MalformedRow:
         """The error for this row; ``token`` counts from 0 and gives the line where each token has its own."""
         line = self.line if token is None or self.first_token_line is None else self.first_token_line + token
         return MalformedRow(self.path, line, reason, detail, remedy)
+
+
+def split_order(split: str) -> int:
+    """A number to sort splits by: train, validation, test, then others."""
+    return list(SPLIT_FILES).index(split) if split in SPLIT_FILES else len(SPLIT_FILES)
 
 
 def check(row: Row, labelled: bool = True) -> None:

@@ -10,28 +10,26 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jinja2
 import numpy as np
 
 from ..building import similarity
+from ..building.similarity import IMAGE_DISTANCE, NEAR_DUPLICATE
 from ..files import claim, regular
+from ..formats.readers import rows_with_images
 from ..images import IMAGE_SUFFIXES, open_image
 from ..publishing.markdown import text
-from ..rows import LANGUAGES, SPLIT_FILES, iob2_spans
+from ..report import LoadReport
+from ..rows import LANGUAGES, Row, iob2_spans, split_order
 from .image_kinds import Predictability, features, predictability
 from .overlap import Overlap, overlaps
-from .rows import AuditedFolder, AuditRow
 
 logger = logging.getLogger(__name__)
 
 LEAK, WARNING, NOTE, FINE = "LEAK", "WARNING", "NOTE", "FINE"
 TEMPLATE = Path(__file__).with_name("audit_report.md")
-NEAR_DUPLICATE = 0.8
-"""The Jaccard similarity of word pairs from which sentences are nearly the same."""
-IMAGE_DISTANCE = 6
-"""The bits of 64 in which the perceptual hashes of nearly the same images may differ."""
 MAX_IMAGES = 2000
 """Images of each dataset, drawn at random, whose look is examined."""
 MAX_QUOTED_WORDS = 12
@@ -48,7 +46,6 @@ class PartCounts:
         entities: type -> number.
         named, opened: rows that name an image, and rows whose image opens.
         slips: tags I-X that begin an entity, which IOB2 does not allow.
-        slip_rows: rows that have such.
         malformed: reason -> rows that cannot be used.
     """
 
@@ -61,7 +58,6 @@ class PartCounts:
     named: int = 0
     opened: int = 0
     slips: int = 0
-    slip_rows: int = 0
     malformed: Counter[str] = field(default_factory=Counter)
 
 
@@ -128,27 +124,24 @@ def audit(
     """
     if lang is not None and lang not in LANGUAGES:
         raise ValueError(f"--lang is {lang!r}; expected one of {', '.join(LANGUAGES)}.")
-    folders = [Path(folder) for folder in (folder_a, folder_b) if folder is not None]
-    roots = [Path(root) if root else None for root in (*image_folders, None, None)]
-    named = [
-        AuditedFolder(folder, lang=lang, image_folder=root, tag_column=tag_column)
-        for folder, root in zip(folders, roots, strict=False)
-    ]
-    if len({one.name for one in named}) < len(named):
-        for letter, one in zip("AB", named, strict=True):
-            one.name = f"{letter}:{one.name}"
-    scan = _Scan(named)
-    sentence_pairs = list(similarity.near_duplicate_sentences(scan.sentences(), NEAR_DUPLICATE))
+    folders = [Path(folder).expanduser() for folder in (folder_a, folder_b) if folder is not None]
+    names = [folder.resolve().name for folder in folders]
+    if len(set(names)) < len(names):
+        names = [f"{letter}:{name}" for letter, name in zip("AB", names, strict=True)]
+    scan = _Scan()
+    for name, folder, root in zip(names, folders, (*image_folders, None, None), strict=False):
+        scan.add(name, folder, lang=lang, image_folder=_image_folder(root), tag_column=tag_column)
+    sentence_pairs = list(similarity.near_duplicate_sentences(scan.sentences.items()))
     logger.info("%d rows, %d images that open", len(scan.rows), len(scan.images.hashes))
-    image_pairs = list(similarity.near_duplicate_images(scan.images.hashes.items(), IMAGE_DISTANCE))
+    image_pairs = list(similarity.near_duplicate_images(scan.images.hashes.items()))
     report = AuditReport(
-        [one.name for one in named],
+        names,
         scan.parts,
         sorted(scan.counts.values(), key=lambda one: scan.parts.index(one.part)),
         scan.overlaps(sentence_pairs, image_pairs),
-        {one.name: scan.images.missing[one.name] for one in named},
-        {one.name: scan.images.unreadable[one.name] for one in named},
-        list(scan.predictability(similarity.groups(image_pairs))),
+        {name: scan.images.missing[name] for name in names},
+        {name: scan.images.unreadable[name] for name in names},
+        list(scan.predictability(names, similarity.groups(image_pairs))),
     )
     report.findings = list(_findings(report))
     return report
@@ -171,8 +164,8 @@ def markdown(report: AuditReport) -> str:
 class _Row(NamedTuple):
     part: str
     id: str
-    words: str | None
-    """The first ones; ``None`` where the sentence is not to be compared."""
+    words: str
+    """The first ones."""
     image_name: str | None
     image: str | None
     labels: dict[str, list[str]]
@@ -192,33 +185,33 @@ class _Images:
         self._by_path: dict[Path, str] = {}
         self._by_name: dict[str, str] = {}
 
-    def key(self, row: AuditRow, dataset: str) -> str | None:
+    def key(self, row: Row, image: Path | bytes | None, dataset: str) -> str | None:
         """The image of a row: the digest of its bytes, its name where no file is there, or ``None``."""
-        if row.image_name is None:
-            return None
         if row.image is None:
+            return None
+        if image is None:
             self.missing[dataset] += 1
-            return _stem(row.image_name)
-        key = self._by_path.get(row.image) if isinstance(row.image, Path) else None
+            return _stem(row.image)
+        key = self._by_path.get(image) if isinstance(image, Path) else None
         if key is None:
-            data = regular(row.image).read_bytes() if isinstance(row.image, Path) else row.image
+            data = regular(image).read_bytes() if isinstance(image, Path) else image
             key = hashlib.sha256(data).hexdigest()
-            if isinstance(row.image, Path):
-                self._by_path[row.image] = key
+            if isinstance(image, Path):
+                self._by_path[image] = key
             if key not in self.hashes and key not in self._problems:
-                self._open(key, row.image)
+                self._open(key, data)
         if key in self._problems:
-            self.unreadable[dataset][row.image_name] = self._problems[key]
-        self._by_name.setdefault(_stem(row.image_name), key)
+            self.unreadable[dataset][row.image] = self._problems[key]
+        self._by_name.setdefault(_stem(row.image), key)
         return key
 
     def resolve(self, key: str | None) -> str | None:
         """The image of that name where another row has its file; call it after all rows."""
         return self._by_name.get(key, key) if key else None
 
-    def _open(self, key: str, source: Path | bytes) -> None:
+    def _open(self, key: str, data: bytes) -> None:
         try:
-            image = open_image(source)
+            image = open_image(data)
         except OSError as error:
             self._problems[key] = str(error)
             return
@@ -229,9 +222,11 @@ class _Images:
 class _Scan:
     """One pass over all rows, and what is kept of them."""
 
-    def __init__(self, folders: Sequence[AuditedFolder]):
-        self.folders, self.images = folders, _Images()
+    def __init__(self) -> None:
+        self.images = _Images()
         self.rows: list[_Row] = []
+        self.sentences: dict[int, list[str]] = {}
+        """Those to compare, by the numbers of their rows."""
         self.counts: dict[tuple[str, str], PartCounts] = {}
 
     @property
@@ -239,13 +234,17 @@ class _Scan:
         """The names of the parts."""
         return list(dict.fromkeys(part for part, _ in self.counts))
 
-    def sentences(self) -> Iterator[tuple[int, list[str]]]:
-        """The sentences to compare, by the numbers of their rows; takes in all rows on the way."""
-        for folder in self.folders:
-            for row in folder.rows():
-                self.rows.append(self._take(row, folder.name))
-                if self.rows[-1].words is not None:
-                    yield len(self.rows) - 1, row.tokens
+    def add(self, dataset: str, folder: Path, **options: Any) -> None:
+        """Take in the rows of a folder."""
+        report = LoadReport()
+        for split, row, image in rows_with_images(folder, report, **options):
+            if row.tokens:
+                self.sentences[len(self.rows)] = row.tokens
+            self.rows.append(self._take(row, image, f"{dataset}/{split}", dataset))
+        for split, parts in report.parts.items():
+            for lang, part in parts.items():
+                counts = self._counts(f"{dataset}/{split}", lang)
+                counts.slips, counts.malformed = part.repaired_tags, part.skipped
         self.rows = [row._replace(image=self.images.resolve(row.image)) for row in self.rows]
 
     def overlaps(
@@ -254,7 +253,7 @@ class _Scan:
         """Of sentences and of images, with examples in words."""
         parts = [row.part for row in self.rows]
         same = similarity.groups(pair for pair in sentence_pairs if pair[2] == 1)
-        sentences = [None if row.words is None else same.get(number, number) for number, row in enumerate(self.rows)]
+        sentences = [same.get(number, number) if row.words else None for number, row in enumerate(self.rows)]
         near = [(sentences[one], sentences[other]) for one, other, measure in sentence_pairs if measure < 1]
         found = overlaps("sentences", sentences, parts, near)
         images = [row.image for row in self.rows]
@@ -266,41 +265,44 @@ class _Scan:
                 overlap.examples.append(" | ".join(shown))
         return found
 
-    def predictability(self, groups: Mapping[str, str]) -> Iterator[Predictability]:
+    def predictability(self, datasets: Sequence[str], groups: Mapping[str, str]) -> Iterator[Predictability]:
         """What the look of images predicts in each dataset; images of a group are nearly the same."""
         for target in ("entity type", "relation"):
-            for folder in self.folders:
+            for dataset in datasets:
                 labels: dict[str, Counter[str]] = defaultdict(Counter)
                 for row in self.rows:
-                    if row.image in self.images.features and row.part.rpartition("/")[0] == folder.name:
+                    if row.image in self.images.features and row.part.rpartition("/")[0] == dataset:
                         labels[row.image].update(row.labels[target])
                 images = sorted(image for image, mine in labels.items() if mine)
                 images = random.Random(0).sample(images, min(MAX_IMAGES, len(images)))
                 look = [self.images.features[image] for image in images]
                 same = [groups.get(image, image) for image in images]
-                if found := predictability(target, folder.name, look, [labels[image] for image in images], same):
+                if found := predictability(target, dataset, look, [labels[image] for image in images], same):
                     yield found
 
-    def _take(self, row: AuditRow, dataset: str) -> _Row:
-        part = f"{dataset}/{row.split}"
-        counts = self.counts.setdefault((part, row.lang), PartCounts(part, row.lang))
-        if row.problem is not None:
-            counts.malformed[row.problem] += 1
-            return _Row(part, row.id, None, None, None, {})
-        image = self.images.key(row, dataset)
+    def _counts(self, part: str, lang: str) -> PartCounts:
+        return self.counts.setdefault((part, lang), PartCounts(part, lang))
+
+    def _take(self, row: Row, file: Path | bytes | None, part: str, dataset: str) -> _Row:
+        counts = self._counts(part, str(row.lang))
+        image = self.images.key(row, file, dataset)
         types = [kind for _, _, kind in iob2_spans(row.tags)]
         counts.rows += 1
         counts.tokens += len(row.tokens)
         counts.entities.update(types)
         counts.without_entity += not types
-        counts.slips += row.slips
-        counts.slip_rows += row.slips > 0
         counts.named += image is not None
         counts.opened += image in self.images.hashes
         more = " ..." if len(row.tokens) > MAX_QUOTED_WORDS else ""
-        words = " ".join(row.tokens[:MAX_QUOTED_WORDS]) + more if row.tokens else None
-        relation = [row.relation] if row.relation in ("depicts", "unrelated") else []
-        return _Row(part, row.id, words, row.image_name, image, {"entity type": types, "relation": relation})
+        words = " ".join(row.tokens[:MAX_QUOTED_WORDS]) + more
+        relation = [row.image_relation] if row.image_relation in ("depicts", "unrelated") else []
+        return _Row(part, row.id, words, row.image, image, {"entity type": types, "relation": relation})
+
+
+def _image_folder(folder: str | Path | None) -> Path | None:
+    if folder is not None and not Path(folder).expanduser().is_dir():
+        raise FileNotFoundError(f"--image_folder {folder} is not a folder: expected one of images.")
+    return Path(folder).expanduser() if folder is not None else None
 
 
 def _stem(name: str) -> str:
@@ -322,12 +324,10 @@ def _findings(report: AuditReport) -> Iterator[Finding]:
             yield Finding(FINE, f"The look of the image hardly predicts {what} in {one.dataset}: {score}.")
     for name in report.datasets:
         counts = [one for one in report.counts if one.part.rpartition("/")[0] == name]
-        slips, slip_rows = sum(one.slips for one in counts), sum(one.slip_rows for one in counts)
+        slips = sum(one.slips for one in counts)
         malformed = sum((one.malformed for one in counts), Counter())
         if slips:
-            part = slip_rows / max(1, sum(one.rows for one in counts))
-            remark = f"{slips} tags of {name} break IOB2: an I-X begins an entity ({slip_rows} rows, {part:.1%})."
-            yield Finding(WARNING, remark)
+            yield Finding(WARNING, f"{slips} tags of {name} break IOB2: an I-X begins an entity.")
         if malformed:
             reasons = ", ".join(f"{reason} {number}" for reason, number in malformed.most_common())
             yield Finding(WARNING, f"{malformed.total()} rows of {name} are malformed and were left out: {reasons}.")
@@ -370,8 +370,7 @@ def _number(number: int, one: str, many: str) -> str:
 
 
 def _split_order(part: str) -> int:
-    split, known = part.rpartition("/")[2], list(SPLIT_FILES)
-    return known.index(split) if split in known else len(known)
+    return split_order(part.rpartition("/")[2])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -93,8 +93,10 @@ def build(
         stage = Stage(stack.enter_context(scratch(work, "build")) / "images")
         described = []
         for source, name in zip(sources, source_names(sources), strict=True):
-            place = stage.images / name if isinstance(provider, Own) else None
-            counts = stage.add(read_source(source, tuple(languages), report=report, image_dir=place, **options), name)
+            rows = read_source(
+                source, tuple(languages), report=report, with_images=isinstance(provider, Own), **options
+            )
+            counts = stage.add(rows, name)
             logger.info("%s: %s", name, ", ".join(f"{lang} {number}" for lang, number in counts.items()) or "no rows")
             facts = {"name": name, "rows": counts.total(), "languages": dict(sorted(counts.items()))}
             described.append(facts | stated_facts(str(source)))
@@ -105,7 +107,8 @@ def build(
         report.log()
         named = sum(row.image is not None for row in stage.rows)
         if named and not isinstance(provider, Own):
-            logger.warning("%d rows name an image of their own, which --provider %s does not take.", named, provider.name)
+            message = "%d rows name an image of their own, which --provider %s does not take."
+            logger.warning(message, named, provider.name)
         provider.prepare(stage)
         draft = _Draft(stage, provider, plan)
         record = {

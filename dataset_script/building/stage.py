@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..images import ImageFiles
 from ..rows import Row, iob2_spans
 
 
@@ -45,7 +46,7 @@ class StagedRow:
 
 
 class Stage:
-    """The rows, and the names that they mention. Images that lie in rows of the sources may be written to ``images``."""
+    """The rows, and the names that they mention. Images that lie in rows are written to ``images``, by source."""
 
     def __init__(self, images: Path):
         self.images = images
@@ -56,8 +57,11 @@ class Stage:
     def add(self, rows: Iterable[tuple[str, Row]], source: str) -> Counter[str]:
         """Take the (split, row) pairs of a source. Returns the number of rows by language."""
         counts: Counter[str] = Counter()
+        files = ImageFiles(self.images / source)
         for split, row in rows:
             lang = str(row.lang)
+            if row.image_bytes is not None:
+                row.image = files.add(row.image_bytes, str(row.image))
             tokens, tags = (list(map(sys.intern, texts)) for texts in (row.tokens, row.tags))  # each text once
             staged = StagedRow(
                 len(self.rows), self._free_id(row.id, f"{source}-{lang}-{split}"), source, lang, split, tokens, tags,

@@ -3,18 +3,16 @@
 import hashlib
 import json
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import datasets
 import pyarrow.parquet as pq
 
-from ..building.providers.folder import name_key
 from ..report import LoadReport
-from ..rows import LANGUAGES, SPLIT_FILES, TagError, iob2_spans, is_unlabelled, tag_names
+from ..rows import LANGUAGES, TagError, iob2_spans, is_unlabelled, split_order, tag_names
 
 NOT_STATED = "not stated"
 _BATCH_ROWS = 100
@@ -27,46 +25,22 @@ class Part:
 
     Attributes:
         entities: type -> mentions.
-        images: rows with an image.
         relations: ``image_relation`` -> rows; empty where the dataset has no such column.
-        seen: ``sentences``, ``entities`` or ``images`` -> digest -> number of rows or mentions. Sentences and images
-            are equal if every letter or byte is, entities if type and name are, whatever their case.
+        images: digest -> rows with this image.
         files: relative to the folder.
-        file_bytes, memory_bytes: as the files are on disk, and uncompressed.
     """
 
     sentences: int = 0
     tokens: int = 0
     entities: Counter[str] = field(default_factory=Counter)
-    images: int = 0
+    images: Counter[bytes] = field(default_factory=Counter)
     relations: Counter[str] = field(default_factory=Counter)
-    seen: defaultdict[str, Counter[bytes]] = field(default_factory=lambda: defaultdict(Counter))
     files: list[str] = field(default_factory=list)
-    file_bytes: int = 0
-    memory_bytes: int = 0
 
     def add(self, other: "Part") -> None:
         """Adds the counts of another part."""
-        for name in ("sentences", "tokens", "entities", "images", "relations", "files", "file_bytes", "memory_bytes"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        for what, counts in other.seen.items():
-            self.seen[what] += counts
-
-    @property
-    def distinct_images(self) -> int:
-        """Different images, by content."""
-        return len(self.seen["images"])
-
-
-class Overlap(NamedTuple):
-    """What a split shares with the training split: ``distinct`` counts each item once, ``uses`` all occurrences."""
-
-    what: str
-    split: str
-    distinct: int
-    uses: int
-    distinct_in_train: int
-    uses_in_train: int
+        for name, more in vars(other).items():
+            setattr(self, name, getattr(self, name) + more)
 
 
 @dataclass
@@ -95,7 +69,7 @@ class Facts:
     @property
     def splits(self) -> list[str]:
         """Those that have rows, train first."""
-        return sorted({split for _, split in self.parts}, key=_split_order)
+        return sorted({split for _, split in self.parts}, key=split_order)
 
     @property
     def types(self) -> list[str]:
@@ -125,16 +99,6 @@ class Facts:
     def image_licences(self) -> Counter[str]:
         """Licence -> images, where their origins are known."""
         return Counter(sorted(origin.get("licence") or NOT_STATED for origin in self.origins))
-
-    def overlaps(self) -> Iterator[Overlap]:
-        """What the other splits share with ``train``, where there is one."""
-        train = self.total(split="train").seen
-        others = {split: self.total(split=split).seen for split in self.splits if split != "train"}
-        for what in ("sentences", "entities", "images") if "train" in self.splits else ():
-            for split, seen in others.items():
-                both = [key for key in seen[what] if key in train[what]]
-                uses = sum(seen[what][key] for key in both)
-                yield Overlap(what, split, len(seen[what]), seen[what].total(), len(both), uses)
 
 
 def count(folder: Path) -> Facts:
@@ -172,16 +136,12 @@ def find_shards(folder: Path) -> dict[tuple[str, str], list[Path]]:
         for path in sorted((folder / lang).glob("*.parquet")):
             if path.is_file() and (match := _SHARD.fullmatch(path.name)):
                 found.setdefault((lang, match["split"]), []).append(path)
-    return dict(sorted(found.items(), key=lambda item: (LANGUAGES.index(item[0][0]), _split_order(item[0][1]))))
+    return dict(sorted(found.items(), key=lambda item: (LANGUAGES.index(item[0][0]), split_order(item[0][1]))))
 
 
 def _count_file(path: Path, part: Part, labels: list[str], names: set[str]) -> None:
-    part.file_bytes += path.stat().st_size
     with pq.ParquetFile(path) as file:
         there = file.schema_arrow.names
-        part.memory_bytes += sum(
-            file.metadata.row_group(group).total_byte_size for group in range(file.num_row_groups)
-        )
         columns = ["id", "tokens", "ner_tags", "image.bytes", "image_relation", "image_name"]
         columns = [name for name in columns if name.partition(".")[0] in there]
         for batch in file.iter_batches(_BATCH_ROWS, columns=columns):
@@ -193,22 +153,13 @@ def _count_file(path: Path, part: Part, labels: list[str], names: set[str]) -> N
                 name = row.get("image_name")
                 if names and name is not None and name not in names:
                     raise ValueError(f"pictures.jsonl has no line for {name}, the image of row {row['id']} in {path}.")
-                _count_row(row, iob2_spans(tags), part)
+                part.sentences += 1
+                part.tokens += len(row["tokens"])
+                part.entities.update(kind for _, _, kind in iob2_spans(tags))
+                if row["image"] is not None:
+                    part.images[hashlib.blake2b(row["image"]["bytes"], digest_size=16).digest()] += 1
                 if "image_relation" in there:
                     part.relations[row["image_relation"] or NOT_STATED] += 1
-
-
-def _count_row(row: dict[str, Any], spans: Iterable[tuple[int, int, str]], part: Part) -> None:
-    tokens = row["tokens"]
-    part.sentences += 1
-    part.tokens += len(tokens)
-    part.seen["sentences"][_digest("\0".join(tokens).encode())] += 1
-    for start, end, kind in spans:
-        part.entities[kind] += 1
-        part.seen["entities"][_digest(f"{kind}\0{name_key(' '.join(tokens[start:end]))}".encode())] += 1
-    if row["image"] is not None:
-        part.images += 1
-        part.seen["images"][_digest(row["image"]["bytes"])] += 1
 
 
 def _features(path: Path) -> datasets.Features:
@@ -223,12 +174,3 @@ def _features(path: Path) -> datasets.Features:
 
 def _read(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else ""
-
-
-def _split_order(split: str) -> tuple[int, str]:
-    known = list(SPLIT_FILES)
-    return known.index(split) if split in known else len(known), split
-
-
-def _digest(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=16).digest()
