@@ -16,7 +16,6 @@ import jinja2
 import numpy as np
 
 from ..building import similarity
-from ..building.similarity import IMAGE_DISTANCE, NEAR_DUPLICATE
 from ..files import claim, regular
 from ..formats.readers import rows_with_images
 from ..images import IMAGE_SUFFIXES, open_image
@@ -61,7 +60,8 @@ class PartCounts:
     malformed: Counter[str] = field(default_factory=Counter)
 
 
-class Finding(NamedTuple):
+@dataclass(frozen=True)
+class Finding:
     """``level`` is ``LEAK``, ``WARNING``, ``NOTE`` or ``FINE``."""
 
     level: str
@@ -91,15 +91,9 @@ class AuditReport:
     predictability: list[Predictability]
     findings: list[Finding] = field(default_factory=list)
 
-    @property
-    def leaks(self) -> bool:
-        """Whether a later split shares something with an earlier one."""
-        return any(finding.level == LEAK for finding in self.findings)
-
     def to_json(self) -> str:
         """Everything, as one JSON object."""
-        shown = vars(self) | {"findings": [finding._asdict() for finding in self.findings]}
-        return json.dumps(shown, default=vars, ensure_ascii=False, indent=1)
+        return json.dumps(self, default=vars, ensure_ascii=False, indent=1)
 
 
 def audit(
@@ -114,23 +108,20 @@ def audit(
 
     Args:
         folder_a, folder_b: in any format that the readers know.
-        lang: the language of rows that do not state theirs.
+        lang, tag_column: as those of ``dataset_script.load``.
         image_folders: where the images of each lie, if not where the readers look.
-        tag_column: of files in columns, as that of ``dataset_script.load``.
 
     Raises:
         FileNotFoundError: a folder is not there, or holds no dataset.
-        ValueError: ``lang`` is not one of the languages.
+        ValueError: a folder has no rows, or an option makes no sense.
     """
-    if lang is not None and lang not in LANGUAGES:
-        raise ValueError(f"--lang is {lang!r}; expected one of {', '.join(LANGUAGES)}.")
     folders = [Path(folder).expanduser() for folder in (folder_a, folder_b) if folder is not None]
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
         names = [f"{letter}:{name}" for letter, name in zip("AB", names, strict=True)]
     scan = _Scan()
     for name, folder, root in zip(names, folders, (*image_folders, None, None), strict=False):
-        scan.add(name, folder, lang=lang, image_folder=_image_folder(root), tag_column=tag_column)
+        scan.add(name, folder, lang=lang, image_folder=root, tag_column=tag_column)
     sentence_pairs = list(similarity.near_duplicate_sentences(scan.sentences.items()))
     logger.info("%d rows, %d images that open", len(scan.rows), len(scan.images.hashes))
     image_pairs = list(similarity.near_duplicate_images(scan.images.hashes.items()))
@@ -155,8 +146,8 @@ def markdown(report: AuditReport) -> str:
         report=report,
         types=sorted({kind for one in report.counts for kind in one.entities}),
         overlaps=[one for one in report.overlaps if before[one.other] <= before[one.part]],
-        near_duplicate=NEAR_DUPLICATE,
-        image_distance=IMAGE_DISTANCE,
+        near_duplicate=similarity.NEAR_DUPLICATE,
+        image_distance=similarity.IMAGE_DISTANCE,
         text=text,
     )
 
@@ -165,7 +156,6 @@ class _Row(NamedTuple):
     part: str
     id: str
     words: str
-    """The first ones."""
     image_name: str | None
     image: str | None
     labels: dict[str, list[str]]
@@ -199,7 +189,11 @@ class _Images:
             if isinstance(image, Path):
                 self._by_path[image] = key
             if key not in self.hashes and key not in self._problems:
-                self._open(key, data)
+                try:
+                    opened = open_image(data)
+                    self.hashes[key], self.features[key] = similarity.image_hash(opened), features(opened)
+                except OSError as error:
+                    self._problems[key] = str(error)
         if key in self._problems:
             self.unreadable[dataset][row.image] = self._problems[key]
         self._by_name.setdefault(_stem(row.image), key)
@@ -208,15 +202,6 @@ class _Images:
     def resolve(self, key: str | None) -> str | None:
         """The image of that name where another row has its file; call it after all rows."""
         return self._by_name.get(key, key) if key else None
-
-    def _open(self, key: str, data: bytes) -> None:
-        try:
-            image = open_image(data)
-        except OSError as error:
-            self._problems[key] = str(error)
-            return
-        self.hashes[key] = similarity.image_hash(image)
-        self.features[key] = features(image)
 
 
 class _Scan:
@@ -299,12 +284,6 @@ class _Scan:
         return _Row(part, row.id, words, row.image, image, {"entity type": types, "relation": relation})
 
 
-def _image_folder(folder: str | Path | None) -> Path | None:
-    if folder is not None and not Path(folder).expanduser().is_dir():
-        raise FileNotFoundError(f"--image_folder {folder} is not a folder: expected one of images.")
-    return Path(folder).expanduser() if folder is not None else None
-
-
 def _stem(name: str) -> str:
     path = PurePosixPath(name)
     return str(path.with_suffix("")) if path.suffix in (*IMAGE_SUFFIXES, ".*") else name
@@ -315,17 +294,13 @@ def _findings(report: AuditReport) -> Iterator[Finding]:
     for one in report.predictability:
         what = "the type of an entity" if one.target == "entity type" else "whether an image depicts or is unrelated"
         score = f"{one.accuracy:.1%} right, the most frequent label {one.majority:.1%}, of {one.labels} labels"
-        if one.predicts:
-            remark = (
-                f"The look of the image predicts {what} in {one.dataset}: {score}. A model can score without reading."
-            )
-            yield Finding(WARNING, remark)
-        else:
-            yield Finding(FINE, f"The look of the image hardly predicts {what} in {one.dataset}: {score}.")
+        found = f"The look of the image {'' if one.predicts else 'hardly '}predicts {what} in {one.dataset}: {score}."
+        yield Finding(WARNING, f"{found} A model can score without reading.") if one.predicts else Finding(FINE, found)
     for name in report.datasets:
         counts = [one for one in report.counts if one.part.rpartition("/")[0] == name]
-        slips = sum(one.slips for one in counts)
+        slips, named = sum(one.slips for one in counts), sum(one.named for one in counts)
         malformed = sum((one.malformed for one in counts), Counter())
+        missing, unreadable = report.missing[name], list(report.unreadable[name])
         if slips:
             yield Finding(WARNING, f"{slips} tags of {name} break IOB2: an I-X begins an entity.")
         if malformed:
@@ -333,44 +308,32 @@ def _findings(report: AuditReport) -> Iterator[Finding]:
             yield Finding(WARNING, f"{malformed.total()} rows of {name} are malformed and were left out: {reasons}.")
         if not slips and not malformed:
             yield Finding(FINE, f"All rows of {name} are well-formed IOB2.")
-        named, unreadable = sum(one.named for one in counts), list(report.unreadable[name])
-        if report.missing[name]:
-            remark = f"{report.missing[name]} of the {named} rows of {name} that name an image have no file."
-            yield Finding(WARNING, remark)
+        if missing:
+            yield Finding(WARNING, f"{missing} of the {named} rows of {name} that name an image have no file.")
         if unreadable:
             some = ", ".join(unreadable[:MAX_QUOTED_NAMES]) + (" ..." if len(unreadable) > MAX_QUOTED_NAMES else "")
-            yield Finding(
-                WARNING, f"{_number(len(unreadable), 'image', 'images')} of {name} cannot be opened: {some}."
-            )
-        if named and not report.missing[name] and not unreadable:
+            yield Finding(WARNING, f"Images of {name} that do not open, {len(unreadable)}: {some}.")
+        if named and not missing and not unreadable:
             yield Finding(FINE, f"All images of {name} open ({named} rows).")
 
 
 def _overlap_findings(report: AuditReport) -> Iterator[Finding]:
     leaking = False
     for one in report.overlaps:
-        items = _number(one.items, one.kind.removesuffix("s"), one.kind)
-        occur = "occurs" if one.items == 1 else "occur"
+        what = f"{one.items} {one.kind if one.items > 1 else one.kind.removesuffix('s')}"
         nearly = f", {one.near} of them nearly the same" if one.near else ""
-        rows = f"{one.shared} of {one.rows} rows, {one.shared / one.rows:.1%}{nearly}"
-        mine, theirs = _split_order(one.part), _split_order(one.other)
+        shared = one.exact + one.near
+        rows = f"{shared} of {one.rows} rows, {shared / one.rows:.1%}{nearly}"
+        mine, theirs = (split_order(part.rpartition("/")[2]) for part in (one.part, one.other))
         if theirs < mine:
             leaking = True
-            yield Finding(LEAK, f"{items} in {one.part} {occur} in {one.other} ({rows}).")
+            yield Finding(LEAK, f"{what} of {one.part} in {one.other} ({rows}).")
         elif one.part == one.other and one.kind == "sentences":
-            yield Finding(NOTE, f"{items} {occur} more than once in {one.part} ({rows}).")
+            yield Finding(NOTE, f"{what} of {one.part} more than once ({rows}).")
         elif theirs == mine and one.part < one.other:
-            yield Finding(NOTE, f"{items} in {one.part} {occur} in {one.other} as well ({rows}).")
+            yield Finding(NOTE, f"{what} of {one.part} in {one.other} as well ({rows}).")
     if not leaking:
         yield Finding(FINE, "No sentence and no image of a test or validation set occurs in what comes before it.")
-
-
-def _number(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"
-
-
-def _split_order(part: str) -> int:
-    return split_order(part.rpartition("/")[2])
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -402,4 +365,4 @@ def run(arguments: argparse.Namespace) -> int:
         (arguments.output_dir / "audit.json").write_text(report.to_json() + "\n", encoding="utf-8")
         (arguments.output_dir / "audit.md").write_text(shown, encoding="utf-8")
     print(shown, end="")
-    return int(arguments.strict and report.leaks)
+    return int(arguments.strict and any(finding.level == LEAK for finding in report.findings))

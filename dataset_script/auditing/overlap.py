@@ -32,11 +32,6 @@ class Overlap:
     pairs: list[tuple[int, int]] = field(default_factory=list)
     examples: list[str] = field(default_factory=list)
 
-    @property
-    def shared(self) -> int:
-        """Rows of ``part`` that have the item, or nearly, in ``other``."""
-        return self.exact + self.near
-
 
 def overlaps(
     kind: str, items: Sequence[Hashable | None], parts: Sequence[str], near: Iterable[tuple[Hashable, Hashable]]

@@ -72,16 +72,18 @@ def rows_with_images(
     folder: Path,
     report: LoadReport,
     lang: str | None = None,
-    image_folder: Path | None = None,
+    image_folder: str | Path | None = None,
     tag_column: int | None = None,
 ) -> Iterator[tuple[str, Row, Path | bytes | None]]:
     """Each well-formed row of a dataset folder, with its split and its image as a file or bytes, not opened.
 
     An I-X that begins an entity is read as B-X. These tags and the malformed rows are counted in ``report``.
     """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is not a folder: expected the folder of a dataset.")
-    images = ImageFolder(image_folder or find_image_root(folder))
+    root = Path(image_folder).expanduser() if image_folder else find_image_root(folder)
+    for place in (folder, root):
+        if place and not place.is_dir():
+            raise FileNotFoundError(f"{place} is not a folder: expected the folder of a dataset, or one of images.")
+    images = ImageFolder(root)
     options = {"lang": lang, "errors": "skip", "iob2": "repair", "report": report, "tag_column": tag_column}
     for split, row in read_source(folder.absolute(), with_images=True, **options):
         image: Path | bytes | None = row.image_bytes

@@ -1,5 +1,6 @@
 """The dataset card: ``README.md`` of a finished dataset folder, with numbers counted from the folder itself."""
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,6 @@ from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from ..files import DATASET, mark, refuse_unlisted
-from ..report import LoadReport
 from .facts import NOT_STATED, Facts, Part, count
 from .markdown import code, percent, share, text
 
@@ -67,7 +67,7 @@ def write_card(folder: str | Path) -> Path:
 def _metadata(facts: Facts) -> DatasetCardData:
     total = facts.total()
     # The labels are those of the sources ("found"); how the sources got them is stated only where a source says it.
-    creators = {"found"} | {made for source in facts.sources for made in _creators(source)}
+    creators = {"found"} | {source.get("annotations_creators", "found") for source in facts.sources}
     data = DatasetCardData(
         language=sorted(facts.languages),
         # A program cannot tell which of several licences is the strictest: one licence for all, or a list of them.
@@ -103,6 +103,7 @@ def _values(facts: Facts) -> dict[str, Any]:
     total = facts.total()
     return {
         "facts": facts,
+        "image_licences": Counter(sorted(origin.get("licence") or NOT_STATED for origin in facts.origins)),
         "total": total,
         "parts": [*((*key, part) for key, part in facts.parts.items()), ("all", "", total)],
         "address": ADDRESS,
@@ -123,7 +124,7 @@ def _values(facts: Facts) -> dict[str, Any]:
 
 
 def _limits(facts: Facts, total: Part) -> Iterator[str]:
-    if any("machine-generated" in _creators(source) for source in facts.sources):
+    if any(source.get("annotations_creators") == "machine-generated" for source in facts.sources):
         yield "Labels of at least one source were made by a program and not corrected by people."
     yield "Labels are those of the sources, mapped and checked for form but not for truth."
     if _is_constructed(facts):
@@ -139,16 +140,11 @@ def _limits(facts: Facts, total: Part) -> Iterator[str]:
             yield f"{share(lacking, len(facts.origins))} images state {name}."
     if total.images and not facts.origins:
         yield "Nothing is known of the origin and the licences of the images."
-    report = (facts.report or LoadReport()).total()
+    report = facts.report.total()
     if lost := report.missing_rows + report.unreadable_rows:
         yield f"{lost:,} rows have no image because its file was missing or did not open when they were loaded."
     if report.repaired_tags:
         yield f"{report.repaired_tags:,} I- tags began an entity and were read as B-."
-
-
-def _creators(source: dict[str, Any]) -> list[str]:
-    made = source.get("annotations_creators") or []
-    return [made] if isinstance(made, str) else made
 
 
 def _is_constructed(facts: Facts) -> bool:
@@ -158,7 +154,9 @@ def _is_constructed(facts: Facts) -> bool:
 def _common_licence(facts: Facts) -> str | None:
     """The licence that all sentences and images state, as the Hub names it."""
     stated = {source.get("licence") for source in facts.sources} or {None}
-    stated |= set(facts.image_licences) if facts.origins or not facts.total().images else {None}
+    stated |= {origin.get("licence") for origin in facts.origins}
+    if facts.total().images and not facts.origins:
+        return None
     names = {str(name).lower().replace(" ", "-") for name in stated}
     return names.pop() if len(names) == 1 and names <= _HUB_LICENCES else None
 

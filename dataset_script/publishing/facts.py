@@ -51,15 +51,17 @@ class Facts:
         features: the columns.
         parts: (language, split) -> its counts, in the order in which they are shown.
         origins: a line of ``pictures.jsonl`` for each image: ``name``, ``licence``, ``author``, ``source``.
-        build: ``build.json``, or nothing.
-        report: ``load_report.json``, or nothing.
+        build, sources, options: ``build.json`` and these two of it, or nothing.
+        report: ``load_report.json``, or an empty one.
     """
 
     features: datasets.Features
     parts: dict[tuple[str, str], Part]
     origins: list[dict[str, Any]]
     build: dict[str, Any]
-    report: LoadReport | None
+    sources: list[dict[str, Any]]
+    options: dict[str, Any]
+    report: LoadReport
 
     @property
     def languages(self) -> list[str]:
@@ -74,8 +76,7 @@ class Facts:
     @property
     def types(self) -> list[str]:
         """The entity types of the tags."""
-        names = self.features["ner_tags"].feature.names
-        return list(dict.fromkeys(name[2:] for name in names if name != "O"))
+        return list(dict.fromkeys(name[2:] for name in self.features["ner_tags"].feature.names if name != "O"))
 
     def total(self, lang: str | None = None, split: str | None = None) -> Part:
         """The sum over a language, a split, or everything."""
@@ -84,21 +85,6 @@ class Facts:
             if lang in (None, part_lang) and split in (None, part_split):
                 total.add(part)
         return total
-
-    @property
-    def sources(self) -> list[dict[str, Any]]:
-        """Those of the sentences, as ``build.json`` has them."""
-        return self.build.get("sources", [])
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Those of the build."""
-        return self.build.get("options", {})
-
-    @property
-    def image_licences(self) -> Counter[str]:
-        """Licence -> images, where their origins are known."""
-        return Counter(sorted(origin.get("licence") or NOT_STATED for origin in self.origins))
 
 
 def count(folder: Path) -> Facts:
@@ -116,8 +102,10 @@ def count(folder: Path) -> Facts:
     first = next(iter(shards.values()))[0]
     features = _features(first)
     origins = [json.loads(line) for line in _read(folder / "pictures.jsonl").splitlines()]
-    build, report = (_read(folder / name) for name in ("build.json", "load_report.json"))
-    facts = Facts(features, {}, origins, json.loads(build or "{}"), LoadReport.from_json(report) if report else None)
+    build = json.loads(_read(folder / "build.json") or "{}")
+    report = _read(folder / "load_report.json")
+    loaded = LoadReport.from_json(report) if report else LoadReport()
+    facts = Facts(features, {}, origins, build, build.get("sources", []), build.get("options", {}), loaded)
     names = {origin["name"] for origin in origins}
     for key, paths in shards.items():
         part = facts.parts[key] = Part()

@@ -57,8 +57,6 @@ def preview(
     """
     if rows < 1:
         raise ValueError(f"--rows is {rows}; expected 1 or more.")
-    if lang not in (None, *LANGUAGES):
-        raise ValueError(f"--lang is {lang!r}; expected one of {', '.join(LANGUAGES)}.")
     folder, report = Path(folder).expanduser(), LoadReport()
 
     def candidates() -> Iterator[tuple[float, int, _Drawn]]:

@@ -89,7 +89,6 @@ def make(folder: Path, rows: int = 40, shards: int = 1, languages: tuple[str, ..
         ]
         (folder / "pictures.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         facts = {
-            "command": ["python", "-m", "dataset_script", "build", "my texts", "--provider", "folder"],
             "options": {
                 "provider": "folder",
                 "unrelated_share": 0.25,

@@ -58,7 +58,7 @@ def names_of(row):
 def paired(stage, plan, split=None):
     gallery = Gallery()
     pairs = draw_depicting(stage, gallery, plan, [*gallery.images])
-    split = np.zeros(stage.rows, np.int8) if split is None else split
+    split = np.zeros(len(stage.rows), np.int8) if split is None else split
     fillers = [(pairs.names.index(f"filler{number}.jpg"), 0) for number in range(4)]
     draw_unrelated(stage, gallery, plan.seed, pairs, split, fillers)
     return pairs
@@ -66,12 +66,12 @@ def paired(stage, plan, split=None):
 
 def test_shares_are_as_stated_and_relations_are_true(stage):
     pairs = paired(stage, Plan(0.25, 0.15))
-    counts = np.bincount(pairs.relation, minlength=3) / stage.rows
+    counts = np.bincount(pairs.relation, minlength=3) / len(stage.rows)
     # Of the pairs of 30 entities, 10 * 9 / (30 * 29) have no picture at all.
     without = 90 / 870
     assert abs(counts[DEPICTS] - 0.6 * (1 - without)) < 0.02
     assert abs(counts[UNRELATED] - (0.25 + 0.6 * without * 0.25 / 0.4)) < 0.02
-    for row in stage.read():
+    for row in stage.rows:
         picture = pairs.names[pairs.image[row.key]] if pairs.image[row.key] >= 0 else None
         shown = picture.split("-")[0] if picture else None
         relation = pairs.relation[row.key]
@@ -99,7 +99,7 @@ def test_same_seed_same_pairs_and_another_seed_others(stage):
 
 def test_unrelated_pictures_come_from_the_rows_own_split(stage):
     gallery, plan = Gallery(), Plan(0.3, 0.2)
-    split = (np.arange(stage.rows) % 2).astype(np.int8)
+    split = (np.arange(len(stage.rows)) % 2).astype(np.int8)
     pairs = draw_depicting(stage, gallery, plan, [*gallery.images])
     # Copy a of each picture belongs to split 0, copy b to split 1.
     keep_to_own(stage, gallery, plan, pairs, lambda row, picture: pairs.names[picture][-5] == "ab"[split[row]])
@@ -112,13 +112,13 @@ def test_unrelated_pictures_come_from_the_rows_own_split(stage):
 
 
 def test_without_an_image_to_draw_rows_go_without_and_are_counted(stage):
-    assert (paired(stage, Plan(1, 0), split=np.full(stage.rows, -1, np.int8)).image == -1).all(), "rows left out"
+    assert (paired(stage, Plan(1, 0), split=np.full(len(stage.rows), -1, np.int8)).image == -1).all(), "rows left out"
     assert set(paired(stage, Plan(1, 0)).image) == set(range(40, 44)), "no image depicts, so only fillers are left"
     gallery = Gallery()
     pairs = draw_depicting(stage, gallery, Plan(1, 0), [*gallery.images])
-    draw_unrelated(stage, gallery, 0, pairs, np.zeros(stage.rows, np.int8), [])
+    draw_unrelated(stage, gallery, 0, pairs, np.zeros(len(stage.rows), np.int8), [])
     assert (pairs.relation == NONE).all()
-    assert pairs.counts["rows left without an image since no unrelated one was found"] == stage.rows
+    assert pairs.counts["rows left without an image since no unrelated one was found"] == len(stage.rows)
 
 
 @pytest.mark.parametrize("shares", [(-0.1, 0.2), (0.7, 0.4), (float("nan"), 0)])
@@ -137,10 +137,9 @@ def test_stage_keeps_rows_counts_names_and_makes_ids_unique(tmp_path):
     stage.add(first, "a")
     counts = stage.add([row("1", ["Köln"], ["B-LOC"]), row("1", [], [], "fr")], "b")
     assert counts == {"de": 1, "fr": 1}
-    assert [item.id for item in stage.read()] == ["1", "2", "b-de-train-1", "b-fr-train-1"]
-    assert [item.id for item in stage.read("fr")] == ["b-fr-train-1"]
+    assert [item.id for item in stage.rows] == ["1", "2", "b-de-train-1", "b-fr-train-1"]
     assert list(stage.mentions()) == [Mention("Köln", "LOC", "de"), Mention("New York", "LOC", "de")]
-    names = list(stage.names())
+    names = stage.names()
     assert sorted((row, names[name].surface) for row, name in stage.mention_pairs()) == [
         (0, "Köln"), (1, "New York"), (2, "Köln"),
     ]  # fmt: skip

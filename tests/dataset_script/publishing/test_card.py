@@ -88,24 +88,6 @@ def relations_of(text: str) -> list[str]:
     return next(one[0][2:] for one in tables(text) if "depicts" in one[0])
 
 
-@pytest.mark.parametrize("split", ["validation", "test"])
-@pytest.mark.parametrize("what", ["sentences", "entities", "images"])
-def test_overlap_with_train(text, rows, what, split):
-    uses = {
-        "sentences": lambda row: [tuple(row["tokens"])],
-        "entities": lambda row: row["named"],
-        "images": lambda row: [row["image"]["bytes"]] if row["image"] else [],
-    }[what]
-    train = {use for row in rows if row["split"] == "train" for use in uses(row)}
-    mine = Counter(use for row in rows if row["split"] == split for use in uses(row))
-    distinct, both = len(mine), len(mine.keys() & train)
-    occurrences = sum(number for use, number in mine.items() if use in train)
-    found = table(text, "of them in train")[what, split]
-    assert found[0] == str(distinct)
-    assert found[1] == f"{both} of {distinct} ({100 * both / distinct:.1f} %)"
-    assert found[2] == f"{occurrences} of {mine.total()} ({100 * occurrences / mine.total():.1f} %)"
-
-
 def test_images_licences_and_origin(folder, text):
     lines = [json.loads(line) for line in (folder / "pictures.jsonl").read_text().splitlines()]
     found = dict(next(one[1:] for one in tables(text) if one[0][0] == "licence of the images"))
@@ -113,12 +95,10 @@ def test_images_licences_and_origin(folder, text):
     assert f"1 of {len(lines)} (20.0 %) images state no author." in text
     assert f"1 of {len(lines)} (20.0 %) images state no licence." in text
     assert "[Babelscape/wikineural](https://huggingface.co/datasets/Babelscape/wikineural) | 4,321 |" in text
-    assert "python -m dataset_script build 'my texts' --provider folder" in text
     assert "| train row is a near-duplicate of one in test | 13 |" in text and "| `seed` | 1234 |" in text
     assert "| provider: mentions asked | 77 |" in text and "| images that do not open | 1 |" in text
     rows = count(folder).total()
     assert f"| unrelated image | 25.0 % | {100 * rows.relations['unrelated'] / rows.sentences:.1f} % |" in text
-    assert (folder / "LICENSE.md").read_text().count("|") > 10
 
 
 def test_what_is_not_known_is_said_or_left_out(tmp_path):
@@ -126,7 +106,7 @@ def test_what_is_not_known_is_said_or_left_out(tmp_path):
     for section in ("Provenance", "Licences"):
         body = re.search(rf"## {section}\n(.*?)\n## ", text, re.S)[1]
         assert not re.search(r"\d", body) and "not stated" in body
-    assert "## Construction" not in text and "## Rebuild" not in text
+    assert "## Construction" not in text
     assert "Nothing is known of the origin and the licences of the images." in text
 
 
@@ -141,7 +121,7 @@ def test_header_is_one_the_hub_accepts(folder, text):
     assert data.multilinguality in known["multilingualities"]
     assert set(data.annotations_creators) <= set(known["creators"]["annotations"])
     assert (data.task_categories, data.task_ids) == (["token-classification"], ["named-entity-recognition"])
-    assert (data.license, data.license_name, data.license_link) == ("other", "mixed", "LICENSE.md")
+    assert data.license == "other"
     configs = MetadataConfigs.from_dataset_card_data(data)
     assert set(configs) == {"all", "de", "en"} and configs.get_default_config_name() == "all"
     for config in configs.values():
@@ -149,7 +129,7 @@ def test_header_is_one_the_hub_accepts(folder, text):
             assert all(list(folder.glob(pattern)) for pattern in entry["path"])
 
 
-def test_datasets_reads_features_and_sizes_from_the_card_alone(folder, tmp_path):
+def test_datasets_reads_features_and_numbers_of_rows_from_the_card_alone(folder, tmp_path):
     (tmp_path / "set").mkdir()
     shutil.copytree(folder, tmp_path / "set", dirs_exist_ok=True)
     for path in (tmp_path / "set").glob("*/*.parquet"):
@@ -158,7 +138,6 @@ def test_datasets_reads_features_and_sizes_from_the_card_alone(folder, tmp_path)
     whole = datasets.load_dataset(str(folder), "de", cache_dir=str(tmp_path / "cache2"))
     assert builder.info.features == whole["train"].features
     assert {k: v.num_examples for k, v in builder.info.splits.items()} == {k: len(v) for k, v in whole.items()}
-    assert builder.info.download_size == sum(path.stat().st_size for path in (folder / "de").glob("*.parquet"))
 
 
 @pytest.mark.parametrize("kind", ["<script>x</script>", "a|b", 'it\'s"x"', "`t`", "``", "a_b_*c*", "&lt;", "{{ 7 }}"])
@@ -189,15 +168,13 @@ def test_same_folder_same_bytes(folder):
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize("name", ["README.md", "LICENSE.md"])
-def test_a_file_that_it_did_not_write_is_not_replaced(tmp_path, name):
+def test_a_file_that_it_did_not_write_is_not_replaced(tmp_path):
     make(tmp_path / "set")
-    for written in ("README.md", "LICENSE.md", MARKER):
-        (tmp_path / "set" / written).unlink()
-    (tmp_path / "set" / name).write_text("mine")
-    with pytest.raises(FileExistsError, match=f"set holds .*{name}"):
+    (tmp_path / "set" / MARKER).unlink()
+    (tmp_path / "set" / "README.md").write_text("mine")
+    with pytest.raises(FileExistsError, match="set holds .*README.md"):
         card.write_card(tmp_path / "set")
-    assert (tmp_path / "set" / name).read_text() == "mine"
+    assert (tmp_path / "set" / "README.md").read_text() == "mine"
 
 
 def test_one_licence_for_all_is_the_licence(tmp_path):
@@ -211,8 +188,7 @@ def test_one_licence_for_all_is_the_licence(tmp_path):
         path.write_text("".join(json.dumps(record) + "\n" for record in records))
     card.write_card(tmp_path / "set")
     data = DatasetCard.load(tmp_path / "set" / "README.md").data
-    assert data.license == "cc-by-sa-4.0" and "license_link" not in data.to_dict()
-    assert data.multilinguality == "monolingual" and not (tmp_path / "set" / "LICENSE.md").exists()
+    assert (data.license, data.multilinguality) == ("cc-by-sa-4.0", "monolingual")
 
 
 def test_not_a_dataset(tmp_path):
@@ -233,6 +209,4 @@ def test_citation_is_that_of_the_project(text):
 
 def test_images_are_told_apart_by_their_bytes(tmp_path):
     """Without ``pictures.jsonl`` too, where names would count two files as one and one as two."""
-    assert count(make(tmp_path / "set", built=False)).total().distinct_images == len(
-        {image_bytes(number) for number in range(5)}
-    )
+    assert len(count(make(tmp_path / "set", built=False)).total().images) == len({image_bytes(n) for n in range(5)})
