@@ -1,5 +1,6 @@
 """Image files: where a row's image lies, whether it opens, and writing images that lie in rows."""
 
+import contextlib
 import hashlib
 import io
 import math
@@ -99,13 +100,10 @@ class ImageFolder:
             return []
         files = []
         for folder, _, names in os.walk(self.root):
-            for name in names:
-                path = os.path.join(folder, name)
-                try:
+            for path in (os.path.join(folder, name) for name in names):
+                with contextlib.suppress(OSError):  # a dangling link, or gone meanwhile: a missing image
                     status = os.stat(path)
-                except OSError:
-                    continue  # a dangling link, or gone meanwhile: a missing image
-                files.append((os.path.relpath(path, self.root), status.st_size, status.st_mtime_ns))
+                    files.append((os.path.relpath(path, self.root), status.st_size, status.st_mtime_ns))
         return sorted(files)
 
 

@@ -38,11 +38,8 @@ class Predictability:
 
     Attributes:
         target: ``entity type`` or ``relation``.
-        dataset: its name.
-        labels: how many labels were predicted.
-        images: of how many images.
-        accuracy: the share predicted rightly.
-        majority: the share that the most frequent label alone gets right.
+        labels, images: how many labels of how many images were predicted.
+        accuracy, majority: the share predicted rightly, and that which the most frequent label alone gets right.
     """
 
     target: str
@@ -53,16 +50,12 @@ class Predictability:
     majority: float
 
     @property
-    def gain(self) -> float:
-        """The share of the majority's errors that the image avoids; at most 1, and 0 where it predicts nothing."""
-        return (self.accuracy - self.majority) / (1 - self.majority) if self.majority < 1 else 0.0
-
-    @property
     def predicts(self) -> bool:
-        """Whether the gain is more than ``MAX_GAIN``, and the accuracy higher by more than chance would make it: three
+        """Whether the image avoids more than ``MAX_GAIN`` of the majority's errors, and more than chance would: three
         standard errors, with as many trials as images."""
+        gain = self.accuracy - self.majority
         error = math.sqrt(self.accuracy * (1 - self.accuracy) / self.images)
-        return self.gain > MAX_GAIN and self.accuracy - self.majority > 3 * error
+        return gain > MAX_GAIN * (1 - self.majority) and gain > 3 * error
 
 
 def predictability(

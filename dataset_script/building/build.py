@@ -11,7 +11,7 @@ import importlib.metadata
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields
 from itertools import chain, islice
@@ -31,8 +31,7 @@ from ..parquet import REPORT_FILE, ROWS_PER_GROUP, ShardWriter, is_parquet
 from ..report import LoadReport
 from ..rows import LANGUAGES
 from . import pairing, similarity, splits
-from .draws import position
-from .plan import DEFAULT_SPLITS, FROM_SOURCE, UNKNOWN, Plan
+from .plan import FROM_SOURCE, UNKNOWN, Plan
 from .providers import fetching
 from .providers.base import ImageProvider
 from .providers.folder import Folder, name_key
@@ -46,7 +45,6 @@ PROVIDERS = ("folder", "wikimedia", "urls")
 """Modules of ``providers`` with ``add_arguments`` and ``from_arguments``; ``own`` and ``none`` are beside them."""
 IMAGES_FILE = "pictures.jsonl"
 BUILD_FILE = "build.json"
-_IMAGES_AT_ONCE = 64
 _VERSIONS = ("2m-ner", "datasets", "datasketch", "imagehash", "numpy", "pillow", "pyarrow", "scipy")
 
 
@@ -135,7 +133,7 @@ def build(
         with replacing(output_dir, DATASET) as folder:
             draft.write_rows(folder, report)
             draft.write_images(folder / IMAGES_FILE)
-            (folder / BUILD_FILE).write_text(_json(record, indent=1) + "\n", encoding="utf-8")
+            (folder / BUILD_FILE).write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
             write_card(folder)
     return output_dir
 
@@ -158,44 +156,26 @@ class _Draft:
         self.stage, self.provider, self.plan = stage, provider, plan
         self.problems: dict[str, str] = {}
         self._sha256: dict[str, str] = {}
-        self._hashes: dict[str, int] = {}
-        while True:  # whether an image opens is found out when it is drawn
-            usable = [name for name in provider.images if name not in self.problems]
-            self.pairs = pairing.draw_depicting(stage, provider, plan, usable)
-            if self._open([self.pairs.names[number] for number in np.unique(self.pairs.image[self.pairs.image >= 0])]):
-                break
+        hashes: dict[str, int] = {}
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            opened = pool.map(_opened, [image.path for image in provider.images.values()])
+            for name, (problem, sha256, perceptual) in zip(provider.images, opened, strict=True):
+                if problem:
+                    self.problems[name] = problem
+                else:
+                    self._sha256[name], hashes[name] = sha256, perceptual
+        near = similarity.near_duplicate_images(hashes.items())
+        self._clusters = {name: name for name in hashes} | similarity.groups(near)
+        self.pairs = pairing.draw_depicting(stage, provider, plan, list(hashes))
         self.assignment = self._split()
         if not provider.natural:
-            pairing.draw_unrelated(stage, provider, plan.seed, self.pairs, self.assignment.split, self._fillers())
-
-    def _open(self, names: Sequence[str]) -> bool:
-        """Open the images that were not opened yet. Returns whether all of ``names`` can be used."""
-        new = iter([name for name in names if name not in self._sha256 and name not in self.problems])
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            while few := list(islice(new, _IMAGES_AT_ONCE)):
-                paths = [self.provider.images[name].path for name in few]
-                for name, (problem, sha256, perceptual) in zip(few, pool.map(_opened, paths), strict=True):
-                    if problem:
-                        self.problems[name] = problem
-                    else:
-                        self._sha256[name], self._hashes[name] = sha256, perceptual
-        return all(name in self._sha256 for name in names)
-
-    def _clusters(self) -> dict[str, str]:
-        """Image name -> the name that stands for all near-duplicates of it."""
-        pairs = similarity.near_duplicate_images(self._hashes.items())
-        linked = [(first, second) for first, second, _ in pairs]
-        by_bytes: dict[str, str] = {}
-        linked += [(by_bytes.setdefault(sha256, name), name) for name, sha256 in self._sha256.items()]
-        return {name: name for name in self.pairs.names} | similarity.groups(linked)
+            pairing.draw_unrelated(stage, provider, plan.seed, self.pairs, self.assignment.split)
 
     def _split(self) -> Assignment:
         stage, plan, pairs = self.stage, self.plan, self.pairs
-        sentences = ((row.key, row.tokens) for row in stage.rows)
-        near = similarity.near_duplicate_sentences(sentences)
+        near = similarity.near_duplicate_sentences((row.key, row.tokens) for row in stage.rows)
         together = np.array([(first, second) for first, second, _ in near], np.int64).reshape(-1, 2)
-        clusters = self._clusters()
-        images, _ = splits.numbered(clusters[name] for name in pairs.names)
+        images, _ = splits.numbered(self._clusters[name] for name in pairs.names)
         ties = self._entity_ties(images) if plan.entities_unseen else np.zeros((0, 2), np.int64)
         if not isinstance(plan.splits, str):
             # Where entities are told apart by their images, a row is tied to its image by what it names.
@@ -228,23 +208,7 @@ class _Draft:
         if self.plan.images_unseen and self.pairs.names:
             numbers = splits.joined(count, np.stack([numbers[names:], count + clusters], axis=1))[numbers]
         mentions = self.stage.mention_pairs()
-        if not len(mentions):
-            return mentions
         return np.unique(np.stack([mentions[:, 0], numbers[:names][mentions[:, 1]]], axis=1), axis=0)
-
-    def _fillers(self) -> Iterator[tuple[int, int]]:
-        """Images that show no known entity, each with a split that may have it."""
-        names, plan = self.pairs.names, self.plan
-        fillers = {name: number for number, name in enumerate(names) if not self.provider.images[name].types}
-        self._open([*fillers])
-        clusters = self._clusters()
-        used = {clusters[names[number]] for number in self.pairs.image[self.pairs.image >= 0]}
-        for name, number in fillers.items():
-            if name in self.problems or (plan.images_unseen and clusters[name] in used):
-                continue
-            shares = DEFAULT_SPLITS if isinstance(plan.splits, str) else plan.splits
-            drawn = position(shares, plan.seed, "filler", clusters[name])
-            yield from ((number, split) for split in ([drawn] if plan.images_unseen else range(len(SPLITS))))
 
     def write_rows(self, folder: Path, read: LoadReport) -> None:
         """Write the Parquet files, and the report of what was read and written."""
@@ -309,7 +273,7 @@ class _Draft:
                 facts = asdict(self.provider.images[names[number]])
                 facts |= {"sha256": self._sha256[names[number]], "rows": int(used[number])}
                 order = ("name", "types", "entity", "mentions", "licence", "author", "source", "sha256", "rows")
-                file.write(_json({key: facts[key] for key in order}) + "\n")
+                file.write(json.dumps({key: facts[key] for key in order}, ensure_ascii=False) + "\n")
 
 
 def _opened(path: Path) -> tuple[str | None, str, int]:
@@ -319,10 +283,6 @@ def _opened(path: Path) -> tuple[str | None, str, int]:
         return None, hashlib.sha256(data).hexdigest(), similarity.image_hash(data)
     except OSError as error:
         return str(error), "", 0
-
-
-def _json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
 def _versions() -> dict[str, str]:

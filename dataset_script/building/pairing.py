@@ -5,7 +5,7 @@ the image nor its kind tells whether the sentence names what it shows, nor of wh
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -92,23 +92,17 @@ def draw_unrelated(
     seed: int,
     pairs: Pairs,
     split: np.ndarray,
-    fillers: Iterable[tuple[int, int]],
 ) -> None:
     """Give an image of something else to the rows that are to have one.
 
     Args:
         split: (rows,) the split of each row as a number, negative for a row left out. Images come from those that
-            depict an entity for a row of the same split, each as likely as it does so, and from the fillers.
-        fillers: (image, split) of images that show no known entity: each as likely as an image used once.
+            depict an entity for a row of the same split, each as likely as it does so.
     """
-    uses = {}
+    cumulated = {}
     for number in np.unique(split[split >= 0]):
         used = pairs.image[(split == number) & (pairs.relation == DEPICTS)]
-        uses[int(number)] = np.bincount(used, minlength=len(pairs.names))
-    for image, number in fillers:
-        if number in uses:
-            uses[number][image] += 1
-    cumulated = {number: np.cumsum(weights) for number, weights in uses.items()}
+        cumulated[int(number)] = np.cumsum(np.bincount(used, minlength=len(pairs.names)))
     for row in stage.rows:
         number = int(split[row.key])
         if number < 0 or pairs.relation[row.key] != UNRELATED or pairs.image[row.key] >= 0:
@@ -116,7 +110,7 @@ def draw_unrelated(
         weights = cumulated[number]
         shown = provider.candidates(row)
         entities = {provider.entity(mention) for mention in row.mentions} - {None}
-        for attempt in range(ATTEMPTS if weights[-1] else 0):
+        for attempt in range(ATTEMPTS if weights.any() else 0):
             at = uniform(seed, "unrelated", row.id, attempt) * weights[-1]
             image = int(np.searchsorted(weights, at, side="right"))
             name = pairs.names[image]

@@ -27,8 +27,6 @@ OTHER_LANGUAGE_CODES = frozenset("it nl pl pt ru zh ita nld ned pol por rus zho"
 SPLIT_NAMES = {name: split for split, names in SPLIT_FILES.items() for name in names}
 SPLIT_NAMES |= {"testa": "validation", "testb": "test"}
 """What a split may be called, in a file's name or on the Hub, and which it then is."""
-_QUALIFIERS = re.compile(r"w|[0-9]+cands")
-"""What else a name may have: ``train_w_10cands.json`` is WikiDiverse with candidate entities."""
 _OTHER_TAG = re.compile(r"[ \t]([ESLU]-[A-Z]\w*)\s*$")
 
 
@@ -89,15 +87,13 @@ class FileName:
 
     @classmethod
     def parse(cls, name: str) -> "FileName | None":
-        """``train.txt``, ``test_en.tsv``, ``dev-de.conllu``, ``eng.testa``, ``train_w_10cands.json``; ``None`` for
-        other names."""
+        """``train.txt``, ``test_en.tsv``, ``dev-de.conllu``, ``eng.testa``; ``None`` for other names."""
         suffix = Path(name).suffix
         suffix = suffix if suffix in _SUFFIXES else ""
         parts = re.split(r"[._-]", name.removesuffix(suffix))
         splits = [part for part in parts if part in SPLIT_NAMES]
         codes = [part for part in parts if part in LANGUAGE_CODES or part in OTHER_LANGUAGE_CODES]
-        others = [part for part in parts if part not in splits + codes and not _QUALIFIERS.fullmatch(part)]
-        if len(splits) != 1 or len(codes) > 1 or others or not (suffix or codes):
+        if len(splits) != 1 or len(codes) > 1 or len(parts) > len(splits + codes) or not (suffix or codes):
             return None
         return cls(SPLIT_NAMES[splits[0]], codes[0] if codes else None, suffix, list(SPLIT_NAMES).index(splits[0]))
 

@@ -7,7 +7,6 @@ import argparse
 import base64
 import heapq
 import io
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,7 +45,7 @@ def preview(
         lang: of which language alone; also that of rows that do not state theirs.
         split: of which split alone.
         seed: of the draw; the same rows and seed give the same bytes.
-        tag_column: of files in columns, as that of ``dataset_script.load``.
+        tag_column: as that of ``dataset_script.load``.
 
     Returns:
         The file.
@@ -69,7 +68,6 @@ def preview(
     if not drawn:
         found = ", ".join(f"{place} {one}" for place, parts in report.parts.items() for one in parts)
         raise ValueError(f"{folder} has no rows in {lang or 'any language'}, {split or 'any split'}; it has {found}.")
-    origins = _origins(folder / "pictures.jsonl", {row.image for _, row, _ in drawn if row.image})
     types = sorted({kind for _, row, _ in drawn for _, _, kind in iob2_spans(row.tags)})
     summary = f"{len(drawn)} of {total.rows} rows, drawn with seed {seed}."
     if total.repaired_tags:
@@ -85,7 +83,7 @@ def preview(
         summary=summary,
         grounds=COLOURS,
         colours={kind: number % len(COLOURS) for number, kind in enumerate(types)},
-        rows=[_shown(*one, origins.get(one[1].image or "")) for one in drawn],
+        rows=[_shown(*one) for one in drawn],
     )
     output = Path(output).expanduser()
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -93,24 +91,13 @@ def preview(
     return output
 
 
-def _origins(path: Path, names: set[str]) -> dict[str, dict[str, Any]]:
-    """The lines of ``pictures.jsonl`` for the images of these names."""
-    if not path.is_file():
-        return {}
-    with path.open(encoding="utf-8") as file:
-        records = (json.loads(line) for line in file if line.strip())
-        return {record["name"]: record for record in records if record["name"] in names}
-
-
-def _shown(split: str, row: Row, image: Path | bytes | None, origin: dict[str, Any] | None) -> dict[str, Any]:
+def _shown(split: str, row: Row, image: Path | bytes | None) -> dict[str, Any]:
     """What the template shows of a row, as plain text."""
     details = {
         "row": f"{row.id} ({row.lang}, {split})",
         "image": " ".join(filter(None, [row.image_relation, row.image])),
         "caption": row.caption or "",
     }
-    if origin is not None:
-        details |= {key: str(origin.get(key) or "not stated") for key in ("licence", "author", "source")}
     thumbnail, problem = _thumbnail(row, image)
     return {
         "id": row.id,

@@ -40,8 +40,7 @@ def push(
 
     Args:
         folder: a finished dataset, as ``build`` or ``write_parquet`` writes it.
-        repo_id: ``"org/name"``; the repository is made if there is none.
-        private: make it a private one; one that exists stays as it is.
+        repo_id: ``"org/name"``; made if there is none, then ``private`` if asked for.
         token: with the right to write; by default ``HF_TOKEN`` or that of ``hf auth login``.
         revision: a branch, made if there is none; ``main`` if left out.
 

@@ -4,7 +4,6 @@ import hashlib
 import io
 import json
 import os
-import warnings
 import zlib
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from dataset_script.auditing import audit
 from dataset_script.building.build import build
 from dataset_script.building.plan import Plan
 from dataset_script.building.providers.own import Own
-from dataset_script.images import FORMATS, ImageFiles, ImageFolder, candidates, find_image_root, image_problem
+from dataset_script.images import FORMATS, ImageFiles, ImageFolder, candidates, find_image_root, open_image
 from dataset_script.publishing import preview
 from dataset_script.publishing.card import write_card
 from dataset_script.publishing.parquet import write_parquet
@@ -58,7 +57,6 @@ READABLE = {
 def test_readable_images_decode_in_datasets(tmp_path, name):
     path = tmp_path / name
     READABLE[name](path)
-    assert image_problem(path) is None
     found = ImageFolder(tmp_path).find(name)
     assert (found.path, found.cause) == (path, None)
     feature = ImageFeature()
@@ -102,9 +100,8 @@ def test_files_that_are_no_regular_files_or_have_impossible_names_are_missing(tm
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "device.jpg").symlink_to("/dev/zero")
     folder = ImageFolder(tmp_path)
-    assert image_problem(tmp_path / "pipe.jpg") == (
-        "OSError: pipe.jpg is a folder, a pipe or a device; expected a regular file."
-    )
+    with pytest.raises(OSError, match=r"^OSError: pipe.jpg is a folder, a pipe or a device; expected a regular file."):
+        open_image(tmp_path / "pipe.jpg")
     for name in (
         "pipe.jpg",
         "device.jpg",
@@ -132,13 +129,12 @@ def test_decompression_bombs_are_refused_undecoded(tmp_path, side, monkeypatch):
             PngImagePlugin.putchunk(file, kind, data)
     decoded, load = [], PngImagePlugin.PngImageFile.load
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", lambda self: decoded.append(self.size) or load(self))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert image_problem(path).startswith("too many pixels (PIL.Image.MAX_IMAGE_PIXELS is 89478485): ")
+    with pytest.raises(OSError, match=r"^too many pixels \(PIL.Image.MAX_IMAGE_PIXELS is 89478485\): "):
+        open_image(path)
     assert decoded == []
     if side == 10_000:
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
-        assert image_problem(path) is None
+        open_image(path)
         assert decoded[0] == (side, side)
 
 
@@ -146,8 +142,7 @@ def test_each_file_is_decoded_once(tmp_path, monkeypatch):
     READABLE["rgb.jpg"](tmp_path / "rgb.jpg")
     (tmp_path / "broken.jpg").write_bytes(b"")
     calls = []
-    problem = images.image_problem
-    monkeypatch.setattr(images, "image_problem", lambda path: calls.append(path.name) or problem(path))
+    monkeypatch.setattr(images, "open_image", lambda path: calls.append(path.name) or open_image(path))
     folder = ImageFolder(tmp_path)
     for _ in range(3):
         folder.find("rgb.jpg"), folder.find("broken.jpg"), folder.find("rgb.*")
@@ -243,20 +238,11 @@ def test_rows_that_datasets_decodes_do_not_reach_ghostscript(hostile, ghostscrip
 
 
 def test_images_in_rows_are_written_once_and_no_name_is_taken_twice(tmp_path):
-    def digest(content: bytes) -> str:
-        return hashlib.sha256(content).hexdigest()[:16]
-
-    files = ImageFiles(tmp_path / "images")
-    assert files.add({"bytes": b"one", "path": "a/1.jpg"}) == "1.jpg"
-    assert files.add({"bytes": b"one", "path": "2.jpg"}, "3.jpg") == "1.jpg"
-    assert files.add({"bytes": b"two", "path": "x.jpg"}, "../2.jpg") == "2.jpg"
-    assert files.add({"bytes": b"three", "path": "1.jpg"}) == f"{digest(b'three')}-1.jpg"
-    assert files.add({"bytes": b"four", "path": None}) == digest(b"four")
-    assert files.add({"bytes": b"five", "path": "a/.."}) == digest(b"five")
-    contents = {path.name: path.read_bytes() for path in files.folder.iterdir()}
-    assert sorted(contents.values()) == [b"five", b"four", b"one", b"three", b"two"] and contents["2.jpg"] == b"two"
-    (files.folder / "6.jpg").write_bytes(b"mine")
-    assert files.add({"bytes": b"six", "path": "6.jpg"}) == f"{digest(b'six')}-6.jpg"
-    assert (files.folder / "6.jpg").read_bytes() == b"mine"
-    with pytest.raises(ValueError, match="the image 'here.jpg' is named, but not in the row"):
-        files.add({"bytes": None, "path": "here.jpg"})
+    files = ImageFiles(tmp_path)
+    assert [files.add(b"one", "1.jpg"), files.add(b"one", "3.jpg"), files.add(b"two", "2.jpg")] == [
+        "1.jpg", "1.jpg", "2.jpg",
+    ]  # fmt: skip
+    other = f"{hashlib.sha256(b'three').hexdigest()[:16]}-1.jpg"
+    assert files.add(b"three", "1.jpg") == other
+    contents = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert contents == {"1.jpg": b"one", "2.jpg": b"two", other: b"three"}

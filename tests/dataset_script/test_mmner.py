@@ -129,7 +129,7 @@ def test_imgid_folder_with_images_and_captions(tmp_path, load_here):
     (folder / "train.txt").write_text("IMGID:17_06_1\nRT\tO\nBerlin\tB-OTHER\n\nIMGID:O_2\nx\tO\n\n", encoding="utf-8")
     (folder / "valid.txt").write_text("IMGID:3\ny\tO\n", encoding="utf-8")
     (folder / "captions.txt").write_text("17_06_1.jpg :a black square\n", encoding="utf-8")
-    dataset = load_here(folder, "de", lang="de")
+    dataset = load_here(folder, "de", lang="de", captions="captions.txt")
     assert dataset["train"].column_names == [*COLUMNS, "caption"]
     first, second = dataset["train"]
     assert (first["id"], first["lang"], first["caption"], first["image"].size) == (
@@ -212,8 +212,7 @@ def test_captions_are_part_of_the_cache_key(tmp_path, load_here):
     captions = tmp_path / "captions.txt"
     for caption in ("one", "two"):
         captions.write_text(f"1.jpg :{caption}\n", encoding="utf-8")
-        assert load_here(tmp_path)["train"]["caption"] == [caption]
-    captions.unlink()
+        assert load_here(tmp_path, captions=captions)["train"]["caption"] == [caption]
     assert "caption" not in load_here(tmp_path)["train"].column_names
 
 

@@ -28,8 +28,7 @@ class Folder(ImageProvider):
 
     Args:
         index: TSV with a header, or JSONL: ``file``, ``types`` and ``mentions`` (in TSV separated by ``;``, in JSONL
-            lists), and where known ``licence``, ``author``, ``source``. An image without mentions shows no known
-            entity: it may only be drawn as an unrelated image.
+            lists), and where known ``licence``, ``author``, ``source``. Only images with mentions are drawn.
         folder: the folder that the files are named in; by default ``images/`` beside the index, else the index's own.
 
     Raises:
@@ -49,7 +48,7 @@ class Folder(ImageProvider):
         folder = Path(folder).expanduser() if folder else (beside if beside.is_dir() else index.parent)
         if not folder.is_dir():
             raise FileNotFoundError(f"--image_folder: {folder} is not a folder; expected that of the indexed images.")
-        for line, record in read_table(index, ("file", "types", "mentions"), COLUMNS):
+        for line, record in read_table(index, COLUMNS[:3]):
             image = _image(f"{index}:{line}", folder, record)
             if image.name in self.images:
                 raise ValueError(f"{index}:{line}: {image.name} came a second time; expected one line an image.")

@@ -21,7 +21,7 @@ class Urls(ImageProvider):
     """The provider of images by URL. The image of a row belongs to the whole row.
 
     A run that was killed goes on where it was. URLs without an answer are asked again by the next run. Only public
-    addresses are asked, and directly, whatever proxies the environment names.
+    addresses are asked, without proxies.
 
     Args:
         workspace: a folder of this provider's own; it is made where there is none.
@@ -64,7 +64,7 @@ class Urls(ImageProvider):
         """
         given = {row.id: (row.image_url or "").strip() for row in stage.rows}
         facts: dict[str, list[Any]] = {row_id: [url, None, None, None] for row_id, url in given.items() if url}
-        for line, record in read_table(self._table, ("id", "url"), COLUMNS) if self._table else ():
+        for line, record in read_table(self._table, COLUMNS[:2]) if self._table else ():
             row_id, url = record.get("id"), record.get("url")
             if not (isinstance(row_id, str | int) and str(row_id) and isinstance(url, str) and url.strip()):
                 raise ValueError(

@@ -19,8 +19,15 @@ from .workspace import IMAGES, Workspace
 
 logger = logging.getLogger(__name__)
 
-CLASSES = Path(__file__).with_name("wikidata_classes.yaml")
-LICENCES = Path(__file__).with_name("licences.yaml")
+_HERE = Path(__file__).parent
+CLASSES = yaml.safe_load((_HERE / "wikidata_classes.yaml").read_text(encoding="utf-8"))
+"""Entity type -> ``roots`` and ``not``, each class id -> name."""
+LICENCES = [
+    re.compile(pattern, re.IGNORECASE)
+    for entry in yaml.safe_load((_HERE / "licences.yaml").read_text(encoding="utf-8"))
+    for pattern in entry["patterns"]
+]
+"""The licences under which an image is kept: a pattern must match the whole name, as its origin gives it."""
 SIZE_PX = 500
 """Width of the images. Wikimedia serves 20, 40, 60, 120, 250, 330, 500, 960, 1280, ... and rounds others up."""
 MAX_DEPTH = 12
@@ -31,49 +38,25 @@ FOUND, FAILED = "found", "no answer"
 _UNKNOWN = "?"
 
 
-def licence_patterns(path: Path = LICENCES) -> list[re.Pattern[str]]:
-    """The licences under which an image is kept, of YAML: a list of ``licence`` (a name) and ``patterns``.
-
-    Each pattern must match the whole name of a licence, as its origin names it.
-    """
-    try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return [re.compile(pattern, re.IGNORECASE) for entry in entries for pattern in entry["patterns"]]
-    except (TypeError, KeyError, re.error) as error:
-        expected = "expected a list of mappings with licence and patterns"
-        raise ValueError(f"--allowed_licences: {path}: {error!r}; {expected}.") from None
-
-
 class Taxonomy:
     """Which entity types a Wikidata item agrees with, by its classes and the classes above them (P279*).
 
     Args:
-        path: YAML: for each type ``roots`` and ``not``, mappings from class id to its name.
         parents: from a class to those it is a subclass of, or to ``None`` where that is not known.
         max_depth: steps up from a class of an item.
     """
 
-    def __init__(self, path: Path, parents: Callable[[str], Iterable[str] | None], max_depth: int = MAX_DEPTH):
-        try:
-            types = yaml.safe_load(path.read_text(encoding="utf-8"))
-            self.types = {kind: ({*entry["roots"]}, {*(entry.get("not") or ())}) for kind, entry in types.items()}
-            self._marked = {name for both in self.types.values() for part in both for name in part}
-            if wrong := [name for name in self._marked if not re.fullmatch(r"Q\d+", str(name))]:
-                raise TypeError(f"{wrong[0]!r} is not the id of a class, like Q5")
-        except (TypeError, KeyError, AttributeError) as error:
-            raise ValueError(
-                f"--wikidata_classes: {path}: {error!r}; expected roots and not, mappings by class id, for each type."
-            ) from None
+    def __init__(self, parents: Callable[[str], Iterable[str] | None], max_depth: int = MAX_DEPTH):
+        self._marked = {name for entry in CLASSES.values() for part in entry.values() for name in part} | {_UNKNOWN}
         self._parents, self._max_depth = parents, max_depth
         self._above: dict[str, set[str]] = {}
 
     def agrees(self, classes: Iterable[str], kind: str) -> bool | None:
         """Whether an item of these classes may stand for an entity of the type ``kind``; ``None``: not known."""
-        roots, others = self.types[kind]
         above = {mark for name in classes for mark in self._marks(name)}
-        if above & others:
+        if above & CLASSES[kind]["not"].keys():
             return False
-        return None if _UNKNOWN in above else bool(above & roots)
+        return None if _UNKNOWN in above else bool(above & CLASSES[kind]["roots"].keys())
 
     def _marks(self, name: str) -> set[str]:
         if name not in self._above:
@@ -83,7 +66,7 @@ class Taxonomy:
                 seen |= {_UNKNOWN} if None in found else set()
                 level = {parent for parents in found for parent in parents or ()} - seen
                 seen |= level
-            self._above[name] = seen & (self._marked | {_UNKNOWN})
+            self._above[name] = seen & self._marked
         return self._above[name]
 
 
@@ -100,14 +83,12 @@ class Wikimedia(ImageProvider):
     Args:
         workspace: a folder of this provider's own; it is made where there is none.
         contact: as for ``user_agent``.
-        size_px: width of the images.
         max_mentions: only that many names are looked up, the most frequent ones; all if left out.
         politeness: how hard servers are pressed.
-        classes, licences: YAML files in place of ``wikidata_classes.yaml`` and ``licences.yaml``.
 
     Raises:
         FileExistsError: the workspace holds files, and is not one of this provider.
-        ValueError: an option makes no sense.
+        ValueError: ``contact`` is none.
     """
 
     name = "wikimedia"
@@ -117,19 +98,12 @@ class Wikimedia(ImageProvider):
         self,
         workspace: Path,
         contact: str | None,
-        size_px: int = SIZE_PX,
         max_mentions: int | None = None,
         politeness: Politeness = POLITE,
-        classes: Path = CLASSES,
-        licences: Path = LICENCES,
     ):
         super().__init__()
-        if size_px < 1:
-            raise ValueError(f"--image_size is {size_px}; expected the width of the images in pixels.")
-        self._size_px, self._max_mentions = size_px, max_mentions
-        self._files_kind = f"files of {size_px} px"
-        self._licences = licence_patterns(licences)
-        self._taxonomy = Taxonomy(classes, self._parents)
+        self._max_mentions = max_mentions
+        self._taxonomy = Taxonomy(self._parents)
         fetcher = Fetcher(contact, politeness)
         self._wiki = MediaWiki(fetcher)
         self._work = Workspace(workspace, "workspace of wikimedia", fetcher, MAX_FAILURES_IN_A_ROW)
@@ -146,7 +120,7 @@ class Wikimedia(ImageProvider):
         titles: dict[Mention, str] = {}
         for mention in islice(stage.mentions(), self._max_mentions):
             title = title_of(mention.surface)
-            if mention.type not in self._taxonomy.types:
+            if mention.type not in CLASSES:
                 outcomes[mention] = "type without classes"
             elif title is None:
                 outcomes[mention] = "not a title"
@@ -163,8 +137,8 @@ class Wikimedia(ImageProvider):
                 own = files.setdefault(item["id"], item["images"])
                 if page["image"] and page["image"] not in own:
                     own.append(page["image"])
-        ask, batched = partial(self._wiki.files, self._size_px), partial(batches, prefix="File:")
-        self._work.ask(self._files_kind, sorted({file for names in files.values() for file in names}), ask, batched)
+        wanted = sorted({file for names in files.values() for file in names})
+        self._work.ask("files", wanted, partial(self._wiki.files, SIZE_PX), partial(batches, prefix="File:"))
         chosen, refused = self._choose(files)
         outcomes |= {mention: chosen[item_id][0] for mention, item_id in items.items()}
         self._note(items, chosen)
@@ -231,28 +205,24 @@ class Wikimedia(ImageProvider):
             wanted = sorted({file for outcome, file in chosen.values() if file and outcome != FOUND})
             if not wanted:
                 return chosen, refused
-            urls = {self._image_key(file): self._work.get(self._files_kind, file)["url"] for file in wanted}
+            urls = {file: self._work.get("files", file)["url"] for file in wanted}
             self._work.download(urls)
 
     def _choice(self, files: list[str], refused: dict[str, str]) -> tuple[str, str | None]:
         """The outcome of an item and its file; the outcome is empty while that is not downloaded."""
         for file in files:
-            key = self._image_key(file)
-            facts, image = self._work.get(self._files_kind, file), self._work.get(IMAGES, key) or {}
-            if facts is None or (IMAGES, key) in self._work.failed:
+            facts, image = self._work.get("files", file), self._work.get(IMAGES, file) or {}
+            if facts is None or (IMAGES, file) in self._work.failed:
                 return FAILED, None
             cause = facts["problem"] or image.get("refused")
             if facts["licence"] is None:
                 cause = cause or "no licence stated"
-            elif not any(pattern.fullmatch(facts["licence"].strip()) for pattern in self._licences):
+            elif not any(pattern.fullmatch(facts["licence"].strip()) for pattern in LICENCES):
                 cause = cause or "licence not allowed"
             if not cause:
                 return (FOUND if image else ""), file
             refused[file] = cause
         return ("item whose images are refused" if files else "item without an image"), None
-
-    def _image_key(self, file: str) -> str:
-        return f"{file}\n{self._size_px}"
 
     def _note(self, items: dict[Mention, str], chosen: dict[str, tuple[str, str | None]]) -> None:
         """Say of each name which entity and image it stands for."""
@@ -262,7 +232,7 @@ class Wikimedia(ImageProvider):
                 named.setdefault(file, []).append(mention)
         self._entities, self._showing, images = dict(items), {}, []
         for file, mentions in named.items():
-            name, facts = self._work.get(IMAGES, self._image_key(file))["name"], self._work.get(self._files_kind, file)
+            name, facts = self._work.get(IMAGES, file)["name"], self._work.get("files", file)
             # Names whose items share an image are one entity, as far as the image tells.
             entity = min(items[mention] for mention in mentions)
             self._entities.update(dict.fromkeys(mentions, entity))
@@ -276,20 +246,10 @@ class Wikimedia(ImageProvider):
 
 def add_arguments(parser: Any) -> None:
     """The options of this provider."""
-    parser.add_argument("--image_size", type=int, default=SIZE_PX, help="width of the images in pixels (%(default)s)")
     parser.add_argument("--max_mentions", type=int, help="look up only so many names, the most frequent ones")
-    parser.add_argument("--wikidata_classes", type=Path, default=CLASSES, help="YAML: the classes of each entity type")
-    parser.add_argument("--allowed_licences", type=Path, default=LICENCES, help="YAML: the licences that are taken")
 
 
 def from_arguments(arguments: Any, workspace: Path) -> Wikimedia:
     """The provider that the command line asks for."""
-    return Wikimedia(
-        workspace / "wikimedia",
-        arguments.contact,
-        size_px=arguments.image_size,
-        max_mentions=arguments.max_mentions,
-        politeness=politeness_of(arguments),
-        classes=arguments.wikidata_classes,
-        licences=arguments.allowed_licences,
-    )
+    politeness = politeness_of(arguments)
+    return Wikimedia(workspace / "wikimedia", arguments.contact, arguments.max_mentions, politeness)

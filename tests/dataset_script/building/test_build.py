@@ -44,10 +44,6 @@ def source(tmp_path_factory):
                 Image.fromarray(pixels).resize((60, 60)).save(folder / "images" / f"again-{name}.jpg", quality=70)
                 lines.append(f"again-{name}.jpg\t{kind}\t{other}\tCC0\tAnn\thttps://example.org/{name}")
             lines.append(f"{name}.jpg\t{kind}\t{name};{name}o\tCC BY 4.0\tAnn\thttps://example.org/{name}")
-    Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)).resize((64, 64)).save(
-        folder / "images" / "filler.png"
-    )
-    lines.append("filler.png\t\t\tCC0\t\t")
     (folder / "images" / "broken.jpg").write_bytes(b"no picture")
     lines.append("broken.jpg\tPER\tPerson45\tCC0\t\t")
     (folder / "index.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -157,12 +153,6 @@ def test_images_are_what_their_relation_says(source, tmp_path):
         assert item["sha256"] == hashlib.sha256((source / "images" / item["name"]).read_bytes()).hexdigest()
     person = next(item for item in listed if item["name"].startswith("Person"))
     assert person["licence"] in ("CC BY 4.0", "CC0") and person["author"] == "Ann" and person["types"] == ["PER"]
-    # A filler is as likely as an image used once: not sure to be drawn by one seed.
-    assert any(
-        row["image_name"] == "filler.png"
-        for seed in range(4)
-        for row in rows_of(built(source, tmp_path / str(seed), unrelated_share=0.9, missing_share=0, seed=seed))
-    )
 
 
 def test_same_bytes_twice_and_others_for_another_seed(source, tmp_path):
@@ -174,7 +164,6 @@ def test_same_bytes_twice_and_others_for_another_seed(source, tmp_path):
     first = digest("a", 0)
     assert first == digest("b", 0)
     assert first["en/train-00000.parquet"] != digest("c", 1)["en/train-00000.parquet"]
-    assert not (tmp_path / "a" / "work" / "stage.sqlite").exists()
 
 
 def test_load_reads_it_back_and_a_second_build_replaces_it(source, tmp_path):
@@ -313,7 +302,7 @@ def test_command_line_builds_and_says_what_is_wrong(source, tmp_path, capsys):
 def test_nothing_but_what_it_wrote_is_replaced(source, tmp_path, capsys):
     """The dataset of an earlier call is; a clone with notes, and what a workspace holds besides, are not."""
     out, work = tmp_path / "out", tmp_path / "work"
-    mine = {work / "images" / "holiday.jpg": "a", work / "stage.sqlite": "b", work / ".build-x" / "c": "c"}
+    mine = {work / "images" / "holiday.jpg": "a", work / ".build-x" / "c": "c"}
     for path, text in mine.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)

@@ -16,7 +16,7 @@ ENTITIES = [f"E{number}" for number in range(30)]
 
 
 class Gallery(ImageProvider):
-    """Two images of each of the first twenty entities, and four fillers."""
+    """Two images of each of the first twenty entities."""
 
     natural = False
 
@@ -25,8 +25,6 @@ class Gallery(ImageProvider):
         for entity in ENTITIES[:20]:
             for name in (f"{entity}-a.jpg", f"{entity}-b.jpg"):
                 self.images[name] = ProvidedImage(name, Path(name), entity, ("LOC",))
-        for number in range(4):
-            self.images[f"filler{number}.jpg"] = ProvidedImage(f"filler{number}.jpg", Path())
 
     def showing(self, mention):
         return [f"{mention.surface}-{copy}.jpg" for copy in "ab"] if mention.surface in ENTITIES[:20] else []
@@ -59,8 +57,7 @@ def paired(stage, plan, split=None):
     gallery = Gallery()
     pairs = draw_depicting(stage, gallery, plan, [*gallery.images])
     split = np.zeros(len(stage.rows), np.int8) if split is None else split
-    fillers = [(pairs.names.index(f"filler{number}.jpg"), 0) for number in range(4)]
-    draw_unrelated(stage, gallery, plan.seed, pairs, split, fillers)
+    draw_unrelated(stage, gallery, plan.seed, pairs, split)
     return pairs
 
 
@@ -87,8 +84,6 @@ def test_the_picture_does_not_tell_whether_it_depicts(stage):
         for relation, counts in used.items()
     }
     assert np.abs(shares[DEPICTS] - shares[UNRELATED]).max() < 0.02
-    fillers = sum(used[UNRELATED][number] for number in range(40, 44))
-    assert 0 < fillers < 0.02 * used[UNRELATED].total(), "a filler is as common as a picture that is used once"
 
 
 def test_same_seed_same_pairs_and_another_seed_others(stage):
@@ -103,7 +98,7 @@ def test_unrelated_pictures_come_from_the_rows_own_split(stage):
     pairs = draw_depicting(stage, gallery, plan, [*gallery.images])
     # Copy a of each picture belongs to split 0, copy b to split 1.
     keep_to_own(stage, gallery, plan, pairs, lambda row, picture: pairs.names[picture][-5] == "ab"[split[row]])
-    draw_unrelated(stage, gallery, 0, pairs, split, [])
+    draw_unrelated(stage, gallery, 0, pairs, split)
     for row, picture in enumerate(pairs.image):
         assert picture < 0 or pairs.names[picture][-5] == "ab"[split[row]]
     assert pairs.counts["images given up because another split has them"] > 500
@@ -113,11 +108,8 @@ def test_unrelated_pictures_come_from_the_rows_own_split(stage):
 
 def test_without_an_image_to_draw_rows_go_without_and_are_counted(stage):
     assert (paired(stage, Plan(1, 0), split=np.full(len(stage.rows), -1, np.int8)).image == -1).all(), "rows left out"
-    assert set(paired(stage, Plan(1, 0)).image) == set(range(40, 44)), "no image depicts, so only fillers are left"
-    gallery = Gallery()
-    pairs = draw_depicting(stage, gallery, Plan(1, 0), [*gallery.images])
-    draw_unrelated(stage, gallery, 0, pairs, np.zeros(len(stage.rows), np.int8), [])
-    assert (pairs.relation == NONE).all()
+    pairs = paired(stage, Plan(1, 0))
+    assert (pairs.relation == NONE).all(), "no image depicts"
     assert pairs.counts["rows left without an image since no unrelated one was found"] == len(stage.rows)
 
 

@@ -201,23 +201,19 @@ def test_captions(tmp_path):
     assert (third.line, third.reason) == (4, "bad caption")
 
 
-def test_captions_are_found_matched_and_counted(tmp_path):
+def test_captions_are_matched_and_counted(tmp_path):
     imgid(tmp_path / "train.txt", "IMGID:1\na\tO\n\nIMGID:2\nb\tO\n\nIMGID:3.png\nc\tO\n")
     imgid(tmp_path / "BLIP.txt", "1.jpg :one\n3.png :three\n")
-    imgid(tmp_path / "notes.txt", "Some words.\n")
-    assert [row["caption"] for row in rows_of(tmp_path)] == ["one", None, "three"]
-    assert scan(tmp_path).report.total().without_caption == 1
-    imgid(tmp_path / "other.txt", "1.jpg :uno\n")
-    with pytest.raises(ValueError, match="several files of captions"):
-        Corpus(tmp_path)
-    assert [row["caption"] for row in rows_of(tmp_path, captions="other.txt")] == ["uno", None, None]
+    assert [row["caption"] for row in rows_of(tmp_path, captions="BLIP.txt")] == ["one", None, "three"]
+    assert scan(tmp_path, captions="BLIP.txt").report.total().without_caption == 1
+    assert "caption" not in scan(tmp_path).columns
 
 
 def test_a_pipe_among_the_files_is_not_waited_for(tmp_path):
     imgid(tmp_path / "train.txt", "IMGID:1\na\tO\n")
     for name in ("notes.txt", "dev.txt"):
         os.mkfifo(tmp_path / name)
-    assert len(rows_of(tmp_path)) == 1 and Corpus(tmp_path).captions_file is None
+    assert len(rows_of(tmp_path)) == 1
     with pytest.raises(OSError, match="notes.txt is a folder, a pipe or a device"):
         Corpus(tmp_path, captions="notes.txt")
     (tmp_path / "de").mkdir()
@@ -230,10 +226,10 @@ def test_contradicting_captions_are_malformed(tmp_path):
     imgid(tmp_path / "train.txt", "IMGID:1\na\tO\n")
     imgid(tmp_path / "captions.txt", "1.jpg :one\n1.jpg :one\n1.jpg :two\n")
     with pytest.raises(MalformedRow, match=r"captions\.txt:3: a second, other caption of 1\.jpg"):
-        scan(tmp_path)
-    report = scan(tmp_path, errors="skip").report
-    assert report.bad_captions == {"duplicate caption": 1}
-    assert [row["caption"] for row in rows_of(tmp_path, errors="skip")] == ["one"]
+        scan(tmp_path, captions="captions.txt")
+    options = {"captions": "captions.txt", "errors": "skip"}
+    assert scan(tmp_path, **options).report.bad_captions == {"duplicate caption": 1}
+    assert [row["caption"] for row in rows_of(tmp_path, **options)] == ["one"]
 
 
 TEXT = st.text(st.characters(exclude_characters="\t\n\r", exclude_categories=("Cs",)), max_size=8)
@@ -315,7 +311,6 @@ FORMATS = {
         ("train", "en", "1", "No names here .", BOAT_FILE, BOAT),
         ("validation", "en", "0", "Alra|B-Organization wins .", BOAT_FILE, BOAT),
     ],
-    "wikidiverse_candidates": [("train", "en", "0", WIKIDIVERSE, BOAT_FILE, BOAT)],
 }
 
 
@@ -441,7 +436,7 @@ def test_files_of_no_or_of_several_formats_say_what_was_seen(tmp_path, text, nam
         ("dev-fr.conll", ("validation", "fr")),
         ("esp.train", ("train", "esp")),
         ("eng.testa", ("validation", "eng")),
-        ("train_w_10cands.json", ("train", None)),
+        ("train_w_10cands.json", None),
         ("ned.testa", ("validation", "ned")),
         ("train", None),
         ("train_small.txt", None),
