@@ -49,33 +49,21 @@ class MalformedRow(ValueError):
 
 @dataclass
 class Row:
-    """A sentence as its file has it: the text unchanged, the image not opened.
-
-    Attributes:
-        path, line: where it stands.
-        id: its own, or where the format has none its number in the file, from 0.
-        lang: its own language; ``None`` where the row does not state it.
-        tags: one for each token; members of ``NO_LABEL`` where the row has no gold labels.
-        image: the name of a file in the image folder; ``stem.*`` where it has no suffix.
-        ignored_keys: keys of the source that no column takes.
-        first_token_line: where each token has a line of its own, the line of the first.
-        image_url: where the image can be downloaded.
-        image_bytes: the image, where it lies in the row.
-    """
+    """A sentence as its file has it: the text unchanged, the image not opened."""
 
     path: Path
-    line: int
-    id: str
-    lang: str | None
+    line: int  # where it stands
+    id: str  # its own, or its number in the file, from 0
+    lang: str | None  # its own language; ``None`` where the row does not state it
     tokens: list[str]
-    tags: list[str]
-    image: str | None = None
+    tags: list[str]  # one for each token; members of ``NO_LABEL`` where the row has no gold labels
+    image: str | None = None  # the name of a file in the image folder; ``stem.*`` where it has no suffix
     caption: str | None = None
     image_relation: str | None = None
-    ignored_keys: tuple[str, ...] = ()
-    first_token_line: int | None = None
-    image_url: str | None = None
-    image_bytes: bytes | None = None
+    ignored_keys: tuple[str, ...] = ()  # keys of the source that no column takes
+    first_token_line: int | None = None  # where each token has a line of its own, the line of the first
+    image_url: str | None = None  # where the image can be downloaded
+    image_bytes: bytes | None = None  # the image, where it lies in the row
 
     def problem(self, reason: str, detail: str, token: int | None = None, remedy: str = "") -> MalformedRow:
         """The error for this row; ``token`` counts from 0 and gives the line where each token has its own."""

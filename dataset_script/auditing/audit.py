@@ -37,27 +37,18 @@ MAX_QUOTED_NAMES = 5
 
 @dataclass
 class PartCounts:
-    """What the rows of one language in one part (a split of a dataset) hold.
+    """What the rows of one language in one part (a split of a dataset) hold."""
 
-    Attributes:
-        part: as ``A/test``.
-        rows: well-formed ones.
-        entities: type -> number.
-        named, opened: rows that name an image, and rows whose image opens.
-        slips: tags I-X that begin an entity, which IOB2 does not allow.
-        malformed: reason -> rows that cannot be used.
-    """
-
-    part: str
+    part: str  # as ``A/test``
     lang: str
-    rows: int = 0
+    rows: int = 0  # well-formed ones
     tokens: int = 0
     without_entity: int = 0
-    entities: Counter[str] = field(default_factory=Counter)
-    named: int = 0
-    opened: int = 0
-    slips: int = 0
-    malformed: Counter[str] = field(default_factory=Counter)
+    entities: Counter[str] = field(default_factory=Counter)  # type -> number
+    named: int = 0  # rows that name an image
+    opened: int = 0  # rows whose image opens
+    slips: int = 0  # tags I-X that begin an entity, which IOB2 does not allow
+    malformed: Counter[str] = field(default_factory=Counter)  # reason -> rows that cannot be used
 
 
 @dataclass(frozen=True)
@@ -70,25 +61,15 @@ class Finding:
 
 @dataclass
 class AuditReport:
-    """What an audit found.
+    """What an audit found."""
 
-    Attributes:
-        datasets: the names of the folders.
-        parts: their splits, as ``A/test``.
-        counts: by part and language.
-        overlaps: of sentences, and of images.
-        missing: dataset -> rows whose image file is absent.
-        unreadable: dataset -> image name -> why it does not open.
-        predictability: of entity types and of relations, from images alone.
-    """
-
-    datasets: list[str]
-    parts: list[str]
-    counts: list[PartCounts]
-    overlaps: list[Overlap]
-    missing: dict[str, int]
-    unreadable: dict[str, dict[str, str]]
-    predictability: list[Predictability]
+    datasets: list[str]  # the names of the folders
+    parts: list[str]  # their splits, as ``A/test``
+    counts: list[PartCounts]  # by part and language
+    overlaps: list[Overlap]  # of sentences, and of images
+    missing: dict[str, int]  # dataset -> rows whose image file is absent
+    unreadable: dict[str, dict[str, str]]  # dataset -> image name -> why it does not open
+    predictability: list[Predictability]  # of entity types and of relations, from images alone
     findings: list[Finding] = field(default_factory=list)
 
     def to_json(self) -> str:

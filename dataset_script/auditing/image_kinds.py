@@ -34,20 +34,14 @@ def features(image: Image.Image) -> np.ndarray:
 
 @dataclass
 class Predictability:
-    """How far an image alone predicts a label.
+    """How far an image alone predicts a label."""
 
-    Attributes:
-        target: ``entity type`` or ``relation``.
-        labels, images: how many labels of how many images were predicted.
-        accuracy, majority: the share predicted rightly, and that which the most frequent label alone gets right.
-    """
-
-    target: str
+    target: str  # ``entity type`` or ``relation``
     dataset: str
-    labels: int
-    images: int
-    accuracy: float
-    majority: float
+    labels: int  # how many were predicted
+    images: int  # of how many images
+    accuracy: float  # the share predicted rightly
+    majority: float  # the share that the most frequent label alone gets right
 
     @property
     def predicts(self) -> bool:
@@ -61,16 +55,12 @@ class Predictability:
 def predictability(
     target: str, dataset: str, look: Sequence[np.ndarray], labels: Sequence[Counter[str]], groups: Sequence[str]
 ) -> Predictability | None:
-    """Cross-validates a logistic regression of image features.
+    """Cross-validates a logistic regression of image features; ``None`` for too few images, or labels of one class.
 
     Args:
-        target, dataset: as in ``Predictability``.
         look: (images,) the features of each.
         labels: (images,) how often each label stands beside each image, at least one each.
         groups: (images,) equal for images that are nearly the same; they share a fold.
-
-    Returns:
-        ``None`` where there are too few images, or labels of one class only.
     """
     classes = sorted({label for mine in labels for label in mine})
     if len(look) < MIN_IMAGES or len(set(groups)) < FOLDS or len(classes) < 2:

@@ -9,25 +9,17 @@ MAX_EXAMPLES = 3
 
 @dataclass
 class Overlap:
-    """What one part shares with another, named as ``A/test``, or repeats, where both are the same.
+    """What one part shares with another, named as ``A/test``, or repeats, where both are the same."""
 
-    Attributes:
-        kind: ``sentences`` or ``images``.
-        rows: rows of ``part``.
-        exact, near: of them, rows that have the very same item in ``other``, and further ones with nearly the same.
-        items: how many different items of ``part`` these are.
-        pairs, examples: a few pairs of such rows, by their numbers, and in words.
-    """
-
-    kind: str
+    kind: str  # ``sentences`` or ``images``
     part: str
     other: str
-    rows: int
-    exact: int = 0
-    near: int = 0
-    items: int = 0
-    pairs: list[tuple[int, int]] = field(default_factory=list)
-    examples: list[str] = field(default_factory=list)
+    rows: int  # of ``part``
+    exact: int = 0  # of them, those that have the very same item in ``other``
+    near: int = 0  # further ones that have nearly the same there
+    items: int = 0  # how many different items of ``part`` these are
+    pairs: list[tuple[int, int]] = field(default_factory=list)  # a few pairs of such rows, by their numbers
+    examples: list[str] = field(default_factory=list)  # the same in words
 
 
 def overlaps(

@@ -42,13 +42,11 @@ def words(tokens: Iterable[str]) -> list[str]:
 def near_duplicate_sentences(
     rows: Iterable[tuple[int, Sequence[str]]], threshold: float = NEAR_DUPLICATE
 ) -> Iterator[tuple[int, int, float]]:
-    """Find the pairs of sentences whose bigrams of words have a Jaccard similarity of at least ``threshold``.
+    """Find the pairs of sentences whose bigrams of words have a Jaccard similarity of at least ``threshold``, in (0,
+    1].
 
-    Each pair is checked exactly. One at the very threshold is missed once in 200 times, more similar ones hardly ever.
-
-    Args:
-        rows: (key, tokens), each key once.
-        threshold: in (0, 1].
+    Each pair is checked exactly. One at the very threshold is missed once in 200 times, more similar ones hardly
+    ever. ``rows`` are (key, tokens), each key once.
 
     Yields:
         (key, key, similarity), the one that came first before the other. Of sentences with the same words, each is
@@ -102,11 +100,7 @@ def image_hash(image: Image.Image | Path | bytes) -> int:
 def near_duplicate_images(
     hashes: Iterable[tuple[K, int]], max_distance: int = IMAGE_DISTANCE
 ) -> Iterator[tuple[K, K, int]]:
-    """Find the pairs of images whose hashes differ in at most ``max_distance`` of 64 bits.
-
-    Args:
-        hashes: (name, ``image_hash``).
-        max_distance: in bits.
+    """Find the pairs of images whose hashes (``image_hash``) differ in at most ``max_distance`` of 64 bits.
 
     Yields:
         (name, name, distance in bits). Of images of one hash, each is paired with the first of them alone, and only

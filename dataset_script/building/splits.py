@@ -64,12 +64,10 @@ def resplit(rows: int, shares: Sequence[float], seed: int, together: np.ndarray,
 
 
 def keep_given(given: np.ndarray, together: np.ndarray, ties: np.ndarray) -> Assignment:
-    """Keep the splits that the sources have, and leave out rows of training that would leak what is tested.
+    """Keep the splits that the sources have, ``given``: (rows,) int8, positions in ``SPLITS``.
 
-    Args:
-        given: (rows,) int8, positions in ``SPLITS``.
-        together, ties: as for ``resplit``. A row of training is left out for the sake of one of validation or test,
-            one of validation for one of test.
+    Of what hangs together (``together``, ``ties`` as for ``resplit``), rows of training are left out for the sake
+    of validation and test, and those of validation for the sake of test.
     """
     left_out: Counter[str] = Counter()
     split = given.copy()

@@ -105,12 +105,7 @@ class Corpus(Options):
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
     def scan(self, languages: tuple[str, ...]) -> Inventory:
-        """Read every row and decode every image of ``languages``, once.
-
-        Raises:
-            MalformedRow: a row breaks its format (``errors="raise"``), in any language: labels come from all of them.
-            ValueError: no row is left for ``languages``.
-        """
+        """Read every row and decode every image of ``languages``, once. Labels come from the rows of all languages."""
         report = LoadReport()
         captions = self._read_captions(report)
         types: set[str] = set()

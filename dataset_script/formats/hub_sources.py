@@ -28,21 +28,17 @@ def open_hub_source(
     """The sentences of a dataset on the Hub, or of a folder laid out like one, with their split; in place of a row
     whose tokens or tags are malformed, the problem.
 
-    ``hub_sources.yaml`` describes WikiNEuRal and MultiNERD. Of any other dataset, the splits are those of the configs
-    named by a language (``de``), or else of the default config, where the names of the splits (``train_de``), a
-    column ``lang``, or ``lang`` give the language. It needs a column of tokens (one of ``TOKENS``) and one of tags
-    (one of ``TAGS``), the tags as ClassLabel or as text.
+    ``hub_sources.yaml`` describes WikiNEuRal and MultiNERD. Of any other dataset, the splits are those of the
+    configs named by a language (``de``), or else of the default config, where the names of the splits
+    (``train_de``), a column ``lang``, or ``lang`` give the language. It needs a column of tokens (one of
+    ``TOKENS``) and one of tags (one of ``TAGS``), the tags as ClassLabel or as text. Other columns or splits are a
+    ``ValueError``.
 
     Args:
         name: ``org/name``.
         languages: those wanted; others are not read where the layout allows it, else passed over.
         lang: the language of rows of which nothing else states it.
         with_images: whether the images of the column ``image`` are taken.
-
-    Raises:
-        ValueError: the dataset has no such columns, its tags have no names, it states no language, its splits have
-            other names, or its images are to be taken and are not in its rows.
-        huggingface_hub.errors.HfHubHTTPError, datasets.exceptions.DatasetNotFoundError: as ``datasets.load_dataset``.
     """
     for split, stated, rows in _streams(name, languages):
         features = rows.features or {}

@@ -62,8 +62,7 @@ class Policy:
         """The rows that are taken, with their language; what is repaired or skipped is counted in ``report``.
 
         Args:
-            lang: the language that all rows must have.
-            default_lang: that of rows that do not state theirs, where ``lang`` is not given.
+            lang, default_lang: the language that all rows must have; else that of rows that do not state theirs.
             repair: whether an I-X that begins an entity is read as B-X.
             own_ids: whether the file states ids, which must not repeat.
             unlabelled: whether a row may have no gold labels at all.

@@ -32,27 +32,16 @@ _OTHER_TAG = re.compile(r"[ \t]([ESLU]-[A-Z]\w*)\s*$")
 
 @dataclass(frozen=True)
 class Reader:
-    """A format.
-
-    Attributes:
-        name: what the format is called.
-        suffixes: of its files; ``""`` stands for ``eng.train`` and the like.
-        read: the function that reads a file.
-        looks: whether a file's first lines are of this format.
-        default_lang: the language of rows that do not state it.
-        own_ids: whether rows have ids of their own, which must not repeat; else they are numbered.
-        iob1: whether files may be IOB1 throughout, as published; these are converted.
-        has_columns: whether ``read`` takes the number of the tags' column.
-    """
+    """A format."""
 
     name: str
-    suffixes: tuple[str, ...]
-    read: Callable[..., Iterator[Row | MalformedRow]]
-    looks: Callable[[Sequence[str]], bool]
-    default_lang: str | None = None
-    own_ids: bool = False
-    iob1: bool = False
-    has_columns: bool = False
+    suffixes: tuple[str, ...]  # of its files; ``""`` stands for ``eng.train`` and the like
+    read: Callable[..., Iterator[Row | MalformedRow]]  # reads a file
+    looks: Callable[[Sequence[str]], bool]  # whether a file's first lines are of this format
+    default_lang: str | None = None  # of rows that do not state it
+    own_ids: bool = False  # rows have ids of their own, which must not repeat
+    iob1: bool = False  # files may be IOB1 throughout, as published; these are converted
+    has_columns: bool = False  # ``read`` takes the number of the tags' column
 
 
 _COLUMN_SUFFIXES = (".txt", ".tsv", ".conll", ".conllu", ".iob", ".iob2", ".bio")
@@ -132,8 +121,7 @@ def discover(folder: Path, tag_column: int | None = None) -> list[Source]:
 
     Raises:
         FileNotFoundError: there are none.
-        ValueError: two files claim one split, files of two formats or of both layouts lie there, a file is of no known
-            format, a sub-folder with such files is not named by a language, or the files have no ``tag_column``.
+        ValueError: the names or formats of the files contradict each other, or they have no ``tag_column``.
     """
     left_out: list[str] = []
     sources = _split_files(folder, None, left_out)

@@ -27,7 +27,6 @@ _HUB_LICENCES = {"apache-2.0", "cc0-1.0", "mit", "pddl"} | {
     for kind in ("", "-sa", "-nc", "-nd", "-nc-sa", "-nc-nd")
     for version in ("2.0", "2.5", "3.0", "4.0")
 }
-_SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
 _COLUMNS = {
     "id": "name of the row",
     "lang": "its language",
@@ -46,14 +45,10 @@ def write_card(folder: str | Path) -> Path:
 
     Args:
         folder: a finished dataset: Parquet files, and where there are ``pictures.jsonl``, ``build.json`` and
-            ``load_report.json``.
-
-    Returns:
-        The path of the card.
+            ``load_report.json``; else a ``ValueError``.
 
     Raises:
         FileExistsError: the file is there and was not written by this function.
-        ValueError: ``folder`` does not hold a dataset; see ``facts.count``.
     """
     folder = Path(folder)
     facts = count(folder)
@@ -73,9 +68,6 @@ def _metadata(facts: Facts) -> DatasetCardData:
         # A program cannot tell which of several licences is the strictest: one licence for all, or a list of them.
         license=_common_licence(facts) or "other",
         annotations_creators=sorted(creators),
-        language_creators=["found"],
-        multilinguality="multilingual" if len(facts.languages) > 1 else "monolingual",
-        size_categories=next((name for limit, name in _SIZES if total.sentences < limit), "10M<n<100M"),
         task_categories=["token-classification"],
         task_ids=["named-entity-recognition"],
         pretty_name=f"MMNER: named entities in text{' with images' if total.images else ''}",

@@ -21,21 +21,14 @@ _SHARD = re.compile(r"(?P<split>.+)-\d{5}\.parquet")
 
 @dataclass
 class Part:
-    """Counts over the rows of one language in one split.
-
-    Attributes:
-        entities: type -> mentions.
-        relations: ``image_relation`` -> rows; empty where the dataset has no such column.
-        images: digest -> rows with this image.
-        files: relative to the folder.
-    """
+    """Counts over the rows of one language in one split."""
 
     sentences: int = 0
     tokens: int = 0
-    entities: Counter[str] = field(default_factory=Counter)
-    images: Counter[bytes] = field(default_factory=Counter)
-    relations: Counter[str] = field(default_factory=Counter)
-    files: list[str] = field(default_factory=list)
+    entities: Counter[str] = field(default_factory=Counter)  # type -> mentions
+    images: Counter[bytes] = field(default_factory=Counter)  # digest -> rows with this image
+    relations: Counter[str] = field(default_factory=Counter)  # ``image_relation`` -> rows; empty without this column
+    files: list[str] = field(default_factory=list)  # relative to the folder
 
     def add(self, other: "Part") -> None:
         """Adds the counts of another part."""
@@ -45,23 +38,15 @@ class Part:
 
 @dataclass
 class Facts:
-    """All that the card says of a folder.
-
-    Attributes:
-        features: the columns.
-        parts: (language, split) -> its counts, in the order in which they are shown.
-        origins: a line of ``pictures.jsonl`` for each image: ``name``, ``licence``, ``author``, ``source``.
-        build, sources, options: ``build.json`` and these two of it, or nothing.
-        report: ``load_report.json``, or an empty one.
-    """
+    """All that the card says of a folder."""
 
     features: datasets.Features
-    parts: dict[tuple[str, str], Part]
-    origins: list[dict[str, Any]]
-    build: dict[str, Any]
+    parts: dict[tuple[str, str], Part]  # (language, split) -> its counts, in the order in which they are shown
+    origins: list[dict[str, Any]]  # the lines of ``pictures.jsonl``
+    build: dict[str, Any]  # ``build.json``, or nothing; ``sources`` and ``options`` are of it
     sources: list[dict[str, Any]]
     options: dict[str, Any]
-    report: LoadReport
+    report: LoadReport  # ``load_report.json``, or an empty one
 
     @property
     def languages(self) -> list[str]:
@@ -88,11 +73,8 @@ class Facts:
 
 
 def count(folder: Path) -> Facts:
-    """Count what ``folder`` holds.
-
-    Raises:
-        ValueError: there are no Parquet files as ``{lang}/{split}-00000.parquet``, their columns are not those of the
-            dataset, or an image has no line in ``pictures.jsonl``.
+    """Count what ``folder`` holds; ``ValueError`` for one without Parquet files, or with other columns than the
+    dataset's, or an image without a line in ``pictures.jsonl``.
     """
     shards = find_shards(folder)
     if not shards:

@@ -36,19 +36,15 @@ def preview(
     seed: int = 0,
     tag_column: int | None = None,
 ) -> Path:
-    """Write a page of rows drawn at random, each as likely as any other.
+    """Write a page of rows drawn at random, each as likely as any other, to the file ``output``.
 
     Args:
         folder: a dataset in any format that the readers know.
-        output: the HTML file; replaced if it is there.
         rows: how many at most.
         lang: of which language alone; also that of rows that do not state theirs.
         split: of which split alone.
         seed: of the draw; the same rows and seed give the same bytes.
         tag_column: as that of ``dataset_script.load``.
-
-    Returns:
-        The file.
 
     Raises:
         FileNotFoundError: the folder is not there, or holds no dataset.

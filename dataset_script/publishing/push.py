@@ -48,7 +48,7 @@ def push(
         The address of the dataset.
 
     Raises:
-        ValueError: ``folder`` is not a finished dataset, or the repository holds a loading script.
+        ValueError: ``folder`` is not a finished dataset.
         ConnectionError: the Hub does not answer, or the connection broke.
         huggingface_hub.errors.HfHubHTTPError: the Hub refuses, such as a token that may not write there.
     """
@@ -74,12 +74,6 @@ def _commit(
         api.create_branch(url.repo_id, repo_type="dataset", branch=revision, exist_ok=True)
     info = api.dataset_info(url.repo_id, revision=revision)
     there = {sibling.rfilename for sibling in info.siblings or []}
-    script = f"{url.repo_id.rpartition('/')[2]}.py"
-    if script in there:
-        raise ValueError(
-            f"{url} has {script} at its root, a loading script, for which load_dataset refuses the repository: "
-            "delete it there, then push again."
-        )
     card = (folder / "README.md").read_text(encoding="utf-8").replace(ADDRESS, url.repo_id).encode()
     add = [CommitOperationAdd(name, card if name == "README.md" else folder / name) for name in files]
     stale = [CommitOperationDelete(name) for name in sorted(there - {*files}) if _OURS.fullmatch(name)]

@@ -16,22 +16,14 @@ from ..stage import Mention, Stage, StagedRow
 
 @dataclass(frozen=True)
 class ProvidedImage:
-    """An image on disk, and where it comes from.
+    """An image on disk, and where it comes from."""
 
-    Attributes:
-        name: its file name, which no other image of the provider has.
-        entity: the identity of what it shows, the same for every name and language of it (a Wikidata id, a line of an
-            index); ``None`` where that is not known.
-        types, mentions: the entity types that it may stand for, and the names of what it shows, where known.
-        licence, author, source: as its origin states them, where it does.
-    """
-
-    name: str
+    name: str  # its file name, which no other image of the provider has
     path: Path
-    entity: str | None = None
-    types: tuple[str, ...] = ()
-    mentions: tuple[str, ...] = ()
-    licence: str | None = None
+    entity: str | None = None  # what it shows, by any name in any language, where known
+    types: tuple[str, ...] = ()  # the entity types that it may stand for
+    mentions: tuple[str, ...] = ()  # the names of what it shows, where known
+    licence: str | None = None  # as its origin states it
     author: str | None = None
     source: str | None = None
 
@@ -39,11 +31,9 @@ class ProvidedImage:
 class ImageProvider:
     """Where images come from: this one has none. Attributes and answers stay the same after ``prepare``.
 
-    Attributes:
-        name: on the command line.
-        natural: whether images belong to sentences: then their relation is not known, and none is drawn at random.
-        images: every image by its name, in a fixed order.
-        counts: what happened in ``prepare``, for the record of the build: mentions asked, found, refused and why ...
+    ``natural``: images belong to sentences; then their relation is not known, and none is drawn at random.
+    ``images`` are in a fixed order. ``counts`` is for the record of the build: mentions asked, found, refused and
+    why ...
     """
 
     name = "none"
@@ -77,13 +67,9 @@ class ImageProvider:
 
 
 def read_table(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The records of a user's table of images with their line, counted from 1: JSONL if it is called so, else TSV.
+    """The records of a user's table of images with their line: JSONL if it is called so, else TSV.
 
-    Args:
-        needed: the columns that the header of a TSV must have.
-
-    Raises:
-        ValueError: a line is malformed; the message names it.
+    ``needed``: the columns that the header of a TSV must have. A malformed line is a ``ValueError`` that names it.
     """
     with path.open(encoding="utf-8-sig", newline="") as file:
         if path.suffix == ".jsonl":

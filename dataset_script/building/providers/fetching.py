@@ -66,25 +66,15 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Politeness:
-    """How hard servers are pressed.
+    """How hard servers are pressed."""
 
-    Attributes:
-        requests_per_second: to any one host, over all workers.
-        workers: requests under way at a time. Wikimedia asks for no more than 3.
-        attempts: for each request, before it is given up for this run.
-        backoff_s: the first wait between two attempts. It doubles up to a minute, and is prolonged at random.
-        longest_wait_s: a request for which the server asks for a longer wait is given up for this run.
-        timeout_s: for a connection, and between two parts of an answer.
-        sleep: the function that waits; tests replace it.
-    """
-
-    requests_per_second: float = 3.0
-    workers: int = 2
-    attempts: int = 6
-    backoff_s: float = 1.0
-    longest_wait_s: float = 300.0
-    timeout_s: float = 30.0
-    sleep: Callable[[float], None] = time.sleep
+    requests_per_second: float = 3.0  # to any one host, over all workers
+    workers: int = 2  # requests under way at a time; Wikimedia asks for no more than 3
+    attempts: int = 6  # for each request, before it is given up for this run
+    backoff_s: float = 1.0  # the first wait between two attempts; it doubles up to a minute
+    longest_wait_s: float = 300.0  # a request that the server wants to wait longer is given up for this run
+    timeout_s: float = 30.0  # for a connection, and between two parts of an answer
+    sleep: Callable[[float], None] = time.sleep  # the function that waits; tests replace it
 
     def __post_init__(self) -> None:
         if not (self.requests_per_second > 0 and self.workers >= 1):
@@ -153,11 +143,8 @@ class Fetcher:
         self._session.mount("https://", adapter)
 
     def json(self, url: str, params: Mapping[str, str]) -> dict[str, Any]:
-        """The answer of a MediaWiki API.
-
-        Raises:
-            Temporary: none came after all attempts.
-            Refused: it was an error that will stay.
+        """The answer of a MediaWiki API; ``Temporary`` if none came after all attempts, ``Refused`` for an error that
+        stays.
         """
 
         def ask() -> dict[str, Any]:
@@ -179,11 +166,9 @@ class Fetcher:
     def image(self, url: str, folder: Path, stem: str) -> Path:
         """Download an image to ``folder/stem`` and the suffix of its format.
 
-        The file appears under its name when it is whole and its pixels decode, never before.
-
-        Raises:
-            Temporary: it did not come after all attempts.
-            Refused: it is no image, too large, not there, or not at a public address.
+        The file appears under its name when it is whole and its pixels decode, never before. ``Temporary`` if it
+        did not come after all attempts; ``Refused`` if it is no image, too large, not there, or not at a public
+        address.
         """
         if not re.match("https?://", url, re.IGNORECASE):
             raise Refused("not an http or https URL", url)

@@ -30,10 +30,6 @@ class Folder(ImageProvider):
         index: TSV with a header, or JSONL: ``file``, ``types`` and ``mentions`` (in TSV separated by ``;``, in JSONL
             lists), and where known ``licence``, ``author``, ``source``. Only images with mentions are drawn.
         folder: the folder that the files are named in; by default ``images/`` beside the index, else the index's own.
-
-    Raises:
-        FileNotFoundError: the index or the folder is not there.
-        ValueError: a line of the index is malformed; the message names it.
     """
 
     name = "folder"

@@ -24,16 +24,10 @@ class Urls(ImageProvider):
     addresses are asked, without proxies.
 
     Args:
-        workspace: a folder of this provider's own; it is made where there is none.
+        workspace: a folder of this provider's own (``FileExistsError`` if it holds other files).
         contact: as for ``user_agent``.
         table: TSV with a header, or JSONL: ``id`` of the row and ``url``, and where known ``licence``, ``author``,
             ``source``. Rows that are not in the set are passed over. A URL that a row carries itself goes first.
-        politeness: how hard servers are pressed.
-
-    Raises:
-        FileExistsError: the workspace holds files, and is not one of this provider.
-        FileNotFoundError: the table is not there.
-        ValueError: an option makes no sense.
     """
 
     name = "urls"

@@ -74,21 +74,12 @@ class Wikimedia(ImageProvider):
     """The provider of images from Wikimedia Commons.
 
     A name is looked up as a title in the Wikipedia of its language. The item of the page must agree with the entity
-    type. The image is the item's (P18, those of preferred rank first), else the page's free one, whichever first has
-    a licence that is allowed.
+    type. The image is the item's (P18, those of preferred rank first), else the page's free one, whichever first
+    has a licence that is allowed.
 
-    All that was answered or downloaded is in ``workspace`` as soon as it came, so a run that was killed goes on where
-    it was. Questions that got no answer are counted, and asked again by the next run.
-
-    Args:
-        workspace: a folder of this provider's own; it is made where there is none.
-        contact: as for ``user_agent``.
-        max_mentions: only that many names are looked up, the most frequent ones; all if left out.
-        politeness: how hard servers are pressed.
-
-    Raises:
-        FileExistsError: the workspace holds files, and is not one of this provider.
-        ValueError: ``contact`` is none.
+    All that was answered or downloaded is in ``workspace``, a folder of this provider's own, as soon as it came, so
+    a run that was killed goes on where it was. Questions that got no answer are counted, and asked again by the
+    next run. ``max_mentions``: only that many names are looked up, the most frequent ones.
     """
 
     name = "wikimedia"

@@ -25,7 +25,6 @@ class Workspace:
 
     Args:
         folder: of one provider, by ``kind``, as for ``claim``.
-        fetcher: fetches what is not there.
         max_failures_in_a_row: requests that fail one after the other before a run gives up.
     """
 
@@ -61,12 +60,8 @@ class Workspace:
     ) -> None:
         """Ask the questions of a kind that have no answer yet, and keep each answer as soon as it comes.
 
-        Args:
-            function: asks a batch, in another thread; it raises ``Temporary`` or ``Refused`` where it gets no answer.
-            batched: makes batches of keys.
-
-        Raises:
-            ConnectionError: too many requests failed in a row. What came before is kept.
+        ``function`` asks a batch, in another thread; it raises ``Temporary`` or ``Refused`` where it gets no
+        answer. Too many of these in a row raise ``ConnectionError``.
         """
         asked = [key for key in dict.fromkeys(keys) if self.get(kind, key) is None and (kind, key) not in self.failed]
         pool = ThreadPoolExecutor(self.fetcher.politeness.workers)
