@@ -7,14 +7,14 @@ import argparse
 import contextlib
 import hashlib
 import importlib
-import importlib.metadata
 import json
 import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, fields
-from itertools import chain, islice
+from importlib.metadata import distributions
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ PROVIDERS = ("folder", "wikimedia", "urls")
 """Modules of ``providers`` with ``add_arguments`` and ``from_arguments``; ``own`` and ``none`` are beside them."""
 IMAGES_FILE = "pictures.jsonl"
 BUILD_FILE = "build.json"
-_VERSIONS = ("2m-ner", "datasets", "datasketch", "imagehash", "numpy", "pillow", "pyarrow", "scipy")
+_VERSIONS = ("2m-ner", "datasets", "datasketch", "ImageHash", "numpy", "pillow", "pyarrow", "scipy")
 
 
 def build(
@@ -67,7 +67,7 @@ def build(
         output_dir: new, empty, or a dataset that this package wrote and nobody added to, which is replaced when the
             new one is complete.
         provider: of the images; none for a set of text. It is closed at the end.
-        write_card: writes the card of the folder that it is given, ``publishing.card.write_card``.
+        write_card: ``publishing.card.write_card``.
         languages: those of the rows to take.
         workspace: for temporary files; ``{output_dir}.work`` if left out.
         licences: of the sentences, one for each of ``sources``, where it is not one whose licence is known.
@@ -128,7 +128,7 @@ def build(
             },
             "left_out": {f"malformed: {reason}": number for reason, number in report.total().skipped.items()}
             | draft.assignment.left_out,
-            "versions": _versions(),
+            "versions": {one.name: one.version for one in distributions() if one.name in _VERSIONS},
         }
         with replacing(output_dir, DATASET) as folder:
             draft.write_rows(folder, report)
@@ -210,8 +210,8 @@ class _Draft:
         mentions = self.stage.mention_pairs()
         return np.unique(np.stack([mentions[:, 0], numbers[:names][mentions[:, 1]]], axis=1), axis=0)
 
-    def write_rows(self, folder: Path, read: LoadReport) -> None:
-        """Write the Parquet files, and the report of what was read and written."""
+    def write_rows(self, folder: Path, report: LoadReport) -> None:
+        """Write the Parquet files, and the report: what reading changed, and the numbers of rows written."""
         stage, pairs, split_of = self.stage, self.pairs, self.assignment.split
         labels = ["O", *(f"{prefix}-{kind}" for kind in stage.types() for prefix in "BI")]
         shown = pairs.relation[pairs.image >= 0]
@@ -220,29 +220,18 @@ class _Draft:
             columns.append("caption")
         schema = features(labels, columns)
         schema["image_name"] = datasets.Value("string")
-        report = LoadReport()
-        report.ignored_keys.update(read.ignored_keys)
-        for lang in LANGUAGES:
-            for number, split in enumerate(SPLITS):
-                chosen = (row for row in stage.rows if row.lang == lang and split_of[row.key] == number)
-                rows = (self._record(row, labels, schema) for row in chosen)
-                if not (few := list(islice(rows, ROWS_PER_GROUP))):
-                    continue
+        for lang, (number, split) in product(LANGUAGES, enumerate(SPLITS)):
+            rows = [row for row in stage.rows if row.lang == lang and split_of[row.key] == number]
+            if rows or lang in report.parts.get(split, ()):
                 part = report.part(split, lang)
-                with ShardWriter(folder / lang, split, schema) as writer:
-                    while few:
-                        writer.write(pa.Table.from_pylist(few, writer.schema))
-                        part.rows += len(few)
-                        part.images += sum(row["image"] is not None for row in few)
-                        part.empty_sentences += sum(not row["tokens"] for row in few)
-                        few = list(islice(rows, ROWS_PER_GROUP))
+                part.rows, part.empty_sentences = len(rows), sum(not row.tokens for row in rows)
+                part.images = int((pairs.image[np.array([row.key for row in rows], int)] >= 0).sum())
                 part.without_image = part.rows - part.images
-        for split, parts in read.parts.items():
-            for lang, part in parts.items():
-                if part.repaired_tags or part.skipped:  # what reading changed belongs in the report of the dataset too
-                    mine = report.part(split, lang)
-                    mine.repaired_tags, mine.repair_examples = part.repaired_tags, part.repair_examples
-                    mine.skipped, mine.skip_examples = part.skipped, part.skip_examples
+            if rows:
+                with ShardWriter(folder / lang, split, schema) as writer:
+                    for start in range(0, len(rows), ROWS_PER_GROUP):
+                        few = [self._record(row, labels, schema) for row in rows[start : start + ROWS_PER_GROUP]]
+                        writer.write(pa.Table.from_pylist(few, writer.schema))
         (folder / REPORT_FILE).write_text(report.to_json() + "\n", encoding="utf-8")
 
     def _record(self, row: StagedRow, labels: list[str], schema: datasets.Features) -> dict[str, Any]:
@@ -283,12 +272,6 @@ def _opened(path: Path) -> tuple[str | None, str, int]:
         return None, hashlib.sha256(data).hexdigest(), similarity.image_hash(data)
     except OSError as error:
         return str(error), "", 0
-
-
-def _versions() -> dict[str, str]:
-    found = {distribution.name.lower(): distribution.version for distribution in importlib.metadata.distributions()}
-    # A checkout that is not installed has no version to tell.
-    return {name: found[name] for name in _VERSIONS if name in found}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

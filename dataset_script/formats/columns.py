@@ -162,17 +162,21 @@ class Layout:
         return "<TAB>".join(names)
 
 
-def read_captions(path: Path) -> Iterator[tuple[int, str, str] | MalformedRow]:
-    """``file.jpg :caption`` lines as (line, file, caption); blank lines are passed over."""
+def read_captions(path: Path) -> Iterator[tuple[str, str] | MalformedRow]:
+    """The lines ``file.jpg :caption`` as (file, caption); blank lines are passed over, and so are repetitions."""
+    captions: dict[str, str] = {}
     for number, line in numbered_lines(path):
         if isinstance(line, MalformedRow):
             yield line
         elif line.strip():
             file, separator, caption = line.partition(" :")
-            if separator and file.strip():
-                yield number, file, caption
-            else:
+            if not separator or not file.strip():
                 yield MalformedRow(path, number, "bad caption", f"{line!r} came; expected 'file.jpg :caption'")
+            elif captions.setdefault(file, caption) != caption:
+                detail = f"a second, other caption of {file} came; expected one"
+                yield MalformedRow(path, number, "duplicate caption", detail)
+            else:
+                yield file, caption
 
 
 @dataclass

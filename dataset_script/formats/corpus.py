@@ -192,14 +192,11 @@ class Corpus(Options):
         captions: dict[str, str] = {}
         for item in read_captions(self.captions_file):
             if not isinstance(item, MalformedRow):
-                line, name, caption = item
-                if captions.setdefault(name, caption) == caption:
-                    continue
-                detail = f"a second, other caption of {name} came; expected one"
-                item = MalformedRow(self.captions_file, line, "duplicate caption", detail)
-            if self.errors != "skip":
+                captions.update([item])
+            elif self.errors != "skip":
                 raise item
-            report.bad_captions[item.reason] += 1
+            else:
+                report.bad_captions[item.reason] += 1
         return captions
 
     def _given(self, option: str) -> Path | None:
