@@ -65,10 +65,6 @@ def stored(hub: HubServer, name: str = "org/mmner", revision: str = "main") -> d
     return {path: file.read_bytes() for path, file in hub.files("dataset", name, revision).items()}
 
 
-def large_files(folder: Path) -> list[Path]:
-    return list(folder.glob("*/*.parquet"))
-
-
 def lfs(hub: HubServer) -> list[str]:
     return [request for request in hub.requests if request.startswith("PUT")]
 
@@ -174,7 +170,7 @@ def test_cut_at_the_commit_and_repeated(hub, folder, tmp_path):
         push(folder, "org/mmner")
     assert set(stored(hub)) == {".gitattributes"}, "half a push can be seen"
     uploaded = lfs(hub)
-    assert len(uploaded) == len(large_files(folder))
+    assert len(uploaded) == len(list(folder.glob("*/*.parquet")))
     push(folder, "org/mmner")
     assert lfs(hub) == uploaded, "what the Hub had was uploaded again"
     assert "de/test-00000.parquet" in stored(hub)
@@ -185,7 +181,7 @@ def test_killed_while_uploading_and_repeated(hub, folder, tmp_path):
     victim = f"PUT /lfs/{hashlib.sha256(largest).hexdigest()}"
     hub.fail_next(victim, how="hang")
     process = start(hub, tmp_path, folder, "org/mmner")
-    wanted = len(large_files(folder))
+    wanted = len(list(folder.glob("*/*.parquet")))
     limit = time.monotonic() + 30
     while len(lfs(hub)) < wanted and time.monotonic() < limit:
         time.sleep(0.05)
@@ -198,12 +194,8 @@ def test_killed_while_uploading_and_repeated(hub, folder, tmp_path):
     assert {file.name for file in folder.glob("de/*")} == {n[3:] for n in stored(hub) if n.startswith("de/")}
 
 
-def test_a_fault_that_passes_is_waited_for(hub, folder, tmp_path):
+def test_onto_a_branch_and_past_a_fault_that_passes(hub, folder, tmp_path):
     hub.fail_next("PUT /lfs", how=503)
-    push(folder, "org/mmner")
-
-
-def test_onto_a_branch(hub, folder, tmp_path):
     push(folder, "org/mmner", revision="v2", commit_message="The second")
     assert set(stored(hub)) == {".gitattributes"} and "README.md" in stored(hub, revision="v2")
     assert hub.store.read_commit("dataset", "org/mmner", "v2")["title"] == "The second"
@@ -231,14 +223,6 @@ def test_refusals_and_what_cannot_be_reached_are_named(hub, folder, monkeypatch,
 def test_someone_else_commits_meanwhile(hub, folder, monkeypatch):
     hub.fail_next("POST .*/commit/", how=412)
     with pytest.raises(HfHubHTTPError, match="412"):
-        push(folder, "org/mmner")
-
-
-def test_a_loading_script_there_is_refused(hub, folder, tmp_path):
-    (tmp_path / "old").mkdir()
-    (tmp_path / "old" / "mmner.py").write_text("code")
-    hub.add("dataset", "org/mmner", tmp_path / "old")
-    with pytest.raises(ValueError, match="has mmner.py at its root, a loading script"):
         push(folder, "org/mmner")
 
 

@@ -263,19 +263,10 @@ class WikimediaServer:
             return {"ns": 6, "title": title, "missing": True, "imagerepository": ""}
         metadata = {"LicenseShortName": file.get("licence"), "Artist": file.get("artist"), **file.get("metadata", {})}
         info = {
-            "size": 1000,
-            "width": file.get("width", 4000),
-            "height": 3000,
             "thumburl": f"{self.url}/thumb/{width}/{quote(name)}",
-            "thumbwidth": width,
-            "url": f"{self.url}/original/{quote(name)}",
             "descriptionurl": f"https://commons.wikimedia.org/wiki/File:{quote(name.replace(' ', '_'))}",
             "mime": file.get("mime", "image/jpeg"),
-            "extmetadata": {
-                key: {"value": value, "source": "commons-desc-page", "hidden": ""}
-                for key, value in metadata.items()
-                if value is not None
-            },
+            "extmetadata": {key: {"value": value} for key, value in metadata.items() if value is not None},
         }
         return {"pageid": 1, "ns": 6, "title": title, "imagerepository": "local", "imageinfo": [info]}
 
