@@ -60,10 +60,8 @@ def source(tmp_path_factory):
             twice = "Twice said words of Person1 and more so on in Town2".split()
             if split in ("train", "test"):  # near-duplicates
                 tokens = twice + ["."] * (split == "train")
-                rows[7] |= {
-                    "tokens": tokens,
-                    "ner_tags": (["O"] * 4 + ["B-PER"] + ["O"] * 5 + ["B-LOC", "O"])[: len(tokens)],
-                }
+                tags = ["O"] * 4 + ["B-PER"] + ["O"] * 5 + ["B-LOC", "O"]
+                rows[7] |= {"tokens": tokens, "ner_tags": tags[: len(tokens)]}
             text = "".join(json.dumps(row) + "\n" for row in rows)
             (folder / lang / f"{split}.jsonl").write_text(text, encoding="utf-8")
     return folder
@@ -189,15 +187,8 @@ def test_own_images_are_kept_and_their_relation_is_what_the_source_says(source, 
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    provider = Own({"own": source / "images"})
-    folder = build(
-        [tmp_path / "own"],
-        tmp_path / "out",
-        provider,
-        Plan(splits="source"),
-        workspace=tmp_path / "w",
-        write_card=write_card,
-    )
+    own, plan = Own({"own": source / "images"}), Plan(splits="source")
+    folder = build([tmp_path / "own"], tmp_path / "out", own, plan, workspace=tmp_path / "w", write_card=write_card)
     read = {row["id"]: row for row in rows_of(folder)}
     assert read["1"]["image_relation"] == "unrelated" and read["3"]["image_relation"] is None
     assert read["2"]["image"] is None and read["2"]["image_relation"] == "none" and read["2"]["caption"] is None
