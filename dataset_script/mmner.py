@@ -84,9 +84,7 @@ class MMNER(datasets.GeneratorBasedBuilder):
         load_report(dataset).log()
         return dataset
 
-    def as_streaming_dataset(
-        self, *args: Any, **kwargs: Any
-    ) -> datasets.IterableDataset | datasets.IterableDatasetDict:
+    def as_streaming_dataset(self, *args: Any, **kwargs: Any) -> Any:
         """As ``datasets`` has it; logs the report."""
         dataset = super().as_streaming_dataset(*args, **kwargs)
         load_report(dataset).log()

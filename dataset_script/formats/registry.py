@@ -71,8 +71,6 @@ class FileName:
 
     split: str
     lang: str | None
-    suffix: str
-    rank: int
 
     @classmethod
     def parse(cls, name: str) -> "FileName | None":
@@ -84,7 +82,7 @@ class FileName:
         codes = [part for part in parts if part in LANGUAGE_CODES or part in OTHER_LANGUAGE_CODES]
         if len(splits) != 1 or len(codes) > 1 or len(parts) > len(splits + codes) or not (suffix or codes):
             return None
-        return cls(SPLIT_NAMES[splits[0]], codes[0] if codes else None, suffix, list(SPLIT_NAMES).index(splits[0]))
+        return cls(SPLIT_NAMES[splits[0]], codes[0] if codes else None)
 
 
 def find_format(path: Path) -> Reader | None:
@@ -159,9 +157,8 @@ def discover(folder: Path, tag_column: int | None = None) -> list[Source]:
 
 
 def _named_files(folder: Path) -> list[tuple[FileName, Path]]:
-    named = ((FileName.parse(path.name), path) for path in folder.iterdir())
-    found = [(name, path) for name, path in named if name is not None and path.is_file()]
-    return sorted(found, key=lambda item: (item[0].rank, item[1].name))
+    named = ((FileName.parse(path.name), path) for path in sorted(folder.iterdir()))
+    return [(name, path) for name, path in named if name is not None and path.is_file()]
 
 
 def _unread(folder: Path) -> Iterator[str]:

@@ -11,6 +11,7 @@ from typing import Any
 import datasets
 import pyarrow.parquet as pq
 
+from ..parquet import check_columns
 from ..report import LoadReport
 from ..rows import LANGUAGES, TagError, iob2_spans, is_unlabelled, split_order, tag_names
 
@@ -134,11 +135,7 @@ def _count_file(path: Path, part: Part, labels: list[str], names: set[str]) -> N
 
 def _features(path: Path) -> datasets.Features:
     features = datasets.Features.from_arrow_schema(pq.read_schema(path))
-    tags = getattr(features.get("ner_tags"), "feature", None)
-    missing = [name for name in ("id", "lang", "tokens", "ner_tags", "image") if name not in features]
-    if missing or not isinstance(tags, datasets.ClassLabel):
-        what = f"no {', '.join(missing)}" if missing else "ner_tags that are not a list of ClassLabel"
-        raise ValueError(f"{path} has {what}; expected the columns of this dataset, as build writes them.")
+    check_columns(features, str(path))
     return features
 
 

@@ -33,7 +33,8 @@ def write_parquet(dataset: datasets.DatasetDict, folder: str | Path) -> Path:
         ValueError: the dataset lacks columns, or has no rows.
     """
     folder = Path(folder).expanduser().absolute()
-    check_columns(dataset, "The dataset")
+    for split in dataset.values():
+        check_columns(split.features, "The dataset")
     if not any(len(split) for split in dataset.values()):
         raise ValueError("The dataset has no rows to write.")
     with replacing(folder, DATASET) as written:

@@ -125,7 +125,7 @@ def test_datasets_reads_features_and_numbers_of_rows_from_the_card_alone(folder,
     assert {k: v.num_examples for k, v in builder.info.splits.items()} == {k: len(v) for k, v in whole.items()}
 
 
-@pytest.mark.parametrize("kind", ["<script>x</script>", "a|b", 'it\'s"x"', "`t`", "a_b_*c*", "&lt;", "{{ 7 }}"])
+@pytest.mark.parametrize("kind", ["<script>x</script>", "a|b", "`t`", "a_b_*c*", "&lt;", "{{ 7 }}"])
 def test_a_type_is_shown_letter_by_letter_whatever_it_is(kind, tmp_path):
     (tmp_path / "own").mkdir()
     for split in ("train", "test"):

@@ -10,7 +10,7 @@ from wikimedia_server import WikimediaServer
 
 from dataset_script.building.providers import wikimedia
 from dataset_script.building.providers.fetching import Politeness
-from dataset_script.building.providers.mediawiki import batches, plain_text, title_of
+from dataset_script.building.providers.mediawiki import batches, title_of
 from dataset_script.building.providers.wikimedia import LICENCES, Taxonomy, Wikimedia
 from dataset_script.building.stage import Mention
 
@@ -277,8 +277,3 @@ def test_the_licences_that_are_taken(licence, allowed):
 )  # fmt: skip
 def test_titles_of_names(surface, title):
     assert title_of(surface) == title
-
-
-def test_text_of_html():
-    html = "<style>.x{}</style><div>Jane&nbsp;Doe</div><br/>from <a href='y'>B &amp; C</a><script>1</script>"
-    assert plain_text(html) == "Jane Doe from B & C"
