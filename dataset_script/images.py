@@ -32,11 +32,8 @@ def candidates(name: str) -> tuple[str, ...]:
 def open_image(image: Path | bytes) -> Image.Image:
     """Open an image of one of ``FORMATS`` as ``datasets.Image`` will: all pixels of the first frame, upright.
 
-    An image of more than ``PIL.Image.MAX_IMAGE_PIXELS`` pixels is refused by its header alone; Pillow itself only
-    warns up to twice that size.
-
-    Raises:
-        OSError: it does not open; the message says why.
+    Raises an ``OSError`` that says why it does not open. One of more than ``PIL.Image.MAX_IMAGE_PIXELS`` pixels is
+    refused by its header alone; Pillow itself only warns up to twice that size.
     """
     try:
         source = io.BytesIO(image) if isinstance(image, bytes) else regular(image)

@@ -72,12 +72,8 @@ def count_rows(dataset: Mapping[str, datasets.Dataset]) -> LoadReport:
 
 
 class ShardWriter:
-    """The Parquet files of a split of a language: ``{split}-{number}.parquet``, as few as ``MAX_FILE_BYTES`` allows.
-
-    Args:
-        folder: that of the language; made if it is not there.
-        split: the name of the split.
-        features: the columns; image bytes must be in the tables that ``write`` is given.
+    """The Parquet files of a split in ``folder``: ``{split}-{number}.parquet``, as few as ``MAX_FILE_BYTES`` allows.
+    Image bytes must be in the tables that ``write`` is given.
     """
 
     def __init__(self, folder: Path, split: str, features: datasets.Features):

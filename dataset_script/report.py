@@ -80,17 +80,13 @@ class ReportPart:
 class LoadReport:
     """The counts by split and language, and those of the folder as a whole.
 
-    A split without rows has a part here, but is not in the dataset: ``datasets`` cannot hold it.
-
-    Attributes:
-        parts: split -> language -> ``ReportPart``. Rows skipped before their language was known are under ``"?"``.
-        ignored_keys: keys of the source rows that no column takes -> rows that have them.
-        bad_captions: reason -> lines of the captions file left out (``errors="skip"``).
+    A split without rows has a part here, but is not in the dataset: ``datasets`` cannot hold it. Rows skipped
+    before their language was known are under ``"?"``.
     """
 
-    parts: dict[str, dict[str, ReportPart]] = field(default_factory=dict)
-    ignored_keys: Counter[str] = field(default_factory=Counter)
-    bad_captions: Counter[str] = field(default_factory=Counter)
+    parts: dict[str, dict[str, ReportPart]] = field(default_factory=dict)  # split -> language
+    ignored_keys: Counter[str] = field(default_factory=Counter)  # keys that no column takes -> rows that have them
+    bad_captions: Counter[str] = field(default_factory=Counter)  # reason -> lines of the captions file left out
 
     def part(self, split: str, lang: str) -> ReportPart:
         """The part of a split and language, made if there is none."""
@@ -149,10 +145,7 @@ class LoadReport:
 def load_report(dataset: Dataset | DatasetDict | IterableDataset | IterableDatasetDict) -> LoadReport:
     """The report of a dataset from ``load``, also after ``select``, ``map``, ``filter`` or ``save_to_disk``.
 
-    It describes the rows as they were loaded, whatever was done to them since.
-
-    Raises:
-        ValueError: the dataset carries no report.
+    It describes the rows as they were loaded, whatever was done to them since. ``ValueError`` if there is none.
     """
     one = next(iter(dataset.values()), None) if isinstance(dataset, dict) else dataset
     description = (one.info.description or "") if one is not None else ""

@@ -64,19 +64,14 @@ def build(
 
     Args:
         sources: folders in any format that ``readers`` knows, or names of datasets on the Hub.
-        output_dir: new, empty, or a dataset that this package wrote and nobody added to, which is replaced when the
-            new one is complete.
+        output_dir: new, empty, or a dataset that this package wrote and nobody added to (else ``FileExistsError``),
+            which is replaced when the new one is complete.
         provider: of the images; none for a set of text. It is closed at the end.
         write_card: ``publishing.card.write_card``.
         languages: those of the rows to take.
         workspace: for temporary files; ``{output_dir}.work`` if left out.
         licences: of the sentences, one for each of ``sources``, where it is not one whose licence is known.
         source_options: of ``readers.read_source``: ``lang``, ``label_map``, ``errors``, ``iob2``, ``tag_column``.
-
-    Raises:
-        FileExistsError: the folder holds something else.
-        MalformedRow: a row breaks its format and ``errors`` is ``"raise"``.
-        ValueError: an option makes no sense, or no row is left.
     """
     provider, plan, options = provider or ImageProvider(), plan or Plan(), source_options or {}
     output_dir = Path(output_dir).expanduser().absolute()

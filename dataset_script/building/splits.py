@@ -38,9 +38,7 @@ def resplit(rows: int, shares: Sequence[float], seed: int, together: np.ndarray,
     """Draw a split for each row.
 
     Args:
-        rows: their number.
         shares: of ``SPLITS``; they need not sum to one.
-        seed: of the draws.
         together: (N, 2) pairs of rows that must be in one split.
         ties: (M, 2) pairs of a row and an entity or an image, as numbers from 0, that must be in one split.
     """
@@ -98,11 +96,8 @@ def numbered(keys: Iterable[object]) -> tuple[np.ndarray, int]:
 
 
 def joined(count: int, pairs: np.ndarray) -> np.ndarray:
-    """(count,) numbers from 0: equal for things that pairs link, directly or by others.
-
-    Args:
-        count: of the things.
-        pairs: (N, 2) things, as numbers; those from ``count`` on are links only.
+    """(count,) numbers from 0: equal for things that ``pairs``, (N, 2), link, directly or by others. Numbers from
+    ``count`` on are links only.
     """
     size = max(count, int(pairs.max(initial=-1)) + 1)
     graph = coo_array((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(size, size))

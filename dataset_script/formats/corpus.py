@@ -31,11 +31,8 @@ _OPTIONAL = ("caption", "image_relation")
 class Inventory:
     """What a corpus holds, for the languages asked for.
 
-    Attributes:
-        labels: IOB2 tags in id order: O, then B-X and I-X for each type X of the folder, sorted by name. All splits
-            and languages of a folder have the same, whichever are asked for.
-        columns: the optional columns that the folder has: ``caption``, ``image_relation``.
-        report: the counts.
+    ``labels``: IOB2 tags in id order: O, then B-X and I-X for each type X of the folder, sorted by name; all splits
+    and languages of a folder have the same. ``columns``: the optional ones that the folder has.
     """
 
     labels: list[str]
@@ -58,12 +55,7 @@ class Options:
 
 @dataclass
 class Corpus(Options):
-    """A dataset folder in one of the formats of ``registry.READERS``.
-
-    Raises:
-        FileNotFoundError: the folder, or a path given, is not there.
-        ValueError: an option makes no sense here, or the files of the folder are ambiguous (``registry.discover``).
-    """
+    """A dataset folder in one of the formats of ``registry.READERS``; errors as of ``dataset_script.load``."""
 
     folder: Path
     policy: Policy = field(init=False)

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from ..images import ImageFolder, find_image_root
 from ..parquet import is_parquet
@@ -84,8 +85,8 @@ def rows_with_images(
         if place and not place.is_dir():
             raise FileNotFoundError(f"{place} is not a folder: expected the folder of a dataset, or one of images.")
     images = ImageFolder(root)
-    options = {"lang": lang, "errors": "skip", "iob2": "repair", "report": report, "tag_column": tag_column}
-    for split, row in read_source(folder.absolute(), with_images=True, **options):
+    options: dict[str, Any] = {"errors": "skip", "iob2": "repair", "report": report, "tag_column": tag_column}
+    for split, row in read_source(folder.absolute(), lang=lang, with_images=True, **options):
         image: Path | bytes | None = row.image_bytes
         if image is None and row.image is not None:
             found = images.locate(row.image)

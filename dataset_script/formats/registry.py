@@ -86,10 +86,8 @@ class FileName:
 
 
 def find_format(path: Path) -> Reader | None:
-    """The format of a file by its first lines; ``None`` for a file without lines.
-
-    Raises:
-        ValueError: no format fits, or several do.
+    """The format of a file by its first lines; ``None`` for one without lines; ``ValueError`` if none fits, or
+    several.
     """
     suffix = path.suffix if path.suffix in _SUFFIXES else ""
     candidates = [reader for reader in READERS if suffix in reader.suffixes]

@@ -125,9 +125,9 @@ def _thumbnail(row: Row, file: Path | bytes | None) -> tuple[str | None, str | N
         return None, f"does not open: {error}"
     image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode(), None
+    content = io.BytesIO()
+    image.save(content, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode(), None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

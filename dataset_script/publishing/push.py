@@ -79,8 +79,14 @@ def _commit(
     stale = [CommitOperationDelete(name) for name in sorted(there - {*files}) if _OURS.fullmatch(name)]
     logger.info("%s: pushing %d files, deleting %d of an earlier push", url, len(add), len(stale))
     # If someone else commits meanwhile, then other files may be stale: the Hub refuses this commit.
-    options = {"repo_type": "dataset", "revision": revision, "parent_commit": info.sha}
-    api.create_commit(url.repo_id, [*add, *stale], commit_message=message, **options)
+    api.create_commit(
+        url.repo_id,
+        [*add, *stale],
+        commit_message=message,
+        repo_type="dataset",
+        revision=revision,
+        parent_commit=info.sha,
+    )
     return str(url)
 
 

@@ -61,17 +61,21 @@ class MediaWiki:
         self._wikipedia, self._wikidata, self._commons = wikipedia, wikidata, commons
 
     def pages(self, lang: str, titles: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """The pages of up to ``BATCH`` titles, redirects followed, by title: ``outcome`` (``page``, ``disambiguation``,
-        or why there is none), ``title``, its Wikidata ``item``, and the file name of its free ``image``."""
+        """The pages of up to ``BATCH`` titles, redirects followed, by title: ``outcome`` (``page``,
+        ``disambiguation``, or why there is none), ``title``, its Wikidata ``item``, and the file name of its free
+        ``image``.
+        """
         asked = {"prop": "pageprops|pageimages", "ppprop": "wikibase_item|disambiguation"}
         asked |= {"piprop": "name", "pilicense": "free", "pilimit": str(BATCH)}
         answer = self._query(self._wikipedia.format(lang=lang), titles, asked)
         return {title: _page(page) for title in titles if (page := answer.find(title))}
 
     def items(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """The items of up to ``BATCH`` ids, without values of deprecated rank: the ``id`` that the item has now (``None``
-        for one that is gone), the ``classes`` that it is an instance of (where none is stated, a subclass of), its
-        ``parents`` (the classes that it is a subclass of), and ``images``: files on Commons, preferred rank first."""
+        """The items of up to ``BATCH`` ids, without values of deprecated rank: the ``id`` that the item has now
+        (``None`` for one that is gone), the ``classes`` that it is an instance of (where none is stated, a subclass
+        of), its ``parents`` (the classes that it is a subclass of), and ``images``: files on Commons, preferred
+        rank first.
+        """
         asked = {"action": "wbgetentities", "ids": "|".join(ids), "props": "claims"}
         entities = self._fetcher.json(self._wikidata, PARAMETERS | asked).get("entities") or {}
         return {item_id: _item(entities[item_id]) for item_id in ids if item_id in entities}
