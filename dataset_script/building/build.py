@@ -6,13 +6,12 @@ Memory holds the rows, but not their images. The same sources, images, options a
 import argparse
 import contextlib
 import hashlib
-import importlib
 import json
 import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from importlib.metadata import distributions
 from itertools import chain, product
 from pathlib import Path
@@ -32,17 +31,18 @@ from ..report import LoadReport
 from ..rows import LANGUAGES
 from . import pairing, similarity, splits
 from .plan import FROM_SOURCE, UNKNOWN, Plan
-from .providers import fetching
+from .providers import folder, urls
 from .providers.base import ImageProvider
+from .providers.fetching import Politeness
 from .providers.folder import Folder, name_key
 from .providers.own import Own
+from .providers.wikimedia import Wikimedia
 from .splits import SPLITS, Assignment
 from .stage import Stage, StagedRow
 
 logger = logging.getLogger(__name__)
 
-PROVIDERS = ("folder", "wikimedia", "urls")
-"""Modules of ``providers`` with ``add_arguments`` and ``from_arguments``; ``own`` and ``none`` are beside them."""
+PROVIDERS = ("folder", "wikimedia", "urls", "own", "none")
 IMAGES_FILE = "pictures.jsonl"
 BUILD_FILE = "build.json"
 _VERSIONS = ("2m-ner", "datasets", "datasketch", "ImageHash", "numpy", "pillow", "pyarrow", "scipy")
@@ -125,11 +125,11 @@ def build(
             | draft.assignment.left_out,
             "versions": {one.name: one.version for one in distributions() if one.name in _VERSIONS},
         }
-        with replacing(output_dir, DATASET) as folder:
-            draft.write_rows(folder, report)
-            draft.write_images(folder / IMAGES_FILE)
-            (folder / BUILD_FILE).write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-            write_card(folder)
+        with replacing(output_dir, DATASET) as new:
+            draft.write_rows(new, report)
+            draft.write_images(new / IMAGES_FILE)
+            (new / BUILD_FILE).write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+            write_card(new)
     return output_dir
 
 
@@ -273,7 +273,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``python -m dataset_script build``."""
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help="folder of sentences, or dataset on the Hub")
     parser.add_argument("--output_dir", required=True, help="folder of the finished dataset")
-    parser.add_argument("--provider", required=True, choices=(*PROVIDERS, "own", "none"), help="of the images")
+    parser.add_argument("--provider", required=True, choices=PROVIDERS, help="of the images")
     parser.add_argument("--languages", nargs="+", default=list(LANGUAGES), choices=LANGUAGES, metavar="LANG")
     parser.add_argument("--lang", choices=LANGUAGES, help="language of rows that do not say theirs")
     parser.add_argument("--label_map", help="name of a built-in map of entity types, or a YAML file")
@@ -290,17 +290,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ):
         parser.add_argument(f"--{name}", type=kind, default=getattr(Plan, name), help=f"{text} (%(default)s)")
     parser.add_argument("--workspace", help="for temporary files and downloads; OUTPUT_DIR.work if left out")
-    for name in PROVIDERS:
-        group = parser.add_argument_group(f"--provider {name}")
-        importlib.import_module(f".providers.{name}", __package__).add_arguments(group)
-    fetching.add_politeness_arguments(parser.add_argument_group("providers that use the network"))
+    group = parser.add_argument_group("--provider folder, own")
+    group.add_argument("--image_index", type=Path, help="TSV or JSONL of the images: " + ", ".join(folder.COLUMNS))
+    group.add_argument("--image_folder", type=Path, help="where they lie; images/ beside the index if left out")
+    group = parser.add_argument_group("--provider wikimedia, urls")
+    group.add_argument("--image_urls", type=Path, help="TSV or JSONL of the images' URLs: " + ", ".join(urls.COLUMNS))
+    group.add_argument("--max_mentions", type=int, help="look up only so many names, the most frequent ones")
+    text = "your mail address or URL, sent to servers with every request; or $MMNER_CONTACT"
+    group.add_argument("--contact", default=os.environ.get("MMNER_CONTACT"), help=text)
+    for name, kind, text in (
+        ("requests_per_second", float, "to any one host"),
+        ("workers", int, "requests under way at a time"),
+    ):
+        group.add_argument(f"--{name}", type=kind, default=getattr(Politeness, name), help=f"{text} (%(default)s)")
 
 
 def run(arguments: argparse.Namespace, write_card: Callable[[Path], object]) -> int:
     """Build what the command line asks for; ``write_card`` as for ``build``."""
     work = _workspace(Path(arguments.output_dir).expanduser().absolute(), arguments.workspace)
     plan = Plan(**{field.name: getattr(arguments, field.name) for field in fields(Plan)})
-    folder = build(
+    output_dir = build(
         arguments.sources,
         arguments.output_dir,
         _provider(arguments, work),
@@ -311,7 +320,7 @@ def run(arguments: argparse.Namespace, write_card: Callable[[Path], object]) -> 
         source_options={key: getattr(arguments, key) for key in ("lang", "label_map", "errors", "iob2", "tag_column")},
         write_card=write_card,
     )
-    print((folder / "README.md").as_posix())
+    print((output_dir / "README.md").as_posix())
     return 0
 
 
@@ -329,8 +338,17 @@ def _provider(arguments: argparse.Namespace, work: Path) -> ImageProvider:
             has_files = folder.is_dir() and not is_parquet(folder)  # beside the rows, not inside them
             folders[name] = (arguments.image_folder or find_image_root(folder)) if has_files else None
         return Own(folders, Folder(arguments.image_index, arguments.image_folder) if arguments.image_index else None)
-    module = importlib.import_module(f".providers.{arguments.provider}", __package__)
-    return module.from_arguments(arguments, work)
+    if arguments.provider == "folder":
+        if arguments.image_index is None:
+            raise ValueError(
+                "--provider folder needs --image_index, the TSV or JSONL file that says what images show."
+            )
+        return Folder(arguments.image_index, arguments.image_folder)
+    rate = {"requests_per_second": arguments.requests_per_second, "workers": arguments.workers}
+    if arguments.provider == "urls":
+        polite = replace(urls.PATIENCE, **rate)
+        return urls.Urls(work / "urls", arguments.contact, arguments.image_urls, polite)
+    return Wikimedia(work / "wikimedia", arguments.contact, arguments.max_mentions, Politeness(**rate))
 
 
 def _public(value: Any) -> Any:

@@ -318,9 +318,7 @@ def test_large_splits_are_written_in_several_files(corpus_folder, load_here, tmp
 
 def test_parquet_needs_the_columns_and_rows(corpus_folder, load_here, tmp_path):
     dataset = load_here(corpus_folder)
-    with pytest.raises(
-        ValueError, match="The dataset has the columns .*; expected id, lang, tokens, ner_tags"
-    ):
+    with pytest.raises(ValueError, match="The dataset has the columns .*; expected id, lang, tokens, ner_tags"):
         write_parquet(dataset.remove_columns("image"), tmp_path / "parquet")
     with pytest.raises(ValueError, match=r"ner_tags as List\(ClassLabel"):
         write_parquet(dataset.cast_column("ner_tags", datasets.List(datasets.Value("int64"))), tmp_path / "parquet")

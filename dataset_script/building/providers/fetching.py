@@ -5,12 +5,11 @@ After the robot policy of Wikimedia (https://wikitech.wikimedia.org/wiki/Robot_p
 
 import io
 import ipaddress
-import os
 import re
 import socket
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -254,18 +253,3 @@ def _suffix(data: bytes) -> str:
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         form = str(image.format)
     return {"JPEG": ".jpg", "MPO": ".jpg", "TIFF": ".tif"}.get(form, f".{form.lower()}")
-
-
-def add_politeness_arguments(parser: Any) -> None:
-    """The options of the providers that fetch, once for all of them."""
-    text = "your mail address or URL, sent to servers with every request; or $MMNER_CONTACT"
-    parser.add_argument("--contact", default=os.environ.get("MMNER_CONTACT"), help=text)
-    text = "to any one host (%(default)s)"
-    parser.add_argument("--requests_per_second", type=float, default=POLITE.requests_per_second, help=text)
-    text = "requests under way at a time (%(default)s)"
-    parser.add_argument("--workers", type=int, default=POLITE.workers, help=text)
-
-
-def politeness_of(arguments: Any, default: Politeness = POLITE) -> Politeness:
-    """The politeness that the command line asks for."""
-    return replace(default, requests_per_second=arguments.requests_per_second, workers=arguments.workers)

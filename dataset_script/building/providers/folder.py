@@ -84,19 +84,6 @@ class Folder(ImageProvider):
         return [name for name in names if mention.type in self.images[name].types]
 
 
-def add_arguments(parser: Any) -> None:
-    """The options of this provider."""
-    parser.add_argument("--image_index", type=Path, help="TSV or JSONL of the images: " + ", ".join(COLUMNS))
-    parser.add_argument("--image_folder", type=Path, help="where they lie; images/ beside the index if left out")
-
-
-def from_arguments(arguments: Any, workspace: Path) -> Folder:
-    """The provider that the command line asks for."""
-    if arguments.image_index is None:
-        raise ValueError("--provider folder needs --image_index, the TSV or JSONL file that says what images show.")
-    return Folder(arguments.image_index, arguments.image_folder)
-
-
 def _image(place: str, folder: Path, record: dict[str, Any]) -> ProvidedImage:
     file, types, mentions = record.get("file"), _texts(record.get("types")), _texts(record.get("mentions"))
     if not isinstance(file, str) or not file or Path(file).is_absolute() or ".." in Path(file).parts:

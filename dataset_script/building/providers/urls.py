@@ -7,7 +7,7 @@ from urllib.request import getproxies
 
 from ..stage import Mention, Stage, StagedRow
 from .base import ImageProvider, ProvidedImage, read_table
-from .fetching import Fetcher, Politeness, politeness_of
+from .fetching import Fetcher, Politeness
 from .workspace import IMAGES, Workspace
 
 logger = logging.getLogger(__name__)
@@ -92,13 +92,3 @@ class Urls(ImageProvider):
 
     def _name(self, row_id: str) -> str | None:
         return (self._work.get(IMAGES, self._urls.get(row_id, "")) or {}).get("name")
-
-
-def add_arguments(parser: Any) -> None:
-    """The options of this provider."""
-    parser.add_argument("--image_urls", type=Path, help="TSV or JSONL of the images' URLs: " + ", ".join(COLUMNS))
-
-
-def from_arguments(arguments: Any, workspace: Path) -> Urls:
-    """The provider that the command line asks for."""
-    return Urls(workspace / "urls", arguments.contact, arguments.image_urls, politeness_of(arguments, PATIENCE))

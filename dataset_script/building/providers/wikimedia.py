@@ -13,7 +13,7 @@ import yaml
 
 from ..stage import Mention, Stage
 from .base import ImageProvider, ProvidedImage
-from .fetching import POLITE, Fetcher, Politeness, politeness_of
+from .fetching import POLITE, Fetcher, Politeness
 from .mediawiki import MediaWiki, batches, title_of
 from .workspace import IMAGES, Workspace
 
@@ -233,14 +233,3 @@ class Wikimedia(ImageProvider):
             origin = (facts["licence"], facts["author"], facts["page"])
             images.append(ProvidedImage(name, self._work.images / name, *shown, *origin))
         self.images = {image.name: image for image in sorted(images, key=lambda image: image.name)}
-
-
-def add_arguments(parser: Any) -> None:
-    """The options of this provider."""
-    parser.add_argument("--max_mentions", type=int, help="look up only so many names, the most frequent ones")
-
-
-def from_arguments(arguments: Any, workspace: Path) -> Wikimedia:
-    """The provider that the command line asks for."""
-    politeness = politeness_of(arguments)
-    return Wikimedia(workspace / "wikimedia", arguments.contact, arguments.max_mentions, politeness)

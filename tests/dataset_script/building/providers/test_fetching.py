@@ -176,15 +176,6 @@ def test_public_addresses(address, expected):
     assert is_public(address) is expected
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "2130706433", "0x7f.1", "[::1]", "[::ffff:127.0.0.1]"])
-def test_a_host_is_judged_by_the_addresses_that_it_has(server, tmp_path, host):
-    fetcher = Fetcher("me@example.org", Politeness(requests_per_second=1000, attempts=3), public_only=True)
-    with pytest.raises(Refused) as error:
-        fetcher.image(server.url.replace("127.0.0.1", host) + "/a.jpg", tmp_path, "a")
-    fetcher.close()
-    assert error.value.cause == "not a public address" and not server.log
-
-
 @pytest.mark.parametrize("contact", ["", "me", "a@b\nX-Evil: 1"])
 def test_a_contact_is_needed(contact):
     with pytest.raises(ValueError, match="mail address or a URL"):
