@@ -34,9 +34,7 @@ class Span(NamedTuple):
 
 
 def read_wikidiverse(path: Path) -> Iterator[Row | MalformedRow]:
-    """One JSON array, of ``[sentence, image_url, topic, [[mention, type, start, end, url], ...]]``, or, in the files
-    with candidates (``train_w_10cands.json``), of ``[sentence, image_url, mention, type, left, right, url, candidates,
-    topic, start, end]``, a mention each; the mentions of a sentence and image are brought together.
+    """One JSON array, of ``[sentence, image_url, topic, [[mention, type, start, end, url], ...]]``.
 
     Offsets count characters, the end exclusive. A word that a mention ends within is split there. A mention whose text
     is not what stands at its offsets, and mentions that overlap, make the row malformed; one given twice counts once.
@@ -52,19 +50,9 @@ def read_wikidiverse(path: Path) -> Iterator[Row | MalformedRow]:
     if not isinstance(items, list):
         yield MalformedRow(path, 1, "bad JSON", f"a {type(items).__name__} came; expected one JSON array")
         return
-    groups: dict[Any, tuple[int, list[Any]]] = {}
     for number, item in enumerate(items, 1):
         try:
-            sentence, url, mentions = _fields(path, number, item)
-        except MalformedRow as problem:
-            yield problem
-            continue
-        key = number if len(item) == 4 else (sentence, url)
-        groups.setdefault(key, (number, []))[1].extend(mentions)
-    for number, mentions in groups.values():
-        sentence, url, *_ = items[number - 1]
-        try:
-            yield _row(path, number, sentence, url, mentions)
+            yield _row(path, number, *_fields(path, number, item))
         except MalformedRow as problem:
             yield problem
 
@@ -90,14 +78,13 @@ def tag_words(text: str, spans: Sequence[Span]) -> tuple[list[str], list[str]]:
 
 
 def _fields(path: Path, number: int, item: Any) -> tuple[str, str | None, list[Any]]:
-    if not isinstance(item, list) or len(item) not in (4, 11):
+    if not isinstance(item, list) or len(item) != 4:
         came = f"a list of {len(item)}" if isinstance(item, list) else f"a {type(item).__name__}"
-        expected = "[sentence, image_url, topic, mentions], or the 11 values of a mention with candidates"
+        expected = "[sentence, image_url, topic, mentions]"
         if isinstance(item, dict):
             expected += "; objects, as of tokens and ner_tags, stand one a line, without brackets around them"
         raise MalformedRow(path, number, "bad item", f"{came} came; expected {expected}")
-    sentence, url = item[:2]
-    mentions = item[3] if len(item) == 4 else [[item[2], item[3], *item[-2:]]]
+    sentence, url, _, mentions = item
     if not isinstance(sentence, str):
         raise wrong_value(path, number, "sentence", sentence, "a string")
     if not isinstance(url, str | None):
