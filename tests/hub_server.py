@@ -118,7 +118,7 @@ class HubServer:
     def fail_next(self, pattern: str, times: int = 1, how: str | int = "cut") -> None:
         """Lets the next ``times`` requests whose ``"METHOD /path"`` has the regular expression ``pattern`` fail.
 
-        ``how``: a status (500, 503), ``"cut"`` (the connection breaks) or ``"hang"`` (no answer until the server ends).
+        ``how``: a status such as 503, ``"cut"`` (the connection breaks) or ``"hang"`` (no answer, ever).
         """
         self.faults += [(pattern, how)] * times
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_pipeline_2mner import LABELS, TEXTS, limited, make_pipeline, make_towers, plain_image, same
+from tiny_pipelines import LABELS, TEXTS, limited, make_pipeline, plain_image, same
 from transformers import CLIPImageProcessorPil, ViTConfig
 
 import explain_2mner
@@ -15,16 +15,6 @@ from explain_2mner import highlight
 from pipeline_2mner import TwoMNERPipeline
 
 TEXT = TEXTS[0]
-
-
-@pytest.fixture(scope="module")
-def towers(tmp_path_factory):
-    return make_towers(tmp_path_factory.mktemp("towers"))
-
-
-@pytest.fixture(scope="module")
-def ner(towers):
-    return make_pipeline(towers)
 
 
 @pytest.fixture(scope="module", params=["none", "gated"])

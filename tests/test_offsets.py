@@ -6,7 +6,7 @@ import unicodedata
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from test_pipeline_2mner import TEXTS, check_layout, make_pipeline, make_towers, plain_image
+from tiny_pipelines import TEXTS, check_layout, plain_image
 
 import pipeline_2mner
 from processing_2mner import WORD_PATTERN
@@ -50,11 +50,6 @@ def is_space(character: str) -> bool:
     if ord(character) in NOT_SHOWN or character.isspace():
         return True
     return unicodedata.category(character) in ("Cc", "Cf") and ord(character) not in SHOWN
-
-
-@pytest.fixture(scope="module")
-def ner(tmp_path_factory):
-    return make_pipeline(make_towers(tmp_path_factory.mktemp("towers")))
 
 
 @settings(max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck))

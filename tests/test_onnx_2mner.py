@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from test_one_image import save_photograph
-from test_pipeline_2mner import TEXTS, make_pipeline, make_towers, plain_image, same
 from tiny_models import IMAGE_SIZE, tiny_batch, tiny_model
+from tiny_pipelines import TEXTS, make_pipeline, make_towers, plain_image, same
 from transformers import pipeline
 
 import onnx_2mner
