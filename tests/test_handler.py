@@ -1,46 +1,24 @@
 """The handler: answers as the pipeline does, and each kind of bad request to its own error, never an exception."""
 
 import base64
-import io
 import json
 import threading
 
-import numpy as np
 import pytest
-import torch
 from PIL import Image
-from test_load_image import encoded_size
+from test_load_image import encoded, encoded_size
+from tiny_pipelines import limited, noise, same
 
 import handler as handler_module
 from handler import EndpointHandler, Limits
-from mmner.probe.tiny_towers import make_tiny_towers
-from modeling_2mner import TwoMNERForTokenClassification
-from pipeline_2mner import TwoMNERPipeline
-from processing_2mner import TwoMNERProcessor
 
 TEXTS = ["Jordan was seen in Paris.", "Orange gewinnt gegen München!", "", "L'Amazone coule 🙂", "¿Vive en Santiago?"]
 
 
 @pytest.fixture(scope="module")
-def ner(tmp_path_factory):
-    """A pipeline over random weights, large enough for many and confident entities."""
-    towers = make_tiny_towers(
-        tmp_path_factory.mktemp("towers"),
-        [text.split() for text in TEXTS],
-        vocab_size=320,
-        text_width=16,
-        max_length_tokens=64,
-        image_size_px=32,
-        image_widths=(8, 16),
-    )
-    torch.manual_seed(0)
-    labels = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
-    model = TwoMNERForTokenClassification.from_towers(*towers, labels=labels)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(std=0.5)
-    return TwoMNERPipeline(model=model, processor=TwoMNERProcessor.from_towers(*towers), device="cpu")
+def ner(ner):
+    """With windows of 62 tokens."""
+    return limited(ner, 64)
 
 
 @pytest.fixture
@@ -48,16 +26,8 @@ def handler(ner):
     return EndpointHandler(ner=ner, limits=Limits())
 
 
-def noise(seed: int = 0, size: int = 24) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8))
-
-
 def in_base64(content: bytes | Image.Image) -> str:
-    if isinstance(content, Image.Image):
-        buffer = io.BytesIO()
-        content.save(buffer, "PNG")
-        content = buffer.getvalue()
-    return base64.b64encode(content).decode()
+    return base64.b64encode(encoded(content) if isinstance(content, Image.Image) else content).decode()
 
 
 def with_image(image) -> dict:
@@ -73,25 +43,17 @@ def check_error(answer, kind: str, status: int, message: str = "") -> str:
     return answer["error"]["message"]
 
 
-def same(left, right, names=("entity_group", "word", "start", "end")) -> None:
-    """Equal lists of entities, but for scores in another batch."""
-    for found, expected in zip(left, right, strict=True):
-        for entity, wanted in zip(found, expected, strict=True):
-            assert entity["score"] == pytest.approx(wanted["score"], abs=1e-5)
-            assert [entity[name] for name in names] == [wanted[name] for name in names]
-
-
 # Good requests
 
 
 def test_answers_are_the_pipelines(handler, ner):
-    expected = ner(TEXTS, images=[noise(), None, None, noise(1), None])
+    expected = ner(TEXTS, images=[noise(), None, None, noise(seed=1), None])
     assert sum(map(len, expected)) > 4
     inputs = [
         {"text": TEXTS[0], "image": in_base64(noise())},
         TEXTS[1],
         {"text": TEXTS[2]},
-        {"text": TEXTS[3], "image": f"data:image/png;base64,{in_base64(noise(1))}"},
+        {"text": TEXTS[3], "image": f"data:image/png;base64,{in_base64(noise(seed=1))}"},
         {"text": TEXTS[4], "image": None},
     ]
     answer = json.loads(json.dumps(handler({"inputs": inputs})))  # JSON takes it as it is
@@ -107,7 +69,7 @@ def test_parameters_reach_the_pipeline(handler, ner):
     same(found, ner(TEXTS[:2], **options))
     assert all(len(entity["alternatives"]) == 1 for entity in found[0])
     labels = handler({"inputs": TEXTS[0], "parameters": {"aggregation_strategy": "none"}})
-    same([labels], [ner(TEXTS[0], aggregation_strategy="none")], ("entity", "word", "start", "end"))
+    same(labels, ner(TEXTS[0], aggregation_strategy="none"))
 
 
 def test_threads_get_the_answers_to_their_own_questions(handler, ner):
@@ -237,10 +199,10 @@ def test_deep_nesting_is_an_error(handler):
 
 
 def test_pixels_are_counted_over_all_images(ner):
-    inputs = [{"text": "a", "image": in_base64(noise(seed, 30))} for seed in (0, 0, 1)]
-    served = EndpointHandler(ner=ner, limits=Limits(max_total_pixels=1500))
+    inputs = [{"text": "a", "image": in_base64(noise((30, 20), seed))} for seed in (0, 0, 1)]
+    served = EndpointHandler(ner=ner, limits=Limits(max_total_pixels=1000))
     assert isinstance(served({"inputs": inputs[:2]}), list)  # the same image counts once
-    check_error(served({"inputs": inputs}), "too_large", 413, "1800 pixels in all")
+    check_error(served({"inputs": inputs}), "too_large", 413, "1200 pixels in all")
 
 
 # Images that are none, and sources that are not read

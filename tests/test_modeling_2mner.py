@@ -5,10 +5,10 @@ import json
 import os
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
+import stranger
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
@@ -32,16 +32,20 @@ IMAGE_KEYS = ("pixel_values", "image_index", "image_ids")
 FUSIONS = [name for name in COLLABORATIONS if name != "none"]
 
 
+def without(batch: dict, *names: str) -> dict:
+    return {name: value for name, value in batch.items() if name not in names}
+
+
 def text_of(batch: dict) -> dict:
-    return {name: value for name, value in batch.items() if name not in (*IMAGE_KEYS, "labels")}
+    return without(batch, *IMAGE_KEYS, "labels")
 
 
 def rows_of(batch: dict, rows: list[int]) -> dict:
     """Some rows of a batch, cut to what they need, as if they had been batched alone."""
-    part = {name: value[rows] for name, value in batch.items() if name not in IMAGE_KEYS}
+    part = {name: value[rows] for name, value in without(batch, *IMAGE_KEYS).items()}
     index = batch["image_index"][rows]
     if used := sorted({*index.tolist()} - {-1}):
-        part |= {name: batch[name][used] for name in ("pixel_values", "image_ids")}
+        part |= {name: batch[name][used] for name in ("pixel_values", "image_ids") if batch[name] is not None}
         part["image_index"] = torch.tensor([used.index(image) if image >= 0 else -1 for image in index.tolist()])
     tokens = int(part["attention_mask"].sum(1).max())
     words = max(1, int((part["word_starts"] >= 0).sum(1).max()))
@@ -58,27 +62,34 @@ def rows_of(batch: dict, rows: list[int]) -> dict:
     [(text, "vit") for text in TEXT_CONFIGS] + [("bert", vision) for vision in VISION_CONFIGS if vision != "vit"],
 )
 def test_any_pair_of_towers_trains_and_keeps_its_weights(text, vision, tmp_path):
-    folders = (
+    folders = [
         save_tower(TEXT_CONFIGS[text], tmp_path / "text"),
         save_tower(VISION_CONFIGS[vision], tmp_path / "vision"),
-    )
-    model = TwoMNERForTokenClassification.from_towers(
-        *folders, labels=LABELS, collaboration="gated", alignment="clip", projection_dim=16
-    )
+    ]
+    options = {"labels": LABELS, "collaboration": "gated", "alignment": "clip", "projection_dim": 16}
+    model = TwoMNERForTokenClassification.from_towers(*folders, **options)
     for folder, tower in zip(folders, (model.model.text_model, model.model.vision_model), strict=True):
         saved = AutoModel.from_pretrained(folder).state_dict()
-        own = tower.state_dict()
-        assert set(own) <= set(saved)
-        assert all(torch.equal(own[name], saved[name]) for name in own)
+        assert all(torch.equal(value, saved[name]) for name, value in tower.state_dict().items())
     model.train()
     model(**tiny_batch()).loss.backward()
     frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
     model.requires_grad_(True)
     model(**tiny_batch()).loss.backward()
     assert frozen == [name for name, p in model.named_parameters() if p.grad is None]
-    model.save_pretrained(tmp_path / "saved")
-    again = TwoMNERForTokenClassification.from_pretrained(tmp_path / "saved")
-    assert frozen == [name for name, p in again.named_parameters() if not p.requires_grad]
+
+    # Restored by `from_pretrained` from both formats, and by `load_state_dict`, as Trainer does (which only logs what
+    # does not fit).
+    model.save_pretrained(tmp_path / "now")
+    model.save_pretrained(tmp_path / "original", save_original_format=True)
+    restored = [TwoMNERForTokenClassification.from_pretrained(tmp_path / name) for name in ("now", "original")]
+    assert frozen == [name for name, p in restored[0].named_parameters() if not p.requires_grad]
+    restored.append(TwoMNERForTokenClassification(model.config))
+    result = restored[-1].load_state_dict(load_file(tmp_path / "now" / "model.safetensors"), strict=False)
+    assert not result.missing_keys and not result.unexpected_keys
+    for again in restored:
+        state = again.state_dict()
+        assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
 def test_a_masked_autoencoder_is_refused_and_read_as_a_vit(tmp_path):
@@ -163,18 +174,6 @@ def test_batch_equals_single(collaboration):
         assert (together.predictions[row, num_words:] == -100).all()
 
 
-@pytest.mark.parametrize("collaboration", COLLABORATIONS)
-def test_order_of_rows_does_not_matter(collaboration):
-    model, batch = tiny_model(collaboration=collaboration), tiny_batch()
-    order = torch.tensor([2, 0, 3, 1])
-    torch.testing.assert_close(
-        model(**rows_of(batch, order.tolist())).logits,
-        model(**batch).logits[order],
-        atol=1e-5,
-        rtol=0,
-    )
-
-
 def test_each_distinct_image_is_encoded_once_and_none_for_a_row_without():
     model, batch = tiny_model(), tiny_batch(num_rows=6, images=(5, 0, 9, 5, 5, 0), words=(2, 2, 2, 2, 2, 2))
     seen = []
@@ -213,9 +212,8 @@ def test_without_word_starts_every_token_is_a_word_wherever_the_padding_is():
     model = tiny_model(collaboration="none")
     ids, mask = torch.tensor([[7, 8, 9, 1, 1]]), torch.tensor([[1, 1, 1, 0, 0]])
     right = model(ids, mask)
-    left = model(
-        ids.roll(2, dims=1), mask.roll(2, dims=1), position_ids=torch.tensor([[0, 0, 0, 1, 2]])
-    )  # the same positions
+    same_positions = torch.tensor([[0, 0, 0, 1, 2]])
+    left = model(ids.roll(2, dims=1), mask.roll(2, dims=1), position_ids=same_positions)
     assert (right.predictions[0] >= 0).tolist() == [True] * 3 + [False] * 2
     torch.testing.assert_close(right.logits, left.logits, atol=1e-5, rtol=0)
 
@@ -226,40 +224,32 @@ def test_without_word_starts_every_token_is_a_word_wherever_the_padding_is():
 @pytest.mark.parametrize("collaboration", COLLABORATIONS)
 @pytest.mark.parametrize("alignment", ALIGNMENTS)
 def test_every_option_learns_ten_rows_by_heart(collaboration, alignment):
-    rows, words = 10, (4, 5, 3, 4, 5, 3, 4, 5, 3, 4)
-    batch = tiny_batch(num_rows=rows, images=(1, 2, 0, 3, 4, 5, 0, 6, 7, 1), words=words)
-    model = tiny_model(
-        collaboration=collaboration,
-        alignment=alignment,
-        alignment_weight=0.1,
-        global_vision="resnet" if collaboration == "cross_attention" else None,
-    ).train()
+    batch = tiny_batch(10, images=(1, 2, 0, 3, 4, 5, 0, 6, 7, 1), words=(4, 5, 3, 4, 5, 3, 4, 5, 3, 4))
+    global_vision = "resnet" if collaboration == "cross_attention" else None
+    options = {"collaboration": collaboration, "alignment": alignment, "alignment_weight": 0.1}
+    model = tiny_model(global_vision=global_vision, **options).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0.0)
     moved = {name for name, p in model.named_parameters() if not p.requires_grad}
     for _ in range(150):
         loss = model(**batch).loss
         optimizer.zero_grad()
         loss.backward()
-        missing = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
-        assert missing == []
+        assert not [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
         moved |= {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
         optimizer.step()
-        model.eval()
-        learnt = torch.equal(model(**batch).predictions, batch["labels"])
+        learnt = torch.equal(model.eval()(**batch).predictions, batch["labels"])
         model.train()
         if learnt:
             break
     assert learnt, f"not learnt in 150 steps, loss {loss.item():.3f}"
     # Constant keys are cancelled by the softmax over them: their bias is the one gradient that is zero by design.
-    still = {name for name, _ in model.named_parameters() if name not in moved}
-    assert {name for name in still if not name.endswith("k_proj.bias") and "key.bias" not in name} == set()
+    still = [name for name, _ in model.named_parameters() if name not in moved]
+    assert not [name for name in still if not name.endswith("k_proj.bias") and "key.bias" not in name]
 
 
 def test_loss_is_the_weighted_sum_of_its_parts():
-    model = tiny_model(
-        alignment="siglip", ner_weight=1.6, alignment_weight=0.4, consistency_weight=0.7, collaboration="umt"
-    )
-    output = model(**tiny_batch())
+    weights = {"ner_weight": 1.6, "alignment_weight": 0.4, "consistency_weight": 0.7}
+    output = tiny_model(alignment="siglip", collaboration="umt", **weights)(**tiny_batch())
     parts = 1.6 * output.ner_loss + 0.4 * output.alignment_loss + 0.7 * output.consistency_loss
     torch.testing.assert_close(output.loss, parts)
     assert min(output.ner_loss, output.alignment_loss, output.consistency_loss) > 0
@@ -279,46 +269,31 @@ def test_softmax_head_is_cross_entropy_and_argmax(saved, tmp_path):
         model.save_pretrained(tmp_path)
         model = TwoMNERForTokenClassification.from_pretrained(tmp_path, tagging_head="softmax")
     output = model(**batch)
-    expected = F.cross_entropy(
-        output.logits.flatten(0, 1), batch["labels"].flatten(), ignore_index=-100, reduction="sum"
-    )
-    torch.testing.assert_close(output.ner_loss, expected / 4)
     words = batch["word_starts"] >= 0
+    expected = F.cross_entropy(output.logits[words], batch["labels"][words], reduction="sum") / 4
+    torch.testing.assert_close(output.ner_loss, expected)
     assert torch.equal(output.predictions[words], output.logits.argmax(-1)[words])
     assert not any(p.requires_grad for p in model.crf.parameters())
 
 
 def test_crf_predictions_keep_to_iob2():
     model = tiny_model()
-    torch.nn.init.normal_(model.classifier.weight, std=5)
-    inside = {
-        LABELS.index(f"I-{kind}"): (LABELS.index(f"B-{kind}"), LABELS.index(f"I-{kind}")) for kind in ("PER", "LOC")
-    }
-    free = 0
-    for seed in range(20):
-        batch = tiny_batch(seed=seed)
-        output = model(**batch)
-        for tags, emissions in zip(output.predictions.tolist(), output.logits, strict=True):
-            for position, tag in enumerate(tags):
-                if tag in inside:
-                    assert position and tags[position - 1] in inside[tag]
-            best = emissions.argmax(-1).tolist()
-            free += any(tag in inside and (not i or best[i - 1] not in inside[tag]) for i, tag in enumerate(best))
-    assert free  # the constraint had something to do
+    with torch.no_grad():
+        model.classifier.bias[LABELS.index("I-LOC")] = 3
+    output = model(**tiny_batch())
+    assert (output.logits.argmax(-1)[:, 0] == LABELS.index("I-LOC")).all()  # what no sentence begins with
+    for tags in output.predictions.tolist():
+        names = ["O", *(LABELS[tag] for tag in tags if tag >= 0)]
+        assert not [pair for pair in itertools.pairwise(names) if pair[1][0] == "I" and pair[0][1:] != pair[1][1:]]
 
 
 def test_consistency_is_the_kl_of_the_posteriors():
     model, batch = tiny_model(consistency_weight=1.0, collaboration="cross_attention"), tiny_batch()
     output, text = model(**batch), model(**text_of(batch))
     mask = batch["word_starts"] >= 0
-    p, q = model.crf.marginals(output.logits, mask), model.crf.marginals(text.logits, mask)
-    total = 0.0
-    for row in range(4):
-        for word in range(int(mask[row].sum())):
-            for tag in range(len(LABELS)):
-                if p[row, word, tag] > 0:
-                    total += p[row, word, tag] * (p[row, word, tag] / q[row, word, tag]).log()
-    torch.testing.assert_close(output.consistency_loss, total / 4, atol=1e-5, rtol=1e-4)
+    p, q = model.crf.marginals(output.logits, mask)[mask], model.crf.marginals(text.logits, mask)[mask]
+    expected = torch.where(p > 0, p * (p / q).log(), 0).sum() / 4
+    torch.testing.assert_close(output.consistency_loss, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_modality_dropout_hides_images_in_training_alone():
@@ -329,10 +304,7 @@ def test_modality_dropout_hides_images_in_training_alone():
     torch.testing.assert_close(model.train()(**batch).logits, text, atol=1e-5, rtol=0)
     half = tiny_model(modality_dropout=0.5).train()
     torch.manual_seed(0)
-    shown = sum(
-        int((half.model(**{k: v for k, v in batch.items() if k != "labels"}).image_index >= 0).sum())
-        for _ in range(200)
-    )
+    shown = sum(int((half.model(**without(batch, "labels")).image_index >= 0).sum()) for _ in range(200))
     assert 340 < shown < 460
 
 
@@ -347,12 +319,9 @@ def test_no_image_tower_where_nothing_reads_an_image():
 @pytest.mark.parametrize("alignment", ["none", "token"])
 def test_a_training_batch_without_images_leaves_no_parameter_out(collaboration, alignment):
     model = tiny_model(collaboration=collaboration, alignment=alignment).train()
-    model(**{k: v for k, v in tiny_batch().items() if k not in IMAGE_KEYS}).loss.backward()
-    tower = "model.vision_model."
-    missing = [
-        n for n, p in model.named_parameters() if p.requires_grad and p.grad is None and not n.startswith(tower)
-    ]
-    assert missing == []
+    model(**without(tiny_batch(), *IMAGE_KEYS)).loss.backward()
+    missing = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not [name for name in missing if not name.startswith("model.vision_model.")]
 
 
 @pytest.mark.parametrize("vision", ["resnet", "efficientnet"])
@@ -386,8 +355,7 @@ def test_activation_checkpointing_changes_no_gradient():
             model.activation_checkpointing_enable()
         model(**tiny_batch()).loss.backward()
         gradients.append({name: p.grad for name, p in model.named_parameters()})
-    for name, gradient in gradients[0].items():
-        torch.testing.assert_close(gradients[1][name], gradient, msg=name)
+    torch.testing.assert_close(*gradients)
 
 
 @pytest.mark.parametrize("collaboration", [name for name in FUSIONS if name != "evidence"])
@@ -437,9 +405,7 @@ def _two_processes(folder: str):
     rank = dist.get_rank()
     results = {}
     for (alignment, collaboration), kind in itertools.product(TOGETHER, SIX_ROWS):
-        ids = tiny_batch(num_rows=6, images=SIX_ROWS[kind], words=(2, 5, 3, 4, 2, 3))["image_ids"]
-        half = rows_of(_six_rows(kind) | {"image_ids": ids}, [3 * rank, 3 * rank + 1, 3 * rank + 2])
-        half |= {} if kind == "with ids" else {"image_ids": None}
+        half = rows_of(_six_rows(kind), [3 * rank, 3 * rank + 1, 3 * rank + 2])
         model = DistributedDataParallel(_model_of(alignment, collaboration))
         loss = model(**half).loss
         loss.backward()
@@ -449,7 +415,7 @@ def _two_processes(folder: str):
         results[alignment, collaboration, kind] = (losses / 2, gradients)
         # One process without any image, the other with: nobody waits, no parameter is missing.
         for steps in range(2):
-            step = half if rank == steps else {k: v for k, v in half.items() if k not in IMAGE_KEYS}
+            step = half if rank == steps else without(half, *IMAGE_KEYS)
             model.train()(**step).loss.backward()
             with torch.no_grad():
                 model.eval()(**step)
@@ -476,25 +442,21 @@ def test_two_processes_equal_one_of_twice_the_batch(two_processes, alignment, co
     losses, gradients = two_processes[alignment, collaboration, kind]
     expected = torch.stack([loss, model.eval()(**batch).loss]).detach()
     torch.testing.assert_close(losses, expected, atol=1e-5, rtol=0)
-    for name, parameter in model.named_parameters():
-        torch.testing.assert_close(
-            gradients[name], parameter.grad, atol=1e-5, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
-        )
+    expected_gradients = {name: p.grad for name, p in model.named_parameters()}
+    torch.testing.assert_close(gradients, expected_gradients, atol=1e-5, rtol=1e-5)
 
 
 # Saving and loading
 
 LOADER = """
-import json, sys, warnings
 import torch
 from transformers import AutoModel, AutoModelForTokenClassification
-folder, inputs, target = sys.argv[1:]
-batch = torch.load(inputs)
-tagger = AutoModelForTokenClassification.from_pretrained(folder, trust_remote_code=True)
-base = AutoModel.from_pretrained(folder, trust_remote_code=True)
+batch = torch.load("batch.pt")
+tagger = AutoModelForTokenClassification.from_pretrained("model", trust_remote_code=True)
+base = AutoModel.from_pretrained("model", trust_remote_code=True)
 batch.pop("labels")
-torch.save({"logits": tagger(**batch).logits, "words": base(**batch).word_states}, target)
-tagger.save_pretrained(target + "_again")
+torch.save({"logits": tagger(**batch).logits, "words": base(**batch).word_states}, "out.pt")
+tagger.save_pretrained("again")
 """
 
 
@@ -503,38 +465,23 @@ def test_saved_folder_works_alone_offline_in_another_process(tmp_path):
     torch.nn.init.normal_(model.crf.transitions)
     model.save_pretrained(tmp_path / "model")
     torch.save(batch, tmp_path / "batch.pt")
-    (tmp_path / "load.py").write_text(textwrap.dedent(LOADER))
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environment |= {
-        "HF_HUB_OFFLINE": "1",
-        "HF_HOME": str(tmp_path / "home"),
-        "HF_MODULES_CACHE": str(tmp_path / "modules"),
-    }
     done = subprocess.run(
-        # -I: neither the working directory nor the repository is on the path; an installed package stays hidden below.
-        [sys.executable, "-I", "load.py", "model", "batch.pt", "out.pt"],
+        [sys.executable, *stranger.OPTIONS, stranger.script(LOADER)],
         cwd=tmp_path,
-        env=environment,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
     for word in ("UNEXPECTED", "MISSING", "newly initialized", "not used", "Warning"):
         assert word not in done.stderr, done.stderr
-    loaded = torch.load(tmp_path / "out.pt")
+    loaded, again = torch.load(tmp_path / "out.pt"), tmp_path / "again"
     torch.testing.assert_close(loaded["logits"], model(**batch).logits, atol=0, rtol=0)
-    batch.pop("labels")
-    torch.testing.assert_close(loaded["words"], model.model(**batch).word_states, atol=0, rtol=0)
-    again, first = tmp_path / "out.pt_again", tmp_path / "model"
-    assert {path.name for path in again.iterdir()} == {path.name for path in first.iterdir()}
-    assert TwoMNERForTokenClassification.from_pretrained(again).crf.allowed_start.tolist() == [
-        True,
-        True,
-        False,
-    ] * 1 + [
-        True,
-        False,
-    ]
+    words = model.model(**without(batch, "labels")).word_states
+    torch.testing.assert_close(loaded["words"], words, atol=0, rtol=0)
+    assert {path.name for path in again.iterdir()} == {path.name for path in (tmp_path / "model").iterdir()}
+    crf = TwoMNERForTokenClassification.from_pretrained(again).crf
+    assert crf.allowed_start.tolist() == [label[0] != "I" for label in LABELS]
 
 
 def test_saved_config_maps_every_auto_class(tmp_path):
@@ -542,24 +489,6 @@ def test_saved_config_maps_every_auto_class(tmp_path):
     saved = json.loads((tmp_path / "config.json").read_text())
     assert set(saved["auto_map"]) == {"AutoConfig", "AutoModel", "AutoModelForTokenClassification", "AutoProcessor"}
     assert set(saved["custom_pipelines"]) >= {"token-classification", "ner"}
-
-
-@pytest.mark.parametrize("text", TEXT_CONFIGS)
-@pytest.mark.parametrize("vision", VISION_CONFIGS)
-def test_a_checkpoint_is_restored_by_load_state_dict_and_by_from_pretrained(tmp_path, text, vision):
-    # The first is what Trainer does, for the best checkpoint and to resume; what does not fit it only logs.
-    model = tiny_model(text=text, vision=vision)
-    model.save_pretrained(tmp_path / "now")
-    model.save_pretrained(tmp_path / "original", save_original_format=True)
-    other = tiny_model(seed=1, text=text, vision=vision)
-    result = other.load_state_dict(load_file(tmp_path / "now" / "model.safetensors"), strict=False)
-    assert not result.missing_keys and not result.unexpected_keys
-    restored = [other] + [
-        TwoMNERForTokenClassification.from_pretrained(tmp_path / name) for name in ("now", "original")
-    ]
-    for again in restored:
-        state = again.state_dict()
-        assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
 def test_base_and_tagger_share_their_weights(tmp_path):
@@ -648,14 +577,6 @@ def test_embeddings_can_be_resized():
     assert model.config.text_config.vocab_size == 75
     assert model.get_input_embeddings().weight.shape == (75, 32)
     model(torch.tensor([[74, 70]]))
-
-
-def test_same_seed_same_model_same_output():
-    batch = tiny_batch()
-    first, second = tiny_model(seed=3), tiny_model(seed=3)
-    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
-    assert torch.equal(first(**batch).logits, second(**batch).logits)
-    assert not torch.equal(tiny_model(seed=4)(**batch).logits, first(**batch).logits)
 
 
 def test_embeddings_in_place_of_ids():

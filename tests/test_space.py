@@ -6,15 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from PIL import Image
 from test_load_image import encoded, encoded_size
-
-from mmner.probe.tiny_towers import make_tiny_towers
-from modeling_2mner import TwoMNERForTokenClassification
-from pipeline_2mner import TwoMNERPipeline
-from processing_2mner import TwoMNERProcessor
+from tiny_pipelines import make_pipeline
 
 SPACE = Path(__file__).resolve().parent.parent / "space"
 TEXT = "Jordan was seen in Paris."
@@ -31,20 +26,8 @@ def space_modules():
 
 
 @pytest.fixture(scope="module")
-def ner(tmp_path_factory):
-    """A pipeline over random weights, large enough for many entities, which an image changes."""
-    folder = tmp_path_factory.mktemp("towers")
-    towers = make_tiny_towers(
-        folder, [TEXT.split()], vocab_size=320, text_width=16, image_size_px=32, image_widths=(8, 16)
-    )
-    torch.manual_seed(0)
-    labels = ["O", "B-PER", "B-BIRD"]  # one word each
-    model = TwoMNERForTokenClassification.from_towers(*towers, labels=labels)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(std=0.5)
-    return TwoMNERPipeline(model=model, processor=TwoMNERProcessor.from_towers(*towers), device="cpu")
+def ner(towers):
+    return make_pipeline(towers, labels=["O", "B-PER", "B-BIRD"])  # of one word each, hence many
 
 
 def spans(entities) -> list[dict]:
