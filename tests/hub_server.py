@@ -138,7 +138,6 @@ _ROUTES = [
     ("POST", r"/api/repos/create", "create"),
     ("POST", rf"/api{_REPO}/preupload/(?P<revision>[^/]+)", "preupload"),
     ("POST", rf"/api{_REPO}/commit/(?P<revision>[^/]+)", "commit"),
-    ("POST", rf"/api{_REPO}/paths-info/(?P<revision>[^/]+)", "paths_info"),
     ("POST", rf"/api{_REPO}/branch/(?P<revision>[^/]+)", "branch"),
     ("GET", rf"/api{_REPO}/tree/(?P<revision>[^/]+)(/(?P<path>.+))?", "tree"),
     ("GET", rf"/api{_REPO}(/revision/(?P<revision>[^/]+))?", "info"),
@@ -166,7 +165,8 @@ class _Handler(BaseHTTPRequestHandler):
         if fault in ("hang", "cut"):
             self.close_connection = True
             return
-        self.body, self.query = self._read_body(), parse_qs(url.query)
+        self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.query = parse_qs(url.query)
         try:
             if fault:
                 raise HubError(int(fault), "a fault that the test asked for")
@@ -189,16 +189,6 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(error.status, json.dumps(error.body).encode(), headers)
 
     do_GET = do_HEAD = do_POST = do_PUT = _handle  # noqa: N815 - the names that http.server calls
-
-    def _read_body(self) -> bytes:
-        if self.headers.get("Transfer-Encoding") != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        body = b""
-        while size := int(self.rfile.readline(), 16):
-            body += self.rfile.read(size)
-            self.rfile.readline()
-        self.rfile.readline()
-        return body
 
     def _authorise(self, route: str) -> None:
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
@@ -274,26 +264,18 @@ class _Handler(BaseHTTPRequestHandler):
         answer = {"_id": sha[:24], "id": self.name, "sha": sha, "siblings": [{"rfilename": path} for path in files]}
         return answer | {"private": self.repo.private, "tags": [], "downloads": 0, "likes": 0}
 
-    def _described(self, revision: str) -> dict[str, dict[str, Any]]:
-        """Every file and folder of a revision by path."""
-        answer: dict[str, dict[str, Any]] = {}
-        for path, file in self.hub.files(self.kind, self.name, revision).items():
-            for folder in map(str, list(Path(path).parents)[:-1]):
-                answer[folder] = {"type": "directory", "oid": folder, "size": 0, "path": folder}
-            answer[path] = {"type": "file", "oid": file.name, "size": file.stat().st_size, "path": path}
-        return answer
-
     def _tree(self, revision: str, path: str = "") -> list[dict[str, Any]]:
-        prefix, deep = path and path + "/", self.query.get("recursive", ["false"])[0].lower() in ("true", "1")
-        found = {name: entry for name, entry in self._described(revision).items() if name.startswith(prefix)}
-        if path and not found:
+        prefix, deep = path and path + "/", self.query["recursive"] == ["true"]
+        entries: dict[str, dict[str, Any]] = {}
+        for name, file in self.hub.files(self.kind, self.name, revision).items():
+            folder, slash, _ = name.removeprefix(prefix).partition("/")
+            if name.startswith(prefix) and slash and not deep:
+                entries[folder] = {"type": "directory", "oid": folder, "size": 0, "path": prefix + folder}
+            elif name.startswith(prefix):
+                entries[name] = {"type": "file", "oid": file.name, "size": file.stat().st_size, "path": name}
+        if path and not entries:
             raise HubError(404, f"{path} does not exist on {revision}", "EntryNotFound")
-        return [entry for name, entry in found.items() if deep or "/" not in name.removeprefix(prefix)]
-
-    def _paths_info(self, revision: str) -> list[dict[str, Any]]:
-        body, entries = self.body.decode(), self._described(revision)
-        paths = json.loads(body)["paths"] if body.startswith("{") else parse_qs(body).get("paths", [])
-        return [entries[path] for path in paths if path in entries]
+        return list(entries.values())
 
     def _resolve(self, revision: str, path: str) -> None:
         file = self.hub.files(self.kind, self.name, revision).get(path)
@@ -301,10 +283,9 @@ class _Handler(BaseHTTPRequestHandler):
             raise HubError(404, "Entry not found", "EntryNotFound")
         content = file.read_bytes()
         headers = {"X-Repo-Commit": self.repo.sha(revision), "ETag": f'"{file.name}"', "Accept-Ranges": "bytes"}
-        if wanted := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
-            first, last = int(wanted[1]), min(len(content) - 1, int(wanted[2] or len(content)))
-            headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
-            content = content[first : last + 1]
+        if wanted := re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")):
+            headers["Content-Range"] = f"bytes {wanted[1]}-{wanted[2]}/{len(content)}"
+            content = content[int(wanted[1]) : int(wanted[2]) + 1]
         self._send(206 if wanted else 200, content, headers)
 
     def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
@@ -320,16 +301,13 @@ class _Handler(BaseHTTPRequestHandler):
 def validate_yaml(content: str) -> dict[str, list]:
     """What the Hub says of a card's metadata."""
     header = re.match(r"---\n(.*?)\n---\n", content, re.DOTALL)
-    data = yaml.safe_load(header[1]) if header else {}
-    errors = []
-    if not all(re.fullmatch(r"[a-z]{2,3}|code", str(code)) for code in _as_list(data.get("language", []))):
-        errors.append({"message": '"language" must be ISO 639 codes'})
-    if not all(re.fullmatch(r"[a-z0-9.-]+", str(value)) for value in _as_list(data.get("license", []))):
-        errors.append({"message": '"license" must be an identifier in lower case'})
+    if header is None:
+        return {"errors": [], "warnings": [{"message": "empty or missing yaml metadata in repo card"}]}
+    data, errors = yaml.safe_load(header[1]), []
+    for key, pattern in (("language", "[a-z]{2,3}|code"), ("license", "[a-z0-9.-]+")):
+        values = data.get(key, [])
+        if not all(re.fullmatch(pattern, str(value)) for value in (values if isinstance(values, list) else [values])):
+            errors.append({"message": f'"{key}" is {values}'})
     if data.get("license") != "other" and ("license_name" in data or "license_link" in data):
         errors.append({"message": '"license_name" and "license_link" need "license: other"'})
-    return {"errors": errors, "warnings": [] if header else [{"message": "empty or missing yaml metadata"}]}
-
-
-def _as_list(value: Any) -> list:
-    return value if isinstance(value, list) else [value]
+    return {"errors": errors, "warnings": []}

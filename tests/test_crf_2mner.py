@@ -219,6 +219,15 @@ def test_pytorch_crf_agrees():
     assert [decoded[row, :n].tolist() for row, n in enumerate(lengths)] == other.decode(emissions, mask=mask)
 
 
+def test_divergence_is_that_of_independent_words_without_transitions():
+    (teacher, mask), (student, _) = make_batch(LENGTHS), make_batch(LENGTHS, seed=2)
+    found = LinearChainCRF(5).double().divergence(teacher, student.requires_grad_(), mask)
+    word = torch.nn.functional.kl_div(student.log_softmax(-1), teacher.softmax(-1), reduction="none").sum(-1)
+    torch.testing.assert_close(found, (word * mask).sum(1))
+    found.sum().backward()
+    assert student.grad[mask].any() and not student.grad[~mask].any()
+
+
 # Gradients
 
 

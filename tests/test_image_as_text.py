@@ -7,7 +7,6 @@ import datasets
 import pytest
 import torch
 
-from crf_2mner import LinearChainCRF
 from mmner.data.sentences import WindowedSentences
 from mmner.options import DataArguments, ModelArguments
 from mmner.training.model import build_model
@@ -87,20 +86,6 @@ def test_controls_hide_and_shuffle_captions(made):
     bare = rows().remove_columns("caption")
     with pytest.raises(ValueError, match="the dataset has none: give it a column `caption`"):
         WindowedSentences(bare, processor, model.config.label2id, captions=True)
-
-
-def test_divergence_is_that_of_independent_words_without_transitions():
-    torch.manual_seed(0)
-    crf = LinearChainCRF(3)
-    for parameter in crf.parameters():
-        parameter.data.zero_()
-    teacher, student = torch.randn(2, 4, 3), torch.randn(2, 4, 3, requires_grad=True)
-    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]).bool()
-    found = crf.divergence(teacher, student, mask)
-    word = torch.nn.functional.kl_div(student.log_softmax(-1), teacher.softmax(-1), reduction="none").sum(-1)
-    assert torch.allclose(found, (word * mask).sum(1), atol=1e-5)
-    found.sum().backward()
-    assert student.grad[1, 1].any() and not student.grad[1, 2].any()
 
 
 def test_the_pipeline_reads_a_caption_as_training_does(made):

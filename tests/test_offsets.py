@@ -6,7 +6,7 @@ import unicodedata
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from tiny_pipelines import TEXTS, check_layout, plain_image
+from tiny_pipelines import check_layout, plain_image
 
 import pipeline_2mner
 from processing_2mner import WORD_PATTERN
@@ -111,8 +111,3 @@ def test_five_million_characters_without_a_space(ner):
         words, offsets = ner.processor.split_words(text)
         assert "".join(words) == text and offsets[0][0] == 0 and offsets[-1][1] == len(text)
     check_layout("a" * 5_000_000, ner("a" * 5_000_000))
-
-
-def test_the_strings_above_have_entities(ner):
-    """Else the whole pipeline would have been tested on empty lists."""
-    assert sum(len(entities) for entities in ner(TEXTS)) >= 5

@@ -7,12 +7,10 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from tiny_pipelines import TEXTS, check_layout, limited, make_pipeline, plain_image, same
 
 import pipeline_2mner
-from pipeline_2mner import PreparedText, SharedImage, packed, stretches
+from pipeline_2mner import SharedImage
 
 COLORS = ["red", "green", "blue", "white"]
 
@@ -45,36 +43,7 @@ def mixed(count, images, seed=0):
     return items
 
 
-class TestPacked:
-    @given(lengths=st.lists(st.integers(0, 60), max_size=80), budget=st.integers(1, 200), size=st.integers(0, 9))
-    def test_every_row_once_within_the_budget_from_long_to_short(self, lengths, budget, size):
-        batches = packed(lengths, budget, size)
-        places = [place for batch in batches for place in batch]
-        assert sorted(places) == list(range(len(lengths)))
-        assert [lengths[place] for place in places] == sorted(lengths, reverse=True)
-        for batch in batches:
-            assert len(batch) <= size if size else len(batch) == 1 or len(batch) * lengths[batch[0]] <= budget
-        if size:
-            assert len(batches) == -(-len(lengths) // size)
-
-
 class TestLookAhead:
-    def test_stretches_hold_every_text_once_those_of_an_image_together(self, monkeypatch):
-        images = [SharedImage(None) for _ in range(3)]
-        texts = [
-            PreparedText("", ["a"] * 5, [], image=images[number % 4] if number % 4 < 3 else None)
-            for number in range(40)
-        ]
-        found = list(stretches(texts, num_words=20, num_texts=0))
-        order = [text for stretch in found for text in stretch]
-        assert len(found) > 3 and sorted(map(id, order)) == sorted(map(id, texts))
-        for shared in images:
-            assert len([stretch for stretch in found if any(text.image is shared for text in stretch)]) == 1
-        assert [text for text in order if text.image is None] == texts[3::4]
-        assert list(map(len, stretches(texts[3::4], num_words=20, num_texts=6))) == [6, 4]
-        monkeypatch.setattr(pipeline_2mner, "STRETCH_IMAGES", 2)
-        assert list(map(len, stretches(texts, num_words=1000, num_texts=0))) == [20, 20]
-
     @pytest.mark.parametrize("batch_size", [None, 1, 4])
     def test_a_stream_is_read_little_ahead_at_first_and_no_further_than_the_bound(
         self, ner, small_batches, batch_size
