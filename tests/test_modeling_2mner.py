@@ -112,29 +112,25 @@ def test_the_sides_of_a_text_image_model_are_towers(tmp_path):
     torch.testing.assert_close(states, expected)
 
 
-def test_second_tower_sees_the_pixels_in_its_own_normalization():
+def test_second_tower_sees_the_pixels_in_its_own_normalization_and_size():
     model = tiny_model(
         collaboration="cross_attention",
         global_vision="resnet",
         image_normalization={"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]},
         global_image_normalization={"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7]},
     )
-    picture = torch.rand(1, 3, IMAGE_SIZE, IMAGE_SIZE)
+    image = torch.rand(1, 3, IMAGE_SIZE, IMAGE_SIZE)
 
     def normalized(by):
-        return (picture - torch.tensor(by["mean"]).view(3, 1, 1)) / torch.tensor(by["std"]).view(3, 1, 1)
+        return (image - torch.tensor(by["mean"]).view(3, 1, 1)) / torch.tensor(by["std"]).view(3, 1, 1)
 
     _, pooled = model.model.encode_images(normalized(model.config.image_normalization))
     tower = model.model.global_vision_model
     expected = tower(normalized(model.config.global_image_normalization)).last_hidden_state.mean((2, 3))
     torch.testing.assert_close(pooled[:, 0], expected, atol=1e-5, rtol=1e-4)
-
-
-def test_second_tower_of_another_size_gets_its_size():
-    config = tiny_config(collaboration="gated", global_vision="vit")
-    config.global_vision_config.image_size = 16
-    model = TwoMNERForTokenClassification(config).eval()
-    _, pooled = model.model.encode_images(torch.randn(2, 3, IMAGE_SIZE, IMAGE_SIZE))
+    config = tiny_config(global_vision="vit")
+    config.global_vision_config.image_size = 16  # and in its own size
+    _, pooled = TwoMNERModel(config).encode_images(torch.randn(2, 3, IMAGE_SIZE, IMAGE_SIZE))
     assert pooled.shape == (2, 1, 24)
 
 
@@ -504,30 +500,22 @@ def test_saving_over_the_source_code_is_refused():
 # Duties of a transformers model
 
 
-@pytest.mark.parametrize("collaboration", FUSIONS)
-def test_eager_and_sdpa_agree(collaboration):
-    batch = tiny_batch()
-    model = tiny_model(collaboration=collaboration)
-    model.set_attn_implementation("eager")
-    eager = model(**batch).logits
-    model.set_attn_implementation("sdpa")
-    assert model.model.text_model.config._attn_implementation == "sdpa"
-    torch.testing.assert_close(model(**batch).logits, eager, atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize(("collaboration", "keys"), [("cross_attention", [16, 2]), ("gated", [17]), ("umt", [17, 17])])
+@pytest.mark.parametrize(
+    ("collaboration", "keys"), [("cross_attention", [16, 2]), ("gated", [17]), ("umt", [17, 17]), ("evidence", [])]
+)
 def test_attention_from_words_to_image(collaboration, keys):
-    config = tiny_config(collaboration=collaboration, global_vision="resnet", vision="siglip-vision")
-    model = TwoMNERForTokenClassification(config).eval()
+    towers = {"vision": "siglip-vision", "global_vision": "vit"}
+    model, batch = tiny_model(collaboration=collaboration, **towers), tiny_batch()
     model.set_attn_implementation("eager")
-    batch = tiny_batch()
     output = model(**batch, output_attentions=True, output_hidden_states=True)
     assert len(output.attentions) == 2 and len(output.hidden_states) == 3
-    expected = [16, 2] if collaboration == "cross_attention" else keys
-    assert [weights.shape for weights in output.image_attentions] == [(4, 2, 5, n) for n in expected]
-    for weights in output.image_attentions:
+    attentions = output.image_attentions or ()
+    assert [weights.shape for weights in attentions] == [(4, 2, 5, number) for number in keys]
+    for weights in attentions:
         torch.testing.assert_close(weights.sum(-1)[[0, 2, 3]], torch.ones(3, 2, 5))
         assert not weights[1].any()  # no image
+    model.set_attn_implementation("sdpa")
+    assert model.model.text_model.config._attn_implementation == "sdpa"
     torch.testing.assert_close(output.logits, model(**batch).logits, atol=1e-5, rtol=0)
 
 
@@ -541,14 +529,13 @@ def test_gates_lie_between_none_and_all_and_are_zero_without_an_image():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_keeps_the_crf_in_full(dtype, tmp_path):
-    model = tiny_model()
+    model, batch = tiny_model(), tiny_batch()
     model.save_pretrained(tmp_path)
     half = TwoMNERForTokenClassification.from_pretrained(tmp_path, dtype=dtype)
     assert half.dtype == dtype and half.crf.transitions.dtype == torch.float32
     folder = save_tower(CLIP, tmp_path / "clip")
     new = TwoMNERForTokenClassification.from_towers(folder, folder, labels=LABELS, dtype=dtype)
     assert new.classifier.weight.dtype == dtype and new.crf.transitions.dtype == torch.float32
-    batch = tiny_batch()
     output = half(**batch)
     assert output.logits.dtype == dtype and output.loss.dtype == torch.float32
     torch.testing.assert_close(output.logits.float(), model(**batch).logits, atol=0.05, rtol=0.05)
@@ -566,19 +553,13 @@ def test_autocast_computes_the_crf_in_full_precision():
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
-def test_embeddings_can_be_resized():
-    model = tiny_model()
+def test_embeddings_can_be_resized_and_given():
+    model, batch = tiny_model(), tiny_batch()
     model.resize_token_embeddings(75)
     assert model.config.text_config.vocab_size == 75
-    assert model.get_input_embeddings().weight.shape == (75, 32)
-    model(torch.tensor([[74, 70]]))
-
-
-def test_embeddings_in_place_of_ids():
-    model, batch = tiny_model(), tiny_batch()
-    ids = batch.pop("input_ids")
-    expected = model(ids, **batch).logits
-    torch.testing.assert_close(model(inputs_embeds=model.get_input_embeddings()(ids), **batch).logits, expected)
+    ids = batch.pop("input_ids") + 15
+    embeddings = model.get_input_embeddings()(ids)
+    torch.testing.assert_close(model(inputs_embeds=embeddings, **batch).logits, model(ids, **batch).logits)
 
 
 def test_compiled_model_agrees():
@@ -613,14 +594,11 @@ def test_bad_input_says_what_was_expected(change, message):
         tiny_model()(**{**tiny_batch(), **change})
 
 
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [((), "at least one label"), (["O", "PER"], "PER"), (["O", "I-PER"], "I-PER")],
-)
-def test_labels_of_a_new_model_are_iob2(labels, message, tmp_path):
+def test_labels_of_a_new_model_are_iob2(tmp_path):
     folder = save_tower(TEXT_CONFIGS["bert"], tmp_path)
-    with pytest.raises(ValueError, match=message):
-        TwoMNERForTokenClassification.from_towers(folder, folder, labels=labels)
+    for labels, message in (((), "at least one label"), (["O", "PER"], "PER"), (["O", "I-PER"], "I-PER")):
+        with pytest.raises(ValueError, match=message):
+            TwoMNERForTokenClassification.from_towers(folder, folder, labels=labels)
 
 
 @pytest.mark.parametrize("labels", [["O", "B-PER", "I-PER", "E-PER", "S-PER"], ["NOUN", "VERB", "ADJ", "DET", "X"]])

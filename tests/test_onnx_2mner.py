@@ -88,14 +88,7 @@ def assert_close(got, want):
 
 @pytest.mark.parametrize(
     ("image_ids", "words"),
-    [
-        ((1, 0, 2, 1), (5, 3, 1, 4)),
-        ((0, 0, 0), (2, 6, 1)),
-        ((3,), (1,)),
-        ((0,), (7,)),
-        ((4, 4), (0, 3)),
-        (tuple(range(1, 10)), (9, 1, 2, 3, 4, 5, 6, 7, 8)),
-    ],
+    [((1, 0, 2, 1), (5, 3, 1, 4)), ((0, 0, 0), (2, 6, 1)), ((3,), (1,)), ((4, 4), (0, 3)), (range(1, 10), range(9))],
 )
 def test_logits_equal_the_models(any_export, image_ids, words):
     model, emissions = any_export
@@ -166,8 +159,12 @@ def test_products_whose_input_has_outliers_stay_exact(tmp_path, monkeypatch):
     assert errors[1] < errors[0] / 2
 
 
+def contents_of(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 def files_of(folder) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(contents_of(folder))
 
 
 def test_an_export_replaces_the_one_before_and_nothing_else(tmp_path, monkeypatch):
@@ -188,7 +185,7 @@ def test_an_export_replaces_the_one_before_and_nothing_else(tmp_path, monkeypatc
 def test_an_export_that_is_broken_off_is_not_taken_for_a_whole_one(at, tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_2mner, "_export", lambda graph, inputs, outputs, path: path.write_text(path.name))
     export_onnx(varied_model(collaboration="none"), FixedInputs(), tmp_path)
-    before = {name: (tmp_path / name).read_bytes() for name in files_of(tmp_path)}
+    before = contents_of(tmp_path)
     calls, replace = [], Path.replace
 
     def fail(*args):
@@ -205,7 +202,7 @@ def test_an_export_that_is_broken_off_is_not_taken_for_a_whole_one(at, tmp_path,
         with pytest.raises(ValueError, match=r"does not hold what its onnx.json lists: .*export the model again"):
             OnnxEmissions(tmp_path)
     else:
-        assert {name: (tmp_path / name).read_bytes() for name in files_of(tmp_path)} == before
+        assert contents_of(tmp_path) == before
     export_onnx(varied_model(), FixedInputs(), tmp_path)
     assert files_of(tmp_path) == ["fusion.onnx", "image.onnx", "onnx.json", "text.onnx"]
 

@@ -34,13 +34,9 @@ def small_batches(monkeypatch):
 def mixed(count, images, seed=0):
     """Texts of one to forty words, two thirds of them with one of the images."""
     generator = np.random.default_rng(seed)
-    words = " ".join(TEXTS).split()
-    items = []
-    for _ in range(count):
-        text = " ".join(generator.choice(words, generator.integers(0, 40)))
-        image = images[generator.integers(len(images))] if generator.random() < 0.67 else None
-        items.append({"text": text, "image": image})
-    return items
+    words, images = " ".join(TEXTS).split(), [*images, *[None] * (len(images) // 2)]
+    texts = (" ".join(generator.choice(words, generator.integers(0, 40))) for _ in range(count))
+    return [{"text": text, "image": images[generator.integers(len(images))]} for text in texts]
 
 
 class TestLookAhead:
@@ -84,9 +80,7 @@ class TestLookAhead:
                 read.append(number)
                 yield {"text": TEXTS[0], "image": plain_image((number, 0, 0))}
 
-        expected = [ner(TEXTS[0], images=plain_image((number, 0, 0))) for number in range(20)]
-        for number, entities in enumerate(ner(items()), start=1):
-            same(entities, expected[number - 1])
+        for number, _ in enumerate(ner(items()), start=1):
             assert len(read) <= number + 3
 
 
@@ -187,8 +181,7 @@ class TestErrors:
     def test_what_stands_before_is_answered_first(self, ner, files, wrong, num_workers):
         items = [*mixed(5, files), wrong, *mixed(5, files, seed=1)]
         results = ner(iter(items), num_workers=num_workers)
-        for item in items[:5]:
-            same(next(results), ner(item))
+        same(itertools.islice(results, 5), map(ner, items[:5]))
         with pytest.raises((ValueError, TypeError), match=r"no/such\.png does not exist|type int|1 bytes"):
             next(results)
 
@@ -198,7 +191,6 @@ class TestErrors:
             raise OSError("the line is dead")
 
         results = ner(texts())
-        for text in TEXTS:
-            same(next(results), ner(text))
+        same(itertools.islice(results, len(TEXTS)), ner(TEXTS))
         with pytest.raises(OSError, match="the line is dead"):
             next(results)
