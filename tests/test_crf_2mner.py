@@ -146,28 +146,10 @@ def test_span_log_prob_of_certain_spans_is_not_rounded_above_zero():
 # Invariants
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-10), (torch.float32, 1e-5)])
-def test_spans_sum_to_the_expected_number_of_entities(crf, dtype, tolerance):
-    lengths = [17, 1, 9]
-    emissions, mask = make_batch(lengths, scale=2.0, dtype=dtype)
-    crf = crf.to(dtype)
-    spans = torch.tensor(all_spans(lengths))
-    probability = crf.span_log_prob(emissions, mask, spans).exp()
-    marginals = crf.marginals(emissions, mask)
-    # Each begin tag begins exactly one entity of its type, and each entity covers its words.
-    for begin, _ in TYPES:
-        entities = torch.zeros(3, dtype=dtype).index_add_(0, spans[:, 0], probability * (spans[:, 3] == begin))
-        torch.testing.assert_close(entities, marginals[:, :, begin].sum(1), rtol=tolerance, atol=tolerance)
-    torch.testing.assert_close(marginals.sum(2), mask.to(dtype), rtol=tolerance, atol=tolerance)
-
-
-def test_decode_takes_the_first_of_equal_paths():
-    emissions, mask = torch.zeros(2, 4, 3), torch.tensor([[True] * 4, [True, True, False, False]])
-    assert LinearChainCRF(3).decode(emissions, mask).tolist() == [[0, 0, 0, 0], [0, 0, -100, -100]]
-    crf = LinearChainCRF(3, iob2_constraints(["I-X", "O", "B-X"]))
-    assert crf.decode(emissions, mask).tolist() == [[1, 1, 1, 1], [1, 1, -100, -100]]
-    crf = LinearChainCRF(3, iob2_constraints(["I-X", "B-X", "O"]))
-    assert crf.decode(emissions, mask).tolist() == [[1, 0, 0, 0], [1, 0, -100, -100]]
+@pytest.mark.parametrize("labels, path", [(["O", "B-X", "I-X"], [0, 0, 0]), (["I-X", "B-X", "O"], [1, 0, 0])])
+def test_decode_takes_the_first_of_equal_paths(labels, path):
+    crf, mask = LinearChainCRF(3, iob2_constraints(labels)), torch.tensor([[True] * 3, [True, True, False]])
+    assert crf.decode(torch.zeros(2, 3, 3), mask).tolist() == [path, [*path[:2], -100]]
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-5)])
@@ -244,14 +226,6 @@ def test_derivatives(method, lengths):
     # The parameters are changed in place for the numerical derivatives.
     inputs = (emissions.requires_grad_(), *crf.parameters())
     assert gradcheck(lambda emissions, *_: getattr(crf, method)(emissions, *arguments), inputs)
-
-
-def test_backward_twice_gives_the_same_gradient(crf):
-    emissions, mask = make_batch(LENGTHS)
-    inputs = [emissions.requires_grad_(), *crf.parameters()]
-    loss = crf.marginals(emissions, mask).square().sum()
-    first = torch.autograd.grad(loss, inputs, retain_graph=True)
-    torch.testing.assert_close(torch.autograd.grad(loss, inputs), first, rtol=0, atol=0)
 
 
 def test_forbidden_steps_get_no_gradient():
@@ -338,7 +312,7 @@ def test_long_sentences_and_large_emissions(scale):
 # Degenerate sizes
 
 
-@pytest.mark.parametrize("shape", [(0, 3), (2, 0), (0, 0), (2, 3)])
+@pytest.mark.parametrize("shape", [(0, 3), (2, 0), (2, 3)])
 def test_nothing_to_tag(crf, shape):
     emissions = torch.randn(*shape, 5, dtype=torch.float64, requires_grad=True)
     mask = torch.zeros(shape, dtype=torch.bool)
@@ -351,18 +325,6 @@ def test_nothing_to_tag(crf, shape):
     (result.sum() + marginals.sum()).backward()
     assert not emissions.grad.any()
     assert not any(parameter.grad.any() for parameter in crf.parameters())
-
-
-def test_one_tag():
-    crf = make_crf(1)
-    emissions, mask = make_batch([3, 0, 1], num_tags=1)
-    tags = torch.zeros(mask.shape, dtype=torch.int64).masked_fill(~mask, -100)
-    torch.testing.assert_close(crf.log_likelihood(emissions, tags, mask), torch.zeros(3, dtype=torch.float64))
-    torch.testing.assert_close(crf.marginals(emissions, mask)[..., 0], mask.double())
-    assert torch.equal(crf.decode(emissions, mask), tags)
-    span = crf.span_log_prob(emissions, mask, torch.tensor([[0, 0, 3, 0, 0], [0, 0, 1, 0, -1], [0, 0, 1, 0, 0]]))
-    torch.testing.assert_close(span[:2], torch.zeros(2, dtype=torch.float64))
-    assert -math.inf < span[2] < -1e29  # the only tag goes on, so the span cannot end: impossible, and still finite
 
 
 # Constraints and state

@@ -172,20 +172,17 @@ def test_malformed_base64_is_an_error_that_says_so(text, message):
     assert len(str(caught.value)) < 400
 
 
-def test_a_file_whose_name_could_be_base64_is_a_file(tmp_path, monkeypatch):
+def test_a_path_is_that_of_a_file_and_strangers_name_none(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    noise().save(tmp_path / ("a" * 40), "PNG")
+    path = tmp_path / ("a" * 40)  # which could be base64
+    noise().save(path, "PNG")
     assert load_image("a" * 40).size == (40, 24)
-
-
-@pytest.mark.parametrize("kind", ["path", "dict", "pathlib", "file-url", "url"])
-def test_strangers_name_no_file_of_this_machine(kind, tmp_path):
-    path = tmp_path / "a.png"
-    noise().save(path)
-    images = {"path": str(path), "dict": {"path": str(path)}, "pathlib": path, "file-url": f"file://{path}"}
-    image = images.get(kind, "HTTPS://example.org/a")
-    with pytest.raises((ValueError, TypeError), match="expected"):
-        load_image(image, trusted=False)
+    os.mkfifo("a.jpg")
+    with pytest.raises(ValueError, match="a.jpg does not exist or is no file"):
+        load_image("a.jpg")
+    for image in (str(path), {"path": str(path)}, path, f"file://{path}", "HTTPS://example.org/a"):
+        with pytest.raises((ValueError, TypeError), match="expected|cannot be read as an image"):
+            load_image(image, trusted=False)
 
 
 @pytest.mark.parametrize("trusted", [True, False])
@@ -207,12 +204,6 @@ def test_raster_formats_of_a_fixed_list_are_opened():
             assert load_image(encoded(noise(), kind), trusted).size == (40, 24)
     several = encoded(noise(), "MPO", save_all=True, append_images=[noise(seed=1)])  # as phones write them
     assert load_image(several, trusted=False).size == (40, 24)
-
-
-def test_a_pipe_is_no_file(tmp_path):
-    os.mkfifo(tmp_path / "a.jpg")
-    with pytest.raises(ValueError, match="a.jpg does not exist or is no file"):
-        load_image(tmp_path / "a.jpg")
 
 
 # What takes long
@@ -293,7 +284,6 @@ def site():
 @pytest.mark.parametrize(
     ("url", "sent"),
     [
-        ("/a.png", "/a.png"),
         ("/K%C3%B6ln.jpg", "/K%C3%B6ln.jpg"),
         ("/a b/100%.jpg?q=Größe 1&x=%20+~#Straße", "/a%20b/100%.jpg?q=Gr%C3%B6%C3%9Fe%201&x=%20+~"),
         (" \n", "/"),
@@ -305,12 +295,9 @@ def test_urls_as_people_write_them(url, sent, site):
 
 
 @pytest.mark.parametrize("url", ["/gone", "/to/file:///etc/passwd", "/to/data:,x", "http://x:port/", "http://a b/"])
-def test_a_url_without_an_image_is_an_error(url, site):
+def test_a_url_without_an_image_or_with_too_large_a_one_is_an_error(url, site, monkeypatch):
     with pytest.raises(ValueError, match="could not be downloaded"):
         load_image(url if url.startswith("http") else site.url + url)
-
-
-def test_an_image_by_url_is_not_too_large(site, monkeypatch):
     monkeypatch.setattr("processing_2mner.URL_MAX_BYTES", 100)
     with pytest.raises(ValueError, match="more than 100 bytes"):
         load_image(f"{site.url}/a.png")
