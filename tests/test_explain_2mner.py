@@ -12,7 +12,6 @@ from transformers import CLIPImageProcessorPil, ViTConfig
 
 import explain_2mner
 from explain_2mner import highlight
-from pipeline_2mner import TwoMNERPipeline
 
 TEXT, LONG = TEXTS[0], " ".join(TEXTS)
 
@@ -120,16 +119,6 @@ class TestData:
             ner.explain(TEXT, num_workers=1, batch_size=1)
         with pytest.raises(ValueError, match="another as `image`"):
             ner.explain({"text": TEXT, "image": halves()}, halves())
-
-    def test_words_as_in_a_call(self, ner):
-        words = ["Jordan", "was", "seen", "in", "New York"]
-        explanation = ner.explain(words, halves(), is_split_into_words=True)
-        assert explanation.text == " ".join(words)
-        same(entities_of(explanation), ner(words, images=halves(), is_split_into_words=True)[0])
-        by_default = TwoMNERPipeline(model=ner.model, processor=ner.processor, device="cpu", is_split_into_words=True)
-        same(entities_of(by_default.explain(words)), by_default(words)[0])
-        with pytest.raises(TypeError, match="type list; expected a string or.*is_split_into_words=True"):
-            ner.explain(words)
 
     def test_json(self, ner):
         explanation = ner.explain(TEXT, halves(), top_k=2)

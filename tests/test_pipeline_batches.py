@@ -1,9 +1,7 @@
 """Batches of the pipeline: every window once, in a bounded look-ahead; every image once; results in input order."""
 
 import itertools
-from pathlib import Path
 
-import datasets
 import numpy as np
 import pytest
 import torch
@@ -25,10 +23,9 @@ def files(tmp_path_factory):
 
 @pytest.fixture
 def small_batches(monkeypatch):
-    """Batches of 64 tokens: a few dozen texts fill several stretches and look-aheads."""
+    """Batches of 64 tokens: a few dozen texts fill several look-aheads."""
     monkeypatch.setattr(pipeline_2mner, "CPU_BATCH_TOKENS", 64)
-    monkeypatch.setattr(pipeline_2mner, "LOOK_AHEAD_WORDS", 256)
-    monkeypatch.setattr(pipeline_2mner, "STRETCH_BATCHES", 2)
+    monkeypatch.setattr(pipeline_2mner, "LOOK_AHEAD_BATCHES", 4)
 
 
 def mixed(count, images, seed=0):
@@ -72,7 +69,7 @@ class TestLookAhead:
         assert sizes == [4, 4, 2]
 
     def test_images_that_are_read_ahead_are_few(self, ner, monkeypatch):
-        monkeypatch.setattr(pipeline_2mner, "STRETCH_IMAGES", 3)
+        monkeypatch.setattr(pipeline_2mner, "LOOK_AHEAD_IMAGES", 3)
         read = []
 
         def items():
@@ -142,12 +139,6 @@ class TestImages:
         ner(items, num_workers=num_workers)
         assert sorted(opened) == sorted(files) and sum(encoded) == len(files)
 
-    def test_equal_ones_are_encoded_once_however_they_are_given(self, ner, files, encoded):
-        content = Path(files[0]).read_bytes()
-        images = [files[0], content, {"bytes": content, "path": None}, plain_image("red")]
-        ner([TEXTS[0]] * 5, images=[*images, np.asarray(plain_image("red"))])
-        assert encoded == [1]
-
     def test_nothing_is_kept_of_those_that_are_not_shown_again(self, ner, files, small_batches, monkeypatch):
         made, held, read = [], [], ner._read
 
@@ -160,17 +151,11 @@ class TestImages:
             return read(rows)
 
         monkeypatch.setattr(pipeline_2mner, "SharedImage", recorded)
-        monkeypatch.setattr(pipeline_2mner, "STRETCH_IMAGES", 2)
+        monkeypatch.setattr(pipeline_2mner, "LOOK_AHEAD_IMAGES", 2)
         monkeypatch.setattr(ner, "_read", counted)
         ner(mixed(60, [*files, plain_image("black")]))
         assert max(held) == 2
         assert all(image.states is image.pixels is image.source is None for image in made if image.image_id)
-
-    def test_columns_of_files_are_opened_when_they_are_needed(self, ner, files):
-        table = datasets.Dataset.from_dict({"text": TEXTS[:4], "image": files}).cast_column("image", datasets.Image())
-        read = pipeline_2mner._text_columns(table)
-        assert set(read[0]["image"]) == {"bytes", "path"}
-        same(ner(table), ner(TEXTS[:4], images=files))
 
 
 class TestErrors:
