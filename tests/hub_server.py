@@ -227,7 +227,7 @@ class _Handler(BaseHTTPRequestHandler):
         return {"files": answer}
 
     def _lfs_batch(self) -> dict[str, Any]:
-        objects = [{"oid": item["oid"], "size": item["size"]} for item in json.loads(self.body)["objects"]]
+        objects = json.loads(self.body)["objects"]
         for item in objects:
             if not (self.hub.objects / item["oid"]).is_file():
                 item["actions"] = {"upload": {"href": f"{self.hub.url}/lfs/{item['oid']}"}}

@@ -349,12 +349,6 @@ def test_no_tensor_is_as_large_as_rows_times_rows(kind):
 # Processes
 
 
-def test_one_process_gathers_nothing():
-    x = torch.randn(2, 3, requires_grad=True)
-    assert world_size() == 1
-    assert gather_all([x, x])[1] is x
-
-
 def two_process_batches() -> dict[str, tuple[Batch, Batch]]:
     """The batches of the two processes by case, of unequal numbers of rows, words, images; images shared across."""
     none = make_batch([2, 3], [None, None], patches=1, seed=5)

@@ -62,10 +62,8 @@ def rows_of(batch: dict, rows: list[int]) -> dict:
     [(text, "vit") for text in TEXT_CONFIGS] + [("bert", vision) for vision in VISION_CONFIGS if vision != "vit"],
 )
 def test_any_pair_of_towers_trains_and_keeps_its_weights(text, vision, tmp_path):
-    folders = [
-        save_tower(TEXT_CONFIGS[text], tmp_path / "text"),
-        save_tower(VISION_CONFIGS[vision], tmp_path / "vision"),
-    ]
+    configs = {"text": TEXT_CONFIGS[text], "vision": VISION_CONFIGS[vision]}
+    folders = [save_tower(config, tmp_path / side) for side, config in configs.items()]
     options = {"labels": LABELS, "collaboration": "gated", "alignment": "clip", "projection_dim": 16}
     model = TwoMNERForTokenClassification.from_towers(*folders, **options)
     for folder, tower in zip(folders, (model.model.text_model, model.model.vision_model), strict=True):
@@ -88,8 +86,7 @@ def test_any_pair_of_towers_trains_and_keeps_its_weights(text, vision, tmp_path)
     result = restored[-1].load_state_dict(load_file(tmp_path / "now" / "model.safetensors"), strict=False)
     assert not result.missing_keys and not result.unexpected_keys
     for again in restored:
-        state = again.state_dict()
-        assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+        torch.testing.assert_close(again.state_dict(), model.state_dict(), rtol=0, atol=0)
 
 
 def test_a_masked_autoencoder_is_refused_unless_it_is_not_read(tmp_path):
@@ -104,12 +101,9 @@ def test_the_sides_of_a_text_image_model_are_towers(tmp_path):
     folder = save_tower(CLIP, tmp_path / "clip")
     model = TwoMNERForTokenClassification.from_towers(folder, folder, labels=LABELS)
     assert type(model.model.text_model).__name__ == "CLIPTextModel"
-    assert type(model.model.vision_model).__name__ == "CLIPVisionModel"
-    both = AutoModel.from_pretrained(folder)
     pixels = torch.randn(2, 3, IMAGE_SIZE, IMAGE_SIZE)
-    expected = both.vision_model(pixels).last_hidden_state
-    states, _ = model.model.encode_images(pixels)
-    torch.testing.assert_close(states, expected)
+    expected = AutoModel.from_pretrained(folder).vision_model(pixels).last_hidden_state
+    torch.testing.assert_close(model.model.encode_images(pixels)[0], expected)
 
 
 def test_second_tower_sees_the_pixels_in_its_own_normalization_and_size():
@@ -167,9 +161,8 @@ def test_batch_equals_single(collaboration):
 def test_each_distinct_image_is_encoded_once_and_none_for_a_row_without():
     model, batch = tiny_model(), tiny_batch(num_rows=6, images=(5, 0, 9, 5, 5, 0), words=(2, 2, 2, 2, 2, 2))
     seen = []
-    model.model.vision_model.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(len(kwargs["pixel_values"])), with_kwargs=True
-    )
+    tower = model.model.vision_model
+    tower.register_forward_pre_hook(lambda *call: seen.append(len(call[2]["pixel_values"])), with_kwargs=True)
     shared = model(**batch).logits
     assert seen == [2]
     index = batch["image_index"]
@@ -184,18 +177,14 @@ def test_each_distinct_image_is_encoded_once_and_none_for_a_row_without():
     torch.testing.assert_close(model(**without(batch, "image_index")).logits, model(**batch).logits)
 
 
-def test_word_is_read_at_its_first_token():
+def test_a_word_is_read_at_its_first_token_and_without_word_starts_every_token_is_a_word():
     model, batch = tiny_model(collaboration="none"), tiny_batch()
     states = model.model.text_model(batch["input_ids"], batch["attention_mask"]).last_hidden_state
-    words = model.model(**text_of(batch)).word_states
-    for row in range(4):
-        for word, position in enumerate(batch["word_starts"][row].tolist()):
-            expected = states[row, position] if position >= 0 else torch.zeros(32)
-            torch.testing.assert_close(words[row, word], expected)
-
-
-def test_without_word_starts_every_token_is_a_word_wherever_the_padding_is():
-    model = tiny_model(collaboration="none")
+    words, mask = model.model(**text_of(batch)).word_states, batch["word_starts"] >= 0
+    rows = torch.arange(4)[:, None].expand_as(mask)
+    torch.testing.assert_close(words[mask], states[rows[mask], batch["word_starts"][mask]])
+    assert not words[~mask].any()
+    # Wherever the padding is:
     ids, mask = torch.tensor([[7, 8, 9, 1, 1]]), torch.tensor([[1, 1, 1, 0, 0]])
     right = model(ids, mask)
     same_positions = torch.tensor([[0, 0, 0, 1, 2]])
@@ -313,12 +302,9 @@ def test_a_training_batch_without_images_leaves_no_parameter_out(collaboration, 
 @pytest.mark.parametrize("vision", ["resnet", "efficientnet"])
 def test_batch_norm_keeps_its_statistics(vision):
     model = tiny_model(vision=vision).train()
-    norms = [m for m in model.model.vision_model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-    assert norms
-    before = [m.running_mean.clone() for m in norms]
+    before = {name: value.clone() for name, value in model.named_buffers() if name.endswith("running_mean")}
     model(**tiny_batch()).loss.backward()
-    assert all(torch.equal(m.running_mean, old) for m, old in zip(norms, before, strict=True))
-    assert all(m.weight.grad is not None for m in norms)
+    assert before and all(torch.equal(value, model.get_buffer(name)) for name, value in before.items())
 
 
 def test_frozen_parts_rest_and_the_others_train():
@@ -481,11 +467,9 @@ def test_saved_config_maps_every_auto_class(tmp_path):
 def test_base_and_tagger_share_their_weights(tmp_path):
     model = tiny_model(alignment="clip")
     model.save_pretrained(tmp_path / "tagger")
-    base = TwoMNERModel.from_pretrained(tmp_path / "tagger")
-    base.save_pretrained(tmp_path / "base")
+    TwoMNERModel.from_pretrained(tmp_path / "tagger").save_pretrained(tmp_path / "base")
     tagger = TwoMNERForTokenClassification.from_pretrained(tmp_path / "base")
-    for name, value in model.model.state_dict().items():
-        assert torch.equal(tagger.model.state_dict()[name], value), name
+    torch.testing.assert_close(tagger.model.state_dict(), model.model.state_dict(), rtol=0, atol=0)
 
 
 # Duties of a transformers model
@@ -551,13 +535,6 @@ def test_embeddings_can_be_resized_and_given():
     ids = batch.pop("input_ids") + 15
     embeddings = model.get_input_embeddings()(ids)
     torch.testing.assert_close(model(inputs_embeds=embeddings, **batch).logits, model(ids, **batch).logits)
-
-
-def test_compiled_model_agrees():
-    model, batch = tiny_model(), tiny_batch()
-    expected = model(**batch).logits
-    compiled = torch.compile(model, backend="eager")
-    torch.testing.assert_close(compiled(**batch).logits, expected, atol=1e-5, rtol=0)
 
 
 # Errors

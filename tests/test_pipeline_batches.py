@@ -4,8 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-import torch
-from tiny_pipelines import TEXTS, check_layout, limited, make_pipeline, plain_image, same
+from tiny_pipelines import TEXTS, limited, make_pipeline, plain_image, same
 
 import pipeline_2mner
 from pipeline_2mner import SharedImage
@@ -111,12 +110,6 @@ class TestResults:
 
         expected = [ner(TEXTS[0], images=plain_image((level,) * 3)) for level in (0, 120, 250)]
         same(ner(frames(), batch_size=3), expected)
-
-    def test_autocast(self, ner, files):
-        items = mixed(12, files)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            for item, entities in zip(items, ner(items), strict=True):
-                check_layout(item["text"], entities)
 
 
 class TestImages:

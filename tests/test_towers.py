@@ -19,11 +19,9 @@ def tower(request):
 def sizes_read(tower, pixels) -> tuple[list[int], torch.Tensor]:
     """How many images each call of the tower got, and what came of it."""
     read = []
-    handle = tower.register_forward_pre_hook(
-        lambda module, args, kwargs: read.append(len(kwargs["pixel_values"])), with_kwargs=True
-    )
+    hook = tower.register_forward_pre_hook(lambda *call: read.append(len(call[2]["pixel_values"])), with_kwargs=True)
     states = encode_pixels(tower, pixels)
-    handle.remove()
+    hook.remove()
     return read, states
 
 
