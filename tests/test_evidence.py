@@ -11,10 +11,10 @@ from collaboration_2mner import EvidenceHead
 PER, LOC = 1, 3
 
 
-def make_head(seed=0, **options) -> EvidenceHead:
-    torch.manual_seed(seed)
-    head = EvidenceHead(tiny_config(labels=LABELS, collaboration="evidence", **options))
-    for parameter in head.parameters():
+def make_head(fresh=False) -> EvidenceHead:
+    torch.manual_seed(0)
+    head = EvidenceHead(tiny_config(labels=LABELS, collaboration="evidence"))
+    for parameter in () if fresh else head.parameters():
         parameter.data.normal_(std=0.5)
     return head.eval()
 
@@ -114,17 +114,11 @@ def learn(head, steps, rate, draw) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    head.eval()
-
-
-def fresh_head(seed=0) -> EvidenceHead:
-    torch.manual_seed(seed)
-    return EvidenceHead(tiny_config(labels=LABELS, collaboration="evidence", dropout=0.0)).train()
 
 
 def test_the_learned_ratio_is_the_ratio_of_densities():
     """Two images; one entity a sentence. What is learned is log p(image | type) / p(image), known here."""
-    head = fresh_head()
+    head = make_head(fresh=True)
     images = torch.randn(2, 1, head.image_projection.linear.in_features)
     words = torch.zeros(256, 1, head.shown.in_features)
     given_type = torch.tensor([[0.9, 0.1], [0.3, 0.7]])  # type, image
@@ -145,7 +139,7 @@ def test_the_learned_ratio_is_the_ratio_of_densities():
 
 def test_the_word_tells_how_often_its_entity_is_shown():
     """Beside one word the image is that of the type, beside the other any: s is high for the first alone."""
-    head = fresh_head()
+    head = make_head(fresh=True)
     images = torch.randn(2, 1, head.image_projection.linear.in_features)
     words = torch.randn(2, head.shown.in_features)
 

@@ -101,15 +101,12 @@ def test_a_saved_model_is_served_from_its_folder(ner, tmp_path):
     ("data", "message"),
     [
         (None, "Got null; expected"),
-        ([], "Got a list; expected"),
         ({}, "Got an empty object; expected"),
         ({"text": "a"}, "Got an object with the keys ['text']; expected"),
         ({"inputs": "a", "options": {}}, "unknown 'options'; known are inputs, parameters"),
         ({"inputs": None}, "inputs is null"),
-        ({"inputs": 17}, "inputs is a number"),
         ({"inputs": Image.new("RGB", (1, 1))}, "inputs is of type Image"),
         ({"inputs": ["a", 17]}, "inputs[1] is a number"),
-        ({"inputs": ["a", ["b"]]}, "inputs[1] is a list"),
         ({"inputs": [{"text": "a"}, {"image": None}]}, "inputs[1].text is null"),
         ({"inputs": {"text": ["a", "b"]}}, "inputs.text is a list"),
         ({"inputs": {"text": "a", "photo": "b"}}, "inputs has the unknown 'photo'; known are text, image"),
@@ -117,7 +114,6 @@ def test_a_saved_model_is_served_from_its_folder(ner, tmp_path):
         ({"inputs": {"text": "a", "image": {"path": "/etc/passwd"}}}, "inputs.image is an object"),
         ({"inputs": "half \ud83d of one"}, "half of a surrogate pair at character 5"),
         ({"inputs": "a", "parameters": []}, "`parameters` is a list; expected an object"),
-        ({"inputs": {"x" * 10**5: 1}}, "unknown"),
     ],
 )
 def test_a_request_of_the_wrong_form(data, message, handler):

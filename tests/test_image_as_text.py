@@ -116,11 +116,8 @@ def test_a_run_reads_captions_and_scores_its_controls(tmp_path):
             for i, (t, y, c) in enumerate(zip(rows()["tokens"][:], rows()["ner_tags"][:], CAPTIONS, strict=True))
         ]
         (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    options = {
-        "text_model": "tiny", "vision_model": "tiny", "collaboration": "none", "image_as_text": "true",
-        "dataset": tmp_path, "output_dir": tmp_path / "out", "max_steps": 2, "consistency_weight": 1,
-        "use_cpu": "true", "report_to": "none", "per_device_train_batch_size": 2,
-    }  # fmt: skip
-    results = main([part for name, value in options.items() for part in (f"--{name}", str(value))])
+    options = "--text_model tiny --vision_model tiny --collaboration none --image_as_text true --max_steps 2"
+    options += " --consistency_weight 1 --use_cpu true --report_to none --per_device_train_batch_size 2"
+    results = main([*options.split(), "--dataset", str(tmp_path), "--output_dir", str(tmp_path / "out")])
     assert {"test_f1", "test_text_only_f1", "test_shuffled_image_f1"} <= set(results)
     assert DataArguments().captions is None

@@ -39,7 +39,6 @@ def test_a_frozen_tower_reads_few_at_once_and_sees_the_same(tower, images, expec
 
 
 def test_a_trained_tower_reads_all_at_once(tower):
-    tower.requires_grad_(True)
     pixels = torch.randn(3 * CPU_IMAGES, 3, IMAGE_SIZE, IMAGE_SIZE)
     assert sizes_read(tower, pixels)[0] == [3 * CPU_IMAGES]
     with torch.no_grad():
