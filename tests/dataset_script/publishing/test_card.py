@@ -10,7 +10,7 @@ import datasets
 import pytest
 from datasets.utils.metadata import MetadataConfigs
 from finished_dataset import image_bytes, make
-from hub_store import validate_yaml
+from hub_server import validate_yaml
 from huggingface_hub import DatasetCard
 from markdown_it import MarkdownIt
 from seqeval.metrics.sequence_labeling import get_entities

@@ -115,7 +115,7 @@ def test_the_repository_is_the_folder_and_nothing_else(hub, folder, tmp_path):
     here = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     # The marker says that the program wrote this very folder; a clone is not one.
     assert here.pop("README.md") and here.pop(MARKER) and there == here
-    assert hub.store.repo("dataset", "org/mmner")["private"]
+    assert hub.repo("dataset", "org/mmner").private
 
 
 def test_the_next_push_replaces_the_first_in_one_commit(hub, folder, tmp_path):
@@ -154,7 +154,8 @@ def test_onto_a_branch_and_past_a_fault_that_passes(hub, folder, tmp_path):
     hub.fail_next("PUT /lfs", how=503)
     push(folder, "org/mmner", revision="v2", commit_message="The second")
     assert set(stored(hub)) == {".gitattributes"} and "README.md" in stored(hub, revision="v2")
-    assert hub.store.read_commit("dataset", "org/mmner", "v2")["title"] == "The second"
+    repo = hub.repo("dataset", "org/mmner")
+    assert repo.titles[repo.sha("v2")] == "The second"
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ def pushed(hub, tmp_path_factory):
     first = run_python(hub, folder / "home", *train, "--push_to_hub", "--hub_model_id", "org/probe")
     cut_off = list(hub.requests)
     present = list(hub.files("model", "org/probe"))
-    hub._faults.clear()
+    hub.faults.clear()
     second = run_python(hub, folder / "home", "-m", "mmner.results.publish", output, "org/probe")
     assert second.returncode == 0, second.stderr
     return folder, first, cut_off, present, hub.requests[len(cut_off) :]
@@ -199,7 +199,7 @@ def test_a_stranger_loads_it_and_gets_the_predictions_of_before_the_push(hub, pu
 def test_a_pinned_revision_stays_what_it_was_after_a_second_push(hub, pushed):
     folder, *_ = pushed
     run = folder / RUN
-    old = hub.store.sha("model", "org/probe", "main")
+    old = hub.repo("model", "org/probe").sha()
     before = predictions_here(run, folder / "photo.jpg")
     weights = load_file(run / "model.safetensors")
     kept = (run / "model.safetensors").read_bytes()
@@ -212,7 +212,7 @@ def test_a_pinned_revision_stays_what_it_was_after_a_second_push(hub, pushed):
     finally:
         (run / "model.safetensors").write_bytes(kept)
     assert len([request for request in hub.requests if request.startswith("PUT")]) == uploads + 1  # the weights alone
-    assert hub.store.sha("model", "org/probe", "main") != old
+    assert hub.repo("model", "org/probe").sha() != old
     assert hub.files("model", "org/probe")["model.safetensors"].read_bytes() != kept
     assert same_entities(ask_stranger(hub, folder, "org/probe", old)["image"], before["image"])
 
@@ -311,7 +311,7 @@ def test_interrupted_among_its_uploads_it_goes_on_with_those_that_are_missing(hu
     (run / "model.safetensors").write_bytes(b"whole")
     third = run_python(hub, tmp_path / "home", *push)
     assert third.returncode == 0, third.stderr
-    assert third.stdout.strip().endswith(hub.store.sha("model", "org/two", "main"))
+    assert third.stdout.strip().endswith(hub.repo("model", "org/two").sha())
     expected = {".gitattributes", "README.md", "config.json", "model.safetensors", "processor_config.json"}
     assert set(hub.files("model", "org/two")) == expected
 
