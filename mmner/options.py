@@ -364,19 +364,18 @@ def _recipe_options(recipe: Path, parser: HfArgumentParser) -> tuple[list[str], 
     return words, cleared
 
 
-def recipe_text(*arguments: Any, full: bool = False) -> str:
+def recipe_text(*arguments: Any, for_another_set: bool = False) -> str:
     """
-    A recipe that repeats the run, without paths on this machine: the options that differ from an empty recipe. If
-    `full`, one to train in the same way on another set: every option that has a value, without those of `OF_ONE_SET`.
+    A recipe that repeats the run, without paths on this machine: the options that differ from an empty recipe. With
+    `for_another_set` it leaves out `OF_ONE_SET`.
     """
     values = {}
-    left_out = NOT_IN_A_RECIPE + PATHS + (OF_ONE_SET if full else ())
+    left_out = NOT_IN_A_RECIPE + PATHS + (OF_ONE_SET if for_another_set else ())
     for group in arguments:
         plain = type(group)()
         for f in dataclasses.fields(group):
             value = getattr(group, f.name)
-            differs = value is not None if full else value != getattr(plain, f.name)
-            if f.init and f.name not in left_out and differs:
+            if f.init and f.name not in left_out and value != getattr(plain, f.name):
                 value = getattr(value, "value", value)  # of an enum
                 value = value.to_dict() if hasattr(value, "to_dict") else value
                 if not (_has_path(value) or (f.name in NAMES_OR_PATHS and is_local(value))):

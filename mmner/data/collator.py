@@ -92,6 +92,3 @@ def stored_images(store: FeatureStore, image_ids: Sequence[int | None]) -> dict[
     stored = zip(*(store[image_id] for image_id in batch["image_ids"].tolist()), strict=True)
     names = ("image_features", "global_image_features")
     return batch | {name: torch.stack(states) for name, states in zip(names, stored, strict=False)}
-
-
-__all__ = ["MultimodalCollator", "stored_images"]

@@ -70,6 +70,3 @@ class FeatureStore:
     def _file(self, image_id: int) -> Path:
         name = f"{image_id:016x}"
         return self.folder / name[:2] / f"{name}.safetensors"
-
-
-__all__ = ["FeatureStore"]

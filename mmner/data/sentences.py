@@ -14,7 +14,6 @@ import datasets
 import numpy as np
 import pyarrow.compute as pc
 import torch
-from transformers import EvalPrediction
 
 import dataset_script
 from dataset_script.formats.registry import SPLIT_NAMES
@@ -31,7 +30,6 @@ logger = logging.getLogger(__name__)
 
 SPLITS = {"train": "train", "validation": "eval", "test": "test"}
 """The splits of a dataset, and the prefix of the scores and counts of each."""
-IMAGES = ("own", "hidden", "shuffled")
 CAPTION_DROPOUT = 0.5
 """Probability that training hides a caption: a model that always read one would be lost without."""
 IGNORED = -100
@@ -355,12 +353,10 @@ class WindowedSentences(torch.utils.data.Dataset):
             self.row_of.append(row)
             self.windows.append(window)
             self.lengths.append(length)
-        if self.has_long_sentences:
+        if len(found) > len(self.tokens):
             logger.info(f"{len(self.tokens)} sentences in {len(found)} windows of at most {self._budget} tokens.")
 
     def _show(self, images: str) -> None:
-        if images not in IMAGES:
-            raise ValueError(f"`images` is {images!r}; expected one of {', '.join(IMAGES)}.")
         self.images = images
         rows = [] if images == "hidden" else self.rows_with_image
         others = rows
@@ -452,37 +448,24 @@ class WindowedSentences(torch.utils.data.Dataset):
 
         Returns:
             For each sentence, the value of each of its words, from the window that keeps it.
-
-        Raises:
-            ValueError: there are not as many rows of values as windows.
         """
-        if len(values) != len(self):
-            raise ValueError(f"Values of {len(values)} windows; expected {len(self)}, one for each window, in order.")
         result: list[list[Any]] = [[None] * len(words) for words in self.tokens]
         for row, window, line in zip(self.row_of, self.windows, values, strict=True):
             own = slice(window.keep_start - window.start, window.keep_stop - window.start)
             result[row][window.keep_start : window.keep_stop] = line[own].tolist()
         return result
 
-    @property
-    def has_long_sentences(self) -> bool:
-        """Whether a sentence takes more than one window."""
-        return len(self.windows) > len(self.tokens)
-
     def predicted_tags(self, predictions: np.ndarray) -> list[list[str]]:
         """The tags of each sentence, from the tag ids `(num_windows, num_words)` of the windows."""
         return [[self.id2label[index] for index in ids] for ids in self.stitch(predictions)]
 
-    def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        """The scores of what a `Trainer` predicted for these sentences; see `entity_scores`."""
-        predictions = prediction.predictions
-        if isinstance(predictions, (tuple, list)):
-            predictions = predictions[0]
+    def scores(self, predictions: np.ndarray) -> dict[str, float]:
+        """The scores of the predicted tag ids `(num_windows, num_words)`; see `entity_scores`."""
         return entity_scores(self.tags or [], self.predicted_tags(predictions), self.languages, self.relations)
 
     @property
     def score_names(self) -> set[str]:
-        """The names of the scores that `compute_metrics` gives, whatever is predicted; none without a gold entity."""
+        """The names of the scores that `scores` gives, whatever is predicted; none without a gold entity."""
         return set(entity_scores(self.tags or [], self.tags or [], self.languages, self.relations))
 
     @property

@@ -137,14 +137,10 @@ def _check_scheme(gold: Sequence[Sequence[str]]) -> None:
         if tag != "O" and before[2:] != tag[2:]
     )
     if begins["I"] and not begins["B"]:
-        raise ValueError(
-            f"The gold tags are IOB1: {begins['I']} entities begin with I-. Convert them to IOB2, where the first "
-            "word of every entity has B-, and the predictions if these are IOB1 too."
-        )
+        raise ValueError(f"The gold tags are IOB1: {begins['I']} entities begin with I-. Convert them to IOB2.")
     if begins["I"]:
         logger.warning(
-            f"{begins['I']} gold I- tags begin an entity, which is not IOB2: these entities are not counted. Correct "
-            "them to B- if they are to be found."
+            f"{begins['I']} gold I- tags begin an entity, which is not IOB2: these entities are not counted."
         )
 
 

@@ -72,6 +72,3 @@ def pretrain_on_drawings(folder: str | Path, *, num_images: int = 960, num_epoch
     accuracy = right.float().mean().item()
     logger.info(f"The tiny image tower names the motif of {100 * accuracy:.1f} % of fresh drawings.")
     return accuracy
-
-
-__all__ = ["pretrain_on_drawings"]

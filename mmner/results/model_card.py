@@ -1,6 +1,5 @@
 """The model card of a run: a README.md with metadata that the Hub reads, and both controls beside every score."""
 
-import dataclasses
 import json
 import os
 import platform
@@ -21,7 +20,7 @@ from dataset_script.publishing.markdown import code, text
 from mmner.data.sentences import SPLITS
 from mmner.options import DataArguments, ModelArguments, TrainingArguments, is_local, recipe_text
 from mmner.results.publish import LOCATION, NAME
-from mmner.results.report import CONTROLS, Table, is_all_zero
+from mmner.results.report import CONTROLS, Table
 from mmner.training.checkpoints import replacing
 
 TEMPLATE = Path(__file__).with_suffix(".md")
@@ -93,9 +92,8 @@ def write_model_card(
     )
     with replacing(folder / "recipe.yaml") as recipe:
         recipe.write_text(
-            "# The options of the run that made this model, for use with any dataset: without paths, and without the\n"
-            "# choice of rows of its own dataset.\n"
-            + recipe_text(_with_defaults(model_args, config), data_args, training_args, full=True),
+            "# The options that made this model and are not the defaults, for use with any dataset: without paths,\n"
+            "# and without the choice of rows of its own dataset.\n" + recipe_text(*arguments, for_another_set=True),
             encoding="utf-8",
         )
     path = folder / "README.md"
@@ -128,13 +126,12 @@ def _literal(text: str) -> str:
 
 
 def _split(folder: Path, prefix: str, table: Table, results: Mapping[str, Any]) -> dict[str, Any]:
-    """The table of a split, its plot, and its caution; a table of zeros is left out."""
+    """The table of a split, its plot, and its caution."""
     name = {prefix: split for split, prefix in SPLITS.items()}[prefix]
     rows = [
         (text(f"{heading} {group}"), ["" if value is None else f"{100 * value:.2f}" for value in values])
         for heading, group, values in table
     ]
-    rows = [] if is_all_zero(table) else rows
     return {
         "name": name,
         "caution": results.get(f"{prefix}_caution"),
@@ -180,17 +177,8 @@ def hardware() -> str:
     return f"{platform.machine()}, {os.cpu_count()} cores, no GPU"
 
 
-def _with_defaults(model_args: ModelArguments, config: TwoMNERConfig) -> ModelArguments:
-    """The model's options; those that were not given have the values of its configuration."""
-    unset = [f.name for f in dataclasses.fields(model_args) if getattr(model_args, f.name) is None]
-    of_config = {f.name for f in dataclasses.fields(TwoMNERConfig)}
-    return dataclasses.replace(model_args, **{name: getattr(config, name) for name in unset if name in of_config})
-
-
 def _eval_results(data_args: DataArguments, results: Mapping[str, Any], table: Table) -> list[EvalResult]:
-    """The `model-index`: precision, recall and all F1 of the test set; nothing where all F1 are 0."""
-    if is_all_zero(table):
-        return []
+    """The `model-index`: precision, recall and all F1 of the test set."""
     dataset = data_args.dataset or ""
     named = {"precision": ("precision", "Precision"), "recall": ("recall", "Recall")}
     for heading, name, _ in table:
@@ -213,6 +201,3 @@ def _eval_results(data_args: DataArguments, results: Mapping[str, Any], table: T
         for key, (metric, title) in named.items()
         if f"test_{key}" in results
     ]
-
-
-__all__ = ["hardware", "write_model_card"]

@@ -104,22 +104,18 @@ def write_predictions(folder: str | Path, split: str, rows: Sequence[Mapping[str
 
 
 def caution(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A warning about predictions without an entity, without a correct one, or without one of a type; or empty."""
-    gold, predicted = (find_entities([row[name] for row in rows]) for name in ("ner_tags", "predicted_tags"))
-    in_gold, found = (Counter(kind for spans in split for kind, _, _ in spans) for split in (gold, predicted))
+    """A warning about types that are in the gold tags and are never predicted; or empty."""
+    gold, predicted = (
+        Counter(tag[2:] for row in rows for tag in row[name] if tag.startswith("B-"))
+        for name in ("ner_tags", "predicted_tags")
+    )
+    never = {kind: count for kind, count in sorted(gold.items()) if kind not in predicted}
     where = f"these {len(rows):,} sentences"
-    if not found:
-        return f"The model predicts no entity at all in {where}, which have {in_gold.total():,}."
-    if not any(set(spans) & set(others) for spans, others in zip(gold, predicted, strict=True)):
-        return f"Of the {found.total():,} entities that the model predicts in {where}, none is correct."
-    if never := [kind for kind in sorted(in_gold) if kind not in found]:
-        return f"The model never predicts {' or '.join(never)}; {where} have {sum(in_gold[kind] for kind in never):,}."
+    if not predicted:
+        return f"The model predicts no entity at all in {where}, which have {gold.total():,}."
+    if never:
+        return f"The model never predicts {' or '.join(never)}; {where} have {sum(never.values()):,}."
     return ""
-
-
-def is_all_zero(table: Table) -> bool:
-    """Whether no F1 of a `score_table` is above 0."""
-    return not any(value for _, _, values in table for value in values)
 
 
 def score_table(results: Mapping[str, Any], prefix: str, groups: Mapping[str, Sequence[str]]) -> Table:
@@ -150,12 +146,8 @@ def format_table(table: Table, title: str) -> str:
     return "\n".join(lines)
 
 
-def plot_scores(folder: str | Path, split: str, table: Table) -> Path | None:
-    """Plots a `score_table` to `f1_{split}.png`; where all F1 are 0 there is no plot, nor an earlier one."""
-    path = Path(folder) / SCORES_PLOT.format(split=split)
-    if is_all_zero(table):
-        path.unlink(missing_ok=True)
-        return None
+def plot_scores(folder: str | Path, split: str, table: Table) -> Path:
+    """Plots a `score_table` to `f1_{split}.png`."""
     figure, axes = _axes(width_in=2.0 + 0.75 * len(table))
     positions = np.arange(len(table))
     for column, (name, colour) in enumerate(zip(CONTROLS.values(), COLOURS, strict=True)):
@@ -163,16 +155,13 @@ def plot_scores(folder: str | Path, split: str, table: Table) -> Path | None:
         axes.bar(positions + 0.27 * (column - 1), heights, width=0.25, label=name, color=colour)
     names = [name for _, name, _ in table]
     axes.set_xticks(positions, names, rotation=30, ha="right", parse_math=False)
-    for place in range(1, len(table)):
-        if table[place][0] != table[place - 1][0]:
-            axes.axvline(place - 0.5, color="0.8", linewidth=0.8)
     axes.set(ylim=(0, 1.02), ylabel="entity F1", title=f"{split}: F1 by language, type and image")
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    return _save(figure, path)
+    return _save(figure, Path(folder) / SCORES_PLOT.format(split=split))
 
 
 def remove_scores(folder: str | Path, split: str) -> None:
-    """Removes the predictions and the plot that an earlier run left of a split that this run does not score."""
+    """Removes the predictions and the plot that an earlier run left of a split."""
     for name in (PREDICTIONS, SCORES_PLOT):
         path = Path(folder) / name.format(split=split)
         if path.is_file():
@@ -196,7 +185,6 @@ def plot_training(folder: str | Path, log_history: Sequence[Mapping[str, float]]
         right = axes.twinx()
         right.plot(*zip(*scores, strict=True), color=COLOURS[0], marker="o", label="dev F1")
         right.set(ylabel="dev entity F1", ylim=(0, 1.02))
-        right.spines["top"].set_visible(False)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return _save(figure, path)
 

@@ -25,8 +25,6 @@ logger = logging.getLogger(__name__)
 
 SAVING = "_saving"
 LOCK_TIMEOUT_S = 15  # data loader workers of a killed run hold its lock until they notice, within five seconds
-# safetensors and tokenizers (Rust) and torch's writer raise no OSError, so an error is known by its text.
-DISK_FULL = ("No space left", "Disk quota", "File too large", "PytorchStreamWriter failed", "unexpected pos")
 
 
 @contextlib.contextmanager
@@ -46,8 +44,6 @@ def lock_output_dir(folder: str | Path) -> Iterator[None]:
         raise RuntimeError(
             f"Another run writes to {folder}. Wait for it or end it, or give another --output_dir."
         ) from None
-    except NotImplementedError:
-        logger.warning(f"The file system of {folder} has no locks: make sure that no other run writes there.")
     try:
         yield
     finally:
@@ -163,35 +159,15 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def explained_disk_errors(folder: str | Path) -> Iterator[None]:
-    """
-    Raises:
-        OSError: in place of any error that says that the disk is full, with what is left and what to do.
-    """
+def noted_checkpoint(folder: str | Path) -> Iterator[None]:
+    """Adds to an error the room on the disk (torch's writer does not say that it is full) and how to go on."""
     try:
         yield
     except Exception as error:
-        if not is_disk_full(error):
-            raise
-        shutil.rmtree(Path(folder) / SAVING, ignore_errors=True)
-        raise OSError(
-            f"The disk is full ({error}). {folder} has {shutil.disk_usage(folder).free:,} bytes free; make room there "
-            f"or raise your quota. {last_good(folder)}"
-        ) from error
-
-
-def is_disk_full(error: BaseException | None) -> bool:
-    """Whether an error or one of its causes says that the disk, a quota or a file size limit leaves no room."""
-    while error is not None:
-        if any(words in str(error) for words in DISK_FULL):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def last_good(folder: str | Path) -> str:
-    """For messages: the newest checkpoint of a folder and how to go on from it."""
-    newest = newest_checkpoint(folder)
-    if newest is None:
-        return "There is no checkpoint to go on from."
-    return f"Last good checkpoint: {newest}; --resume_from_checkpoint last goes on from it."
+        newest = newest_checkpoint(folder)
+        if newest is not None:
+            error.add_note(
+                f"{shutil.disk_usage(folder).free:,} bytes are free in {folder}. Last good checkpoint: {newest}; "
+                "--resume_from_checkpoint last goes on from it."
+            )
+        raise

@@ -42,30 +42,19 @@ def read_space(path: str | Path, args: TrainingArguments) -> dict[str, dict[str,
         if not hasattr(args, name):
             raise ValueError(f"{path} searches {name!r}, which is no option of training. See --help.")
         try:
-            found |= {key: [*map(_number, x)] if isinstance(x, list) else _number(x) for key, x in found.items()}
             if "choices" in found:
                 valid = set(found) == {"choices"} and found["choices"]
             else:
-                low, high = found["low"], found["high"]
-                valid = (
-                    set(found) <= {"low", "high", "log"} and 0 <= low < high and not (found.get("log") and low == 0)
-                )
+                low, high, log = found["low"], found["high"], found.get("log", False)
+                valid = set(found) <= {"low", "high", "log"} and 0 <= low < high and not (log and low == 0)
         except (TypeError, KeyError, AttributeError):
             valid = False
         if not valid:
             raise ValueError(
                 f"{path} gives {name} as {found!r}; expected {{low: a, high: b}} with 0 <= a < b (log: true where a "
-                "is more than 0), or {choices: [...]}."
+                "is more than 0), or {choices: [...]}; numbers as in 1.0e-5, since 1e-5 is text in YAML."
             )
     return space
-
-
-def _number(value: Any) -> Any:
-    """YAML takes 1e-5 for text (it wants 1.0e-5)."""
-    try:
-        return float(value) if isinstance(value, str) and value[:1].isdigit() else value
-    except ValueError:
-        return value
 
 
 def draw(trial: "optuna.Trial", space: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -74,10 +63,10 @@ def draw(trial: "optuna.Trial", space: dict[str, dict[str, Any]]) -> dict[str, A
     for name, found in space.items():
         if "choices" in found:
             values[name] = trial.suggest_categorical(name, found["choices"])
+        elif isinstance(found["low"], int) and isinstance(found["high"], int):
+            values[name] = trial.suggest_int(name, **found)
         else:
-            is_int = isinstance(found["low"], int) and isinstance(found["high"], int)
-            suggest = trial.suggest_int if is_int else trial.suggest_float
-            values[name] = suggest(name, found["low"], found["high"], log=found.get("log", False))
+            values[name] = trial.suggest_float(name, **found)
     return values
 
 
@@ -111,7 +100,7 @@ def search(trainer: TwoMNERTrainer, space: dict[str, dict[str, Any]], trials: in
         """Called after each evaluation of a trial."""
         (trial,) = current
         line = {"trial": trial.number, "options": dict(trial.params), "epoch": metrics["epoch"]}
-        line |= {name: value for name, value in metrics.items() if "f1" in name or name in ("eval_loss", metric)}
+        line |= {name: value for name, value in metrics.items() if "f1" in name or name == metric}
         best = max if args.greater_is_better else min
         counted = [found.get(trial.number, line), line] if kept["load_best_model_at_end"] else [line]
         found[trial.number] = best(counted, key=lambda line: line[metric])
@@ -134,10 +123,6 @@ def search(trainer: TwoMNERTrainer, space: dict[str, dict[str, Any]], trials: in
     finally:
         args.__dict__.update(kept)
     args.__dict__.update(best.hyperparameters)
-    if len(found) > 1 and len({line[metric] for line in found.values()}) == 1:
-        logger.warning(
-            f"All {len(found)} trials have the same {metric}, {best.objective:.4f}. Give a trial more steps."
-        )
     logger.info(f"Trial {best.run_id} is the best of {trials}, {metric} {best.objective:.4f}: training with it.")
     return best.hyperparameters
 
