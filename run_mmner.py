@@ -31,8 +31,9 @@ import transformers
 from transformers import EarlyStoppingCallback, set_seed
 
 from mmner.data.collator import MultimodalCollator
-from mmner.data.sentences import SPLITS, WindowedSentences, count_images, label_names, load_splits
+from mmner.data.sentences import WindowedSentences
 from mmner.data.shards import ParquetShards
+from mmner.data.splits import SPLITS, count_images, label_names, load_splits
 from mmner.options import DataArguments, ModelArguments, TrainingArguments, is_slow_in_bfloat16, parse_arguments
 from mmner.results import examples, report
 from mmner.results.model_card import write_model_card

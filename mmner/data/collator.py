@@ -47,13 +47,7 @@ class MultimodalCollator:
         return self._unreadable.value
 
     def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """
-        Args:
-            features: items of `WindowedSentences`: `tokens`, `image` and, where there are any, `labels` and `caption`.
-
-        Returns:
-            The tensors of a batch, as the processor gives them.
-        """
+        """The tensors of a batch, as the processor gives them, from items of `WindowedSentences`."""
         columns = {name: [feature[name] for feature in features] for name in features[0]}
         from_pixels = self.use_images and self.features is None
         batch = dict(

@@ -132,16 +132,7 @@ class ParquetShards:
         return [self.files[number] for number in dict.fromkeys(self._group_file[groups].tolist())]
 
     def read(self, groups: Sequence[int], columns: Collection[str] = READ_COLUMNS) -> datasets.Dataset:
-        """
-        The rows of some row groups, in memory.
-
-        Args:
-            groups: their numbers, in any order; neighbours of one file are read together.
-            columns: those to read, of those there are.
-
-        Raises:
-            ValueError: a file cannot be read.
-        """
+        """The rows of some row groups, in memory; of these columns those that there are."""
         features = datasets.Features({name: kind for name, kind in self.features.items() if name in columns})
         by_file: dict[int, list[int]] = {}
         for group in groups:

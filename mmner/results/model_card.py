@@ -17,7 +17,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from configuration_2mner import TwoMNERConfig
 from dataset_script.publishing.markdown import code, text
-from mmner.data.sentences import SPLITS
+from mmner.data.splits import SPLITS
 from mmner.options import DataArguments, ModelArguments, TrainingArguments, is_local, recipe_text
 from mmner.results.publish import LOCATION, NAME
 from mmner.results.report import CONTROLS, Table
@@ -42,9 +42,7 @@ def write_model_card(
     the options of the run that apply to any dataset. Neither holds a path of this machine.
 
     Args:
-        folder: of the run; its plots are shown.
         arguments: of the run.
-        config: of the model.
         results: what `all_results.json` holds.
         tables: by prefix (`"eval"`, `"test"`), the lines of `score_table`.
         examples: of `widget_examples`.
@@ -163,10 +161,9 @@ def _facts(args: TrainingArguments, results: Mapping[str, Any]) -> dict[str, str
         if name in results:
             facts[f"duration of the {what} (h:mm:ss)"] = str(timedelta(seconds=round(results[name])))
     facts["hardware"] = f"{hardware()}; {args.world_size} process{'es' if args.world_size > 1 else ''}"
-    facts["versions"] = (
-        f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}, "
-        f"datasets {datasets.__version__}, accelerate {accelerate.__version__}"
-    )
+    libraries = (torch, transformers, datasets, accelerate)
+    versions = (f"{library.__name__} {library.__version__}" for library in libraries)
+    facts["versions"] = ", ".join([f"Python {platform.python_version()}", *versions])
     return facts
 
 

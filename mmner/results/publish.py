@@ -71,19 +71,15 @@ def publish(
     token: str | None = None,
     private: bool | None = None,
     revision: str | None = None,
-    message: str = "2M-NER model",
 ) -> CommitInfo:
     """
     Pushes the model in a folder to the Hub, in one commit. Large files that an interrupted push has sent, and files
     that have not changed, are not sent again.
 
     Args:
-        folder: the output_dir of a finished training.
-        repo_id: `"org/name"` or `"name"`; created if it does not exist.
+        repo_id: `"org/name"` or `"name"`; created, and private if so asked, if it does not exist.
         token: with the right to write. Default: the one that `hf auth login` has stored.
-        private: whether a repository that is created is private.
         revision: the branch; created if it does not exist. Default: `main`.
-        message: of the commit.
 
     Raises:
         ValueError: there is no model in the folder, or its card's metadata is invalid.
@@ -106,7 +102,7 @@ def publish(
                 *(CommitOperationAdd(name, card if name == "README.md" else folder / name) for name in names),
                 *(CommitOperationDelete(path_in_repo=name) for name in stale),
             ],
-            commit_message=message,
+            commit_message="2M-NER model",
             revision=revision,
         )
     except Exception as error:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from mmner.data.sentences import SPLITS, WindowedSentences
+from mmner.data.sentences import WindowedSentences
+from mmner.data.splits import SPLITS
 from mmner.entity_f1 import find_entities
 from mmner.training.checkpoints import replacing
 
@@ -26,14 +27,7 @@ COLOURS = ("#2f6db3", "#9aa5b1", "#d9822b")
 
 
 def write_results(folder: str | Path, results: Mapping[str, Any], update: bool = False) -> Path:
-    """
-    Writes `all_results.json`.
-
-    Args:
-        folder: of the run.
-        results: names and values.
-        update: keep what an earlier run wrote, except of a split that has results now.
-    """
+    """Writes `all_results.json`. `update` keeps what an earlier run wrote, except of a split that has results now."""
     path = Path(folder) / RESULTS_FILE
     if update and path.is_file():
         prefixes = tuple(f"{prefix}_" for prefix in SPLITS.values())
@@ -55,7 +49,6 @@ def prediction_rows(
     The predictions for each sentence, in the order of the dataset.
 
     Args:
-        sentences: those that were predicted.
         predictions: tag ids `(num_windows, num_words)`.
         scores: the posterior of each predicted entity at its first word, same shape.
         controls: by name, the tag ids that are predicted with images hidden or shuffled, same shape.
@@ -119,14 +112,7 @@ def caution(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def score_table(results: Mapping[str, Any], prefix: str, groups: Mapping[str, Sequence[str]]) -> Table:
-    """
-    The F1 of a split with its controls: first over all, then of each group that has a score.
-
-    Args:
-        results: of the run.
-        prefix: `"eval"` or `"test"`.
-        groups: the names of the languages, types and image relations, under their headings.
-    """
+    """The F1 of a split (`"eval"` or `"test"`) with its controls: over all, then of each group that has a score."""
     lines = [("", "all", "")] + [(heading, name, f"_{name}") for heading, names in groups.items() for name in names]
     table = [
         (heading, name, [results.get(f"{prefix}_{control}f1{suffix}") for control in CONTROLS])
@@ -175,7 +161,6 @@ def plot_training(folder: str | Path, log_history: Sequence[Mapping[str, float]]
     losses = [(entry["step"], entry["loss"]) for entry in log_history if "loss" in entry]
     scores = [(entry["step"], entry["eval_f1"]) for entry in log_history if "eval_f1" in entry]
     if not losses:
-        logger.info("No training loss was logged (fewer steps than --logging_steps): no training curve is plotted.")
         path.unlink(missing_ok=True)
         return None
     figure, axes = _axes(width_in=7.0)

@@ -4,7 +4,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from mmner.data.sentences import SPLITS, WindowedSentences
+from mmner.data.sentences import WindowedSentences
+from mmner.data.splits import SPLITS
 from mmner.results import report
 from mmner.training.trainer import TwoMNERTrainer, few_steps
 
@@ -18,13 +19,7 @@ def score_splits(
     Scores the splits that the run's options ask for, with their controls; prints them, and writes predictions and
     plots. Those of an earlier run are removed where a training does not score the split anew.
 
-    Args:
-        trainer: of the run.
-        sentences: by split.
-        results: of the run; the scores are added.
-
-    Returns:
-        The table of each split by the prefix of its scores.
+    Adds the scores to the results, and returns the table of each split by the prefix of its scores.
     """
     args, output = trainer.args, Path(trainer.args.output_dir)
     tables: dict[str, report.Table] = {}

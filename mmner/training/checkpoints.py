@@ -73,7 +73,7 @@ def complete_checkpoints(folder: str | Path) -> list[Path]:
 
 
 def newest_checkpoint(folder: str | Path) -> Path | None:
-    """The last complete checkpoint of a folder; `None` if there is none."""
+    """The last complete checkpoint of a folder, if any."""
     return next(reversed(complete_checkpoints(folder)), None)
 
 
@@ -125,14 +125,7 @@ def commit(checkpoint: Path) -> None:
 
 
 def rotate(folder: str | Path, limit: int | None, best: str | None) -> None:
-    """
-    Deletes the first checkpoints, but never the last or the best.
-
-    Args:
-        folder: of the run.
-        limit: how many are kept, the last and the best included; `None` or 0: all.
-        best: a checkpoint.
-    """
+    """Deletes the first checkpoints but `limit` (0 or `None`: none of them); never the last, nor the best."""
     found = complete_checkpoints(folder)
     others = [path for path in found[:-1] if str(path) != best]
     excess = len(found) - limit if limit else 0

@@ -21,8 +21,6 @@ def entity_posteriors(
     How sure the CRF is of each predicted entity: the probability of these words, and no more, with this type.
 
     Args:
-        crf: of the model.
-        id2label: the tags.
         predictions: tag ids (B, W), -100 where there is no word.
         emissions: (B, W, K).
 
@@ -52,13 +50,8 @@ def decode_sentences(
     crf: LinearChainCRF, sentences: WindowedSentences, emissions: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """
-    Decodes each sentence once, over the joined emissions of its windows: each word's are those of the window that
-    keeps it.
-
-    Args:
-        crf: of the model.
-        sentences: those that were read.
-        emissions: (num_windows, num_words, K).
+    Decodes each sentence once, over the joined emissions (num_windows, num_words, K) of its windows: each word's are
+    those of the window that keeps it.
 
     Returns:
         Two arrays (num_windows, num_words): the tag ids, -100 where there is no word; and the posterior of each entity

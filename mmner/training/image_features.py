@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
 
 from mmner.data.collator import MultimodalCollator
 from mmner.data.feature_store import FeatureStore
@@ -41,13 +40,13 @@ def store_image_features(
     Args:
         trainer: its model, processor, collator and precision.
         splits: the sentences of the run; from then on they give image ids in place of images.
-        folder: of the store.
+        folder: of the store, which all processes share.
 
     Returns:
         The store; `None` where the model reads no image.
 
     Raises:
-        ValueError: an image tower is trained, training is fully sharded, or the processes do not share the folder.
+        ValueError: an image tower is trained, or training is fully sharded.
     """
     model: Any = trainer.accelerator.unwrap_model(trainer.model).model
     collator: MultimodalCollator = trainer.data_collator
@@ -85,11 +84,6 @@ def store_image_features(
         rank, world = trainer.args.process_index, trainer.args.world_size
         own = {image_id: files[image_id] for image_id in missing[rank::world]}
         unreadable = set(sum(gather_object([_compute(model, store, own, trainer)]), []))
-    if lost := [image_id for image_id in files if image_id not in store and image_id not in unreadable]:
-        raise ValueError(
-            f"{len(lost)} images that another process computed are not in {store.folder}: name a folder that all "
-            "processes share by --image_feature_store."
-        )
     for sentences, rows in zip(splits, images, strict=True):
         sentences.use_image_ids({row: 0 if image_id in unreadable else image_id for row, image_id in rows.items()})
     collator.features = store
@@ -143,7 +137,7 @@ def _compute(
         generator=torch.Generator(),  # not that which training draws from
     )
     unreadable: list[int] = []
-    for batch in tqdm(loader, desc="image features", disable=args.disable_tqdm or args.process_index > 0):
+    for batch in loader:
         opened = {image_id: pixels for image_id, pixels in batch if pixels is not None}
         unreadable += [image_id for image_id, _ in batch if image_id not in opened]
         if opened:

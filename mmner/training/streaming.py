@@ -74,8 +74,6 @@ class SentenceStream(IterableDataset):
 
     Args:
         shards: columns `tokens`, `ner_tags` and, if there are any, `id` and `image`.
-        processor: of the model.
-        label2id: of the model; holds every tag of the rows.
         order: `group_by_length`: row groups and windows shuffled, the windows of a batch of about one length;
             `random`: only shuffled; `sequential`: as they lie in the files.
         shuffle_buffer: rows among which windows are shuffled, which a reader holds in memory (a row group more at
@@ -112,13 +110,7 @@ class SentenceStream(IterableDataset):
 
     def use_batches(self, batch_size: int, process: int, processes: int, workers: int) -> None:
         """
-        Begins the stream.
-
-        Args:
-            batch_size: windows in a batch.
-            process: which of the `processes` this one is.
-            processes: of the run.
-            workers: of the data loader.
+        Begins the stream of one of the `processes` of a run, whose data loader has so many `workers`.
 
         Raises:
             ValueError: there is not a row group for each reader.

@@ -48,10 +48,6 @@ def parameter_groups(model: nn.Module, args: TrainingArguments) -> list[dict[str
     The trained parameters in groups for the optimizer: text tower, image towers, CRF, classifier, other new layers,
     each with its own learning rate. Vectors (biases, the scales of a normalisation) and the CRF do not decay.
 
-    Args:
-        model: a `TwoMNERForTokenClassification`, wrapped or not.
-        args: the learning rates and the weight decay.
-
     Returns:
         Groups of `params`, `lr`, `weight_decay` and a `name`. None is empty; each parameter is in one.
     """
@@ -81,11 +77,9 @@ class EpochSampler(Sampler[int]):
     resume.
 
     Args:
-        lengths: of the sentences.
         batch_size: sentences in a step, over all processes.
         strategy: `sequential`; `random`; or `group_by_length`: the sentences are shuffled, sorted by length within
             stretches of `STRETCH` batches, and the batches shuffled again.
-        seed: of the order.
     """
 
     STRETCH = 50
@@ -98,7 +92,6 @@ class EpochSampler(Sampler[int]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Another epoch, another order."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -269,8 +262,6 @@ class TwoMNERTrainer(Trainer):
         if self.optimizer is None:
             model = self.model if model is None else model
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
-            if not isinstance(optimizer_class, type) or {"params", "model", "optimizer_dict"} & set(options):
-                raise ValueError(f"--optim {self.args.optim} takes no parameter groups; use adamw_torch, for example.")
             groups = parameter_groups(model, self.args)
             for group in groups:
                 size = sum(parameter.numel() for parameter in group["params"])
