@@ -168,6 +168,7 @@ class TrainingArguments(transformers.TrainingArguments):
         "batch_eval_metrics": (False, "entity F1 needs whole sentences, not batches"),
         "enable_jit_checkpoint": (False, "a signal saves a checkpoint as it is, and the run then ends"),
         "auto_find_batch_size": (False, "another batch size would be another run, which could not be resumed"),
+        "dataloader_drop_last": (False, "it leaves out training sentences"),
         "eval_do_concat_batches": (True, "entity F1 needs whole sentences, not batches"),
     }
 
@@ -373,26 +374,11 @@ NAMES_OR_PATHS = ("dataset", "deepspeed", "global_vision_model", "model_name_or_
 MADE_HERE = ("probe", "tiny")
 # What belongs to one process, one start or one place on the Hub.
 NOT_IN_A_RECIPE = (
-    "hub_always_push",
-    "hub_model_id",
-    "hub_private_repo",
-    "hub_revision",
-    "hub_token",
-    "local_rank",
-    "push_to_hub",
-    "resume_from_checkpoint",
+    *("hub_always_push", "hub_model_id", "hub_private_repo", "hub_revision", "hub_token", "local_rank"),
+    *("push_to_hub", "resume_from_checkpoint"),
 )
 # The form of a set, which part of it was taken, and the search that gave the other options.
 OF_ONE_SET = (
-    "dataset_config",
-    "dataset_errors",
-    "dataset_iob2",
-    "dataset_lang",
-    "max_eval_samples",
-    "max_predict_samples",
-    "max_train_samples",
-    "search_trials",
-    "streaming",
-    "tag_column",
-    "train_languages",
+    *("dataset_config", "dataset_errors", "dataset_iob2", "dataset_lang", "max_eval_samples", "max_predict_samples"),
+    *("max_train_samples", "search_trials", "streaming", "tag_column", "train_languages"),
 )

@@ -258,7 +258,7 @@ class WindowedSentences(torch.utils.data.Dataset):
         return changed if sum(self._processor.token_counts(changed[0])) <= self._budget else (tokens, tags)
 
     def stitch(self, values: np.ndarray) -> list[list[Any]]:
-        """For each sentence, the value of each word, from values `(num_windows, num_words)` or wider of the windows."""
+        """For each sentence the value of each word, from the values `(num_windows, num_words)` of the windows."""
         result: list[list[Any]] = [[None] * len(words) for words in self.tokens]
         for row, window, line in zip(self.row_of, self.windows, values, strict=True):
             own = slice(window.keep_start - window.start, window.keep_stop - window.start)

@@ -23,14 +23,8 @@ SAMPLE_ROWS = 20_000
 
 def find_shards(dataset: str, config: str | None) -> tuple[dict[str, list[str]], datasets.Features | None]:
     """
-    The Parquet files of each split of a set, by the rules of `datasets`: its card's, else the names of the files.
-
-    Args:
-        dataset: a folder, or a name on the Hub.
-        config: of the card; `None` for the default.
-
-    Returns:
-        Paths or `hf://` addresses by split, and the columns where the card tells them.
+    The Parquet files of each split of a set, by the rules of `datasets` (its card's, else the names of the files):
+    paths or `hf://` addresses, and the columns where the card tells them. `config` is one of the card.
 
     Raises:
         ValueError: the set is not in Parquet.

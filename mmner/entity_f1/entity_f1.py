@@ -158,19 +158,11 @@ def groups_of(
 
 _INPUTS = """
 Args:
-    predictions (`list[list[str]]`): predicted IOB2 tags of the words, sentence by sentence.
-    references (`list[list[str]]`): gold IOB2 tags, as many.
-    languages (`list[str | None]`, *optional*): of each sentence, its language.
-    relations (`list[str | None]`, *optional*): of each sentence, how its image relates to it.
+    predictions, references (`list[list[str]]`): predicted and gold IOB2 tags of the words, sentence by sentence.
+    languages, relations (`list[str | None]`, *optional*): of each sentence, its language and how its image relates.
 
 Returns:
-    `f1`, `precision`, `recall` over all entities; `f1_{language}`, `f1_{TYPE}`, `f1_{relation}`; all in [0, 1]. A
-    group without a gold entity has no score.
-
-Example:
-    >>> metric = evaluate.load(mmner.entity_f1.PATH)
-    >>> metric.compute(predictions=[["B-PER", "O"]], references=[["B-PER", "B-LOC"]], languages=["de"])["recall"]
-    0.5
+    `f1`, `precision`, `recall` over all entities; `f1_{language}`, `f1_{TYPE}`, `f1_{relation}`; all in [0, 1].
 """
 
 

@@ -33,11 +33,9 @@ MIN_SENTENCES, MAX_SENTENCES = 80, 20_000
 NOTICE = """\
 SYNTHETIC DATA: the 2M-NER probe
 
-No sentence, name, event or image in this folder is real. The sentences were filled from templates and the images
-drawn from random shapes by mmner/probe/dataset.py ({num_sentences} sentences, seed {seed}); nothing was copied from
-anywhere, so that no licence applies. The dataset shows whether a model uses the image of a sentence: half of the
-sentences come in fours: the same words, with four images and four types. A score on it says nothing about natural
-text.
+No sentence, name, event or image in this folder is real: mmner/probe/dataset.py made them from templates and random
+shapes ({num_sentences} sentences, seed {seed}). No licence applies. The dataset shows whether a model uses the image
+of a sentence; a score on it says nothing about natural text.
 
 This folder is written anew by each build: keep nothing of your own in it.
 """

@@ -25,14 +25,7 @@ def pretrain_on_drawings(folder: str | Path, *, num_images: int = 960, num_epoch
     The images are drawn for this purpose alone: none of a probe's is among them, and no sentence, name or entity type
     is. That a flag stands for a place is left to be learned from the probe's training sentences.
 
-    Args:
-        folder: of the tower and its image processor, as `make_tiny_towers` writes them.
-        num_images: drawn once, in equal parts of each motif.
-        num_epochs: passes over them.
-        seed: of the images and their order.
-
-    Returns:
-        The accuracy on freshly drawn images, a quarter as many.
+    Returns the accuracy on freshly drawn images, a quarter as many as the `num_images` it is trained on.
     """
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()

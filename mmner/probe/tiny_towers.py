@@ -33,18 +33,13 @@ def make_tiny_towers(
     load offline with `AutoModel`, `AutoTokenizer` and `AutoImageProcessor`.
 
     Args:
-        folder: where `text/` and `vision/` are written.
+        folder: where `text/` and `vision/` are written; they are returned.
         sentences: lists of words that the tokenizer is trained on; give those of the training split alone.
         seed: of the weights; the caller's random state is left as it was.
         vocab_size: tokens, of which 256 are bytes; at least 300.
         text_width: of the RoFormer; a multiple of 4, its number of heads.
-        max_length_tokens: positions of the RoFormer, special tokens included.
-        image_size_px: side of the square that an image is resized to, whole; divisible by
-            `4 * 2 ** (len(image_widths) - 1)`.
-        image_widths: channels of the ResNet's stages.
-
-    Returns:
-        The text folder and the vision folder.
+        image_size_px: of a side; divisible by `4 * 2 ** (len(image_widths) - 1)`. `image_widths` are the channels of
+            the ResNet's stages.
 
     Raises:
         ValueError: there are no words in the sentences.

@@ -66,10 +66,8 @@ def is_complete(checkpoint: Path) -> bool:
 
 def complete_checkpoints(folder: str | Path) -> list[Path]:
     """The complete checkpoints of a folder, in the order of their steps."""
-    return sorted(
-        (path for path in Path(folder).glob("*") if step_of(path) >= 0 and is_complete(path)),
-        key=step_of,
-    )
+    found = [path for path in Path(folder).glob("*") if step_of(path) >= 0 and is_complete(path)]
+    return sorted(found, key=step_of)
 
 
 def newest_checkpoint(folder: str | Path) -> Path | None:

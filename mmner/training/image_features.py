@@ -32,18 +32,11 @@ def store_image_features(
     trainer: TwoMNERTrainer, splits: Sequence[WindowedSentences], folder: str | Path
 ) -> FeatureStore | None:
     """
-    Computes what is not yet in the store, and makes sentences and collator of a run use it.
+    Computes what is not yet in the store, and makes the sentences and the collator of a run use it. Every process of a
+    distributed run must call this, with a folder that all share.
 
     The features of an image are those that the model computes from its pixels, to the rounding of a kernel chosen for
-    another batch size. Every process of a distributed run must call this.
-
-    Args:
-        trainer: its model, processor, collator and precision.
-        splits: the sentences of the run; from then on they give image ids in place of images.
-        folder: of the store, which all processes share.
-
-    Returns:
-        The store; `None` where the model reads no image.
+    another batch size. The store is `None` where the model reads no image.
 
     Raises:
         ValueError: an image tower is trained, or training is fully sharded.
@@ -120,12 +113,10 @@ def _plain(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in ("_name_or_path", "transformers_version")}
 
 
-def _compute(
-    model: Any,
-    store: FeatureStore,
-    files: dict[int, tuple[WindowedSentences, int]],
-    trainer: TwoMNERTrainer,
-) -> list[int]:
+Files = dict[int, tuple[WindowedSentences, int]]  # of each image id, where the image is
+
+
+def _compute(model: Any, store: FeatureStore, files: Files, trainer: TwoMNERTrainer) -> list[int]:
     """Adds the features of some images to the store; returns the ids of those that do not open."""
     args = trainer.args
     loader = DataLoader(
@@ -153,7 +144,7 @@ def _compute(
 class _Images(Dataset):
     """The pixels (C, H, W) of images by id, as a batch has them, to the last bit; `None` where one does not open."""
 
-    def __init__(self, files: dict[int, tuple[WindowedSentences, int]], collator: MultimodalCollator):
+    def __init__(self, files: Files, collator: MultimodalCollator):
         self.files, self.collator = list(files.items()), collator
 
     def __len__(self) -> int:

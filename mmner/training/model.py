@@ -70,7 +70,7 @@ def build_model(
 
 def freeze(tower: nn.Module, how: str, name: str = "tower") -> None:
     """
-    Switches off the training of a tower, or of its lowest part: `how` is `"none"`, `"embeddings"`, `"all"`, or a number
+    Switches off the training of a tower or of its lowest part: `how` is `"none"`, `"embeddings"`, `"all"`, or a number
     of lowest layers, embeddings included.
 
     Raises:

@@ -224,13 +224,7 @@ class TwoMNERTrainer(Trainer):
         step_size = args.train_batch_size * args.world_size
         self.sampler = EpochSampler(self.train_dataset.lengths, step_size, args.train_sampling_strategy, seed)
         options = {"batch_size": args.train_batch_size, "sampler": self.sampler}
-        loader = self._loader(self.train_dataset, drop_last=args.dataloader_drop_last, **options)
-        if not len(loader):
-            raise ValueError(
-                f"The {len(self.train_dataset)} training rows make no whole batch (--per_device_train_batch_size "
-                f"{args.per_device_train_batch_size}), and --dataloader_drop_last leaves out what is less."
-            )
-        return self.accelerator.prepare(loader)
+        return self.accelerator.prepare(self._loader(self.train_dataset, **options))
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """The sentences in their own order, which is by length."""
