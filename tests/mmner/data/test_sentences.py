@@ -126,9 +126,7 @@ def test_labels_are_the_models_ids_by_name(processor):
     other = {label: index for index, label in enumerate(["B-LOC", "I-LOC", "O", "I-PER", "B-PER", "B-X"])}
     sentences = WindowedSentences(rows, processor, other)
     assert sentences[0]["labels"] == [other[LABELS[tag]] for tag in rows[0]["ner_tags"]]
-    with pytest.raises(
-        ValueError, match="has the tags .*, which the model does not know; it knows O, B-X"
-    ):
+    with pytest.raises(ValueError, match="has the tags .*, which the model does not know; it knows O, B-X"):
         WindowedSentences(rows, processor, {"O": 0, "B-X": 1})
 
 
