@@ -47,13 +47,8 @@ def test_accelerate_reads_the_configuration(name, engine):
         assert arguments.zero_stage == 2
 
 
-def test_every_configuration_is_tried():
-    assert sorted(x.name for x in CONFIGURATIONS.iterdir()) == ["ddp.yaml", "deepspeed_zero2.yaml", "fsdp2.yaml"]
-
-
 def fsdp_environment(layers: str) -> dict[str, str]:
     """What `accelerate launch` sets for `fsdp2.yaml`, with the layers of other towers."""
-    assert layers
     found = {k: v for k, v in prepare_multi_gpu_env(launch_arguments("fsdp2.yaml")).items() if "FSDP" in k}
     assert (found["ACCELERATE_USE_FSDP"], found["FSDP_VERSION"]) == ("true", "2")
     return found | {"FSDP_TRANSFORMER_CLS_TO_WRAP": layers}

@@ -10,11 +10,9 @@ from transformers import (
     CLIPVisionConfig,
     ConvNextConfig,
     DebertaV2Config,
-    Dinov2Config,
     EfficientNetConfig,
     ResNetConfig,
     SiglipVisionConfig,
-    ViTConfig,
 )
 
 from mmner.options import ModelArguments
@@ -28,8 +26,6 @@ CONFIGS = {
     "deberta": DebertaV2Config(**SMALL, vocab_size=20),
     "clip": CLIPVisionConfig(**SMALL, **IMAGE),
     "siglip": SiglipVisionConfig(**SMALL, **IMAGE),
-    "vit": ViTConfig(**SMALL, **IMAGE),
-    "dinov2": Dinov2Config(**{**SMALL, **IMAGE, "patch_size": 8}),
     "resnet": ResNetConfig(embedding_size=8, hidden_sizes=[8, 8, 16], depths=[1, 1, 1], layer_type="basic"),
     "convnext": ConvNextConfig(hidden_sizes=[8, 8, 16], depths=[1, 1, 1], num_stages=3),
     "efficientnet": EfficientNetConfig(

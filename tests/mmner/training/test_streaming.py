@@ -293,9 +293,9 @@ def test_a_run_from_the_command_line(parquet_folder, towers, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         f"text_model: {towers / 'text'}\nvision_model: {towers / 'vision'}\ndataset: {parquet_folder}\n"
-        "streaming: true\nshuffle_buffer: 40\nmax_steps: 4\neval_strategy: steps\neval_steps: 2\nsave_strategy: steps\n"
-        "save_steps: 2\nsave_total_limit: 3\nper_device_train_batch_size: 4\nuse_cpu: true\ndisable_tqdm: true\n"
-        "do_predict: false\n"
+        "streaming: true\nshuffle_buffer: 40\nmax_steps: 4\nper_device_train_batch_size: 4\n"
+        "eval_strategy: steps\neval_steps: 2\nsave_strategy: steps\nsave_steps: 2\nsave_total_limit: 3\n"
+        "use_cpu: true\ndisable_tqdm: true\ndo_predict: false\n"
     )
     results = run_mmner.main([str(recipe), "--output_dir", str(tmp_path / "run")])
     assert results["train_samples"] == 200 and results["eval_samples"] == 9 and 0 <= results["eval_f1"] <= 1
