@@ -131,8 +131,6 @@ def test_a_wrong_space_is_refused(space, message, tmp_path):
 def test_a_search_needs_dev():
     with pytest.raises(ValueError, match="search_trials"):
         TrainingArguments(search_trials=2, eval_strategy="no", load_best_model_at_end=False)
-    with pytest.raises(ValueError, match="--search_trials .* --metric_for_best_model"):
-        TrainingArguments(search_trials=2, metric_for_best_model=None, load_best_model_at_end=False)
 
 
 def test_the_space_that_comes_with_it_is_valid():
