@@ -56,13 +56,6 @@ def test_the_command_line_overrides_the_recipe(recipe):
     assert (training.learning_rate, model.alignment, training.do_eval) == (3e-4, "token", False)
 
 
-def test_without_a_recipe_the_probe_is_run(tmp_path):
-    model, data, training = parse_arguments(["--output_dir", str(tmp_path), "--use_cpu"])
-    assert data.dataset == "probe"
-    assert (model.text_model, model.vision_model) == ("tiny", "tiny")
-    assert training.do_train and training.do_eval and training.do_predict and training.load_best_model_at_end
-
-
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_is_valid(path, tmp_path):
     model, _, training = parse_arguments([str(path), "--output_dir", str(tmp_path), "--use_cpu", "--bf16", "false"])

@@ -92,18 +92,6 @@ def test_stitching_undoes_the_cutting(processor, max_length):
     assert sentences.stitch(positions) == [list(range(length)) for length in (0, 70, 1, 130, 12)]
 
 
-def test_perfect_predictions_score_one_and_none_zero(processor):
-    rows = make_rows([70, 9, 130, 12], seed=5, lang=["en", "de", "de", None], image_relation=["none"] * 4)
-    sentences = WindowedSentences(rows, processor, LABEL2ID, stride=6, max_length=20)
-    predictions = np.full((len(sentences), 30), -100)
-    for index in range(len(sentences)):
-        labels = sentences[index]["labels"]
-        predictions[index, : len(labels)] = labels
-    scores = sentences.scores(predictions)
-    assert scores == dict.fromkeys(["f1", "precision", "recall", "f1_en", "f1_de", "f1_LOC", "f1_PER", "f1_none"], 1.0)
-    assert sentences.scores(np.where(predictions == -100, -100, 0))["f1"] == 0.0
-
-
 def test_evaluation_goes_from_long_to_short_and_training_keeps_the_order(processor):
     rows = make_rows([3, 9, 1, 7])
     lengths = WindowedSentences(rows, processor, LABEL2ID).lengths

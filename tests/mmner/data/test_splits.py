@@ -45,16 +45,6 @@ def test_the_probe_is_built_and_said_to_be_synthetic(tmp_path, caplog):
     assert again["train"]["tokens"][:] == splits["train"]["tokens"][:]
 
 
-def test_a_folder_is_read_as_dataset_script_reads_it(probe, tmp_path):
-    splits, folder = probe
-    (tmp_path / "set").mkdir()
-    for part in ("en", "de", "fr", "es", "images"):
-        (tmp_path / "set" / part).symlink_to(folder / part)
-    loaded = load_splits(DataArguments(dataset=str(tmp_path / "set")), ["test"], tmp_path)
-    assert loaded["test"]["tokens"][:] == splits["test"]["tokens"][:]
-    assert count_images(loaded["test"])["missing_images"] == 0
-
-
 def write_set(folder, images: dict[str, list[str | None]]) -> str:
     """Sentences in JSONL, by language the image that each names; those called `there...` are there."""
     (folder / "images").mkdir(parents=True)

@@ -25,16 +25,6 @@ def test_no_word_is_unknown(folders, word):
     assert tokenizer.decode(ids).strip() == word
 
 
-def test_a_word_has_the_same_tokens_wherever_it_stands(folders):
-    tokenizer = AutoTokenizer.from_pretrained(folders[0])
-
-    def token_ids(words, position):
-        encoded = tokenizer([words], is_split_into_words=True)
-        return [i for i, w in zip(encoded["input_ids"][0], encoded.word_ids(0), strict=True) if w == position]
-
-    assert token_ids(["Paris", "is", "here"], 0) == token_ids(["in", "the", "Paris"], 2)
-
-
 def test_towers_load_through_the_auto_classes_and_give_sequences(folders):
     tokenizer, text = AutoTokenizer.from_pretrained(folders[0]), AutoModel.from_pretrained(folders[0])
     states = text(**tokenizer("Jordan met Anne", return_tensors="pt", return_token_type_ids=False)).last_hidden_state

@@ -82,16 +82,6 @@ def test_scores_data_and_recipe_are_told(tmp_path):
     assert recipe["learning_rate"] == 3e-4 and recipe["dataset"] == "probe" and "output_dir" not in recipe
 
 
-def test_the_usage_is_code_that_compiles_and_names_where_the_model_is(tmp_path):
-    text = write(tmp_path).text
-    snippets = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(snippets) == 3
-    for code in snippets:
-        compile(code, "card", "exec")
-        assert '"path/to/this-model", trust_remote_code=True)' in code
-    assert 'ner("Paris \\"gewinnt\\"")' in snippets[0]
-
-
 def test_the_card_that_is_published_is_that_of_its_repository(tmp_path):
     """And no other: not of the folder's name, not of the repository of the options of the run."""
     write(tmp_path, hub_model_id="else/where")

@@ -73,11 +73,6 @@ def assert_same_weights(first, second):
         assert torch.equal(value, second.model.state_dict()[name]), name
 
 
-def logged(trainer) -> list[dict]:
-    names = ("step", "loss", "grad_norm", "eval_f1")
-    return [{name: entry[name] for name in names if name in entry} for entry in trainer.state.log_history]
-
-
 # The private methods of the Trainer that are overridden: a hash of the source, and which methods call it.
 OVERRIDDEN = {"_get_output_dir": ("a0570e03", {"_save_checkpoint", "_finalize_training"})}
 
@@ -93,39 +88,12 @@ def test_the_private_methods_that_are_overridden_are_as_they_were():
         assert {other for other, method in methods if f"self.{name}(" in inspect.getsource(method)} == callers
 
 
-def test_an_epoch_is_resumed_in_its_middle(towers, tmp_path, monkeypatch):
-    """Six batches an epoch; ended after the second. Nothing that was learned from is read again."""
-    options = {"num_train_epochs": 2, "mention_dropout": 0.5}
-    whole = make_trainer(towers, tmp_path / "whole", **options)
-    metrics = whole.train().metrics
-    make_trainer(towers, tmp_path / "broken", after=(2, stop), **options).train()
-    resumed = make_trainer(towers, tmp_path / "broken", resume_from_checkpoint="last", **options)
-    read, get = [], WindowedSentences.__getitem__
-    monkeypatch.setattr(WindowedSentences, "__getitem__", lambda self, row: read.append(row) or get(self, row))
-    torch.manual_seed(99)  # whatever was drawn before
-    again = resumed.train(resume_from_checkpoint=checkpoint_to_resume(resumed.args)).metrics
-    assert_same_weights(whole, resumed)
-    assert len(read) == 20 and len(set(read[:8])) == 8
-    assert again["train_loss"] == metrics["train_loss"] and again["epoch"] == metrics["epoch"]
-    assert logged(resumed) == logged(whole)
-
-
 def test_the_mean_loss_is_that_of_all_steps(towers, tmp_path):
     trainer = make_trainer(towers, tmp_path, max_steps=7, logging_steps=3)
     losses, step = [], trainer.training_step
     trainer.training_step = lambda *args: losses.append(step(*args)) or losses[-1]
     metrics = trainer.train().metrics
     assert metrics["train_loss"] == pytest.approx(np.mean(losses), rel=1e-6) and len(losses) == 7
-
-
-def test_dropout_does_not_depend_on_what_was_drawn_before(towers, tmp_path):
-    """An evaluation in between draws; so may a library."""
-    plain = make_trainer(towers, tmp_path / "plain", max_steps=4)
-    plain.train()
-    options = {"after": (2, lambda *_: torch.rand(5)), "eval_strategy": "steps", "eval_steps": 1}
-    disturbed = make_trainer(towers, tmp_path / "disturbed", max_steps=4, **options)
-    disturbed.train()
-    assert_same_weights(plain, disturbed)
 
 
 def test_every_batch_has_random_numbers_of_its_own(towers, tmp_path, monkeypatch):

@@ -1,7 +1,6 @@
 """The search for hyper-parameters: what it tries, what it keeps, what it trains in the end."""
 
 import json
-import signal
 import types
 
 import pytest
@@ -12,7 +11,6 @@ from safetensors.torch import load_file
 import run_mmner
 from mmner.options import TrainingArguments
 from mmner.training.search import read_space, search
-from mmner.training.trainer import TwoMNERTrainer
 
 optuna = pytest.importorskip("optuna")
 
@@ -51,28 +49,6 @@ def test_its_model_is_that_of_a_run_with_the_best_options(searched):
     run_mmner.main([*OPTIONS, *options, "--output_dir", str(folder / "plain")])
     first, second = (load_file(folder / name / "model.safetensors") for name in ("run", "plain"))
     assert set(first) == set(second) and all(torch.equal(first[name], second[name]) for name in first)
-
-
-def test_a_stopped_training_goes_on_with_the_best_options(searched, tmp_path, monkeypatch, caplog):
-    folder, _, _ = searched
-    argv = [*OPTIONS, "--search_trials", "3", "--search_space", str(folder / "space.yaml")]
-    argv += ["--output_dir", str(tmp_path / "run")]
-    step, numbers = TwoMNERTrainer.training_step, [signal.SIGTERM]
-
-    def signalled(self, *args, **kwargs):
-        """The second step of the training after the search gets a signal."""
-        if numbers and not self.state.is_hyper_param_search and self.state.global_step == 1:
-            signal.raise_signal(numbers.pop())
-        return step(self, *args, **kwargs)
-
-    monkeypatch.setattr(TwoMNERTrainer, "training_step", signalled)
-    with pytest.raises(SystemExit) as stopped:
-        run_mmner.main(argv)
-    assert stopped.value.code == 143
-    words = caplog.text.partition("at its end: ")[2].splitlines()[0].split()
-    run_mmner.main([*argv, *words])
-    first, second = (load_file(path / "run" / "model.safetensors") for path in (folder, tmp_path))
-    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 class FakeTrainer:

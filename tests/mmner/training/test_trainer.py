@@ -12,7 +12,7 @@ from transformers import TrainerState, set_seed
 
 from mmner.data.collator import MultimodalCollator
 from mmner.data.sentences import WindowedSentences
-from mmner.options import RECIPES, ModelArguments, TrainingArguments, parse_arguments
+from mmner.options import ModelArguments, TrainingArguments
 from mmner.results.report import prediction_rows
 from mmner.training.model import build_model
 from mmner.training.trainer import ENOUGH_STEPS, EpochSampler, TwoMNERTrainer, few_steps, parameter_groups
@@ -68,15 +68,6 @@ def test_the_classifier_has_the_rate_of_the_head_or_its_own(towers, tmp_path, gi
     found = {id(p): group["lr"] for group in parameter_groups(model, args) for p in group["params"]}
     assert found[id(model.classifier.weight)] == expected
     assert {found[id(p)] for p in model.model.collaboration.parameters()} == {3e-4}
-
-
-@pytest.mark.parametrize(("recipe", "rate"), [("base", 2e-5), ("large", 1e-5), ("local", 1e-4)])
-def test_the_learning_rate_of_a_recipe_is_that_of_its_text_tower_alone(towers, tmp_path, recipe, rate):
-    argv = [str(RECIPES / f"{recipe}.yaml"), "--output_dir", str(tmp_path), "--use_cpu", "--bf16", "false"]
-    names, _, args = parse_arguments(argv)
-    model, _ = make_model(towers, freeze_vision_model=names.freeze_vision_model)
-    found = {group["name"]: group["lr"] for group in parameter_groups(model, args)}
-    assert {name for name, lr in found.items() if lr == rate} == {"text", "text_no_decay"}
 
 
 @given(
@@ -142,15 +133,6 @@ def test_the_score_to_choose_by_is_one_that_dev_has(towers, tmp_path, metric, wo
         make_trainer(towers, tmp_path, dev, metric_for_best_model=metric)
     make_trainer(towers, tmp_path, dev, metric_for_best_model=metric, do_train=False)
     make_trainer(towers, tmp_path, dev, eval_strategy="no", load_best_model_at_end=False)
-
-
-def test_a_set_is_scored_by_its_own_sentences(towers, tmp_path):
-    trainer = make_trainer(towers, tmp_path)
-    other = WindowedSentences(make_rows(11, seed=9), trainer.processing_class, trainer.model.config.label2id)
-    dev, test = trainer.evaluate(), trainer.predict(other)
-    assert {"eval_f1", "eval_precision", "eval_recall", "eval_f1_LOC", "eval_f1_PER", "eval_loss"} <= set(dev)
-    assert test.metrics["test_f1"] == other.scores(test.predictions[0])["f1"]
-    assert len(test.predictions[0]) == 11 and trainer.evaluate()["eval_f1"] == dev["eval_f1"]
 
 
 def test_controls_see_other_images_and_their_scores_are_named(towers, tmp_path, monkeypatch):
