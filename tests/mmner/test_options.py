@@ -32,21 +32,14 @@ def recipe(tmp_path):
 
 
 def test_a_recipe_is_typed_as_the_command_line_is(recipe):
-    model, _, training = parse_arguments(
-        [
-            recipe(
-                "learning_rate: 1e-4\n"  # to YAML itself this is a string
-                "crf_learning_rate: 1.0e-2\nmodality_dropout: 0\nfreeze_text_model: 3\ndo_predict: false\n"
-                "save_total_limit: null\nlr_scheduler_kwargs: {num_cycles: 2}\nlabel_names: [labels]\n"
-            )
-        ]
-    )
+    text = "learning_rate: 1e-4\ncrf_learning_rate: 1.0e-2\nmodality_dropout: 0\nfreeze_text_model: 3\n"
+    text += "do_predict: false\nsave_total_limit: null\nlr_scheduler_kwargs: {num_cycles: 2}\nlabel_names: [labels]\n"
+    model, _, training = parse_arguments([recipe(text)])  # 1e-4 is text to YAML
     assert (training.learning_rate, training.crf_learning_rate) == (1e-4, 1e-2)
     assert model.modality_dropout == 0.0 and isinstance(model.modality_dropout, float)
     assert model.freeze_text_model == "3"
     assert training.do_predict is False and training.save_total_limit is None
-    assert training.lr_scheduler_kwargs == {"num_cycles": 2}
-    assert training.label_names == ["labels"]
+    assert training.lr_scheduler_kwargs == {"num_cycles": 2} and training.label_names == ["labels"]
 
 
 def test_the_command_line_overrides_the_recipe(recipe):
@@ -66,11 +59,7 @@ def test_every_recipe_is_valid(path, tmp_path):
         assert (config.ner_weight, config.alignment_weight) == (2 * 0.8, 2 * 0.2)
         assert (config.alignment, config.alignment_temperature, config.text_pooling) == ("nt_xent", 0.5, "first")
         assert (config.collaboration, config.collaboration_heads) == ("cross_attention", 12)
-        assert (training.learning_rate, training.num_train_epochs, training.per_device_train_batch_size) == (
-            5e-5,
-            8,
-            32,
-        )
+        assert (training.learning_rate, training.num_train_epochs, training.train_batch_size) == (5e-5, 8, 32)
         assert training.get_warmup_steps(1000) == 0 and training.weight_decay == 0
         assert all(getattr(training, f"{part}_learning_rate") is None for part in ("text", "vision", "head", "crf"))
 
@@ -78,57 +67,39 @@ def test_every_recipe_is_valid(path, tmp_path):
 def test_every_option_of_the_configuration_can_be_given():
     base = {field.name for field in dataclasses.fields(TwoMNERConfig.__mro__[1])}
     towers = ("_config", "image_normalization", "initializer_range")  # what the towers tell, or nobody sets
-    options = {
-        field.name
-        for field in dataclasses.fields(TwoMNERConfig)
-        if field.name not in base and not field.name.endswith(towers)
-    }
+    names = {field.name for field in dataclasses.fields(TwoMNERConfig)} - base
+    options = {name for name in names if not name.endswith(towers)}
     assert "alignment_temperature" in options
     assert options <= {field.name for field in dataclasses.fields(ModelArguments)}
 
 
 @pytest.mark.parametrize(
-    ("argv", "message"),
+    ("text", "argv", "message"),
     [
-        (["--learnig_rate", "1"], "Unknown option '--learnig_rate' on the command line. Did you mean --learning_rate"),
-        (["--learn", "1"], "Unknown option '--learn'"),  # argparse alone would take it for --learning_rate
-        (["--qqqqqqqqqqq", "1"], "`--help` lists all there are"),
-        (["--learning_rate", "fast"], "Argument --learning_rate/--learning-rate: invalid float value: 'fast'"),
+        ("", "--learnig_rate 1", "Unknown option '--learnig_rate' on the command line. Did you mean --learning_rate"),
+        ("", "--learn 1", "Unknown option '--learn'"),  # argparse alone would take it for --learning_rate
+        ("", "--qqqqqqqqqqq 1", "`--help` lists all there are"),
+        ("", "--learning_rate fast", "Argument --learning_rate/--learning-rate: invalid float value: 'fast'"),
+        ("", "--alignment clap", "invalid choice: 'clap' (choose from 'none', 'nt_xent', 'clip', 'siglip', 'token')"),
+        ("", "other.yaml", "Cannot place 'other.yaml' on the command line; expected at most one recipe, first"),
+        ("", "--label_smoothing_factor 0.1", "--label_smoothing_factor is 0.1; it must stay 0.0"),
+        ("", "--early_stopping_patience 2 --load_best_model_at_end false", "needs --load_best_model_at_end"),
         (
-            ["--alignment", "clap"],
-            "invalid choice: 'clap' (choose from 'none', 'nt_xent', 'clip', 'siglip', 'token')",
-        ),
-        (["other.yaml"], "Cannot place 'other.yaml' on the command line; expected at most one recipe, first"),
-        (["--label_smoothing_factor", "0.1"], "--label_smoothing_factor is 0.1; it must stay 0.0"),
-        (
-            ["--early_stopping_patience", "2", "--load_best_model_at_end", "false"],
-            "--early_stopping_patience needs --load_best_model_at_end",
-        ),
-        (
-            "--eval_strategy steps --eval_steps 5 --save_strategy steps --save_steps 10".split(),
+            "",
+            "--eval_strategy steps --eval_steps 5 --save_strategy steps --save_steps 10",
             "--eval_steps 5 --save_steps 10: the best evaluation may not be saved. Give both the same value (or",
         ),
+        ("", "--search_trials 2 --eval_strategy no --load_best_model_at_end false", "--search_trials trains anew and"),
+        ("learnig_rate: 1", "", "recipe.yaml. Did you mean learning_rate"),
+        ("learning-rate: 1", "", "Unknown option 'learning-rate' in "),
+        ("dropout: 0.1\ndropout: 0.2", "", "recipe.yaml gives dropout more than once; keep one."),
+        ("dropout: much", "", "Argument --dropout: invalid float value: 'much'"),
+        ("dropout: [", "", "is not YAML"),
     ],
 )
-def test_a_wrong_command_line_is_an_error(recipe, argv, message):
+def test_a_wrong_option_is_an_error(recipe, text, argv, message):
     with pytest.raises(ValueError) as error:
-        parse_arguments([recipe(""), *argv])
-    assert message in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("learnig_rate: 1", "recipe.yaml. Did you mean learning_rate"),
-        ("learning-rate: 1", "Unknown option 'learning-rate' in "),
-        ("dropout: 0.1\ndropout: 0.2", "recipe.yaml gives dropout more than once; keep one."),
-        ("dropout: much", "Argument --dropout: invalid float value: 'much'"),
-        ("dropout: [", "is not YAML"),
-    ],
-)
-def test_a_wrong_recipe_is_an_error(recipe, text, message):
-    with pytest.raises(ValueError) as error:
-        parse_arguments([recipe(text)])
+        parse_arguments([recipe(text), *argv.split()])
     assert message in str(error.value)
 
 
@@ -168,15 +139,10 @@ def test_none_takes_back_a_number_of_the_recipe(tmp_path):
 
 
 def test_where_none_is_a_value_it_stays_one(recipe):
-    options = "alignment collaboration freeze_text_model image_feature_store report_to".split()
-    argv = [word for name in options for word in (f"--{name}", "none")]
-    for arguments in (
-        parse_arguments([recipe(""), *argv]),
-        parse_arguments([recipe("".join(f"{name}: none\n" for name in options))]),
-    ):
-        model, data, training = arguments
-        assert (model.alignment, model.collaboration, model.freeze_text_model) == ("none", "none", "none")
-        assert data.image_feature_store == "none" and training.report_to == []  # to the plain class: nowhere
+    text = "".join(f"{name}: none\n" for name in ("collaboration", "image_feature_store", "report_to"))
+    model, data, training = parse_arguments([recipe(text), "--alignment", "none", "--freeze_text_model", "none"])
+    assert (model.alignment, model.collaboration, model.freeze_text_model) == ("none", "none", "none")
+    assert data.image_feature_store == "none" and training.report_to == []  # to the plain class: nowhere
 
 
 @pytest.mark.parametrize(("metric", "more"), [("f1", True), ("eval_loss", False)])

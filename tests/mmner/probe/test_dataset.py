@@ -110,8 +110,6 @@ def test_clear_rows_have_every_kind_of_image_and_none(rows):
 def test_it_is_read_as_any_dataset_and_says_that_it_is_synthetic(folder, tmp_path):
     loaded = load(folder, cache_dir=tmp_path)
     assert sum(len(split) for split in loaded.values()) == 800
-    assert set(loaded["train"].features["ner_tags"].feature.names) == {"O"} | {f"{p}-{t}" for p in "BI" for t in TYPES}
-    assert loaded["train"][0]["lang"] in LANGUAGES
     assert "SYNTHETIC" in (folder / "README.txt").read_text()
 
 

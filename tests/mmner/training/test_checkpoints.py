@@ -11,7 +11,6 @@ from mmner.training.checkpoints import (
     checkpoint_to_resume,
     commit,
     lock_output_dir,
-    newest_checkpoint,
     replacing,
     rotate,
 )
@@ -31,20 +30,13 @@ def to_resume(folder, asked=None):
     )
 
 
-def test_the_newest_is_the_complete_one_of_the_last_step(tmp_path):
-    assert newest_checkpoint(tmp_path / "nowhere") is None
-    for step in (10, 9):
-        make_checkpoint(tmp_path, step)
-    make_checkpoint(tmp_path, 11, complete=False)
-    assert newest_checkpoint(tmp_path).name == "checkpoint-10"
-
-
 def test_which_checkpoint_is_resumed(tmp_path):
     assert to_resume(tmp_path) is to_resume(tmp_path, "auto") is None
     with pytest.raises(ValueError, match="--resume_from_checkpoint last: there is no complete checkpoint .* in "):
         to_resume(tmp_path, "last")
     for step in (5, 10):
         make_checkpoint(tmp_path / "run", step)
+    make_checkpoint(tmp_path / "run", 9)
     last = str(tmp_path / "run" / "checkpoint-10")
     assert to_resume(tmp_path / "run", "last") == to_resume(tmp_path / "run", "auto") == last
     assert to_resume(tmp_path / "other", last) == last
@@ -84,14 +76,6 @@ def test_rotation_keeps_the_last_the_best_and_as_many_as_are_asked_for(tmp_path,
         commit(tmp_path / make_checkpoint(tmp_path / "_saving", step).name)
     rotate(tmp_path, limit, None if best is None else str(tmp_path / f"checkpoint-{best}"))
     assert {path.name for path in tmp_path.iterdir()} == {f"checkpoint-{step}" for step in kept}
-
-
-def test_a_step_that_is_saved_twice_stays_as_it_was(tmp_path):
-    first = make_checkpoint(tmp_path, 5)
-    again = make_checkpoint(tmp_path / "_saving", 5)
-    (again / "more").write_text("more")
-    commit(first)
-    assert not (first / "more").exists() and [path.name for path in tmp_path.iterdir()] == ["checkpoint-5"]
 
 
 def test_a_file_is_replaced_at_once_or_not_at_all(tmp_path):

@@ -18,6 +18,7 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
@@ -32,57 +33,18 @@ from mmner.results import model_card, report  # noqa: E402
 from mmner.training import checkpoints, trainer  # noqa: E402
 from mmner.training.trainer import TwoMNERTrainer  # noqa: E402
 
-RECIPE = """
-dataset: {folder}/probe
-text_model: {folder}/towers/text
-vision_model: {folder}/towers/vision
-alignment: clip
-modality_dropout: 0.3
-mention_dropout: 0.3
-text_augmentation: 0.3
-max_train_samples: 20
-max_eval_samples: 4
-max_predict_samples: 4
-per_device_train_batch_size: 2
-logging_steps: 3
-use_cpu: true
-disable_tqdm: true
-seed: 3
-"""
+EVERY = {"alignment": "clip", "modality_dropout": 0.3, "mention_dropout": 0.3, "text_augmentation": 0.3, "seed": 3}
+EVERY |= {"max_train_samples": 20, "max_eval_samples": 4, "max_predict_samples": 4, "per_device_train_batch_size": 2}
+EVERY |= {"logging_steps": 3, "num_train_epochs": 2, "learning_rate": 2e-3, "do_eval": False}
+EVERY |= {"use_cpu": True, "disable_tqdm": True}
 # Ten batches an epoch, five updates: every second one is saved, so that an epoch is gone on with in its middle.
-STEPS = """
-num_train_epochs: 2
-learning_rate: 2e-3
-gradient_accumulation_steps: 2
-eval_strategy: steps
-eval_steps: 2
-save_strategy: steps
-save_steps: 2
-dataloader_num_workers: 2
-dataloader_persistent_workers: true
-train_sampling_strategy: random
-freeze_vision_model: all
-image_feature_store: {store}
-do_eval: false
-"""
+STEPS = {"gradient_accumulation_steps": 2, "train_sampling_strategy": "random", "freeze_vision_model": "all"}
+STEPS |= {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2}
+STEPS |= {"dataloader_num_workers": 2, "dataloader_persistent_workers": True}
 # No learning: the first epoch stays the best, and patience ends the training after the second of six.
-PATIENCE = """
-num_train_epochs: 6
-learning_rate: 1e-9
-early_stopping_patience: 1
-"""
-
-EPOCHS = """
-num_train_epochs: 2
-learning_rate: 2e-3
-dataloader_num_workers: 2
-do_eval: false
-"""
-TWO = """
-num_train_epochs: 2
-learning_rate: 2e-3
-do_eval: false
-"""
+PATIENCE = {"num_train_epochs": 6, "learning_rate": 1e-9, "early_stopping_patience": 1, "do_eval": True}
+EPOCHS = {"dataloader_num_workers": 2}
+TWO: dict = {}
 KEPT = ("model.safetensors", "predictions_validation.jsonl", "predictions_test.jsonl")  # the last two where there are
 
 
@@ -97,9 +59,11 @@ def make_inputs(folder: Path) -> None:
     datasets.config.HF_DATASETS_CACHE = folder / "cache"
 
 
-def recipe(folder: Path, name: str, text: str) -> str:
+def recipe(folder: Path, name: str, options: dict) -> str:
+    towers = {f"{kind}_model": str(folder / "towers" / kind) for kind in ("text", "vision")}
+    store = {"image_feature_store": str(folder / f"store-{name}")} if options is STEPS else {}
     path = folder / f"{name}.yaml"
-    path.write_text(RECIPE.format(folder=folder) + text.format(store=folder / f"store-{name}"))
+    path.write_text(yaml.safe_dump({"dataset": str(folder / "probe"), **towers, **EVERY, **options, **store}))
     return str(path)
 
 

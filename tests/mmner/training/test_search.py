@@ -102,12 +102,3 @@ def test_a_wrong_space_is_refused(space, message, tmp_path):
     (tmp_path / "space.yaml").write_text(yaml.safe_dump(space))
     with pytest.raises(ValueError, match=message):
         read_space(tmp_path / "space.yaml", TrainingArguments())
-
-
-def test_a_search_needs_dev():
-    with pytest.raises(ValueError, match="search_trials"):
-        TrainingArguments(search_trials=2, eval_strategy="no", load_best_model_at_end=False)
-
-
-def test_the_space_that_comes_with_it_is_valid():
-    assert read_space(TrainingArguments().search_space, TrainingArguments())
