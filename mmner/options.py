@@ -218,12 +218,11 @@ class _Parser(HfArgumentParser):
     """A parser in which `none` takes back the value that a recipe gives to an option."""
 
     def _parse_dataclass_field(self, parser: argparse.ArgumentParser, field: dataclasses.Field) -> None:  # type: ignore[override]
-        may_be_none = type(None) in typing.get_args(field.type)
         super()._parse_dataclass_field(parser, field)
         action = parser._option_string_actions[f"--{field.name}"]
+        may_be_none = type(None) in typing.get_args(field.type)
         # To some `none` is a value like others (alignment, report_to); and a list has no place for it.
-        is_word = "none" in (field.default, *(action.choices or ()))
-        if may_be_none and not is_word and action.nargs != "+":
+        if may_be_none and "none" not in (field.default, *(action.choices or ())) and action.nargs != "+":
             action.type = _or_none(action.type)
             if action.choices is not None:
                 action.choices = [*action.choices, None]
@@ -283,11 +282,8 @@ def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments,
 
 def find_recipe(name: str | Path) -> Path:
     """
-    The file of a recipe or of a search space.
-
-    Args:
-        name: a path; or, where there is no such file, what one that comes with 2M-NER is called: `base`, `base.yaml`,
-            `recipes/base.yaml`, `search/local`.
+    The file of a recipe or of a search space: a path or, where there is no such file, what one that comes with 2M-NER
+    is called (`base`, `base.yaml`, `recipes/base.yaml`, `search/local`).
 
     Raises:
         FileNotFoundError: there is neither.

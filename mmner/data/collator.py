@@ -23,7 +23,7 @@ class MultimodalCollator:
     Args:
         processor: of the model.
         use_images: False for a model that reads no image: then none is opened.
-        pad_to_multiple_of: pad the tokens to a multiple of this; 8 suits half precision on a GPU.
+        pad_to_multiple_of: of the number of tokens; 8 suits half precision on a GPU.
 
     Attributes:
         features: a store of the outputs of the image towers. If it is set, the `image` of an item is an id of the

@@ -30,17 +30,13 @@ def find_shards(dataset: str, config: str | None) -> tuple[dict[str, list[str]],
         ValueError: the set is not in Parquet.
     """
     path = Path(dataset).expanduser()
-    where = str(path) if path.is_dir() else dataset
-    if path.is_dir() and next(path.rglob("*.parquet"), None) is None:
+    builder = None
+    if not path.is_dir() or next(path.rglob("*.parquet"), None) is not None:
+        builder = datasets.load_dataset_builder(str(path) if path.is_dir() else dataset, config)
+    if builder is None or builder.name != "parquet":
         raise ValueError(
             f"--streaming reads Parquet files, and {dataset} holds none. Write them once, by "
             "dataset_script.publishing.parquet.write_parquet, and give that folder; or leave --streaming out."
-        )
-    builder = datasets.load_dataset_builder(where, config)
-    if builder.name != "parquet":
-        raise ValueError(
-            f"--streaming reads Parquet files, and {dataset} is read as {builder.name}. Write it as Parquet, or leave "
-            "--streaming out."
         )
     return {str(split): list(files) for split, files in builder.config.data_files.items()}, builder.info.features
 
@@ -51,14 +47,9 @@ class ParquetShards:
 
     Only the files' footers are read at first, on threads. They tell how many rows each row group has: a row group is
     what `read` takes, so files may be few and large; `dataset_script.publishing.parquet.write_parquet` makes groups of
-    100 rows.
-
-    Args:
-        files: paths or addresses (`hf://...`), in order.
-        features: the columns, where a card tells them. Default: those of the first file.
+    100 rows. `files` are paths or addresses (`hf://...`), in order; `features` the columns, where a card tells them.
 
     Attributes:
-        features: the columns.
         group_rows: `(G,)` the rows of each row group, files in order; groups without rows are left out.
 
     Raises:

@@ -33,14 +33,12 @@ def load_splits(
     The splits of the dataset that was asked for: the probe, a folder, or a name on the Hub.
 
     Args:
-        args: which dataset, and how much of it.
-        needed: which of `train`, `validation` and `test`.
-        cache: a folder of the run's own, where the probe is written.
+        needed: which of `train`, `validation` and `test`; those that there are are returned.
+        cache: a folder of the run's own, where the probe is written; with `build=False` by another process.
         seed: of the random subset of `train`; the subsets of dev and test are the same for every seed.
-        build: False on a process that finds the probe written by another.
 
     Returns:
-        The needed splits that there are; with `streaming`, `train` as `ParquetShards`.
+        The splits; with `streaming`, `train` as `ParquetShards`.
 
     Raises:
         FileNotFoundError: the dataset is neither a folder nor a name that the Hub could have.

@@ -45,15 +45,7 @@ def build(folder: str | Path, num_sentences: int = 2000, seed: int = 0) -> Path:
     """
     Writes the synthetic probe to `folder`: `{en,de,fr,es}/{train,validation,test}.jsonl`, `images/`, a notice.
 
-    The same arguments give the same bytes. An earlier probe in the folder is replaced.
-
-    Args:
-        folder: a new or empty folder, or a probe that nobody added to.
-        num_sentences: over all languages and splits, from `MIN_SENTENCES` to `MAX_SENTENCES`.
-        seed: of every random choice.
-
-    Returns:
-        The folder.
+    The same arguments give the same bytes. An earlier probe in the folder, to which nobody added a file, is replaced.
 
     Raises:
         ValueError: `num_sentences` is too small for all kinds of rows, or too large for the names there are.

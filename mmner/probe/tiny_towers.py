@@ -81,10 +81,8 @@ def make_tiny_towers(
 
 
 def _train_tokenizer(sentences: Iterable[Sequence[str]], vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
-    """A cased byte-level BPE: every byte is a token, so that no word of any script is unknown.
-
-    A capital letter is always a token of its own, so that a new name begins as the names seen in training do.
-    """
+    """A cased byte-level BPE: every byte is a token, so no word is unknown. A capital letter is always a token of its
+    own, so that a new name begins as the names seen in training do."""
     lines = [" ".join(sentence) for sentence in sentences]
     if not any(lines):
         raise ValueError("There are no words to train a tokenizer on: give at least one sentence that is not empty.")

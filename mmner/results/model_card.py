@@ -77,15 +77,15 @@ def write_model_card(
         sees_images=sees_images,
         languages=text(", ".join(languages)),
         types=text(", ".join(types)),
-        example=_literal(examples[0]["text"] if examples else "Jordan was seen in Paris."),
-        tag=_literal(f"B-{'PER' if 'PER' in types else types[0]}"),
+        example=json.dumps(examples[0]["text"] if examples else "Jordan was seen in Paris.", ensure_ascii=False),
+        tag=json.dumps(f"B-{'PER' if 'PER' in types else types[0]}", ensure_ascii=False),
         controls=list(CONTROLS.values()),
         splits=[_split(folder, prefix, table, results) for prefix, table in tables.items()],
         dataset=", ".join([_dataset_name(dataset, code), *map(code, filter(None, [data_args.dataset_config]))]),
         counts=_counts(results),
         towers=[(part, f"a local {kind}" if is_local(name) else code(name)) for part, name, kind in towers],
         facts=_facts(training_args, results),
-        curve=_plot(folder, "training_curve.png"),
+        curve=[path.name for path in folder.glob("training_curve.png")],
         recipe=recipe_text(*arguments),
     )
     with replacing(folder / "recipe.yaml") as recipe:
@@ -118,11 +118,6 @@ def _dataset_name(dataset: str, shown: Callable[[str], str] = str) -> str:
     return "A local dataset" if is_local(dataset) else shown(dataset)
 
 
-def _literal(text: str) -> str:
-    """A string as Python code, in double quotes."""
-    return json.dumps(text, ensure_ascii=False)
-
-
 def _split(folder: Path, prefix: str, table: Table, results: Mapping[str, Any]) -> dict[str, Any]:
     """The table of a split, its plot, and its caution."""
     name = {prefix: split for split, prefix in SPLITS.items()}[prefix]
@@ -135,12 +130,8 @@ def _split(folder: Path, prefix: str, table: Table, results: Mapping[str, Any]) 
         "caution": results.get(f"{prefix}_caution"),
         "title": TITLES[prefix],
         "rows": rows,
-        "plot": _plot(folder, f"f1_{name}.png"),
+        "plot": [path.name for path in folder.glob(f"f1_{name}.png")],
     }
-
-
-def _plot(folder: Path, name: str) -> str | None:
-    return name if (folder / name).is_file() else None
 
 
 def _counts(results: Mapping[str, Any]) -> list[list[Any]]:

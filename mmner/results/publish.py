@@ -19,17 +19,8 @@ logger = logging.getLogger(__name__)
 # Weights, code, processor, recipe, scores, card, plots. Predictions are not published: they hold sentences of the
 # dataset, whose licence may not allow it.
 PUBLISHED = (
-    "*.safetensors",
-    "*_2mner.py",
-    "handler.py",
-    "*.json",
-    "*.jinja",
-    "*.model",
-    "vocab.txt",
-    "merges.txt",
-    "recipe.yaml",
-    "README.md",
-    "*.png",
+    *("*.safetensors", "*_2mner.py", "handler.py", "*.json", "*.jinja", "*.model", "vocab.txt", "merges.txt"),
+    *("recipe.yaml", "README.md", "*.png"),
 )
 # Weights and code of an earlier push, which would be loaded by mistake if this model does not replace them.
 REPLACED = ("*.safetensors", "*.safetensors.index.json", "*_2mner.py", "handler.py")
@@ -40,12 +31,7 @@ LOCATION = f"path/to/{NAME}"
 
 
 def files_to_publish(folder: str | Path) -> list[str]:
-    """
-    The names of the files that make up the published model.
-
-    Raises:
-        ValueError: there is no model in the folder.
-    """
+    """The names of the files that make up the published model; a `ValueError` if there is none in the folder."""
     names = sorted(path.name for path in Path(folder).glob("*") if path.is_file() and _matches(path.name, PUBLISHED))
     required = ("config.json", "*.safetensors", "processor_config.json", "README.md")
     if missing := [pattern for pattern in required if not fnmatch.filter(names, pattern)]:
@@ -121,9 +107,7 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Publishes the folder that the arguments name and prints the address of the commit."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mmner.results.publish", description="Push a finished run to the Hub."
-    )
+    parser = argparse.ArgumentParser("python -m mmner.results.publish", description="Push a finished run to the Hub.")
     parser.add_argument("folder", help="output_dir of a finished training, such as outputs/probe")
     parser.add_argument("repo_id", help="org/name")
     parser.add_argument("--private", action="store_true", default=None, help="make the repository private")

@@ -49,9 +49,8 @@ def prediction_rows(
     The predictions for each sentence, in the order of the dataset.
 
     Args:
-        predictions: tag ids `(num_windows, num_words)`.
+        predictions: tag ids `(num_windows, num_words)`; `controls` has those with images hidden or shuffled, by name.
         scores: the posterior of each predicted entity at its first word, same shape.
-        controls: by name, the tag ids that are predicted with images hidden or shuffled, same shape.
 
     Returns:
         Of each sentence `id`, `lang`, `text` (the words joined by spaces), `tokens`, `ner_tags` (gold; `None` where

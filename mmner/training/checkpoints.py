@@ -77,9 +77,7 @@ def newest_checkpoint(folder: str | Path) -> Path | None:
 
 def checkpoint_to_resume(args: TrainingArguments) -> str | None:
     """
-    The checkpoint that `--resume_from_checkpoint` asks for: a folder, `last`, `auto` (the last one, if any), or none.
-
-    Removes first what a killed process left unfinished.
+    The checkpoint that `--resume_from_checkpoint` asks for, if any. What a killed process left is removed first.
 
     Raises:
         ValueError: there is no such checkpoint, it is incomplete, or later checkpoints lie in the output folder.

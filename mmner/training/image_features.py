@@ -85,9 +85,8 @@ def store_image_features(
 
 def tower_fingerprint(model: TwoMNERModel, processor: TwoMNERProcessor, device_type: str) -> str:
     """
-    A name for whatever an image's features depend on: the image towers' weights, configurations and attention kernels,
-    the preprocessing, the precision (that of `torch.autocast` included, so call it where they are computed), the kind
-    of device and the versions of the libraries.
+    A name for whatever an image's features depend on. The precision is part of it, also that of `torch.autocast`, so
+    call it where they are computed.
     """
     digest = hashlib.blake2b(digest_size=16)
     facts: dict[str, Any] = {

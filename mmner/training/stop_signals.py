@@ -111,8 +111,8 @@ def save_at_signal(trainer: Trainer, go_on: Sequence[str] = ()) -> Iterator[None
 
 def ignore_stop_signals(worker: int) -> None:
     """
-    For the worker processes of a data loader (`worker_init_fn`). Terminals, launchers and schedulers signal all
-    processes of a run, but a worker must live until the process that it works for has saved; that one can end it.
+    For the workers of a data loader (`worker_init_fn`). Terminals, launchers and schedulers signal all processes of a
+    run, but a worker must live until the process that it works for has saved; that one can end it.
     """
     if hasattr(signal, "sigwaitinfo"):  # on Linux
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)

@@ -73,12 +73,10 @@ class SentenceStream(IterableDataset):
     errors about a bad row, which come when it is read. The last batch of a stretch may be smaller than the others.
 
     Args:
-        shards: columns `tokens`, `ner_tags` and, if there are any, `id` and `image`.
         order: `group_by_length`: row groups and windows shuffled, the windows of a batch of about one length;
             `random`: only shuffled; `sequential`: as they lie in the files.
         shuffle_buffer: rows among which windows are shuffled, which a reader holds in memory (a row group more at
             most).
-        seed: of all that is random.
         options: `max_length`, `mention_dropout` and `text_augmentation` of `WindowedSentences`.
 
     Raises:
