@@ -56,6 +56,7 @@ def test_no_word_is_dropped_and_each_window_fits(processor, training, max_length
     rows = make_rows([0, 1, 5, 90, 17, 200, 3])
     sentences = WindowedSentences(rows, processor, LABEL2ID, training=training, stride=8, max_length=max_length)
     assert len(sentences) > len(rows)
+    assert (sentences.lengths == sorted(sentences.lengths, reverse=True)) != training  # evaluation: long ones first
     kept = {row: [] for row in range(len(rows))}
     for index, (row, window) in enumerate(zip(sentences.row_of, sentences.windows, strict=True)):
         item = sentences[index]
@@ -90,13 +91,6 @@ def test_stitching_undoes_the_cutting(processor, max_length):
     for index, window in enumerate(sentences.windows):
         positions[index, : window.stop - window.start] = np.arange(window.start, window.stop)
     assert sentences.stitch(positions) == [list(range(length)) for length in (0, 70, 1, 130, 12)]
-
-
-def test_evaluation_goes_from_long_to_short_and_training_keeps_the_order(processor):
-    rows = make_rows([3, 9, 1, 7])
-    lengths = WindowedSentences(rows, processor, LABEL2ID).lengths
-    assert lengths == sorted(lengths, reverse=True)
-    assert WindowedSentences(rows, processor, LABEL2ID, training=True).row_of == [0, 1, 2, 3]
 
 
 def test_labels_are_the_models_ids_by_name(processor):

@@ -141,15 +141,6 @@ def test_of_two_splits_for_one_the_one_of_that_name_is_read_and_two_others_are_a
         load_splits(DataArguments(dataset=folder), ["train", "validation"], tmp_path / "cache")
 
 
-def test_the_column_of_the_tags_of_a_folder(tmp_path):
-    (tmp_path / "train.txt").write_text("Anna B-NP B-PER\nsings B-VP O\n")
-    with pytest.raises(ValueError, match="the columns 2 and 3 look like tags .*--tag_column"):
-        load_splits(DataArguments(dataset=str(tmp_path), dataset_lang="en"), ["train"], tmp_path / "cache")
-    args = DataArguments(dataset=str(tmp_path), dataset_lang="en", tag_column=-1)
-    rows = load_splits(args, ["train"], tmp_path / "cache")["train"]
-    assert label_names(rows) == ["O", "B-PER", "I-PER"] and rows["ner_tags"][:] == [[1, 0]]
-
-
 def test_subsets_are_random_in_order_and_only_that_of_training_follows_seed_and_languages(tmp_path, caplog):
     langs = ["en", "de", "fr", "es"] * 20
     for split in ALL:

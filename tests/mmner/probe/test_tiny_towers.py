@@ -43,8 +43,3 @@ def test_same_seed_same_weights_and_the_random_state_is_left_alone(tmp_path):
     for one, other in zip(first, second, strict=True):
         weights = AutoModel.from_pretrained(one).state_dict(), AutoModel.from_pretrained(other).state_dict()
         assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
-
-
-def test_no_words_no_tokenizer(tmp_path):
-    with pytest.raises(ValueError, match="There are no words to train a tokenizer on"):
-        make_tiny_towers(tmp_path, [[]])

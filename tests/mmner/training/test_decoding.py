@@ -94,8 +94,7 @@ def test_without_gold_labels_the_same_is_predicted_and_nothing_is_scored(model_a
         output = trainer.predict_with_controls(sentences, "test")
         found.append(prediction_rows(sentences, *output.predictions))
         metrics.append(set(output.metrics))
-    scores = {"test_loss", "test_f1", "test_text_only_f1", "test_shuffled_image_f1"}
-    assert scores <= metrics[0]
+    assert {"test_loss", "test_f1", "test_text_only_f1", "test_shuffled_image_f1"} <= metrics[0]
     assert not [name for name in metrics[1] if "loss" in name or "f1" in name]
     for labelled, row in zip(*found, strict=True):
         assert row["ner_tags"] is None and labelled["ner_tags"] is not None

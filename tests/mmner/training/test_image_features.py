@@ -29,19 +29,9 @@ from mmner.training.trainer import TwoMNERTrainer
 
 ROOT = Path(__file__).resolve().parents[3]
 RECIPE = """
-dataset: probe
-probe_sentences: 120
-freeze_vision_model: all
-alignment: token
-modality_dropout: 0.3
-dropout: 0.1
-num_train_epochs: 2
-save_total_limit: 3
-per_device_train_batch_size: 8
-learning_rate: 2e-3
-logging_steps: 1
-use_cpu: true
-disable_tqdm: true
+{{dataset: probe, probe_sentences: 120, text_model: '{text}', vision_model: '{vision}', freeze_vision_model: all,
+alignment: token, modality_dropout: 0.3, num_train_epochs: 2, save_total_limit: 3, per_device_train_batch_size: 8,
+learning_rate: 2e-3, logging_steps: 1, use_cpu: true, disable_tqdm: true}}
 """
 
 
@@ -53,7 +43,7 @@ def world(tmp_path_factory) -> Path:
     torch.manual_seed(0)
     AutoModel.from_config(VISION_CONFIGS["vit"]).save_pretrained(vision)
     ViTImageProcessorPil(size={"height": 32, "width": 32}, do_convert_rgb=True).save_pretrained(vision)
-    (folder / "recipe.yaml").write_text(RECIPE + f"text_model: {text}\nvision_model: {vision}\n")
+    (folder / "recipe.yaml").write_text(RECIPE.format(text=text, vision=vision))
     return folder
 
 

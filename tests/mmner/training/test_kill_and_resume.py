@@ -44,7 +44,6 @@ STEPS |= {"dataloader_num_workers": 2, "dataloader_persistent_workers": True}
 # No learning: the first epoch stays the best, and patience ends the training after the second of six.
 PATIENCE = {"num_train_epochs": 6, "learning_rate": 1e-9, "early_stopping_patience": 1, "do_eval": True}
 EPOCHS = {"dataloader_num_workers": 2}
-TWO: dict = {}
 KEPT = ("model.safetensors", "predictions_validation.jsonl", "predictions_test.jsonl")  # the last two where there are
 
 
@@ -257,7 +256,7 @@ def in_two_processes(recipe: str, output: Path, kill: tuple | None = None, patie
 
 def two_processes_are_killed(folder: Path, tmp_path: Path) -> None:
     """Each has random numbers of its own; the first alone writes and renames, when the other has written too."""
-    name = recipe(folder, "two", TWO)
+    name = recipe(folder, "two", {})
     assert in_two_processes(name, tmp_path / "whole") == [0, 0], (tmp_path / "whole.log").read_text()[-3000:]
     killed = tmp_path / "killed"
     for rank, *point in [
@@ -328,7 +327,7 @@ def told_to_stop(folder: Path, tmp_path: Path) -> None:
 
 def two_processes_are_told_to_stop(folder: Path, tmp_path: Path) -> None:
     """One alone is told, in the middle of a step; both save the same step, and end alike."""
-    name = recipe(folder, "two-told", TWO)
+    name = recipe(folder, "two-told", {})
     assert in_two_processes(name, tmp_path / "whole") == [0, 0], (tmp_path / "whole.log").read_text()[-3000:]
     stopped = tmp_path / "stopped"
     step = TwoMNERTrainer.training_step

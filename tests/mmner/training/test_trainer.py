@@ -44,8 +44,9 @@ def make_trainer(towers, folder, dev=None, **options) -> TwoMNERTrainer:
 )
 def test_each_trained_parameter_is_in_one_group_with_the_rate_of_its_part(towers, tmp_path, options):
     model, _ = make_model(towers, freeze_text_model="1", **options)
-    rates = {"text_learning_rate": 1e-5, "vision_learning_rate": 2e-5, "crf_learning_rate": 1e-2}
-    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, learning_rate=3e-4, weight_decay=0.1, **rates)
+    rates = {"text": 1e-5, "vision": 2e-5, "crf": 1e-2, "head": 3e-4}
+    rates = {f"{part}_learning_rate": rate for part, rate in rates.items()}
+    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, weight_decay=0.1, **rates)
     groups = parameter_groups(model, args)
     found = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
     counted = Counter(id(p) for group in groups for p in group["params"])
@@ -58,16 +59,6 @@ def test_each_trained_parameter_is_in_one_group_with_the_rate_of_its_part(towers
             for name, parameter in module.named_parameters():
                 decay = 0.1 if parameter.dim() > 1 and module is not model.crf else 0.0
                 assert not parameter.requires_grad or found[id(parameter)] == (rate, decay), name
-
-
-@pytest.mark.parametrize(("given", "expected"), [(None, 3e-4), (2e-3, 2e-3)])
-def test_the_classifier_has_the_rate_of_the_head_or_its_own(towers, tmp_path, given, expected):
-    model, _ = make_model(towers)
-    rates = {"head_learning_rate": 3e-4, "classifier_learning_rate": given}
-    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, **rates)
-    found = {id(p): group["lr"] for group in parameter_groups(model, args) for p in group["params"]}
-    assert found[id(model.classifier.weight)] == expected
-    assert {found[id(p)] for p in model.model.collaboration.parameters()} == {3e-4}
 
 
 @given(
