@@ -218,9 +218,9 @@ class _Parser(HfArgumentParser):
     """A parser in which `none` takes back the value that a recipe gives to an option."""
 
     def _parse_dataclass_field(self, parser: argparse.ArgumentParser, field: dataclasses.Field) -> None:  # type: ignore[override]
+        may_be_none = type(None) in typing.get_args(field.type)  # before the library takes it out of the type
         super()._parse_dataclass_field(parser, field)
         action = parser._option_string_actions[f"--{field.name}"]
-        may_be_none = type(None) in typing.get_args(field.type)
         # To some `none` is a value like others (alignment, report_to); and a list has no place for it.
         if may_be_none and "none" not in (field.default, *(action.choices or ())) and action.nargs != "+":
             action.type = _or_none(action.type)

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import AutoImageProcessor, AutoModel
-from transformers.utils import logging as transformers_logging
 
 from configuration_2mner import tower_width
 from mmner.probe.drawings import DRAWINGS, draw
@@ -27,11 +26,8 @@ def pretrain_on_drawings(folder: str | Path, *, num_images: int = 960, num_epoch
 
     Returns the accuracy on freshly drawn images, a quarter as many as the `num_images` it is trained on.
     """
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
     tower = AutoModel.from_pretrained(folder)
     processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
-    transformers_logging.set_verbosity(verbosity)
 
     # Apart from the probe's own seeds, so that no image of a probe is drawn.
     rng = random.Random(f"pretraining {seed}")

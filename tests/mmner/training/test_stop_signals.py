@@ -2,29 +2,16 @@
 
 import logging
 import signal
-import types
+from unittest.mock import Mock
 
 import pytest
 
 from mmner.training.stop_signals import StoppedBySignal, save_at_signal
 
 
-class Trainer:
-    """What is asked of one."""
-
-    def __init__(self, folder):
-        self.args = types.SimpleNamespace(world_size=1, output_dir=str(folder))
-        self.state = types.SimpleNamespace(global_step=3, max_steps=7)
-        self.callbacks = []
-
-    def is_world_process_zero(self):
-        return True
-
-    def add_callback(self, callback):
-        self.callbacks.append(callback)
-
-    def remove_callback(self, callback):
-        self.callbacks.remove(callback)
+def trainer_of(folder) -> Mock:
+    args, state = Mock(world_size=1, output_dir=str(folder)), Mock(global_step=3, max_steps=7)
+    return Mock(args=args, state=state)
 
 
 @pytest.fixture
@@ -42,7 +29,7 @@ def handlers():
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_after_the_last_step_ends_the_run(handlers, tmp_path, caplog, capfd, number, code):
-    with pytest.raises(StoppedBySignal) as stopped, save_at_signal(Trainer(tmp_path), ["--weight_decay", "0.1"]):
+    with pytest.raises(StoppedBySignal) as stopped, save_at_signal(trainer_of(tmp_path), ["--weight_decay", "0.1"]):
         for _ in range(2):  # a second time by way of the group
             signal.raise_signal(number)
         assert "a checkpoint follows this step" in capfd.readouterr().err
@@ -54,7 +41,7 @@ def test_a_signal_after_the_last_step_ends_the_run(handlers, tmp_path, caplog, c
 
 def test_without_a_signal_nothing_is_different(handlers, tmp_path, caplog):
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # as of a job in the background: it stays so
-    with caplog.at_level(logging.WARNING), save_at_signal(Trainer(tmp_path)):
+    with caplog.at_level(logging.WARNING), save_at_signal(trainer_of(tmp_path)):
         signal.raise_signal(signal.SIGINT)
     assert not caplog.text
     assert signal.getsignal(signal.SIGTERM) == handlers
