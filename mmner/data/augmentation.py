@@ -53,6 +53,3 @@ def without_mentions(
 
 def _is_punctuation(character: str) -> bool:
     return unicodedata.category(character)[0] in "PS"
-
-
-__all__ = ["augmented", "lower", "no_punctuation", "upper", "without_mentions"]
