@@ -22,9 +22,7 @@ from torch.utils.checkpoint import checkpoint
 logger = logging.getLogger(__name__)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # The gather
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 def world_size() -> int:
@@ -59,7 +57,7 @@ def gather_all(tensors: Sequence[Tensor]) -> list[Tensor]:
     The backward pass sums the gradient over the processes and gives each its own rows. When DDP then averages the
     parameter gradients, the result is exactly the gradient of the mean over processes of their losses.
 
-    This is a collective call: every process makes it, forward and backward, whatever its batch holds.
+    This is a collective call: every process makes it, whatever its batch holds, and also its backward pass.
 
     Args:
         tensors (`torch.Tensor` of shape `(B, ...)` each): sizes, the first included, may differ between processes.
@@ -71,17 +69,8 @@ def gather_all(tensors: Sequence[Tensor]) -> list[Tensor]:
     tensors = list(tensors)
     if world_size() == 1:
         return tensors
-    numbers = [size for x in tensors for size in x.shape]
-    numbers.append(int(torch.is_grad_enabled() and any(x.requires_grad for x in tensors)))
-    exchanged = torch.stack(_all_gather(torch.tensor(numbers, device=tensors[0].device))).tolist()
-    if any(row[-1] for row in exchanged) and not numbers[-1]:
-        # Another process will run the backward collective, although nothing here requires a gradient: join it.
-        k = next(k for k, x in enumerate(tensors) if x.is_floating_point())
-        tensors[k] = tensors[k].detach().requires_grad_()
-    ranks = [tensors[0].dim()]
-    for x in tensors[1:]:
-        ranks.append(ranks[-1] + x.dim())
-    shapes = [[row[stop - x.dim() : stop] for x, stop in zip(tensors, ranks, strict=True)] for row in exchanged]
+    sizes = torch.tensor([size for x in tensors for size in x.shape], device=tensors[0].device)
+    shapes = [[part.tolist() for part in row.split([x.dim() for x in tensors])] for row in _all_gather(sizes)]
     return list(_Gather.apply(shapes, *tensors))
 
 
@@ -140,21 +129,16 @@ def _gather_group() -> object:
     return _own_group[1]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # What the losses share
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 class Rows(NamedTuple):
     """Which of the G rows of all processes are negatives of which of the B rows of this one: usable rows that show
     another image."""
 
-    own_ids: Tensor
-    """(B,) int64: the image of each row of this process."""
-    ids: Tensor
-    """(G,) int64: the image of each row of all processes."""
-    usable: Tensor
-    """(G,) bool: the rows that take part."""
+    own_ids: Tensor  # (B,) int64: the image of each row of this process
+    ids: Tensor  # (G,) int64: the image of each row of all processes
+    usable: Tensor  # (G,) bool: the rows that take part
 
 
 def over_negatives(
@@ -194,15 +178,8 @@ def over_negatives(
 
 
 def info_nce(positive: Tensor, negatives: Tensor) -> Tensor:
-    """-log of the positive's share among itself and the negatives.
-
-    Args:
-        positive (`torch.Tensor` of shape `(B,)`): logit of each row's own pair.
-        negatives (`torch.Tensor` of shape `(B,)`): log of the summed exponentials of its negatives.
-
-    Returns:
-        `torch.Tensor` of shape `(B,)`; finite also for a row without negatives (0).
-    """
+    """-log of the positive's share among itself and the negatives: the logit of each row's own pair and the log of the
+    summed exponentials of its negatives, (B,) each, to (B,). A row without negatives has 0."""
     # The threshold, beyond which softplus returns its argument, is where float64 can no longer tell the two apart.
     return F.softplus(negatives - positive, threshold=40)
 
@@ -241,10 +218,8 @@ class Alignment(nn.Module, ABC):
     """
 
     default_temperature: float
-    compares_words = False
-    """Whether `text_states` are words, or the tokens of a sentence that becomes one vector."""
-    block_size = 2**22
-    """Similarities computed at a time: bounds the memory, not the result."""
+    compares_words = False  # whether `text_states` are words, or the tokens of a sentence that becomes one vector
+    block_size = 2**22  # similarities computed at a time: bounds the memory, not the result
 
     def __init__(
         self,
@@ -255,14 +230,7 @@ class Alignment(nn.Module, ABC):
         text_pooling: str = "mean",
     ):
         super().__init__()
-        temperature = self.default_temperature if temperature is None else temperature
-        if not temperature > 0:
-            raise ValueError(f"The alignment temperature is {temperature}; it must be above 0 (None: the default).")
-        if text_pooling not in ("mean", "first"):
-            raise ValueError(f"text_pooling is {text_pooling!r}; choose 'mean' or 'first'.")
-        self.text_width = text_width
-        self.image_width = image_width
-        self.temperature = temperature
+        self.temperature = self.default_temperature if temperature is None else temperature
         self.text_pooling = text_pooling
         self.text_projection = self.make_projection(text_width, projection_dim)
         self.image_projection = self.make_projection(image_width, projection_dim)
@@ -276,7 +244,7 @@ class Alignment(nn.Module, ABC):
         """Registers the parameters beside the projections."""
 
     def reset_parameters(self) -> None:
-        """Sets the parameters whose start is not random (temperature, bias); projections are ordinary `nn.Linear`."""
+        """Sets the parameters whose start is not random: temperature and bias."""
 
     @abstractmethod
     def row_losses(self, local: Sequence[Tensor], everywhere: Sequence[Tensor], rows: Rows) -> Tensor:
@@ -293,13 +261,8 @@ class Alignment(nn.Module, ABC):
             image_index (`torch.Tensor` int64 of shape `(B,)`): the image of each row, -1 for none.
             image_ids (`torch.Tensor` int64 of shape `(N,)`): equal for equal images, on every process.
 
-        Returns:
-            The loss, a float32 scalar, under autocast and in half precision too.
-
-        Raises:
-            ValueError: shapes that do not fit.
+        Returns: the loss, a float32 scalar, under autocast and in half precision too.
         """
-        self._check(text_states, text_mask, image_states, image_index, image_ids)
         device = text_states.device.type
         with torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext():
             usable = (image_index >= 0) & text_mask.any(dim=1)
@@ -322,29 +285,6 @@ class Alignment(nn.Module, ABC):
             sentence = words[torch.arange(len(words), device=words.device), first]
         vectors = _project(self.image_projection, _wide(images).mean(dim=1))  # (N, projection_dim)
         return _project(self.text_projection, sentence), vectors[image_index]
-
-    def _check(
-        self, text_states: Tensor, text_mask: Tensor, image_states: Tensor, image_index: Tensor, image_ids: Tensor
-    ) -> None:
-        fits = (
-            text_states.dim() == image_states.dim() == 3
-            and text_states.shape[2] == self.text_width
-            and image_states.shape[2] == self.image_width
-            and text_mask.shape == text_states.shape[:2]
-            and image_index.shape == text_mask.shape[:1]
-            and image_ids.shape == image_states.shape[:1]
-            and min(text_states.shape[1], *image_states.shape[:2]) > 0
-        )
-        if not fits:
-            raise ValueError(
-                f"Got text_states {tuple(text_states.shape)}, text_mask {tuple(text_mask.shape)}, "
-                f"image_states {tuple(image_states.shape)}, image_index {tuple(image_index.shape)}, "
-                f"image_ids {tuple(image_ids.shape)}; expected (B, S, {self.text_width}), (B, S), "
-                f"(N, P, {self.image_width}), (B,), (N,) with S, N and P at least 1. A batch without images needs one "
-                "image of zeros."
-            )
-        if text_mask.dtype != torch.bool:
-            raise ValueError(f"text_mask is {text_mask.dtype}; pass it as torch.bool.")
 
 
 class _LearnedTemperature(Alignment):
@@ -372,9 +312,7 @@ class _LearnedTemperature(Alignment):
         return _wide(self.logit_scale.clone()).clamp(max=limit).exp()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # The losses
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 class NTXentAlignment(Alignment):
@@ -501,14 +439,9 @@ class TokenAlignment(_LearnedTemperature):
 
 
 def late_interaction(queries: Tensor, query_mask: Tensor, keys: Tensor, key_mask: Tensor) -> Tensor:
-    """Mean over a row's queries of the largest cosine with any key of another row.
+    """Mean over a row's queries of the largest cosine with any key of another row; -2 where that has no key.
 
-    Args:
-        queries (`torch.Tensor` of shape `(B, Q, D)`) and query_mask (`(B, Q)`): unit vectors; 0 where padded.
-        keys (`torch.Tensor` of shape `(G, K, D)`) and key_mask (`(G, K)`): likewise.
-
-    Returns:
-        `torch.Tensor` of shape `(B, G)`; -2, below any cosine, where a row has no key.
+    From unit vectors (B, Q, D) and (G, K, D) and their masks (B, Q) and (G, K), 0 where padded, to (B, G).
     """
     return _mean_of_nearest(torch.einsum("bqd,gkd->bqgk", queries, keys), query_mask, key_mask)
 
@@ -535,16 +468,7 @@ def build_alignment(
     temperature: float | None = None,
     text_pooling: str = "mean",
 ) -> Alignment:
-    """
-    The contrastive loss of that name: `nt_xent` (the paper's), `clip`, `siglip` or `token`.
-
-    `temperature=None` takes the kind's own (0.5, 0.07, 0.1, 0.07): fixed for `nt_xent`, a start value for the others.
-
-    Raises:
-        ValueError: unknown kind or pooling, temperature not above 0.
-    """
-    if kind not in _KINDS:
-        raise ValueError(f"There is no alignment {kind!r}; choose one of {', '.join(_KINDS)} (for none, build none).")
+    """The contrastive loss `nt_xent` (the paper's), `clip`, `siglip` or `token`; arguments as of [`Alignment`]."""
     if kind == "token" and text_pooling != "mean":
         logger.warning("text_pooling=%r has no effect with alignment 'token', which compares words.", text_pooling)
     return _KINDS[kind](text_width, image_width, projection_dim, temperature, text_pooling)

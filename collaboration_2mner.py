@@ -1,7 +1,7 @@
 """Towers and multimodal collaboration of 2M-NER: how words take up an image (arXiv 2404.17122, section 3.3)."""
 
 import os
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +18,7 @@ except ImportError:
     from configuration_2mner import TwoMNERConfig, tower_width
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Towers
-# ---------------------------------------------------------------------------------------------------------------------
 
 # Parts of image towers whose output is not read: masked-image tokens, pooled heads and, by type of model, the norm in
 # front of the head.
@@ -43,9 +41,9 @@ def encode_pixels(tower: PreTrainedModel, pixel_values: torch.Tensor) -> torch.T
     # Convolutions are several times faster on channels_last input on CPU, and never slower.
     pixel_values = pixel_values.to(tower.dtype).contiguous(memory_format=torch.channels_last)
     parts = [pixel_values]
-    if not torch.compiler.is_compiling() and pixel_values.device.type == "cpu" and not is_sharded(tower):
-        if not torch.is_grad_enabled() or not any(parameter.requires_grad for parameter in tower.parameters()):
-            parts = pixel_values.tensor_split(-(-len(pixel_values) // CPU_IMAGES))
+    is_trained = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in tower.parameters())
+    if pixel_values.device.type == "cpu" and not (is_trained or torch.compiler.is_compiling() or is_sharded(tower)):
+        parts = pixel_values.tensor_split(-(-len(pixel_values) // CPU_IMAGES))
     sequence = torch.cat([tower(pixel_values=part, return_dict=True).last_hidden_state for part in parts])
     if sequence.dim() == 4:
         sequence = sequence.flatten(2).transpose(1, 2)  # (N, D, h, w) -> (N, h * w, D)
@@ -164,9 +162,7 @@ def eval_frozen_parts(module: nn.Module) -> None:
         eval_frozen_parts(child)
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # The collaboration
-# ---------------------------------------------------------------------------------------------------------------------
 
 
 def eager_attention_forward(
@@ -216,12 +212,10 @@ class CrossAttention(nn.Module):
         output_attentions: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """
-        Args:
-            queries (`torch.FloatTensor` of shape `(batch_size, num_queries, hidden_size)`).
-            keys (`torch.FloatTensor` of shape `(batch_size, num_keys, hidden_size)`): also the values.
-            key_mask (`torch.BoolTensor` of shape `(batch_size, num_keys)`, *optional*): which keys exist. A row
-                without any gives a finite, meaningless vector.
-            output_attentions: also return the weights, `(batch_size, num_heads, num_queries, num_keys)`.
+        Queries (batch_size, num_queries, hidden_size) over keys (batch_size, num_keys, hidden_size), which are also
+        the values, to vectors of the queries' shape and, if asked for, the weights (batch_size, num_heads,
+        num_queries, num_keys). `key_mask` (batch_size, num_keys) says which keys exist; a row without any gives a
+        finite, meaningless vector.
         """
         batch_size, num_queries, width = queries.shape
         split = (batch_size, -1, self.num_heads, self.head_dim)
@@ -293,28 +287,17 @@ class ImageProjection(nn.Module):
         return self.linear(self.norm(image_states))
 
 
-@dataclass
-class Collaboration:
-    """
-    What a collaboration module returns.
+class Collaboration(NamedTuple):
+    """What a collaboration module returns."""
 
-    Args:
-        word_states (`torch.FloatTensor` of shape `(batch_size, num_words, hidden_size)`): the words after it.
-        gates (`torch.FloatTensor` of shape `(batch_size, num_words)`, *optional*): how much of the image each word
-            took up, in [0, 1].
-        image_attentions: from words to image, one `(batch_size, num_heads, num_words, num_keys)` for each attention
-            whose queries are words, if they are asked for.
-    """
-
-    word_states: torch.Tensor
-    gates: torch.Tensor | None = None
+    word_states: torch.Tensor  # (batch_size, num_words, hidden_size): the words after it
+    gates: torch.Tensor | None = None  # (batch_size, num_words): how much of the image each word took up, in [0, 1]
+    # From words to image, if asked for: (batch_size, num_heads, num_words, num_keys) of each attention.
     image_attentions: tuple[torch.Tensor, ...] = ()
 
 
 class CollaborationModule(nn.Module):
-    """
-    Base of the collaboration modules. `forward` takes rows that all have an image, `text_only` rows without one.
-    """
+    """Base of the collaboration modules. `forward` takes rows that all have an image, `text_only` rows without one."""
 
     def __init__(self, config: TwoMNERConfig):
         super().__init__()
@@ -336,8 +319,7 @@ class CollaborationModule(nn.Module):
             word_states (`torch.FloatTensor` of shape `(batch_size, num_words, hidden_size)`).
             word_mask (`torch.BoolTensor` of shape `(batch_size, num_words)`).
             image_states (`torch.FloatTensor` of shape `(batch_size, num_patches, vision_hidden_size)`).
-            global_states (`torch.FloatTensor` of shape `(batch_size, 1, global_vision_hidden_size)`, *optional*): the
-                pooled output of the second image tower, if there is one.
+            global_states (`torch.FloatTensor` of shape `(batch_size, 1, global_vision_hidden_size)`, *optional*).
             output_attentions: also return the attention weights.
         """
         raise NotImplementedError
@@ -542,15 +524,9 @@ class EvidenceHead(nn.Module):
         self, logits: torch.Tensor, word_states: torch.Tensor, word_mask: torch.Tensor, log_ratios: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        Args:
-            logits (`torch.FloatTensor` of shape `(batch_size, num_words, num_labels)`): the tagger's emissions.
-            word_states (`torch.FloatTensor` of shape `(batch_size, num_words, hidden_size)`).
-            word_mask (`torch.BoolTensor` of shape `(batch_size, num_words)`).
-            log_ratios (`torch.FloatTensor` of shape `(batch_size, num_types + 1)`): of each row's image.
-
-        Returns:
-            What to add to the emissions, of their shape, and the probability that each word begins the entity that
-            the image shows, `(batch_size, num_words)`.
+        From the tagger's emissions (batch_size, num_words, num_labels), the words and the `log_ratios` of each row's
+        image to what to add to the emissions, and to the probability that each word begins the entity that the image
+        shows, (batch_size, num_words).
         """
         ratios = log_ratios.exp()
         of_type, of_any = ratios[:, :-1], ratios[:, -1:]  # (B, T), (B, 1)
@@ -584,8 +560,8 @@ class EvidenceHead(nn.Module):
         those of other rows, of every process. The mean over own images and the mean over others, summed; 0 if no row
         has an image and an entity.
 
-        As with the alignments, the mean over processes of the results, and of their gradients, is that of one process
-        with all rows, and every process must call it, also with a batch without images.
+        As with the alignments, the mean over processes is that of one process with all rows, and every process must
+        call it, also with a batch without images.
 
         Args:
             word_states (`torch.FloatTensor` of shape `(batch_size, num_words, hidden_size)`).
@@ -607,14 +583,9 @@ class EvidenceHead(nn.Module):
         is_own = has_image & (number > 0)
         is_other = is_own[:, None] & facts[:, 0].bool() & (ids[:, None] != facts[:, 1])
         counts = sum_over_processes(torch.stack([is_own.sum(), is_other.sum()])).clamp(min=1)
-        own_loss = masked_rows(is_own, -F.logsigmoid(own_logits)).sum() / counts[0]
+        own_loss = torch.where(is_own, -F.logsigmoid(own_logits), 0).sum() / counts[0]
         other_loss = torch.where(is_other, -F.logsigmoid(-other_logits), 0).sum() / counts[1]
         return world_size() * (own_loss + other_loss)
-
-
-def masked_rows(rows: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-    """`states` (batch_size, ...) with zeros in the rows (batch_size,) that are False, whatever their values."""
-    return torch.where(rows.view(-1, *[1] * (states.dim() - 1)), states, states.new_zeros(()))
 
 
 COLLABORATION_MODULES = {

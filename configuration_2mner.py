@@ -41,14 +41,11 @@ def tower_width(config: PreTrainedConfig) -> int:
     Raises:
         ValueError: the configuration names its width in none of the known ways.
     """
-    if getattr(config, "hidden_size", None):
-        return config.hidden_size
-    if getattr(config, "neck_hidden_sizes", None):  # MobileViT: its last convolution widens what its layers give
-        return config.neck_hidden_sizes[-1]
-    if getattr(config, "hidden_sizes", None):  # one width a stage: ResNet, ConvNeXT
-        return config.hidden_sizes[-1]
-    if getattr(config, "hidden_dim", None):  # EfficientNet
-        return config.hidden_dim
+    # `neck_hidden_sizes`: MobileViT, whose last convolution widens what its layers give. A list has one width a stage
+    # (ResNet, ConvNeXT). `hidden_dim`: EfficientNet.
+    for name in ("hidden_size", "neck_hidden_sizes", "hidden_sizes", "hidden_dim"):
+        if width := getattr(config, name, None):
+            return width if isinstance(width, int) else width[-1]
     raise ValueError(
         f"Cannot tell the width of the tower `{config.model_type}`: expected `hidden_size`, `hidden_sizes` or "
         "`hidden_dim` in its configuration. Use a tower that has one of them, or set `hidden_size` in its config.json."
@@ -125,8 +122,6 @@ class TwoMNERConfig(PreTrainedConfig):
         "consistency_loss",
         "evidence_loss",
         "logits",
-        "word_states",
-        "image_states",
         "gates",
         "hidden_states",
         "attentions",
@@ -182,20 +177,17 @@ class TwoMNERConfig(PreTrainedConfig):
                 raise ValueError(f"`{name}` is {getattr(self, name)!r}; expected one of {', '.join(allowed)}.")
 
     def validate_ranges(self):
-        """Weights are not negative, probabilities lie in [0, 1), sizes are positive."""
-        for name in ("alignment_weight", "ner_weight", "consistency_weight"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"`{name}` is {getattr(self, name)}; expected 0 or more.")
+        """Weights are not negative, probabilities lie in [0, 1], sizes are positive."""
+        at_least = {"alignment_weight": 0, "ner_weight": 0, "consistency_weight": 0}
+        at_least |= {"projection_dim": 1, "collaboration_heads": 1}
+        for name, least in at_least.items():
+            if getattr(self, name) is not None and getattr(self, name) < least:
+                raise ValueError(f"`{name}` is {getattr(self, name)}; expected {least} or more.")
         for name in ("modality_dropout", "dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` is {getattr(self, name)}; expected a probability between 0 and 1.")
         if self.alignment_temperature is not None and self.alignment_temperature <= 0:
-            raise ValueError(
-                f"`alignment_temperature` is {self.alignment_temperature}; expected more than 0, or None."
-            )
-        for name in ("projection_dim", "collaboration_heads"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"`{name}` is {getattr(self, name)}; expected 1 or more.")
+            raise ValueError(f"`alignment_temperature` is {self.alignment_temperature}; expected more than 0 or None.")
 
     def validate_image_towers(self):
         """An image tower that is read sees whole pictures, the same each time."""
@@ -210,7 +202,7 @@ class TwoMNERConfig(PreTrainedConfig):
         if (both[0] is None) != (both[1] is None):
             raise ValueError(
                 "Only one of `image_normalization` and `global_image_normalization` given; the second image tower "
-                "needs both, or neither: it then sees the pixels as they are."
+                "needs both, or neither."
             )
         for normalization in both:
             if normalization is not None and set(normalization) != {"mean", "std"}:
@@ -220,8 +212,7 @@ class TwoMNERConfig(PreTrainedConfig):
 def set_in_package(module_name: str) -> None:
     """
     Sets a module of remote code as an attribute of its package, as `import` does and the loader of Transformers does
-    not. Without it dill pickles the module's classes by value: a fingerprint of `datasets` then is slow, and differs
-    between processes.
+    not. Without it dill cannot pickle a pipeline, which `datasets.map` does.
     """
     package, _, name = module_name.rpartition(".")
     setattr(importlib.import_module(package), name, sys.modules[module_name])

@@ -32,22 +32,13 @@ mark small { font-weight: 600; margin-inline-start: .4em }"""
 
 @dataclass
 class EntityExplanation:
-    """
-    One entity and what the image had to do with it.
+    """One entity and what the image had to do with it. `None`: there is no image, or the model has no such part."""
 
-    Args:
-        entity (`dict`): as the pipeline returns it.
-        score_without_image (`float`, *optional*): the posterior of the same words and type when the model reads
-            neither image nor caption. This and the next two are `None` where there is no image, or the model does not
-            have it.
-        gate (`float`, *optional*): how much of the image the words took up, 0 to 1, mean over them (`gated` models).
-        attention (`numpy.ndarray` of shape `(height, width)`, *optional*): the words' attention to the image's
-            patches, mean over words and heads. Attention to vectors of no place in the image is left out.
-    """
-
-    entity: dict[str, Any]
+    entity: dict[str, Any]  # as the pipeline returns it
+    # The posterior of the same words and type when the model reads neither image nor caption.
     score_without_image: float | None = None
-    gate: float | None = None
+    gate: float | None = None  # how much of the image the words took up, 0 to 1, mean over them
+    # (height, width): the words' attention to the image's patches, mean over words and heads.
     attention: np.ndarray | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -59,23 +50,14 @@ class EntityExplanation:
 
 @dataclass
 class Explanation:
-    """
-    What [`TwoMNERPipeline.explain`] returns.
-
-    Args:
-        text (`str`): the text.
-        entities (`list[EntityExplanation]`): its entities, in order.
-        entities_without_image (`list[dict]`, *optional*): what the model finds when it reads neither image nor
-            caption; `None` where there is none anyway.
-        image (`PIL.Image.Image`, *optional*): the part of the image that the model saw.
-        caption (`str`, *optional*): the caption that was read after the text (`image_as_text` models).
-    """
+    """What [`TwoMNERPipeline.explain`] returns."""
 
     text: str
-    entities: list[EntityExplanation] = field(default_factory=list)
+    entities: list[EntityExplanation] = field(default_factory=list)  # in order
+    # What the model finds when it reads neither image nor caption; `None` where there is none anyway.
     entities_without_image: list[dict[str, Any]] | None = None
-    image: Image.Image | None = None
-    caption: str | None = None
+    image: Image.Image | None = None  # the part of the image that the model saw
+    caption: str | None = None  # that was read after the text (`image_as_text` models)
 
     def to_dict(self) -> dict[str, Any]:
         """All of it but the image, in types that JSON knows."""
@@ -131,11 +113,8 @@ class Explanation:
 
 def highlight(text: str, entities: Sequence[dict[str, Any]]) -> str:
     """
-    A text as HTML, its entities marked and coloured by type; everything in it is escaped.
-
-    Args:
-        text: the text.
-        entities: as the pipeline returns them: in order, without overlap.
+    A text as HTML, its entities (as the pipeline returns them: in order, without overlap) marked and coloured by type;
+    everything in it is escaped.
     """
     parts, end = [], 0
     for entity in entities:
@@ -218,19 +197,10 @@ def explain(
     return explanation
 
 
-def _read(
-    pipeline,
-    token_ids: list[list[int]],
-    caption: list[int],
-    states: torch.Tensor | None,
-    global_states: torch.Tensor | None,
-) -> dict[str, torch.Tensor]:
+def _read(pipeline, token_ids, caption, states, global_states) -> dict[str, torch.Tensor]:
     """
-    Reads one window of words.
-
-    Returns:
-        `logits` and, without the image, `text_logits` (1, num_words, num_labels); where there are an image and the
-        model has them, `gates` (1, num_words) and `attention` (1, num_words, num_keys).
+    Reads one window of words: `logits` and, without the image, `text_logits` (1, num_words, num_labels); where there
+    are an image and the model has them, `gates` (1, num_words) and `attention` (1, num_words, num_keys).
     """
     model = pipeline.model
     with pipeline.device_placement():
@@ -255,13 +225,8 @@ def _read(
 
 def _grid(vision_config, num_patches: int, size: Sequence[int]) -> tuple[int, int, int] | None:
     """
-    How an image tower's sequence covers its image: height and width in patches, and the number of tokens before the
-    first patch. `None` if it covers it in no way that fits.
-
-    Args:
-        vision_config: the tower's configuration.
-        num_patches: length of its sequence.
-        size: height and width of the pixels it reads.
+    How a tower's sequence covers an image (height, width): height and width in patches, and the number of tokens
+    before the first patch. `None` if it covers it in no way that fits.
     """
     patch = getattr(vision_config, "patch_size", None)
     if patch is not None:
@@ -269,10 +234,9 @@ def _grid(vision_config, num_patches: int, size: Sequence[int]) -> tuple[int, in
         height, width = size[0] // patch_height, size[1] // patch_width
         if 0 <= num_patches - height * width <= MAX_PREFIX_TOKENS:
             return height, width, num_patches - height * width
-    # A convolutional map, or patches merged on the way: the factors that are nearest to the image's own shape.
-    shapes = [(height, num_patches // height) for height in range(1, num_patches + 1) if num_patches % height == 0]
-    height, width = min(shapes, key=lambda shape: abs(math.log(shape[0] / shape[1] * size[1] / size[0])))
-    return (height, width, 0) if 0.5 <= height / width * size[1] / size[0] <= 2 else None
+    # A convolutional map, or patches merged on the way: cells of one shape.
+    height = max(round(math.sqrt(num_patches * size[0] / size[1])), 1)
+    return (height, num_patches // height, 0) if num_patches % height == 0 else None
 
 
 def _seen_box(image_processor, size: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -74,9 +74,8 @@ class EndpointHandler:
 
         Returns:
             The entities of the text, or a list of them for a list of texts, as the pipeline has them; or
-            `{"error": {"type", "message", "status"}}` with an HTTP status of 4xx. Whatever goes wrong that is not the
-            request's fault is logged and has the status 500 and a message that tells nothing of it. Nothing is ever
-            raised.
+            `{"error": {"type", "message", "status"}}` with an HTTP status of 4xx. Any other fault is logged and told
+            as a status of 500 alone. Nothing is ever raised.
         """
         try:
             return self._answer(data)
@@ -162,17 +161,15 @@ def _only_known(what: str, given: dict, known, kind: str = "invalid_request") ->
 def _text_of(item: Any, name: str) -> str:
     if isinstance(item, dict):
         _only_known(name, item, ("text", "image"))
-        text, name = item.get("text"), f"{name}.text"
-    else:
-        text = item
-    if not isinstance(text, str):
-        raise RequestError("invalid_request", f"{name} is {_kind(text)}; `inputs` is {INPUT_FORM}.")
+        item, name = item.get("text"), f"{name}.text"
+    if not isinstance(item, str):
+        raise RequestError("invalid_request", f"{name} is {_kind(item)}; `inputs` is {INPUT_FORM}.")
     try:
-        text.encode()
+        item.encode()
     except UnicodeEncodeError as error:  # JSON can write half a character, which no server can send back
         message = f"{name} has half of a surrogate pair at character {error.start}; expected Unicode text."
         raise RequestError("invalid_request", message) from error
-    return text
+    return item
 
 
 def _kind(value: Any) -> str:

@@ -26,14 +26,12 @@ try:
     from .collaboration_2mner import (
         COLLABORATION_MODULES,
         Collaboration,
-        CrossAttentionCollaboration,
         EvidenceHead,
         encode_pixels,
         eval_frozen_parts,
         freeze_unread_parts,
         fresh_tower,
         image_normalization,
-        masked_rows,
         pretrained_tower,
         renormalized,
         stand_in_states,
@@ -45,14 +43,12 @@ except ImportError:
     from collaboration_2mner import (
         COLLABORATION_MODULES,
         Collaboration,
-        CrossAttentionCollaboration,
         EvidenceHead,
         encode_pixels,
         eval_frozen_parts,
         freeze_unread_parts,
         fresh_tower,
         image_normalization,
-        masked_rows,
         pretrained_tower,
         renormalized,
         stand_in_states,
@@ -187,16 +183,15 @@ class TwoMNERPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
-        base = self._base
         evidence = getattr(self, "evidence", None)
         if isinstance(module, nn.Linear) and module is not getattr(self, "classifier", None):
             # Several new layers in a row: each must keep the scale of its input, whatever the towers' widths.
             init.xavier_uniform_(module.weight)
-            last_layers = [getattr(base.collaboration, "update", None)]
+            last_layers = [getattr(self._base.collaboration, "update", None)]
             last_layers += [evidence.shown, evidence.image_types] if evidence is not None else []
             if module in last_layers:
                 init.normal_(module.weight, std=self.config.initializer_range)  # starts close to the text model
-        elif isinstance(module, CrossAttentionCollaboration) and module.global_projection is not None:
+        elif hasattr(module, "none_key"):
             init.normal_(module.none_key)
         elif isinstance(module, LinearChainCRF):
             module.reset_parameters()
@@ -226,10 +221,9 @@ class TwoMNERPreTrainedModel(PreTrainedModel):
 
     def freeze_unread(self) -> None:
         """Freezes parameters that no loss depends on, which DistributedDataParallel would not accept."""
-        base = self._base
-        for tower in base.image_towers:
+        for tower in self._base.image_towers:
             freeze_unread_parts(tower)
-        if base is not self and self.config.tagging_head == "softmax":
+        if hasattr(self, "crf") and self.config.tagging_head == "softmax":
             # A CRF whose transitions are zero is a softmax per word: one code path for loss, tags and posteriors.
             for parameter in self.crf.requires_grad_(False).parameters():
                 parameter.data.zero_()
@@ -242,8 +236,7 @@ class TwoMNERPreTrainedModel(PreTrainedModel):
         """
         super().train(mode)
         if mode:
-            base = self._base
-            for tower in (base.text_model, *base.image_towers):
+            for tower in (self._base.text_model, *self._base.image_towers):
                 eval_frozen_parts(tower)
         return self
 
@@ -257,10 +250,6 @@ class TwoMNERPreTrainedModel(PreTrainedModel):
 
     def _copy_code(self, folder: Path) -> None:
         here = Path(__file__).resolve().parent
-        if folder.resolve() == here:
-            raise ValueError(
-                f"Cannot save the model into {folder}, where its own source code lies; name another folder."
-            )
         folder.mkdir(parents=True, exist_ok=True)
         for name in CODE_FILES:
             # Loaded as remote code, the model has beside it only the files imported so far; its origin has all.
@@ -272,15 +261,11 @@ class TwoMNERPreTrainedModel(PreTrainedModel):
 
     def _file_of_origin(self, name: str) -> Path | None:
         """A file of the folder or Hub repository that the model was loaded from, at the same commit."""
-        quiet = {
-            f"_raise_exceptions_for_{what}": False for what in ("gated_repo", "missing_entries", "connection_errors")
-        }
         revision = getattr(self.config, "_commit_hash", None)
         try:
-            found = cached_file(self.config._name_or_path, name, revision=revision, **quiet)
-        except OSError:  # a folder that no longer exists
+            return Path(cached_file(self.config._name_or_path, name, revision=revision))
+        except OSError:  # no such file, folder or repository, or no connection
             return None
-        return None if found is None else Path(found)
 
 
 class TwoMNERModel(TwoMNERPreTrainedModel):
@@ -387,28 +372,37 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         return_loss = self.training if return_loss is None else return_loss
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Pass either `input_ids` or `inputs_embeds`: got none or both.")
+        if pixel_values is not None and image_features is not None:
+            raise ValueError("Pass either `pixel_values` or `image_features`: got both.")
         images = pixel_values if image_features is None else image_features
-        self._check_inputs(
-            input_ids, inputs_embeds, word_starts, pixel_values, image_features, global_image_features, image_index
-        )
+        if image_features is not None and (global_image_features is None) != (self.global_vision_model is None):
+            raise ValueError("Pass `global_image_features` if and only if the model has a second image tower.")
+        tokens: Any = inputs_embeds if input_ids is None else input_ids
+        num_rows = len(tokens)
+        num_images = None if images is None else num_rows if image_index is None else len(images)
+        _check_shape("word_starts", word_starts, num_rows, None)
+        _check_shape("pixel_values", pixel_values, num_images, None, None, None)
+        _check_shape("image_features", image_features, num_images, None, None)
+        _check_shape("global_image_features", global_image_features, num_images, None, None)
+        _check_shape("image_index", image_index, num_rows)
+        _check_shape("image_ids", image_ids, num_images)
 
-        text_inputs = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "token_type_ids": token_type_ids,
-            "position_ids": position_ids,
-            "inputs_embeds": inputs_embeds,
-        }
+        optional = {"token_type_ids": token_type_ids, "position_ids": position_ids}  # not every tower takes them
         text = self.text_model(
-            **{name: value for name, value in text_inputs.items() if value is not None},
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            inputs_embeds=inputs_embeds,
+            **{name: value for name, value in optional.items() if value is not None},
             output_attentions=output_attentions,
             output_hidden_states=output_hidden_states,
             return_dict=True,
         )
         token_states = text.last_hidden_state  # (B, S, H)
-        batch, length = token_states.shape[:2]
+        length = token_states.shape[1]
         if attention_mask is None:
-            attention_mask = torch.ones(batch, length, dtype=torch.bool, device=token_states.device)
+            attention_mask = torch.ones(num_rows, length, dtype=torch.bool, device=token_states.device)
         if word_starts is None:
             positions = torch.arange(length, device=token_states.device)
             word_starts = torch.where(attention_mask.bool(), positions, length).sort(dim=1).values
@@ -418,11 +412,11 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
         word_states = token_states.gather(1, first_tokens) * word_mask[..., None]  # (B, W, H)
 
         if images is None:
-            image_index = torch.full((batch,), -1, device=token_states.device)
+            image_index = torch.full((num_rows,), -1, device=token_states.device)
         elif image_index is None:
-            image_index = torch.arange(batch, device=token_states.device)
+            image_index = torch.arange(num_rows, device=token_states.device)
         if self.training and self.config.modality_dropout > 0:
-            hidden = torch.rand(batch, device=image_index.device) < self.config.modality_dropout
+            hidden = torch.rand(num_rows, device=image_index.device) < self.config.modality_dropout
             image_index = image_index.masked_fill(hidden, -1)
         image_states = global_states = None
         if images is not None and (
@@ -480,8 +474,8 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
             pixel_values (`torch.FloatTensor` of shape `(num_images, num_channels, height, width)`): the images.
 
         Returns:
-            The image tower's `(num_images, num_patches, vision_hidden_size)` and the second tower's pooled
-            `(num_images, 1, global_vision_hidden_size)` (`None` where there is no such tower).
+            `(num_images, num_patches, vision_hidden_size)` and, of the second tower, the pooled
+            `(num_images, 1, global_vision_hidden_size)` or `None`.
         """
         states = encode_pixels(self.vision_model, pixel_values)
         if self.global_vision_model is None:
@@ -544,28 +538,14 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
             image_attentions=tuple(map(put, fused.image_attentions)),
         )
 
-    def _check_inputs(
-        self, input_ids, inputs_embeds, word_starts, pixel_values, image_features, global_image_features, image_index
-    ) -> None:
-        if (input_ids is None) == (inputs_embeds is None):
-            given = "none" if input_ids is None else "both"
-            raise ValueError(f"Give either `input_ids` or `inputs_embeds`: got {given}.")
-        if pixel_values is not None and image_features is not None:
-            raise ValueError("Pass either `pixel_values` or `image_features`: got both.")
-        if image_features is not None and (global_image_features is None) != (self.global_vision_model is None):
-            raise ValueError("Pass `global_image_features` if and only if the model has a second image tower.")
-        batch = len(input_ids if input_ids is not None else inputs_embeds)
-        images = pixel_values if image_features is None else image_features
-        for name, value, dims, rows in (
-            ("word_starts", word_starts, 2, batch),
-            ("pixel_values", pixel_values, 4, batch if image_index is None else None),
-            ("image_features", image_features, 3, batch if image_index is None else None),
-            ("global_image_features", global_image_features, 3, None if images is None else len(images)),
-            ("image_index", image_index, 1, batch),
-        ):
-            if value is not None and (value.dim() != dims or (rows is not None and len(value) != rows)):
-                first = "" if rows is None else f", the first of size {rows}"
-                raise ValueError(f"`{name}` has shape {tuple(value.shape)}; expected {dims} dimensions{first}.")
+
+def _check_shape(name: str, value: torch.Tensor | None, *sizes: int | None) -> None:
+    """Raises `ValueError` if an input that was given has other sizes; `None` is any size."""
+    if value is not None and (
+        value.dim() != len(sizes) or any(size not in (None, own) for own, size in zip(value.shape, sizes, strict=True))
+    ):
+        expected = ", ".join("any" if size is None else str(size) for size in sizes)
+        raise ValueError(f"`{name}` has shape {tuple(value.shape)}; expected ({expected}).")
 
 
 class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
@@ -617,27 +597,23 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
             ValueError: the labels are not IOB2, or a checkpoint lacks weights of its tower.
         """
         iob2_constraints(labels)
-        text_model = pretrained_tower(text, "text", dtype)
-        vision_model = pretrained_tower(vision, "vision", dtype)
-        global_model = pretrained_tower(global_vision, "vision", dtype) if global_vision is not None else None
-        if global_model is not None:
+        towers = {"text": pretrained_tower(text, "text", dtype), "vision": pretrained_tower(vision, "vision", dtype)}
+        if global_vision is not None:
+            towers["global_vision"] = pretrained_tower(global_vision, "vision", dtype)
             for name, folder in (("image_normalization", vision), ("global_image_normalization", global_vision)):
                 config[name] = config.get(name) or image_normalization(folder)
-        towers = [tower for tower in (text_model, vision_model, global_model) if tower is not None]
-        attention = [tower.config._attn_implementation for tower in towers]
+        attention = {side: tower.config._attn_implementation for side, tower in towers.items()}
         composite = TwoMNERConfig(
-            text_config=text_model.config,
-            vision_config=vision_model.config,
-            global_vision_config=global_model.config if global_model is not None else None,
+            **{f"{side}_config": tower.config for side, tower in towers.items()},
             id2label=dict(enumerate(labels)),
             label2id={label: index for index, label in enumerate(labels)},
             **config,
         )
-        for tower, implementation in zip(towers, attention, strict=True):
-            tower.config._attn_implementation = implementation  # a new composite resets its parts' choice
+        for side, tower in towers.items():
+            tower.config._attn_implementation = attention[side]  # a new composite resets its parts' choice
             if os.path.isdir(tower.config._name_or_path):
                 tower.config._name_or_path = ""  # a folder of this machine means nothing where the model goes
-        model = cls(composite, text_model=text_model, vision_model=vision_model, global_vision_model=global_model)
+        model = cls(composite, **{f"{side}_model": tower for side, tower in towers.items()})
         model.to(dtype).crf.float()  # as `from_pretrained` keeps it
         return model.eval()
 
@@ -652,13 +628,7 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
         image_ids: torch.LongTensor | None = None,
         labels: torch.LongTensor | None = None,
         unknown_tags: torch.BoolTensor | None = None,
-        token_type_ids: torch.LongTensor | None = None,
-        position_ids: torch.LongTensor | None = None,
-        inputs_embeds: torch.FloatTensor | None = None,
-        image_features: torch.FloatTensor | None = None,
-        global_image_features: torch.FloatTensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
+        **kwargs,
     ) -> TwoMNERTokenClassifierOutput:
         r"""
         Args:
@@ -667,7 +637,7 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
             unknown_tags (`torch.BoolTensor` of shape `(batch_size, num_labels)`, *optional*):
                 Tags that a row's annotators did not use: a word that is `O` may have one of these, and the loss sums
                 over all that it may be (Tsuboi et al., 2008).
-            input_ids, attention_mask, word_starts, pixel_values, image_index, image_ids, ...:
+            input_ids, attention_mask, word_starts, pixel_values, image_index, image_ids, **kwargs:
                 As in [`TwoMNERModel`].
 
         Raises:
@@ -680,15 +650,9 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
             pixel_values=pixel_values,
             image_index=image_index,
             image_ids=image_ids,
-            token_type_ids=token_type_ids,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            image_features=image_features,
-            global_image_features=global_image_features,
             return_loss=labels is not None,
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
             return_dict=True,
+            **kwargs,
         )
         word_mask = outputs.word_mask.bool()
         emissions = self._emissions_of(outputs)
@@ -713,6 +677,7 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
         image_states: torch.Tensor | None = None,
         global_states: torch.Tensor | None = None,
         image_index: torch.Tensor | None = None,
+        fused: Collaboration | None = None,
     ) -> Emissions:
         """
         The tag scores of words and images that the towers have read.
@@ -721,30 +686,28 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
             word_states (`torch.FloatTensor` of shape `(batch_size, num_words, hidden_size)`): of the text tower.
             word_mask (`torch.BoolTensor` of shape `(batch_size, num_words)`).
             image_states, global_states, image_index: as in [`TwoMNEROutput`]; `None`: no row has an image.
+            fused: what the collaboration made of these, if it is known.
         """
-        fused = self.model.fuse(word_states, word_mask, image_states, global_states, image_index)
-        return self._score(fused, word_states, word_mask, image_states, global_states, image_index)
-
-    def _emissions_of(self, outputs: Any) -> Emissions:
-        return self._score(
-            Collaboration(outputs.word_states, outputs.gates, outputs.image_attentions or ()),
-            outputs.text_word_states,
-            outputs.word_mask.bool(),
-            outputs.image_states,
-            outputs.global_image_states,
-            outputs.image_index,
-        )
-
-    def _score(self, fused, word_states, word_mask, image_states, global_states, image_index) -> Emissions:
-        """Classifier and, where there is one, evidence head."""
+        if fused is None:
+            fused = self.model.fuse(word_states, word_mask, image_states, global_states, image_index)
         logits = self.classifier(self.dropout(fused.word_states * word_mask[..., None]))  # (B, W, K)
         if self.evidence is None or image_states is None or image_index is None:
             return Emissions(logits, logits, fused.gates)
         has_image = image_index >= 0
         log_ratios = self.evidence.log_ratios(image_states, global_states)  # (N, T + 1)
         added, gates = self.evidence(logits, word_states, word_mask, log_ratios[image_index.clamp(min=0)])
-        added = masked_rows(has_image, added).to(logits.dtype)
-        return Emissions(logits + added, logits, masked_rows(has_image, gates), log_ratios)
+        added = torch.where(has_image[:, None, None], added, 0).to(logits.dtype)
+        return Emissions(logits + added, logits, torch.where(has_image[:, None], gates, 0), log_ratios)
+
+    def _emissions_of(self, outputs: Any) -> Emissions:
+        return self.emissions_of_states(
+            outputs.text_word_states,
+            outputs.word_mask.bool(),
+            outputs.image_states,
+            outputs.global_image_states,
+            outputs.image_index,
+            Collaboration(outputs.word_states, outputs.gates),
+        )
 
     def _losses(
         self,
@@ -755,11 +718,7 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
         word_mask: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
         """The loss and its parts, by name."""
-        if labels.shape != word_mask.shape:
-            raise ValueError(
-                f"`labels` has shape {tuple(labels.shape)}; expected one label per word, that is "
-                f"{tuple(word_mask.shape)}."
-            )
+        _check_shape("labels", labels, *word_mask.shape)
         # The mean over sentences, not words: then the mean over processes is the mean over their joint batch.
         is_labelled, tags = word_mask & (labels != -100), labels
         if unknown_tags is not None:
@@ -775,7 +734,7 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
             # et al., NAACL 2022, eq. 7): only the view without the image gets a gradient.
             text_logits = self.emissions_of_states(outputs.text_word_states, word_mask).logits
             divergence = self.crf.divergence(emissions.logits, text_logits, word_mask)
-            losses["consistency_loss"] = masked_rows(outputs.image_index >= 0, divergence).mean()
+            losses["consistency_loss"] = torch.where(outputs.image_index >= 0, divergence, 0).mean()
             loss = loss + self.config.consistency_weight * losses["consistency_loss"]
         if self.evidence is not None and emissions.log_ratios is not None:
             losses["evidence_loss"] = self.evidence.loss(
@@ -786,12 +745,7 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
 
 
 def _constraints(config: TwoMNERConfig):
-    """
-    The IOB2 constraints, if there is a CRF to constrain and the labels have names (`LABEL_0`, ... have none).
-
-    Raises:
-        ValueError: there is a CRF, and the labels are not IOB2.
-    """
+    """The IOB2 constraints, if there is a CRF to constrain and the labels have names (`LABEL_0`, ... have none)."""
     if config.tagging_head != "crf" or any(label.startswith("LABEL_") for label in config.labels):
         return None
     try:

@@ -11,17 +11,16 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModelForTokenClassification, Pipeline
-from transformers.pipelines import PIPELINE_REGISTRY
+from transformers import Pipeline
 from transformers.utils import logging
 
 try:
-    from .configuration_2mner import PIPELINE_TASKS, set_in_package
+    from .configuration_2mner import set_in_package
     from .explain_2mner import Explanation, explain
     from .onnx_2mner import OnnxEmissions
     from .processing_2mner import VISIBLE, ImageLike, Window, given_words, image_id, index_images, load_image
 except ImportError:
-    from configuration_2mner import PIPELINE_TASKS, set_in_package
+    from configuration_2mner import set_in_package
     from explain_2mner import Explanation, explain
     from onnx_2mner import OnnxEmissions
     from processing_2mner import VISIBLE, ImageLike, Window, given_words, image_id, index_images, load_image
@@ -41,11 +40,11 @@ CPU_BATCH_TOKENS = 512
 ACCELERATOR_BATCH_TOKENS = 4096
 BATCH_IMAGES = 16  # that are opened and then encoded at once
 DECODED_WORDS = 8192  # that are decoded at once, padding included
-LOOK_AHEAD_WORDS = 65_536  # that are read before the first of them is answered, at most; one takes 300 bytes
-FIRST_TEXTS = 8  # of a stream, that are read before the first of them is answered
-# So many batches' worth of words are sorted by length together: 2 % of a batch is then padding, with 8 it is 7 %.
-STRETCH_BATCHES = 32
-STRETCH_IMAGES = 256  # whose vectors are in memory at once, at most
+# What is read before the first of it is answered: so many texts of a stream at first, later the words of 32 batches
+# (2 % of a batch is then padding, with 8 it is 7 %) or so many images, whose vectors are in memory at once.
+FIRST_TEXTS = 8
+LOOK_AHEAD_BATCHES = 32
+LOOK_AHEAD_IMAGES = 256
 
 # Shows a value as it came, cut to what fits a message.
 SHOWN = Repr()
@@ -78,11 +77,9 @@ OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
     ),
     "top_k": (_is_whole(1), "a whole number, 1 or more"),
     "stride": (_is_whole(0), "a whole number, 0 or more"),
-    "is_split_into_words": (lambda value: isinstance(value, bool), "True or False"),
     "batch_size": (_is_whole(1), "a whole number, 1 or more"),
     "num_workers": (_is_whole(0), "a whole number, 0 or more"),
 }
-PREPROCESS_OPTIONS = ("stride", "is_split_into_words")
 
 
 def _checked(options: dict[str, Any]) -> dict[str, Any]:
@@ -112,8 +109,7 @@ class Span(NamedTuple):
     end: int
     label: str
     log_prob: float
-    alternatives: list[tuple[str, float]] | None = None
-    """With `top_k`: other types (or "O": no word is in an entity) and their probabilities."""
+    alternatives: list[tuple[str, float]] | None = None  # with `top_k`: other types and their probabilities
 
     @property
     def entity_type(self) -> str:
@@ -125,14 +121,10 @@ class SharedImage:
     """An image of one text or of several: opened once, encoded once."""
 
     source: ImageLike
-    image_id: int = 0
-    """The hash of its pixels, once it is open."""
-    pixels: torch.Tensor | None = None
-    """`(num_channels, height, width)`, from when it is open until it is encoded."""
-    states: tuple[torch.Tensor, ...] | None = None
-    """What `encode_images` returned for it, without the batch's dimension."""
-    error: Exception | None = None
-    """Why it did not open."""
+    image_id: int = 0  # the hash of its pixels, once it is open
+    pixels: torch.Tensor | None = None  # (num_channels, height, width), from when it is open until it is encoded
+    states: tuple[torch.Tensor, ...] | None = None  # what `encode_images` gave for it
+    error: Exception | None = None  # why it did not open
 
 
 @dataclass
@@ -141,20 +133,14 @@ class PreparedText:
 
     text: str
     words: list[str]
-    offsets: list[tuple[int, int]]
-    """The `(start, end)` characters in `text` of each word."""
+    offsets: list[tuple[int, int]]  # the (start, end) characters in `text` of each word
     image: SharedImage | None = None
-    caption: list[int] = field(default_factory=list)
-    """Its token ids, read after every window."""
-    token_ids: list[list[int]] = field(default_factory=list)
-    """Of each word."""
-    windows: list[Window] = field(default_factory=list)
-    """None for a text without a word."""
-    emissions: dict[Window, torch.Tensor] = field(default_factory=dict)
-    """Of the words that a window keeps: `(num_words, num_labels)`."""
+    caption: list[int] = field(default_factory=list)  # its token ids, read after every window
+    token_ids: list[list[int]] = field(default_factory=list)  # of each word
+    windows: list[Window] = field(default_factory=list)  # none for a text without a word
+    emissions: dict[Window, torch.Tensor] = field(default_factory=dict)  # (kept words, num_labels) of each window
     found: list[Span] = field(default_factory=list)
-    error: Exception | None = None
-    """Why there will be no result."""
+    error: Exception | None = None  # why there will be no result
 
 
 def packed(lengths: Sequence[int], budget: int, size: int = 0) -> list[list[int]]:
@@ -169,27 +155,6 @@ def packed(lengths: Sequence[int], budget: int, size: int = 0) -> list[list[int]
         batches.append(order[start:stop])
         start = stop
     return batches
-
-
-def stretches(texts: Sequence[PreparedText], num_words: int, num_texts: int) -> Iterator[list[PreparedText]]:
-    """
-    Cuts texts into what is sorted by length together: at least `num_texts` texts of `num_words` words or
-    `STRETCH_IMAGES` images. The texts of one image stay together, so that it can be forgotten after them.
-    """
-    groups: dict[int, list[PreparedText]] = {}
-    for text in texts:
-        groups.setdefault(id(text.image or text), []).append(text)
-    stretch: list[PreparedText] = []
-    words = images = 0
-    for group in groups.values():
-        stretch += group
-        words += sum(len(text.words) for text in group)
-        images += group[0].image is not None
-        if (words >= num_words or images >= STRETCH_IMAGES) and len(stretch) >= num_texts:
-            yield stretch
-            stretch, words, images = [], 0, 0
-    if stretch:
-        yield stretch
 
 
 class TwoMNERPipeline(Pipeline):
@@ -280,8 +245,9 @@ class TwoMNERPipeline(Pipeline):
             inputs: a string; or `{"text": ..., "image": ...}` (the image may be left out or `None`; a model of
                 `image_as_text` reads a `"caption"`, too); or a list of these; or a dataset, generator or other
                 iterable of them, which is read a few texts ahead of the results. A text split already is
-                `{"tokens": [...], "image": ...}`. Of a dataset with columns, `text` (else `tokens`) and `image` are
-                read.
+                `{"tokens": [...], "image": ...}`; offsets then are those in the words joined by spaces, and no entity
+                begins or ends with an invisible word. Of a dataset with columns, `text` (else `tokens`) and `image`
+                are read.
             images, image: one argument with two names: the image of one string, or a list of images and `None`s, one
                 for each of a list of strings. An image is a PIL image, path, URL, bytes, base64 or array.
             aggregation_strategy (`str`, *optional*): `"none"` for the label of each word, as the stock pipeline has it
@@ -290,9 +256,6 @@ class TwoMNERPipeline(Pipeline):
             entity_types (`list[str]`, *optional*): what is of another type is left out.
             top_k (`int`, *optional*): adds to each entity its `"alternatives"`.
             stride (`int`, *optional*): tokens that neighbouring windows of a long text share. Default: at most 64.
-            is_split_into_words (`bool`, *optional*): `inputs` is a list of words, or a list of such lists (the result
-                is a list of lists in both cases); a tuple, array, Series or column is a list, too. Offsets are those
-                in the words joined by spaces. No entity begins or ends with an invisible word.
             batch_size (`int`, *optional*): windows the model reads at once. Default: as many as make 512 tokens with
                 their padding, 4,096 on an accelerator. With 1, a stream is not read ahead.
             num_workers (`int`, *optional*, defaults to 0): threads that open images.
@@ -304,7 +267,7 @@ class TwoMNERPipeline(Pipeline):
             under the CRF that these words, and no more, are an entity of this type.
 
             With `top_k` also `"alternatives"`, best first, each `{"entity_group": str, "score": float}`: the posterior
-            of the same words as an entity of another type, or, as `"O"`, of none of them being in an entity.
+            of the same words as an entity of another type.
 
             With `aggregation_strategy="none"` a labelled word is `{"entity": "B-PER", "score": float, "index": int,
             "word": str, "start": int, "end": int}`: `score` is the posterior of this label at this word, `index` the
@@ -315,12 +278,8 @@ class TwoMNERPipeline(Pipeline):
             InputError: a `ValueError`: an option of a wrong value, or a type that the model does not know.
             ValueError: texts and images that do not match in number, an image that does not open.
         """
-        kwargs, images = _checked(kwargs), _one_of(images, image)
+        kwargs, images = _checked(kwargs), _one_of(image, images)
         kwargs["batch_size"] = kwargs.get("batch_size") or self._batch_size or 0  # 0: by the number of tokens
-        is_split = kwargs.get("is_split_into_words", self._preprocess_params.get("is_split_into_words", False))
-        is_table = hasattr(inputs, "columns") or hasattr(inputs, "column_names")
-        if is_split and not is_table and given_words(inputs):
-            inputs, images = [inputs], None if images is None else [images]
         if isinstance(inputs, (str, dict)):
             if isinstance(images, (list, tuple)):
                 raise ValueError(f"Got a list of {len(images)} images for one text; give the image itself.")
@@ -339,17 +298,14 @@ class TwoMNERPipeline(Pipeline):
             )
         return super().__call__(_stream(inputs), **kwargs)
 
-    def explain(
-        self, text: str | dict | Sequence[str], image: ImageLike | None = None, images=None, **options
-    ) -> Explanation:
+    def explain(self, text: str | dict, image: ImageLike | None = None, images=None, **options) -> Explanation:
         """
         The entities of a text as a call finds them, and what its image had to do with them.
 
         Args:
-            text: a string, or `{"text": ..., "image": ..., "caption": ...}`, or, with `is_split_into_words`, a list of
-                words.
-            image: its image, of any kind that `load_image` takes; `images` is another name of it.
-            **options: `min_score`, `entity_types`, `top_k`, `stride`, `is_split_into_words`, as of a call.
+            text: a string, or `{"text": ..., "image": ..., "caption": ...}`, or `{"tokens": ...}` likewise.
+            image, images: its image, of any kind that `load_image` takes: one argument with two names.
+            **options: `min_score`, `entity_types`, `top_k`, `stride`, as of a call.
 
         Returns:
             [`Explanation`]: data (`to_dict`), a page to look at (`to_html`) and heat maps (`heat_map`).
@@ -359,10 +315,9 @@ class TwoMNERPipeline(Pipeline):
         """
         if refused := sorted({"aggregation_strategy", "batch_size", "num_workers"} & set(options)):
             raise TypeError(f"explain() is about the whole entities of one text; it takes no {', '.join(refused)}.")
-        image = _one_of(image, images)
         preprocess_params, _, postprocess_params = self._sanitize_parameters(**options)
-        preprocess_params = {**self._preprocess_params, **preprocess_params}
-        text, own_image, words, caption = _parts(text, preprocess_params.get("is_split_into_words", False))
+        preprocess_params, image = {**self._preprocess_params, **preprocess_params}, _one_of(image, images)
+        text, own_image, words, caption = _parts(text)
         if own_image is not None and image is not None:
             raise ValueError("Got an image in the input and another as `image`; give one.")
         return explain(
@@ -389,14 +344,14 @@ class TwoMNERPipeline(Pipeline):
         if unknown:
             types = self.entity_types
             raise InputError(f"The model knows no entities of {SHOWN.repr(unknown)}; its types are {types}.")
-        preprocess_params = {name: options.pop(name) for name in PREPROCESS_OPTIONS if name in options}
+        preprocess_params = {"stride": options.pop("stride")} if "stride" in options else {}
         return preprocess_params, {}, options
 
     # Texts and images to batches
 
     def preprocess(self, inputs, **preprocess_params) -> PreparedText:  # type: ignore[override]
         """Splits a text into words and windows, and opens its image."""
-        text = self._split(inputs, {}, is_stream=False, **preprocess_params)
+        text = self._split(inputs, {}, is_stream=False)
         self._cut([text], **preprocess_params)
         if text.image is not None:
             self._open(text.image)
@@ -413,10 +368,9 @@ class TwoMNERPipeline(Pipeline):
         num_texts = (batch_size or FIRST_TEXTS) if is_stream else math.inf
         items = iter(inputs)
         with ThreadPoolExecutor(max(num_workers, 1)) as pool:
-            while texts := self._look_ahead(items, num_texts, is_stream, preprocess_params):
+            while texts := self._look_ahead(items, num_texts, batch_tokens, batch_size, is_stream, preprocess_params):
                 num_texts *= 1 if batch_size == 1 else 2  # a first result comes soon; later, more can be sorted
-                for stretch in stretches(texts, STRETCH_BATCHES * batch_tokens, batch_size):
-                    self._read_stretch(stretch, batch_tokens, batch_size, pool)
+                self._read_texts(texts, batch_tokens, batch_size, pool)
                 self._decode(texts, postprocess_params)
                 for text in texts:
                     error = text.error or (text.image.error if text.image is not None else None)
@@ -424,7 +378,7 @@ class TwoMNERPipeline(Pipeline):
                         raise error
                     yield self.postprocess(text, **postprocess_params)
 
-    def _read_stretch(self, texts: Sequence[PreparedText], batch_tokens: int, batch_size: int, pool):
+    def _read_texts(self, texts: Sequence[PreparedText], batch_tokens: int, batch_size: int, pool):
         """Gives each text the emissions of its windows, which are sorted by length."""
         images = list({id(text.image): text.image for text in texts if text.image is not None}.values())
         for start in range(0, len(images), BATCH_IMAGES):
@@ -441,18 +395,19 @@ class TwoMNERPipeline(Pipeline):
         for image in images:
             image.states = None
 
-    def _look_ahead(self, items: Iterator, num_texts: float, is_stream: bool, params: dict) -> list[PreparedText]:
+    def _look_ahead(
+        self, items: Iterator, num_texts: float, batch_tokens: int, batch_size: int, is_stream: bool, params: dict
+    ) -> list[PreparedText]:
         """The next texts; what cannot be read is the last of them, with its error."""
         texts: list[PreparedText] = []
         images: dict[Any, SharedImage] = {}
         num_words = 0
         try:
             for item in items:
-                texts.append(self._split(item, images, is_stream, **params))
+                texts.append(self._split(item, images, is_stream))
                 num_words += len(texts[-1].words) + 1
-                if len(texts) >= num_texts or num_words >= LOOK_AHEAD_WORDS:
-                    break
-                if is_stream and len(images) >= STRETCH_IMAGES:  # a list holds its images anyway
+                is_enough = num_words >= LOOK_AHEAD_BATCHES * batch_tokens or len(images) >= LOOK_AHEAD_IMAGES
+                if len(texts) >= num_texts or (is_enough and len(texts) >= batch_size):
                     break
         except Exception as error:  # raised when the texts before it are answered
             texts.append(PreparedText("", [], [], error=error))
@@ -461,14 +416,12 @@ class TwoMNERPipeline(Pipeline):
 
     def _split(
         self,
-        inputs: str | dict | Sequence[str],
+        inputs: str | dict,
         images: dict[Any, SharedImage],
         is_stream: bool,
-        is_split_into_words: bool = False,
-        **_,
     ) -> PreparedText:
         """A text in words, and its image: one of `images` where it is there already."""
-        text, image, words, caption = _parts(inputs, is_split_into_words)
+        text, image, words, caption = _parts(inputs)
         if words is None:
             words, offsets = self.processor.split_words(text)
         else:
@@ -492,7 +445,7 @@ class TwoMNERPipeline(Pipeline):
             shared = images.setdefault(key, shared)
         return PreparedText(text, words, offsets, shared, caption_ids)
 
-    def _cut(self, texts: Sequence[PreparedText], stride: int | None = None, **_) -> None:
+    def _cut(self, texts: Sequence[PreparedText], stride: int | None = None) -> None:
         """Cuts texts into windows that fit the encoder."""
         for text, token_ids in zip(texts, self.processor.token_ids([text.words for text in texts]), strict=True):
             text.token_ids = token_ids
@@ -591,9 +544,7 @@ class TwoMNERPipeline(Pipeline):
                     spans += [(row, *span) for span in self._spans_of(tags)]
             top_k = None if aggregation_strategy == "none" else top_k
             # All queries at once: the CRF's forward and backward messages are then computed once.
-            queries = list(spans)
-            for span in spans if top_k else ():
-                queries += self._other_types(span) + self._outside_queries(span)
+            queries = spans + [other for span in spans if top_k for other in self._other_types(span)]
             answers = dict(zip(queries, self._log_probs(padded, mask, queries), strict=True))
         found: list[list[Span]] = [[] for _ in rows]
         for span in spans:
@@ -643,7 +594,6 @@ class TwoMNERPipeline(Pipeline):
     def _alternatives(self, span: Query, answers: dict[Query, float]) -> list[tuple[str, float]]:
         """What else the words of a span may be, and its probability, best first."""
         others = [(self._begins[other[3]][0], math.exp(answers[other])) for other in self._other_types(span)]
-        others.append((OUTSIDE, math.exp(self._all_outside(span, answers))))
         return sorted(others, key=lambda pair: -pair[1])
 
     def _spans_of(self, tags: Sequence[int]) -> Iterator[tuple[int, int, int, int]]:
@@ -663,29 +613,6 @@ class TwoMNERPipeline(Pipeline):
             for other, (_, inside) in self._begins.items()
             if other != begin and (inside >= 0 or end - start == 1)
         ]
-
-    def _outside_queries(self, span: Query) -> list[Query]:
-        """What `_all_outside` needs to know: P(O) at each word, and P(O, then not O) at each but the last."""
-        row, start, end, _, _ = span
-        out = self._outside
-        return [(row, word, word + 1, out, -1) for word in range(start, end)] + [
-            (row, word, word + 1, out, out) for word in range(start, end - 1)
-        ]
-
-    def _all_outside(self, span: Query, answers: dict[Query, float]) -> float:
-        """
-        log P(all words of a span are O): by the chain rule, the first word's times, for each next one,
-        P(O | O before it) = 1 - P(O before it, then not O) / P(O before it).
-        """
-        row, start, end, _, _ = span
-        out = self._outside
-        total = answers[row, start, start + 1, out, -1]
-        for word in range(start, end - 1):
-            leaves = math.exp(answers[row, word, word + 1, out, out] - answers[row, word, word + 1, out, -1])
-            if leaves >= 1:
-                return -math.inf
-            total += math.log1p(-leaves)
-        return total
 
     def _log_probs(self, emissions: torch.Tensor, mask: torch.Tensor, queries: Sequence[Query]) -> list[float]:
         spans = torch.tensor(queries, dtype=torch.long, device=emissions.device).view(-1, 5)
@@ -716,6 +643,12 @@ def _stream(inputs) -> Iterator:
     )
 
 
+def _one_of(image: Any, images: Any) -> Any:
+    if image is not None and images is not None:
+        raise ValueError("Got both `image` and `images`, which are one argument; give one of them.")
+    return images if image is None else image
+
+
 def _paired(inputs: Sequence, images: Sequence | None) -> list:
     """Texts and images as one list of inputs."""
     if images is None or (len(images) == len(inputs) and all(image is None for image in images)):
@@ -732,27 +665,14 @@ def _paired(inputs: Sequence, images: Sequence | None) -> list:
     ]
 
 
-def _one_of(image: Any, images: Any) -> Any:
-    if image is not None and images is not None:
-        raise ValueError("Got both `image` and `images`, which are one argument; give one of them.")
-    return images if image is None else image
-
-
-def _parts(item: str | dict | Sequence[str], is_split: bool) -> tuple[str, Any, list[str] | None, str | None]:
+def _parts(item: str | dict) -> tuple[str, Any, list[str] | None, str | None]:
     """Text, image, words of a text that is split already, and caption of one input."""
-    if is_split and isinstance(item.get("text") if isinstance(item, dict) else item, str):
-        raise ValueError(
-            "Got a string with is_split_into_words=True; expected a list of words. Leave the option out, or pass "
-            "text.split()."
-        )
-    if is_split and not isinstance(item, dict):
-        item = {"tokens": item}
     if isinstance(item, str):
         return item, None, None, None
     if not isinstance(item, dict):
         raise TypeError(
-            f'Got an input of type {type(item).__name__}; expected a string or {{"text": ..., "image": ...}}; for a '
-            "list of words, pass is_split_into_words=True."
+            f'Got an input of type {type(item).__name__}; expected a string, {{"text": ..., "image": ...}}, or '
+            '{"tokens": a list of words, "image": ...}.'
         )
     unknown = [key for key in item if key not in ("text", "tokens", "image", "caption")]
     tokens, text, caption = item.get("tokens"), item.get("text"), item.get("caption")
@@ -782,18 +702,11 @@ def _text_columns(dataset):
     dataset = dataset.select_columns(columns + ["image"] * ("image" in names))
     feature = (dataset.features or {}).get("image")
     if getattr(feature, "decode", False) and getattr(feature, "mode", None) is None:
-        dataset = dataset.cast_column("image", replace(feature, decode=False))  # files, to be opened when needed
+        # `load_image` opens the files: it knows which formats are safe.
+        dataset = dataset.cast_column("image", replace(feature, decode=False))
     return dataset
 
 
-if "." not in __name__ and PIPELINE_TASKS[-1] not in PIPELINE_REGISTRY.supported_tasks:
-    # A folder's own config names this class for all its tasks; here the one that is new, for objects. The stock tasks
-    # stay with the stock pipeline: other models are loaded in the same process.
-    PIPELINE_REGISTRY.register_pipeline(
-        PIPELINE_TASKS[-1], pipeline_class=TwoMNERPipeline, pt_model=AutoModelForTokenClassification, type="multimodal"
-    )
-    # It would replace, in every saved config, the map of all tasks by this one alone.
-    del TwoMNERPipeline._registered_impl  # type: ignore[attr-defined]
 if "." in __name__:
     set_in_package(__name__)
 

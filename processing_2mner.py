@@ -15,7 +15,6 @@ import urllib.parse
 import urllib.request
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,7 +63,8 @@ DEFAULT_STRIDE = 64
 
 # Images
 
-_PILLOW_WARNINGS = threading.Lock()  # the filters of `warnings` hold for all threads
+# Broken metadata of a small file can give 65,535 warnings of Pillow. The filters of `warnings` hold for all threads.
+_PILLOW_WARNINGS = threading.Lock()
 
 
 def load_image(image: ImageLike, trusted: bool = True) -> Image.Image:
@@ -98,7 +98,7 @@ def load_image(image: ImageLike, trusted: bool = True) -> Image.Image:
         image = _encoded(image, name, trusted)
     try:
         if not isinstance(image, Image.Image):
-            with _without_warnings():
+            with _PILLOW_WARNINGS, warnings.catch_warnings(action="ignore"):
                 image = Image.open(image, formats=formats)
         for limit in (Image.MAX_IMAGE_PIXELS, None if trusted else UNTRUSTED_MAX_PIXELS):
             if limit is not None and image.width * image.height > limit:
@@ -180,14 +180,6 @@ def _check_content(content: bytes | bytearray, name: str) -> None:
             )
 
 
-@contextmanager
-def _without_warnings():
-    """Hides Pillow's warnings: broken metadata of a small file can give 65,535 of them."""
-    with _PILLOW_WARNINGS, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
 def _from_base64(text: str) -> bytes | None:
     """
     The bytes in base64, or in a `data:` URI of it; `None` if it is neither. Line breaks, missing padding and the
@@ -240,7 +232,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     image.load()
-    with _without_warnings():
+    with _PILLOW_WARNINGS, warnings.catch_warnings(action="ignore"):
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     if orientation != 1:
         image = ImageOps.exif_transpose(image)
@@ -367,11 +359,9 @@ class TwoMNERProcessor(ProcessorMixin):
         cls, text: str | os.PathLike, vision: str | os.PathLike, whole_image: bool = True
     ) -> "TwoMNERProcessor":
         """
-        The processor of two pretrained towers.
+        The processor of two pretrained towers, given by name or folder.
 
         Args:
-            text: name or folder of the text tower.
-            vision: name or folder of the image tower.
             whole_image: resize the whole image to the tower's size instead of cropping its centre: a name stands on a
                 badge's rim, a person at a photograph's edge.
         """
@@ -393,10 +383,8 @@ class TwoMNERProcessor(ProcessorMixin):
 
     def token_budget(self, max_length: int | None = None) -> int:
         """
-        Tokens a sentence may have, special tokens excluded.
-
-        Args:
-            max_length: with special tokens. Default: all that the text tower takes.
+        Tokens a sentence may have, special tokens excluded; `max_length` includes them (default: all that the text
+        tower takes).
 
         Raises:
             ValueError: the text tower does not take so many, or special tokens leave no room.
@@ -409,12 +397,7 @@ class TwoMNERProcessor(ProcessorMixin):
         return budget
 
     def split_words(self, text: str) -> tuple[list[str], list[tuple[int, int]]]:
-        """
-        Splits a raw string into words; what is between them is space (`SPACE`).
-
-        Returns:
-            The words and, for each, its `(start, end)` characters: `text[start:end] == word`.
-        """
+        """The words of a raw string, and the `(start, end)` characters of each; what is between them is space."""
         # A joiner at the end of a word joins it to nothing, and is not seen.
         spans = [
             (match.start(), match.start() + len(match[0].rstrip(JOINERS))) for match in WORD_PATTERN.finditer(text)
@@ -432,19 +415,12 @@ class TwoMNERProcessor(ProcessorMixin):
         return list(map(len, self.token_ids([words])[0]))
 
     def token_ids(self, sentences: Sequence[Sequence[str]]) -> list[list[list[int]]]:
-        """
-        The token ids of each word of each sentence, without special tokens. A word that the tokenizer drops gets the
-        unknown token.
-        """
+        """The token ids of each word of each sentence; a word that the tokenizer drops gets the unknown token."""
         if not any(map(len, sentences)):
             return [[] for _ in sentences]
+        # Half a surrogate pair (JSON may bring one) is no character, and would make the tokenizer fail.
         encodable = [
-            # Half a surrogate pair (JSON may bring one) is no character, and would make the tokenizer fail.
-            [
-                self._before_word + (word if word.isascii() else word.encode(errors="replace").decode())
-                for word in words
-            ]
-            for words in sentences
+            [self._before_word + word.encode(errors="replace").decode() for word in words] for words in sentences
         ]
         encoded = self.tokenizer(
             encodable, is_split_into_words=True, add_special_tokens=False, truncation=False, verbose=False
@@ -470,12 +446,18 @@ class TwoMNERProcessor(ProcessorMixin):
         return [[token for word in sentence for token in word] for sentence in sentences]
 
     def windows(self, words: Sequence[str], stride: int | None = None, max_length: int | None = None) -> list[Window]:
+        """The windows (`windows_of`) of a sentence."""
+        return self.windows_of(self.token_counts(words), stride, max_length)
+
+    def windows_of(
+        self, token_counts: Sequence[int], stride: int | None = None, max_length: int | None = None
+    ) -> list[Window]:
         """
         Cuts a sentence into windows that fit the text tower; each word is kept by the window in which it has most
         context on both sides. A sentence that fits (an empty one too) is one window.
 
         Args:
-            words: the sentence.
+            token_counts: of its words.
             stride: tokens that neighbouring windows share, as far as whole words allow. Default: 64, or a quarter of
                 the window if that is less.
             max_length: tokens a window may have, special tokens included. Default: all the tower takes.
@@ -483,12 +465,6 @@ class TwoMNERProcessor(ProcessorMixin):
         Raises:
             ValueError: `stride` leaves no room for new words in a window.
         """
-        return self.windows_of(self.token_counts(words), stride, max_length)
-
-    def windows_of(
-        self, token_counts: Sequence[int], stride: int | None = None, max_length: int | None = None
-    ) -> list[Window]:
-        """As `windows`, of a sentence whose `token_counts` are known."""
         budget = self.token_budget(max_length)
         if stride is None:
             stride = min(DEFAULT_STRIDE, budget // 4)
@@ -679,12 +655,7 @@ def index_images(ids: Sequence[int | None]) -> dict[str, torch.Tensor]:
 
 
 def _uncropped(image_processor: Any) -> BaseImageProcessor:
-    """
-    The image processor, or one like it, that resizes whole images to the size to which it would crop them.
-
-    Raises:
-        ValueError: it has no such size.
-    """
+    """The image processor, or one like it, that resizes whole images to the size to which it would crop them."""
     crop = dict(getattr(image_processor, "crop_size", None) or {})
     size = crop if getattr(image_processor, "do_center_crop", False) and crop else dict(image_processor.size or {})
     edge = size.get("shortest_edge")

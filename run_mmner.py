@@ -31,14 +31,15 @@ import transformers
 from transformers import EarlyStoppingCallback, set_seed
 
 from mmner.data.collator import MultimodalCollator
-from mmner.data.sentences import SPLITS, WindowedSentences, count_images, label_names, load_splits
+from mmner.data.sentences import WindowedSentences
 from mmner.data.shards import ParquetShards
+from mmner.data.splits import SPLITS, count_images, label_names, load_splits
 from mmner.options import DataArguments, ModelArguments, TrainingArguments, is_slow_in_bfloat16, parse_arguments
 from mmner.results import examples, report
 from mmner.results.model_card import write_model_card
 from mmner.results.publish import publish
 from mmner.results.scoring import score_splits
-from mmner.training.checkpoints import checkpoint_to_resume, explained_disk_errors, lock_output_dir
+from mmner.training.checkpoints import checkpoint_to_resume, lock_output_dir, noted_checkpoint
 from mmner.training.image_features import store_image_features
 from mmner.training.model import build_model
 from mmner.training.search import model_maker, read_space, search
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     arguments = parse_arguments(sys.argv[1:] if argv is None else argv)
     args = arguments[-1]
     with lock_output_dir(args.output_dir) if args.process_index == 0 else contextlib.nullcontext():
-        with explained_disk_errors(args.output_dir):
+        with noted_checkpoint(args.output_dir):
             return run(*arguments)
 
 
@@ -90,7 +91,7 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArgu
         logger.warning("The model tags without images: --consistency_weight has nothing to do.")
     results: dict[str, Any] = {}
     for split, rows in splits.items():
-        counts = rows.counts if isinstance(rows, ParquetShards) else count_images(rows)
+        counts = {"samples": len(rows)} if isinstance(rows, ParquetShards) else count_images(rows)
         logger.info(f"{split}: {', '.join(f'{count} {name}' for name, count in counts.items())}")
         results |= {f"{SPLITS[split]}_{name}": count for name, count in counts.items()}
     sentences = {split: read(rows, split, processor, model, data_args, args) for split, rows in splits.items()}
@@ -121,7 +122,7 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArgu
             results |= trainer.train(resume_from_checkpoint=checkpoint).metrics
         trainer.save_model(_internal_call=True)  # pushed at the end, with its card and scores
 
-    tables, predicted = score_splits(trainer, sentences, results)
+    tables = score_splits(trainer, sentences, results)
     if collator.unreadable_images:
         logger.warning(f"{collator.unreadable_images} times an image did not open; the warnings above name them.")
     results["total_runtime"] = round(time.monotonic() - started, 4)  # in seconds, as the Trainer's own
@@ -130,10 +131,7 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArgu
         if args.do_train:
             report.plot_training(output, trainer.state.log_history)
             ner = TwoMNERPipeline(model=trainer.model, processor=processor, device=args.device)
-            if data_args.dataset == "probe" and predicted:
-                texts = examples.probe_sentences(ner, predicted)
-            else:
-                texts = examples.own_sentences({lang for known in shown for lang in getattr(known, "languages", ())})
+            texts = examples.own_sentences({lang for known in shown for lang in getattr(known, "languages", ())})
             widget = examples.widget_examples(ner, texts)
             write_model_card(output, (model_args, data_args, args), model.config, results, tables, widget)
         if args.push_to_hub:

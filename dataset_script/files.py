@@ -30,10 +30,8 @@ _SHOWN = 3
 def replacing(folder: str | Path, kind: str) -> Iterator[Path]:
     """Gives a folder to write to, which takes the place of ``folder`` at the end; after an error that stays as it was.
 
-    If the process is killed between the two renames, the next call for ``folder`` puts the old one back.
-
-    Raises:
-        FileExistsError: as ``check_replaceable``.
+    If the process is killed between the two renames, the next call for ``folder`` puts the old one back. What
+    ``check_replaceable`` refuses is not replaced.
     """
     folder = Path(folder).expanduser().resolve()
     check_replaceable(folder, kind)
@@ -50,10 +48,8 @@ def replacing(folder: str | Path, kind: str) -> Iterator[Path]:
 
 
 def check_replaceable(folder: Path, kind: str) -> None:
-    """Checks that a folder may be replaced: it is not there, is empty, or holds only what ``replacing`` wrote to it.
-
-    Raises:
-        FileExistsError: it holds something else, or is of another ``kind``.
+    """Raises ``FileExistsError`` unless a folder is not there, is empty, or holds only what ``replacing`` wrote to it,
+    of the same ``kind``.
     """
     if folder.is_dir():
         found, *listed = _lines(folder) or [kind]

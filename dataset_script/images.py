@@ -1,12 +1,12 @@
 """Image files: where a row's image lies, whether it opens, and writing images that lie in rows."""
 
+import contextlib
 import hashlib
 import io
+import math
 import os
-import warnings
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
 from PIL import EpsImagePlugin, Image, ImageOps, UnidentifiedImageError
 
@@ -32,35 +32,22 @@ def candidates(name: str) -> tuple[str, ...]:
 def open_image(image: Path | bytes) -> Image.Image:
     """Open an image of one of ``FORMATS`` as ``datasets.Image`` will: all pixels of the first frame, upright.
 
-    An image of more than ``PIL.Image.MAX_IMAGE_PIXELS`` pixels is refused by its header alone; Pillow itself only
-    warns up to twice that size.
-
-    Raises:
-        OSError: it does not open; the message says why.
+    Raises an ``OSError`` that says why it does not open. One of more than ``PIL.Image.MAX_IMAGE_PIXELS`` pixels is
+    refused by its header alone; Pillow itself only warns up to twice that size.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            source = io.BytesIO(image) if isinstance(image, bytes) else regular(image)
-            with Image.open(source, formats=FORMATS) as opened:
-                return ImageOps.exif_transpose(opened)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        source = io.BytesIO(image) if isinstance(image, bytes) else regular(image)
+        with Image.open(source, formats=FORMATS) as opened:
+            if opened.width * opened.height > (Image.MAX_IMAGE_PIXELS or math.inf):
+                raise Image.DecompressionBombError(f"{opened.width} x {opened.height}")
+            return ImageOps.exif_transpose(opened)
+    except Image.DecompressionBombError as error:
         raise OSError(f"too many pixels (PIL.Image.MAX_IMAGE_PIXELS is {Image.MAX_IMAGE_PIXELS}): {error}") from error
     except UnidentifiedImageError as error:
         raise OSError(f"it is of no format of {', '.join(FORMATS)}, or empty") from error
     except Exception as error:  # Pillow's plugins raise nearly anything on corrupt data: struct.error, IndexError ...
         message = f"{type(error).__name__}: {error}"
         raise OSError(message.replace(str(image), image.name) if isinstance(image, Path) else message) from error
-
-
-def image_problem(path: Path) -> str | None:
-    """Why ``open_image`` does not open ``path``, or ``None`` if it does."""
-    try:
-        open_image(path)
-    except OSError as error:
-        return str(error)
-    return None
 
 
 @dataclass(frozen=True)
@@ -82,8 +69,27 @@ class ImageFolder:
     def find(self, name: str) -> FoundImage:
         """Look up ``name``, relative to the folder; ``stem.*`` tries ``IMAGE_SUFFIXES``."""
         if name not in self._found:
-            self._found[name] = self._look_up(name)
+            found = self.locate(name)
+            if found.path and found.name != name:
+                found = self.find(found.name)
+            elif found.path:
+                try:
+                    open_image(found.path)
+                except OSError as error:
+                    found = FoundImage(name, None, str(error))
+            self._found[name] = found
         return self._found[name]
+
+    def locate(self, name: str) -> FoundImage:
+        """As ``find``, but the image is not opened."""
+        names = candidates(name)
+        for candidate in names if self.root else ():
+            # os.path.isfile, unlike Path.is_file, answers False for a name that no file can have.
+            path = os.path.join(str(self.root), candidate)
+            if os.path.isfile(path):
+                is_ours = is_inside(path, str(self.root))
+                return FoundImage(candidate, Path(path)) if is_ours else FoundImage(candidate, None, LINK)
+        return FoundImage(names[0])
 
     def signature(self) -> list[tuple[str, int, int]]:
         """Relative path, size in bytes and time of modification in ns of every file, sorted: any change shows."""
@@ -91,28 +97,11 @@ class ImageFolder:
             return []
         files = []
         for folder, _, names in os.walk(self.root):
-            for name in names:
-                path = os.path.join(folder, name)
-                try:
+            for path in (os.path.join(folder, name) for name in names):
+                with contextlib.suppress(OSError):  # a dangling link, or gone meanwhile: a missing image
                     status = os.stat(path)
-                except OSError:
-                    continue  # a dangling link, or gone meanwhile: a missing image
-                files.append((os.path.relpath(path, self.root), status.st_size, status.st_mtime_ns))
+                    files.append((os.path.relpath(path, self.root), status.st_size, status.st_mtime_ns))
         return sorted(files)
-
-    def _look_up(self, name: str) -> FoundImage:
-        names = candidates(name)
-        if self.root is None:
-            return FoundImage(names[0])
-        for candidate in names:
-            # os.path.isfile, unlike Path.is_file, answers False for a name that no file can have.
-            path = os.path.join(self.root, candidate)
-            if os.path.isfile(path):
-                if candidate != name:
-                    return self.find(candidate)
-                cause = image_problem(Path(path)) if is_inside(path, self.root) else LINK
-                return FoundImage(name, None, cause) if cause else FoundImage(name, Path(path))
-        return FoundImage(names[0])
 
 
 def find_image_root(folder: Path) -> Path | None:
@@ -128,26 +117,12 @@ class ImageFiles:
         self.folder = folder
         self._names: dict[str, str] = {}  # by content
 
-    def add(self, cell: dict[str, Any], named: str | None = None) -> str:
-        """Write an image and return its file name.
-
-        Args:
-            cell: a value of a column of ``datasets.Image``, undecoded: its ``bytes``, and perhaps a ``path``.
-            named: the name that the row gives the image; else that of the path is used. Where another image has the
-                name, or there is none, a digest of the content is put before it.
-
-        Raises:
-            ValueError: the cell holds a path without bytes.
-        """
-        content, path = cell.get("bytes"), cell.get("path")
-        if content is None:
-            raise ValueError(f"the image {path!r} is named, but not in the row; expected its bytes")
+    def add(self, content: bytes, name: str) -> str:
+        """Write an image and return its file name: ``name``, or with a digest before it if another image has that."""
         digest = hashlib.sha256(content).hexdigest()
         if digest not in self._names:
-            name = PurePosixPath(named or path or "").name
-            name = "" if name == ".." else name
-            if not name or os.path.lexists(self.folder / name):
-                name = f"{digest[:16]}-{name}" if name else digest[:16]
+            if os.path.lexists(self.folder / name):
+                name = f"{digest[:16]}-{name}"
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / name).write_bytes(content)
             self._names[digest] = name

@@ -38,7 +38,7 @@ def load(
             ``IMGID:`` files if left out.
         image_folder: where the images are; by default ``images/`` or ``{name}_images/`` in the folder, or
             ``{name}_images/`` beside it. Like ``captions``, relative to the working directory or to ``folder``.
-        captions: a file of ``file.jpg :caption`` lines; by default the ``.txt`` file of such lines in the folder.
+        captions: a file of ``file.jpg :caption`` lines.
         errors: what to do about a malformed row: ``"raise"``, or ``"skip"`` it and count.
         iob2: what to do about an I-X that begins an entity: ``"strict"``, its row is malformed; ``"repair"``, read it
             as B-X, as conlleval and seqeval do, and count; ``"auto"``, repair a file where at most one sentence in ten
@@ -73,8 +73,7 @@ def load(
     }
     options |= {"tag_column": tag_column, "errors": errors, "iob2": iob2}
     if is_parquet(path):
-        unused = [name for name, value in options.items() if value not in (None, "raise", "auto")]
-        if unused:
+        if unused := [name for name, value in options.items() if value not in (None, "raise", "auto")]:
             raise ValueError(f"{path} is a Parquet dataset, where {', '.join(unused)} has no use: leave it out.")
         return read_parquet(path, config, cache_dir)
     cache = str(cache_dir) if cache_dir is not None else None

@@ -4,31 +4,23 @@ The rows are the contract of this project: ``id``, ``lang``, ``tokens``, ``ner_t
 has them ``caption`` and ``image_relation`` (for analysis only, never an input).
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import datasets
 from datasets.builder import Key
 
-from .formats.corpus import Corpus, Inventory
+from .formats.corpus import Corpus, Inventory, Options
 from .formats.registry import Source
 from .report import load_report
 from .rows import LANGUAGES
 
 
 @dataclass(eq=False)
-class MMNERConfig(datasets.BuilderConfig):
+class MMNERConfig(datasets.BuilderConfig, Options):
     """Which languages of the folder ``data_dir`` to read, and how; the options are those of ``load``."""
-
-    lang: str | None = None
-    image_folder: str | Path | None = None
-    captions: str | Path | None = None
-    errors: str = "raise"
-    iob2: str = "auto"
-    label_map: str | Path | Mapping[str, str] | None = None
-    tag_column: int | None = None
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -39,7 +31,7 @@ class MMNERConfig(datasets.BuilderConfig):
         """The folder, its files found but not read."""
         if self.data_dir is None:
             raise ValueError("MMNER has no data_dir: expected the folder of a dataset.")
-        options = {name: getattr(self, name) for name in MMNERConfig.__annotations__}
+        options = {option.name: getattr(self, option.name) for option in fields(Options)}
         return Corpus(Path(self.data_dir), **options)
 
     def create_config_id(self, config_kwargs: dict[str, Any], custom_features: datasets.Features | None = None) -> str:
@@ -92,9 +84,7 @@ class MMNER(datasets.GeneratorBasedBuilder):
         load_report(dataset).log()
         return dataset
 
-    def as_streaming_dataset(
-        self, *args: Any, **kwargs: Any
-    ) -> datasets.IterableDataset | datasets.IterableDatasetDict:
+    def as_streaming_dataset(self, *args: Any, **kwargs: Any) -> Any:
         """As ``datasets`` has it; logs the report."""
         dataset = super().as_streaming_dataset(*args, **kwargs)
         load_report(dataset).log()

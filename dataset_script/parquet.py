@@ -29,7 +29,7 @@ def read_parquet(folder: Path, config: str = "all", cache_dir: str | Path | None
         ValueError: the folder has no such config, or its columns are not those of MMNER.
     """
     dataset = datasets.load_dataset(str(folder), config, cache_dir=str(cache_dir) if cache_dir is not None else None)
-    check_columns(dataset, f"{folder} ({config})")
+    check_columns(next(iter(dataset.values())).features, f"{folder} ({config})")
     attach_report(dataset, folder, config)
     return dataset
 
@@ -47,16 +47,15 @@ def attach_report(dataset: Mapping[str, datasets.Dataset], folder: Path, config:
     report.log()
 
 
-def check_columns(dataset: datasets.DatasetDict, what: str) -> None:
-    """Raise a ``ValueError`` unless every split has the columns of MMNER; ``what`` begins its message."""
-    for split, rows in dataset.items():
-        image, tags = rows.features.get("image"), getattr(rows.features.get("ner_tags"), "feature", None)
-        is_typed = isinstance(image, datasets.Image) and isinstance(tags, datasets.ClassLabel)
-        if not {"id", "lang", "tokens"} <= {*rows.features} or not is_typed:
-            raise ValueError(
-                f"{what} has the columns {rows.features} in {split}; expected id, lang, tokens, ner_tags as "
-                "List(ClassLabel(names=[...])) and image as datasets.Image."
-            )
+def check_columns(features: datasets.Features, what: str) -> None:
+    """Raise a ``ValueError`` unless the columns are those of MMNER; ``what`` begins its message."""
+    image, tags = features.get("image"), getattr(features.get("ner_tags"), "feature", None)
+    is_typed = isinstance(image, datasets.Image) and isinstance(tags, datasets.ClassLabel)
+    if not {"id", "lang", "tokens"} <= {*features} or not is_typed:
+        raise ValueError(
+            f"{what} has the columns {features}; expected id, lang, tokens, ner_tags as "
+            "List(ClassLabel(names=[...])) and image as datasets.Image."
+        )
 
 
 def count_rows(dataset: Mapping[str, datasets.Dataset]) -> LoadReport:
@@ -73,12 +72,8 @@ def count_rows(dataset: Mapping[str, datasets.Dataset]) -> LoadReport:
 
 
 class ShardWriter:
-    """The Parquet files of a split of a language: ``{split}-{number}.parquet``, as few as ``MAX_FILE_BYTES`` allows.
-
-    Args:
-        folder: that of the language; made if it is not there.
-        split: the name of the split.
-        features: the columns; image bytes must be in the tables that ``write`` is given.
+    """The Parquet files of a split in ``folder``: ``{split}-{number}.parquet``, as few as ``MAX_FILE_BYTES`` allows.
+    Image bytes must be in the tables that ``write`` is given.
     """
 
     def __init__(self, folder: Path, split: str, features: datasets.Features):

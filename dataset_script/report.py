@@ -17,34 +17,20 @@ _MARK = "load_report="
 
 @dataclass
 class ReportPart:
-    """Counts over some rows: those of one language in one split, or a sum of such parts.
-
-    Attributes:
-        rows: rows loaded.
-        images: of them, rows with an image that opens.
-        without_image: of them, rows for which the source names no image.
-        missing: image name -> rows whose image file was not there.
-        unreadable: image name -> rows whose image file did not open.
-        causes: image name -> why it did not open.
-        empty_sentences: rows without tokens, loaded as they are.
-        without_caption: rows whose image name is not in the captions file.
-        repaired_tags: I-X tags that began an entity and were read as B-X.
-        skipped: reason -> rows left out (``errors="skip"``).
-        repair_examples, skip_examples: the first ``MAX_EXAMPLES`` messages behind these two.
-    """
+    """Counts over some rows: those of one language in one split, or a sum of such parts."""
 
     rows: int = 0
-    images: int = 0
-    without_image: int = 0
-    missing: Counter[str] = field(default_factory=Counter)
-    unreadable: Counter[str] = field(default_factory=Counter)
-    causes: dict[str, str] = field(default_factory=dict)
-    empty_sentences: int = 0
-    without_caption: int = 0
-    repaired_tags: int = 0
-    skipped: Counter[str] = field(default_factory=Counter)
-    repair_examples: list[str] = field(default_factory=list)
-    skip_examples: list[str] = field(default_factory=list)
+    images: int = 0  # of ``rows``, those with an image that opens
+    without_image: int = 0  # of ``rows``, those for which the source names no image
+    missing: Counter[str] = field(default_factory=Counter)  # image name -> rows whose image file was not there
+    unreadable: Counter[str] = field(default_factory=Counter)  # image name -> rows whose image file did not open
+    causes: dict[str, str] = field(default_factory=dict)  # image name -> why it did not open
+    empty_sentences: int = 0  # rows without tokens, loaded as they are
+    without_caption: int = 0  # rows whose image name is not in the captions file
+    repaired_tags: int = 0  # I-X tags that began an entity and were read as B-X
+    skipped: Counter[str] = field(default_factory=Counter)  # reason -> rows left out (``errors="skip"``)
+    repair_examples: list[str] = field(default_factory=list)  # the first ``MAX_EXAMPLES`` messages
+    skip_examples: list[str] = field(default_factory=list)  # likewise
 
     @property
     def missing_rows(self) -> int:
@@ -94,17 +80,13 @@ class ReportPart:
 class LoadReport:
     """The counts by split and language, and those of the folder as a whole.
 
-    A split without rows has a part here, but is not in the dataset: ``datasets`` cannot hold it.
-
-    Attributes:
-        parts: split -> language -> ``ReportPart``. Rows skipped before their language was known are under ``"?"``.
-        ignored_keys: keys of the source rows that no column takes -> rows that have them.
-        bad_captions: reason -> lines of the captions file left out (``errors="skip"``).
+    A split without rows has a part here, but is not in the dataset: ``datasets`` cannot hold it. Rows skipped
+    before their language was known are under ``"?"``.
     """
 
-    parts: dict[str, dict[str, ReportPart]] = field(default_factory=dict)
-    ignored_keys: Counter[str] = field(default_factory=Counter)
-    bad_captions: Counter[str] = field(default_factory=Counter)
+    parts: dict[str, dict[str, ReportPart]] = field(default_factory=dict)  # split -> language
+    ignored_keys: Counter[str] = field(default_factory=Counter)  # keys that no column takes -> rows that have them
+    bad_captions: Counter[str] = field(default_factory=Counter)  # reason -> lines of the captions file left out
 
     def part(self, split: str, lang: str) -> ReportPart:
         """The part of a split and language, made if there is none."""
@@ -163,10 +145,7 @@ class LoadReport:
 def load_report(dataset: Dataset | DatasetDict | IterableDataset | IterableDatasetDict) -> LoadReport:
     """The report of a dataset from ``load``, also after ``select``, ``map``, ``filter`` or ``save_to_disk``.
 
-    It describes the rows as they were loaded, whatever was done to them since.
-
-    Raises:
-        ValueError: the dataset carries no report.
+    It describes the rows as they were loaded, whatever was done to them since. ``ValueError`` if there is none.
     """
     one = next(iter(dataset.values()), None) if isinstance(dataset, dict) else dataset
     description = (one.info.description or "") if one is not None else ""

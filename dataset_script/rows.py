@@ -18,12 +18,8 @@ NO_LABEL = (None, -1, -100)
 
 
 class TagError(ValueError):
-    """What is wrong with the tokens or tags of a row.
-
-    Attributes:
-        reason: the kind of the problem in a few words.
-        position: the word, from 0, or ``None`` where it is the row as a whole.
-        mended: the tag that would be IOB2 there, or ``None``.
+    """What is wrong with the tokens or tags of a row: its kind in a few words (``reason``), the word, from 0
+    (``None``: the row as a whole), and the tag that would be IOB2 there (``mended``), or ``None``.
     """
 
     def __init__(self, reason: str, detail: str, position: int | None = None, mended: str | None = None):
@@ -34,11 +30,8 @@ class TagError(ValueError):
 class MalformedRow(ValueError):
     """A row that breaks its format.
 
-    Attributes:
-        path: the file.
-        line: counted from 1; in a file that is one JSON array, the number of the item.
-        reason: the kind of the problem in a few words; skipped rows are counted by it.
-        detail: what came and what was expected.
+    ``line`` counts from 1; in a file that is one JSON array, it is the number of the item. Skipped rows are counted
+    by ``reason``, the kind of the problem. ``detail`` says what came and what was expected.
     """
 
     def __init__(self, path: Path, line: int, reason: str, detail: str, remedy: str = ""):
@@ -49,38 +42,32 @@ class MalformedRow(ValueError):
 
 @dataclass
 class Row:
-    """A sentence as its file has it: the text unchanged, the image not opened.
-
-    Attributes:
-        path, line: where it stands.
-        id: its own, or where the format has none its number in the file, from 0.
-        lang: its own language; ``None`` where the row does not state it.
-        tags: one for each token; members of ``NO_LABEL`` where the row has no gold labels.
-        image: the name of a file in the image folder; ``stem.*`` where it has no suffix.
-        ignored_keys: keys of the source that no column takes.
-        first_token_line: where each token has a line of its own, the line of the first.
-        image_url: where the image can be downloaded.
-        known_types: the entity types that its annotators tagged; ``None``: all. A word that is O may be of another.
-    """
+    """A sentence as its file has it: the text unchanged, the image not opened."""
 
     path: Path
-    line: int
-    id: str
-    lang: str | None
+    line: int  # where it stands
+    id: str  # its own, or its number in the file, from 0
+    lang: str | None  # its own language; ``None`` where the row does not state it
     tokens: list[str]
-    tags: list[str]
-    image: str | None = None
+    tags: list[str]  # one for each token; members of ``NO_LABEL`` where the row has no gold labels
+    image: str | None = None  # the name of a file in the image folder; ``stem.*`` where it has no suffix
     caption: str | None = None
     image_relation: str | None = None
-    ignored_keys: tuple[str, ...] = ()
-    first_token_line: int | None = None
-    image_url: str | None = None
-    known_types: list[str] | None = None
+    ignored_keys: tuple[str, ...] = ()  # keys of the source that no column takes
+    first_token_line: int | None = None  # where each token has a line of its own, the line of the first
+    image_url: str | None = None  # where the image can be downloaded
+    known_types: list[str] | None = None  # what its annotators tagged; a word that is O may be of another type
+    image_bytes: bytes | None = None  # the image, where it lies in the row
 
     def problem(self, reason: str, detail: str, token: int | None = None, remedy: str = "") -> MalformedRow:
         """The error for this row; ``token`` counts from 0 and gives the line where each token has its own."""
         line = self.line if token is None or self.first_token_line is None else self.first_token_line + token
         return MalformedRow(self.path, line, reason, detail, remedy)
+
+
+def split_order(split: str) -> int:
+    """A number to sort splits by: train, validation, test, then others."""
+    return list(SPLIT_FILES).index(split) if split in SPLIT_FILES else len(SPLIT_FILES)
 
 
 def check(row: Row, labelled: bool = True) -> None:
@@ -119,15 +106,11 @@ def check(row: Row, labelled: bool = True) -> None:
 
 
 def iob2_tags(tokens: Any, tags: Any, names: Sequence[str] = ()) -> list[str]:
-    """The tags of a row by name, one for each token, checked to be IOB2.
+    """The tags of a row by name, one for each token, checked to be IOB2; else a ``TagError``.
 
     Args:
         tokens: of the row, as a file or ``datasets`` gives them.
-        tags: names, or numbers that stand for ``names``.
-        names: the tag names in id order.
-
-    Raises:
-        TagError: as ``tag_names``, or the tags are not IOB2.
+        tags: names, or numbers that stand for ``names``, the tag names in id order.
     """
     tags = tag_names(tokens, tags, names)
     for position, tag, mended in iob2_problems(tags):
@@ -140,10 +123,8 @@ def iob2_tags(tokens: Any, tags: Any, names: Sequence[str] = ()) -> list[str]:
 
 
 def tag_names(tokens: Any, tags: Any, names: Sequence[str] = ()) -> list[str]:
-    """The tags of a row by name, whatever the scheme.
-
-    Raises:
-        TagError: the tokens are not text, the tags are not as many, or one is no name and no number of ``names``.
+    """The tags of a row by name, whatever the scheme; a ``TagError`` for tokens that are not text, for tags that are
+    not as many, and for one that is no name and no number of ``names``.
     """
     check_tokens(tokens)
     if tags is None:

@@ -26,8 +26,8 @@ ARCHITECTURE = ("alignment", "collaboration", "collaboration_heads", "projection
 FREEZE_HELP = "What of it is not trained: none, embeddings, all, or a number of lowest layers (embeddings included)."
 
 
-def _choice(allowed: Sequence[str], text: str) -> Any:
-    return field(default=None, metadata={"help": f"{text} One of {', '.join(allowed)}.", "choices": list(allowed)})
+def _choice(allowed: Sequence[str], text: str, default: str | None = None) -> Any:
+    return field(default=default, metadata={"help": f"{text} One of {', '.join(allowed)}.", "choices": list(allowed)})
 
 
 def _option(default: Any, text: str) -> Any:
@@ -93,57 +93,36 @@ class DataArguments:
     dataset: str | None = _option(None, "'probe' (synthetic, made here), a folder, or the name of a set on the Hub.")
     dataset_config: str | None = _option(None, "Part of it: en, de, fr, es, all (default), or a config on the Hub.")
     dataset_lang: str | None = _option(None, "Of a folder: the language of files that do not say theirs.")
-    dataset_errors: str = field(
-        default="raise",
-        metadata={"help": "Of a folder: what to do about a malformed row.", "choices": ["raise", "skip"]},
-    )
-    dataset_iob2: str = field(
-        default="auto",
-        metadata={
-            "help": "Of a folder: what to do about an I- tag that begins an entity. strict: its row is bad; repair: "
-            "read it as B-; auto: repair where at most one sentence in ten has one.",
-            "choices": ["auto", "repair", "strict"],
-        },
+    dataset_errors: str = _choice(("raise", "skip"), "Of a folder: what to do about a malformed row.", "raise")
+    dataset_iob2: str = _choice(
+        ("auto", "repair", "strict"),
+        "Of a folder: an I- tag that begins an entity is an error (strict), is read as B- (repair), or is read as B- "
+        "where at most one sentence in ten has one (auto).",
+        "auto",
     )
     tag_column: int | None = _option(
         None,
-        "Of a folder of files in columns: that of the tags, counted from 1 or, if negative, from the end. Needed only "
-        "where several look like tags.",
+        "Of files in columns: that of the tags, from 1 or (negative) from the end, if several look like it.",
     )
     captions: str | None = _option(None, "Of a folder: its file of captions, if not found by itself.")
     image_folder: str | None = _option(None, "Of a folder: where its images are, if not in images/.")
-    use_images: bool = _option(True, "False: train and evaluate as if no row had an image.")
-    streaming: bool = _option(
-        False,
-        "Train from Parquet files (a folder of them, or a set on the Hub) as they lie, for a set larger than memory "
-        "or disk. Needs --max_steps; dev and test are loaded as ever.",
-    )
-    shuffle_buffer: int = _option(
-        2048, "Of a stream: rows that each reader (process, or worker of one) holds and shuffles, images and all."
-    )
+    streaming: bool = _option(False, "Train from Parquet files as they lie. Needs --max_steps.")
+    shuffle_buffer: int = _option(2048, "Of a stream: rows that each reader (process or worker) holds and shuffles.")
     image_feature_store: str = _option(
-        "none",
-        "A folder that keeps a frozen image tower's output for every image, computed once for this and all later "
-        "runs; none: it is computed in each batch.",
+        "none", "A folder that keeps a frozen image tower's outputs for this and later runs; none: nowhere."
     )
-    max_length: int | None = _option(
-        None, "Tokens of a window in training, special tokens included. Default: as many as the text tower takes."
-    )
+    max_length: int | None = _option(None, "Tokens of a window in training, special tokens included. Default: all.")
     stride: int | None = _option(
         None, "Tokens that the windows of a long sentence share when it is evaluated. Default: 64 or a quarter of one."
     )
-    mention_dropout: float = _option(
-        0.0, "In training, the probability of hiding an entity's words where there is an image to tell its type."
-    )
+    mention_dropout: float = _option(0.0, "In training, probability of hiding an entity's words beside an image.")
     text_augmentation: float = _option(
         0.0, "In training, the probability of reading a sentence in lower case, in capitals or without punctuation."
     )
     post_augmentation: float = _option(
         0.0, "In training, the probability of changing a sentence into a post: hashtags, handles, links, a cut end."
     )
-    train_languages: str | None = _option(
-        None, "Train only on the rows of these languages (en,de); dev and test keep all."
-    )
+    train_languages: str | None = _option(None, "Train on these languages (en,de); dev and test keep all.")
     max_train_samples: int | None = _option(None, "A random subset of this many training rows.")
     max_eval_samples: int | None = _option(None, "A random subset of this many dev rows, the same for every seed.")
     max_predict_samples: int | None = _option(None, "A random subset of this many test rows, the same for every seed.")
@@ -160,14 +139,10 @@ class TrainingArguments(transformers.TrainingArguments):
     text_learning_rate: float | None = _option(None, "Of the text tower. Default: learning_rate.")
     vision_learning_rate: float | None = _option(None, "Of the image towers. Default: learning_rate.")
     head_learning_rate: float | None = _option(None, "Of the new layers but the CRF. Default: learning_rate.")
-    classifier_learning_rate: float | None = _option(
-        None, "Of the layer that makes the emissions. Default: head_learning_rate."
-    )
+    classifier_learning_rate: float | None = _option(None, "Of the emissions' layer. Default: head_learning_rate.")
     crf_learning_rate: float | None = _option(None, "Of the CRF's transitions. Default: learning_rate.")
     early_stopping_patience: int | None = _option(None, "Stop after so many evaluations without a better dev F1.")
-    search_trials: int = _option(
-        0, "First train so many times with options drawn from --search_space, and go on with the best on dev (Optuna)."
-    )
+    search_trials: int = _option(0, "First train so often with options of --search_space; go on with the best on dev.")
     search_space: str = _option("recipes/search/local.yaml", "A YAML file of the options that search_trials searches.")
 
     do_train: bool = _option(True, "Train.")
@@ -179,14 +154,11 @@ class TrainingArguments(transformers.TrainingArguments):
     load_best_model_at_end: bool = _option(True, "End with the checkpoint that is best on the dev set.")
     metric_for_best_model: str = _option("eval_f1", "What 'best' means: a score of dev, with or without eval_.")
     greater_is_better: bool | None = _option(None, "Whether more of it is better. Default: unless it is a loss.")
-    train_sampling_strategy: str = field(
-        default="group_by_length",
-        metadata={"help": "Order of the sentences.", "choices": ["group_by_length", "random", "sequential"]},
+    train_sampling_strategy: str = _choice(
+        ("group_by_length", "random", "sequential"), "Order of the sentences.", "group_by_length"
     )
     resume_from_checkpoint: str | None = _option(
-        None,
-        "A checkpoint to go on from; last: the last one in output_dir; auto: the same, or from the beginning where "
-        "there is none.",
+        None, "A checkpoint to go on from; last: the last one in output_dir; auto: the same, or none where none is."
     )
     logging_nan_inf_filter: bool = _option(False, "Must stay false.")
     hub_strategy: str = _option("end", "Must stay 'end'.")
@@ -202,6 +174,7 @@ class TrainingArguments(transformers.TrainingArguments):
         "batch_eval_metrics": (False, "entity F1 needs whole sentences, not batches"),
         "enable_jit_checkpoint": (False, "a signal saves a checkpoint as it is, and the run then ends"),
         "auto_find_batch_size": (False, "another batch size would be another run, which could not be resumed"),
+        "dataloader_drop_last": (False, "it leaves out training sentences"),
         "eval_do_concat_batches": (True, "entity F1 needs whole sentences, not batches"),
     }
 
@@ -251,12 +224,11 @@ class _Parser(HfArgumentParser):
     """A parser in which `none` takes back the value that a recipe gives to an option."""
 
     def _parse_dataclass_field(self, parser: argparse.ArgumentParser, field: dataclasses.Field) -> None:  # type: ignore[override]
-        may_be_none = type(None) in typing.get_args(field.type)
+        may_be_none = type(None) in typing.get_args(field.type)  # before the library takes it out of the type
         super()._parse_dataclass_field(parser, field)
         action = parser._option_string_actions[f"--{field.name}"]
         # To some `none` is a value like others (alignment, report_to); and a list has no place for it.
-        is_word = "none" in (field.default, *(action.choices or ()))
-        if may_be_none and not is_word and action.nargs != "+":
+        if may_be_none and "none" not in (field.default, *(action.choices or ())) and action.nargs != "+":
             action.type = _or_none(action.type)
             if action.choices is not None:
                 action.choices = [*action.choices, None]
@@ -316,11 +288,8 @@ def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments,
 
 def find_recipe(name: str | Path) -> Path:
     """
-    The file of a recipe or of a search space.
-
-    Args:
-        name: a path; or, where there is no such file, what one that comes with 2M-NER is called: `base`, `base.yaml`,
-            `recipes/base.yaml`, `search/local`.
+    The file of a recipe or of a search space: a path or, where there is no such file, what one that comes with 2M-NER
+    is called (`base`, `base.yaml`, `recipes/base.yaml`, `search/local`).
 
     Raises:
         FileNotFoundError: there is neither.
@@ -370,19 +339,18 @@ def _recipe_options(recipe: Path, parser: HfArgumentParser) -> tuple[list[str], 
     return words, cleared
 
 
-def recipe_text(*arguments: Any, full: bool = False) -> str:
+def recipe_text(*arguments: Any, for_another_set: bool = False) -> str:
     """
-    A recipe that repeats the run, without paths on this machine: the options that differ from an empty recipe. If
-    `full`, one to train in the same way on another set: every option that has a value, without those of `OF_ONE_SET`.
+    A recipe that repeats the run, without paths on this machine: the options that differ from an empty recipe. With
+    `for_another_set` it leaves out `OF_ONE_SET`.
     """
     values = {}
-    left_out = NOT_IN_A_RECIPE + PATHS + (OF_ONE_SET if full else ())
+    left_out = NOT_IN_A_RECIPE + PATHS + (OF_ONE_SET if for_another_set else ())
     for group in arguments:
         plain = type(group)()
         for f in dataclasses.fields(group):
             value = getattr(group, f.name)
-            differs = value is not None if full else value != getattr(plain, f.name)
-            if f.init and f.name not in left_out and differs:
+            if f.init and f.name not in left_out and value != getattr(plain, f.name):
                 value = getattr(value, "value", value)  # of an enum
                 value = value.to_dict() if hasattr(value, "to_dict") else value
                 if not (_has_path(value) or (f.name in NAMES_OR_PATHS and is_local(value))):
@@ -408,26 +376,11 @@ NAMES_OR_PATHS = ("dataset", "deepspeed", "global_vision_model", "model_name_or_
 MADE_HERE = ("probe", "tiny")
 # What belongs to one process, one start or one place on the Hub.
 NOT_IN_A_RECIPE = (
-    "hub_always_push",
-    "hub_model_id",
-    "hub_private_repo",
-    "hub_revision",
-    "hub_token",
-    "local_rank",
-    "push_to_hub",
-    "resume_from_checkpoint",
+    *("hub_always_push", "hub_model_id", "hub_private_repo", "hub_revision", "hub_token", "local_rank"),
+    *("push_to_hub", "resume_from_checkpoint"),
 )
 # The form of a set, which part of it was taken, and the search that gave the other options.
 OF_ONE_SET = (
-    "dataset_config",
-    "dataset_errors",
-    "dataset_iob2",
-    "dataset_lang",
-    "max_eval_samples",
-    "max_predict_samples",
-    "max_train_samples",
-    "search_trials",
-    "streaming",
-    "tag_column",
-    "train_languages",
+    *("dataset_config", "dataset_errors", "dataset_iob2", "dataset_lang", "max_eval_samples", "max_predict_samples"),
+    *("max_train_samples", "search_trials", "streaming", "tag_column", "train_languages"),
 )

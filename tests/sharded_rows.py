@@ -1,4 +1,4 @@
-"""Rows with images, written as Parquet files of several row groups."""
+"""Rows with images, in memory or written as Parquet files of several row groups."""
 
 import io
 import random
@@ -21,19 +21,29 @@ FEATURES = datasets.Features(
 )
 
 
+def png(*colour: int) -> dict:
+    """A small image of one colour, as `datasets` stores it."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), colour).save(buffer, "PNG")
+    return {"bytes": buffer.getvalue(), "path": f"{colour}.png"}
+
+
 def make_rows(count: int, seed: int = 0) -> datasets.Dataset:
     """Sentences of 1 to 40 words, each with a first word that no other has; two in three with an image of its own."""
     rng, rows = random.Random(seed), []
     for number in range(count):
         words = [f"w{number}"] + [rng.choice(WORDS) for _ in range(rng.choice([0, 2, 4, 6, 9, 39]))]
-        image = None
-        if rng.random() < 0.66:
-            buffer = io.BytesIO()
-            Image.new("RGB", (8, 8), (number % 256, number // 256, 7)).save(buffer, "PNG")
-            image = {"bytes": buffer.getvalue(), "path": f"{number}.png"}
+        image = png(number % 256, number // 256, 7) if rng.random() < 0.66 else None
         tags = [{"Jordan": 3, "Paris": 1}.get(word, 0) for word in words]
         rows.append({"id": f"r{number}", "lang": "en", "tokens": words, "ner_tags": tags, "image": image})
     return datasets.Dataset.from_list(rows, features=FEATURES)
+
+
+def rows_of(tokens: list, ner_tags: list, images: list | None = None, **columns) -> datasets.Dataset:
+    """Rows of these columns; tags by number, images as files or `None`, the others of strings."""
+    data = {"tokens": tokens, "ner_tags": ner_tags, "image": images or [None] * len(tokens), **columns}
+    features = {name: FEATURES.get(name, datasets.Value("string")) for name in data}
+    return datasets.Dataset.from_dict(data, features=datasets.Features(features))
 
 
 def write(rows: datasets.Dataset, folder: Path, split: str = "train", files: int = 3, group: int = 10) -> None:

@@ -7,24 +7,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_pipeline_2mner import LABELS, TEXTS, limited, make_pipeline, make_towers, plain_image, same
+from tiny_pipelines import LABELS, TEXTS, limited, make_pipeline, plain_image, same
 from transformers import CLIPImageProcessorPil, ViTConfig
 
 import explain_2mner
 from explain_2mner import highlight
-from pipeline_2mner import TwoMNERPipeline
 
-TEXT = TEXTS[0]
-
-
-@pytest.fixture(scope="module")
-def towers(tmp_path_factory):
-    return make_towers(tmp_path_factory.mktemp("towers"))
-
-
-@pytest.fixture(scope="module")
-def ner(towers):
-    return make_pipeline(towers)
+TEXT, LONG = TEXTS[0], " ".join(TEXTS)
 
 
 @pytest.fixture(scope="module", params=["none", "gated"])
@@ -40,49 +29,51 @@ def halves() -> Image.Image:
     return image
 
 
+def check_scores_without_image(pipe, text, explanation) -> None:
+    """Each is the posterior of the same words as the same type, in the text alone; and the image counts."""
+    mask = torch.ones(1, len(pipe.processor.split_words(text)[0]), dtype=torch.bool)
+    with torch.no_grad():
+        logits = pipe.model(**pipe.processor(text)).logits
+    changed = 0
+    for explained in explanation.entities:
+        kind, words = explained.entity["entity_group"], word_range(pipe, text, explained.entity)
+        query = [[0, words.start, words.stop, LABELS.index(f"B-{kind}"), LABELS.index(f"I-{kind}")]]
+        expected = pipe.model.crf.span_log_prob(logits, mask, torch.tensor(query)).exp().item()
+        assert explained.score_without_image == pytest.approx(expected, abs=5e-5)
+        changed += abs(explained.score_without_image - explained.entity["score"]) > 1e-3
+    assert changed  # else the image or caption would not have been read, or not have been hidden
+
+
 def word_range(pipe, text, entity) -> slice:
-    offsets = pipe.processor.split_words(text)[1]
-    return slice(
-        [start for start, _ in offsets].index(entity["start"]), [end for _, end in offsets].index(entity["end"]) + 1
-    )
+    starts, ends = zip(*pipe.processor.split_words(text)[1], strict=True)
+    return slice(starts.index(entity["start"]), ends.index(entity["end"]) + 1)
 
 
-def posterior(model, logits, span, entity) -> float:
-    kind, mask = entity["entity_group"], torch.ones(logits.shape[:2], dtype=torch.bool)
-    query = [[0, span.start, span.stop, LABELS.index(f"B-{kind}"), LABELS.index(f"I-{kind}")]]
-    return model.crf.span_log_prob(logits, mask, torch.tensor(query)).exp().item()
+def entities_of(explanation) -> list[dict]:
+    return [entity.entity for entity in explanation.entities]
 
 
 class TestData:
-    @pytest.mark.parametrize("collaboration", ["cross_attention", "gated", "umt"])
-    @pytest.mark.parametrize("text", [TEXT, TEXTS[3]])
-    def test_entities_are_the_pipelines(self, towers, collaboration, text):
-        pipe = make_pipeline(towers, collaboration=collaboration)
-        explanation = pipe.explain(text, plain_image("red"))
-        same([entity.entity for entity in explanation.entities], pipe(text, images=plain_image("red")))
-        same(explanation.entities_without_image, pipe(text))
-        assert all((entity.gate is None) == (collaboration != "gated") for entity in explanation.entities)
-        assert all(entity.attention.shape == (2, 2) for entity in explanation.entities)
-
-    def test_evidence_has_gates_and_no_attention(self, towers):
-        pipe = make_pipeline(towers, collaboration="evidence")
-        explanation = pipe.explain(TEXT, plain_image("red"))
-        same([entity.entity for entity in explanation.entities], pipe(TEXT, images=plain_image("red")))
-        same(explanation.entities_without_image, pipe(TEXT))
+    @pytest.mark.parametrize("collaboration", ["cross_attention", "gated", "umt", "evidence", "none"])
+    @pytest.mark.parametrize("second_tower", [False, True])
+    def test_entities_are_the_pipelines(self, towers, collaboration, second_tower):
+        folders = (*towers, towers[1]) if second_tower else towers
+        pipe = make_pipeline(folders, seed=1, collaboration=collaboration)
+        explanation = pipe.explain(LONG, halves())
+        same(entities_of(explanation), pipe(LONG, images=halves()))
+        if collaboration == "none":
+            assert explanation.image is None and explanation.entities_without_image is None
+            return
+        same(explanation.entities_without_image, pipe(LONG))
         assert explanation.entities
-        assert all(0 <= entity.gate <= 1 and entity.attention is None for entity in explanation.entities)
+        for entity in explanation.entities:
+            assert (entity.gate is None) == (collaboration not in ("gated", "evidence"))
+            assert (entity.attention is None) == (collaboration == "evidence")
+            assert entity.attention is None or entity.attention.shape == (2, 2)
+            assert entity.gate is None or 0 <= entity.gate <= 1
 
     def test_score_without_the_image_is_that_of_the_same_span(self, ner):
-        changed = 0
-        for text in TEXTS:
-            with torch.no_grad():
-                logits = ner.model(**ner.processor(text)).logits
-            for entity in ner.explain(text, halves()).entities:
-                span = word_range(ner, text, entity.entity)
-                expected = posterior(ner.model, logits, span, entity.entity)
-                assert entity.score_without_image == pytest.approx(expected, abs=1e-5)
-                changed += abs(entity.score_without_image - entity.entity["score"]) > 1e-3
-        assert changed  # else the image would not have counted, or not have been hidden
+        check_scores_without_image(ner, LONG, ner.explain(LONG, halves()))
 
     def test_gates_and_attention_are_the_models(self, ner):
         batch = ner.processor(TEXT, images=halves())
@@ -99,40 +90,29 @@ class TestData:
 
     def test_without_an_image_there_is_only_the_text(self, ner):
         explanation = ner.explain(TEXT)
-        same([entity.entity for entity in explanation.entities], ner(TEXT))
+        same(entities_of(explanation), ner(TEXT))
         assert explanation.entities_without_image is None and explanation.image is None
         for entity in explanation.entities:
             assert entity == explain_2mner.EntityExplanation(entity.entity)
+        page = _Page(explanation.to_html())
+        assert page.images == [] and page.marks and "ithout the" not in page.text and "Caption" not in page.text
         assert ner.explain("", plain_image("red")).entities == [] and ner.explain(" ").entities == []
-
-    def test_a_model_of_text_alone(self, towers):
-        pipe = make_pipeline(towers, collaboration="none")
-        explanation = pipe.explain(TEXT, plain_image("red"))
-        same([entity.entity for entity in explanation.entities], pipe(TEXT))
-        assert explanation.image is None and explanation.entities_without_image is None
 
     def test_long_text(self, ner):
         windowed = limited(ner, 32)
-        text = " ".join(TEXTS)
-        explanation = windowed.explain(text, halves(), stride=5)
-        same([entity.entity for entity in explanation.entities], windowed(text, images=halves(), stride=5))
+        explanation = windowed.explain(LONG, halves(), stride=5)
+        same(entities_of(explanation), windowed(LONG, images=halves(), stride=5))
         assert len(explanation.entities) > 2
         assert all(entity.attention.shape == (2, 2) for entity in explanation.entities)
 
-    def test_second_tower(self, towers):
-        text, vision = towers
-        pipe = make_pipeline((text, vision, vision), collaboration="cross_attention")
-        for entity in pipe.explain(TEXT, halves()).entities:
-            assert entity.attention.shape == (2, 2)
-
     def test_options_and_other_inputs(self, ner):
-        everything = ner.explain(TEXT, halves(), top_k=1)
-        assert all(len(entity.entity["alternatives"]) == 1 for entity in everything.entities)
-        kinds = [entity.entity["entity_group"] for entity in everything.entities]
-        only = ner.explain({"text": TEXT, "image": halves()}, entity_types=[kinds[0]])
-        assert len(only.entities) == kinds.count(kinds[0])
-        words = ner.explain({"tokens": TEXT.split(), "image": halves()})
-        same([e.entity for e in words.entities], ner({"tokens": TEXT.split(), "image": halves()}))
+        for item, options in (
+            ({"text": LONG, "image": halves()}, {"entity_types": ["PER"]}),
+            ({"tokens": [*TEXT.split(), "New York"], "image": halves()}, {}),
+        ):
+            found = entities_of(ner.explain(item, **options))
+            assert found
+            same(found, ner(item, **options))
         with pytest.raises(TypeError, match="takes no aggregation_strategy"):
             ner.explain(TEXT, aggregation_strategy="none")
         with pytest.raises(TypeError, match="of one text; it takes no batch_size, num_workers"):
@@ -140,63 +120,35 @@ class TestData:
         with pytest.raises(ValueError, match="another as `image`"):
             ner.explain({"text": TEXT, "image": halves()}, halves())
 
-    def test_words_as_in_a_call(self, ner):
-        words = ["Jordan", "was", "seen", "in", "New York"]
-        explanation = ner.explain(words, halves(), is_split_into_words=True)
-        [expected] = ner(words, images=halves(), is_split_into_words=True)
-        assert explanation.text == " ".join(words) and expected
-        same([entity.entity for entity in explanation.entities], expected)
-        by_default = TwoMNERPipeline(model=ner.model, processor=ner.processor, device="cpu", is_split_into_words=True)
-        same([entity.entity for entity in by_default.explain(words).entities], by_default(words)[0])
-        with pytest.raises(TypeError, match="type list; expected a string or.*is_split_into_words=True"):
-            ner.explain(words)
-
     def test_json(self, ner):
         explanation = ner.explain(TEXT, halves(), top_k=2)
         data = json.loads(json.dumps(explanation.to_dict(), allow_nan=False))
-        assert data["text"] == TEXT and len(data["entities"]) == len(explanation.entities)
+        assert data["text"] == TEXT
         for item, entity in zip(data["entities"], explanation.entities, strict=True):
             assert item["word"] == entity.entity["word"] and np.allclose(item["attention"], entity.attention)
 
 
 class TestCaptions:
-    CAPTION = "a man runs in Santiago"
+    CAPTION = "a <i>man runs in Santiago"
 
     @pytest.mark.parametrize("image", [None, halves()])
     def test_without_the_image_is_without_its_caption(self, reader, image):
-        changed = 0
-        for text in TEXTS:
-            item = {"text": text, "image": image, "caption": self.CAPTION}
-            explanation = reader.explain(item)
-            assert explanation.caption == self.CAPTION
-            same([entity.entity for entity in explanation.entities], reader(item))
-            same(explanation.entities_without_image, reader(text))
-            if not explanation.entities:
-                continue
-            with torch.no_grad():
-                logits = reader.model(**reader.processor(text)).logits
-            for entity in explanation.entities:
-                expected = posterior(reader.model, logits, word_range(reader, text, entity.entity), entity.entity)
-                assert entity.score_without_image == pytest.approx(expected, abs=5e-5)
-                changed += abs(entity.score_without_image - entity.entity["score"]) > 1e-3
-        assert changed  # else the caption would not have been read, or not have been hidden
+        item = {"text": LONG, "image": image, "caption": self.CAPTION}
+        explanation = reader.explain(item)
+        same(entities_of(explanation), reader(item))
+        same(explanation.entities_without_image, reader(LONG))
+        check_scores_without_image(reader, LONG, explanation)
+        assert json.loads(json.dumps(explanation.to_dict(), allow_nan=False))["caption"] == self.CAPTION
+        assert f"Caption: {self.CAPTION}" in _Page(explanation.to_html()).text
 
     def test_words_long_texts_and_none(self, reader):
-        windowed, text = limited(reader, 40), " ".join(TEXTS)
-        item = {"text": text, "caption": "a man"}
-        same([entity.entity for entity in windowed.explain(item).entities], windowed(item))
-        item = {"tokens": TEXT.split(), "caption": self.CAPTION}
-        same([entity.entity for entity in reader.explain(item).entities], reader(item))
+        windowed = limited(reader, 40)
+        for pipe, item in ((windowed, {"text": LONG}), (reader, {"tokens": TEXT.split()}), (reader, {"text": ""})):
+            item["caption"] = "a man"
+            same(entities_of(pipe.explain(item)), pipe(item))
         for caption in (None, " "):
             explanation = reader.explain({"text": TEXT, "caption": caption})
             assert explanation.caption is None and explanation.entities_without_image is None
-        nothing = reader.explain({"text": "", "caption": self.CAPTION})
-        assert nothing.entities == [] and nothing.entities_without_image == []
-
-    def test_what_is_shown(self, reader):
-        explanation = reader.explain({"text": TEXT, "caption": "<i>Paris"})
-        assert json.loads(json.dumps(explanation.to_dict(), allow_nan=False))["caption"] == "<i>Paris"
-        assert "Caption: <i>Paris" in _Page(explanation.to_html()).text
 
     def test_a_model_that_reads_no_captions_says_so_as_in_a_call(self, ner):
         for asked in (ner, ner.explain):
@@ -210,13 +162,10 @@ class TestHeatMap:
         attention = np.zeros((2, 2), np.float32)
         attention[corner] = 0.5
         image = Image.new("RGB", (120, 60), "black")
-        explanation = explain_2mner.Explanation(
-            "a", [explain_2mner.EntityExplanation({}, attention=attention)], None, image
-        )
-        shown = explanation.heat_map(0)
+        explained = explain_2mner.EntityExplanation({}, attention=attention)
+        shown = explain_2mner.Explanation("a", [explained], None, image).heat_map(0)
         assert shown.size == image.size
-        brightness = np.asarray(shown, dtype=float).sum(-1)
-        quarters = brightness.reshape(2, 30, 2, 60).mean((1, 3))
+        quarters = np.asarray(shown, dtype=float).reshape(2, 30, 2, 60, 3).mean((1, 3, 4))
         assert np.unravel_index(quarters.argmax(), (2, 2)) == corner
 
     def test_of_nothing(self, ner):
@@ -229,12 +178,10 @@ class TestHeatMap:
         ("config", "patches", "size", "expected"),
         [
             (ViTConfig(patch_size=16), 197, (224, 224), (14, 14, 1)),
-            (ViTConfig(patch_size=16), 196, (224, 224), (14, 14, 0)),
             (ViTConfig(patch_size=14), 261, (224, 224), (16, 16, 5)),  # four registers
             (ViTConfig(patch_size=16), 128, (128, 256), (8, 16, 0)),
             (ViTConfig(patch_size=4), 49, (224, 224), (7, 7, 0)),  # patches merged on the way, as in Swin
-            (object(), 49, (224, 224), (7, 7, 0)),  # a convolutional map
-            (object(), 32, (128, 256), (4, 8, 0)),
+            (object(), 32, (128, 256), (4, 8, 0)),  # a convolutional map
             (object(), 47, (224, 224), None),
         ],
     )
@@ -291,8 +238,8 @@ class TestPage:
         ]
         page = _Page(highlight(text, entities))
         assert page.text == '<b>JordanPER</b> & Parisa"<\n\u202eשלום'
-        assert len(page.marks) == 2
-        assert page.marks[0]["style"] != page.marks[1]["style"]
+        first, second = page.marks
+        assert first["style"] != second["style"]
         assert _Page(highlight(text, [])).text == text
 
     def test_the_page_needs_nothing_else(self, ner):
@@ -303,11 +250,6 @@ class TestPage:
         assert len(page.images) == 1 + number
         assert all(link.startswith("data:image/jpeg;base64,") for link in page.links)
         assert f"{explanation.entities[0].score_without_image:.3f}" in page.text
-
-    def test_without_an_image(self, ner):
-        page = _Page(ner.explain(TEXT).to_html())
-        assert page.images == [] and page.marks
-        assert "ithout the" not in page.text and "Caption" not in page.text
 
     def test_hostile_text(self, ner):
         hostile = "<script>alert(1)</script> Jordan \" ' & </p>"

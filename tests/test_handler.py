@@ -1,46 +1,24 @@
 """The handler: answers as the pipeline does, and each kind of bad request to its own error, never an exception."""
 
 import base64
-import io
 import json
-import threading
+from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
-import torch
 from PIL import Image
-from test_load_image import encoded_size
+from test_load_image import encoded, encoded_size
+from tiny_pipelines import limited, noise, same
 
 import handler as handler_module
 from handler import EndpointHandler, Limits
-from mmner.probe.tiny_towers import make_tiny_towers
-from modeling_2mner import TwoMNERForTokenClassification
-from pipeline_2mner import TwoMNERPipeline
-from processing_2mner import TwoMNERProcessor
 
 TEXTS = ["Jordan was seen in Paris.", "Orange gewinnt gegen München!", "", "L'Amazone coule 🙂", "¿Vive en Santiago?"]
 
 
 @pytest.fixture(scope="module")
-def ner(tmp_path_factory):
-    """A pipeline over random weights, large enough for many and confident entities."""
-    towers = make_tiny_towers(
-        tmp_path_factory.mktemp("towers"),
-        [text.split() for text in TEXTS],
-        vocab_size=320,
-        text_width=16,
-        max_length_tokens=64,
-        image_size_px=32,
-        image_widths=(8, 16),
-    )
-    torch.manual_seed(0)
-    labels = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
-    model = TwoMNERForTokenClassification.from_towers(*towers, labels=labels)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.normal_(std=0.5)
-    return TwoMNERPipeline(model=model, processor=TwoMNERProcessor.from_towers(*towers), device="cpu")
+def ner(ner):
+    """With windows of 62 tokens."""
+    return limited(ner, 64)
 
 
 @pytest.fixture
@@ -48,16 +26,8 @@ def handler(ner):
     return EndpointHandler(ner=ner, limits=Limits())
 
 
-def noise(seed: int = 0, size: int = 24) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8))
-
-
 def in_base64(content: bytes | Image.Image) -> str:
-    if isinstance(content, Image.Image):
-        buffer = io.BytesIO()
-        content.save(buffer, "PNG")
-        content = buffer.getvalue()
-    return base64.b64encode(content).decode()
+    return base64.b64encode(encoded(content) if isinstance(content, Image.Image) else content).decode()
 
 
 def with_image(image) -> dict:
@@ -73,25 +43,17 @@ def check_error(answer, kind: str, status: int, message: str = "") -> str:
     return answer["error"]["message"]
 
 
-def same(left, right, names=("entity_group", "word", "start", "end")) -> None:
-    """Equal lists of entities, but for scores in another batch."""
-    for found, expected in zip(left, right, strict=True):
-        for entity, wanted in zip(found, expected, strict=True):
-            assert entity["score"] == pytest.approx(wanted["score"], abs=1e-5)
-            assert [entity[name] for name in names] == [wanted[name] for name in names]
-
-
 # Good requests
 
 
 def test_answers_are_the_pipelines(handler, ner):
-    expected = ner(TEXTS, images=[noise(), None, None, noise(1), None])
+    expected = ner(TEXTS, images=[noise(), None, None, noise(seed=1), None])
     assert sum(map(len, expected)) > 4
     inputs = [
         {"text": TEXTS[0], "image": in_base64(noise())},
         TEXTS[1],
         {"text": TEXTS[2]},
-        {"text": TEXTS[3], "image": f"data:image/png;base64,{in_base64(noise(1))}"},
+        {"text": TEXTS[3], "image": f"data:image/png;base64,{in_base64(noise(seed=1))}"},
         {"text": TEXTS[4], "image": None},
     ]
     answer = json.loads(json.dumps(handler({"inputs": inputs})))  # JSON takes it as it is
@@ -107,7 +69,7 @@ def test_parameters_reach_the_pipeline(handler, ner):
     same(found, ner(TEXTS[:2], **options))
     assert all(len(entity["alternatives"]) == 1 for entity in found[0])
     labels = handler({"inputs": TEXTS[0], "parameters": {"aggregation_strategy": "none"}})
-    same([labels], [ner(TEXTS[0], aggregation_strategy="none")], ("entity", "word", "start", "end"))
+    same(labels, ner(TEXTS[0], aggregation_strategy="none"))
 
 
 def test_threads_get_the_answers_to_their_own_questions(handler, ner):
@@ -121,11 +83,8 @@ def test_threads_get_the_answers_to_their_own_questions(handler, ner):
             if not isinstance(found, list) or [e["word"] for e in found] != [e["word"] for e in expected[number]]:
                 wrong.append((number, found))
 
-    threads = [threading.Thread(target=ask, args=(start,)) for start in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(6) as pool:
+        pool.map(ask, range(6))
     assert not wrong
 
 
@@ -142,18 +101,12 @@ def test_a_saved_model_is_served_from_its_folder(ner, tmp_path):
     ("data", "message"),
     [
         (None, "Got null; expected"),
-        ([], "Got a list; expected"),
-        ("text", "Got a string; expected"),
         ({}, "Got an empty object; expected"),
         ({"text": "a"}, "Got an object with the keys ['text']; expected"),
         ({"inputs": "a", "options": {}}, "unknown 'options'; known are inputs, parameters"),
         ({"inputs": None}, "inputs is null"),
-        ({"inputs": 17}, "inputs is a number"),
-        ({"inputs": True}, "inputs is a boolean"),
         ({"inputs": Image.new("RGB", (1, 1))}, "inputs is of type Image"),
-        ({"inputs": b"abc"}, "inputs is of type bytes"),
         ({"inputs": ["a", 17]}, "inputs[1] is a number"),
-        ({"inputs": ["a", ["b"]]}, "inputs[1] is a list"),
         ({"inputs": [{"text": "a"}, {"image": None}]}, "inputs[1].text is null"),
         ({"inputs": {"text": ["a", "b"]}}, "inputs.text is a list"),
         ({"inputs": {"text": "a", "photo": "b"}}, "inputs has the unknown 'photo'; known are text, image"),
@@ -161,7 +114,6 @@ def test_a_saved_model_is_served_from_its_folder(ner, tmp_path):
         ({"inputs": {"text": "a", "image": {"path": "/etc/passwd"}}}, "inputs.image is an object"),
         ({"inputs": "half \ud83d of one"}, "half of a surrogate pair at character 5"),
         ({"inputs": "a", "parameters": []}, "`parameters` is a list; expected an object"),
-        ({"inputs": {"x" * 10**5: 1}}, "unknown"),
     ],
 )
 def test_a_request_of_the_wrong_form(data, message, handler):
@@ -173,35 +125,27 @@ def test_a_request_of_the_wrong_form(data, message, handler):
     [
         ("min_score", 1.5, "a number from 0 to 1"),
         ("min_score", float("nan"), "a number from 0 to 1"),
-        ("min_score", True, "a number from 0 to 1"),
         ("entity_types", [1], "a list of strings"),
         ("entity_types", ["ANIMAL"], "['PER', 'LOC']"),
         ("top_k", 0, "1 or more"),
-        ("top_k", 10**400, None),
         ("entity_types", [f"ANIMAL{n}" for n in range(10_000)], "no entities of ['ANIMAL0', "),
         ("entity_types", ["x" * 100_000], "no entities of ['xxx"),
         ("min_score", [[["x" * 1000] * 9] * 9] * 9, "a number from 0 to 1"),
         ("stride", -1, "0 or more"),
         ("stride", 32, "at most 31"),  # of 62 pieces: more would make a window for every few words
         ("batch_size", 10**9, "at most 32"),
-        ("aggregation_strategy", ["first"], "one of none, simple"),
         ("aggregation_strategy", "median", "none, simple, first, average, max"),
     ],
 )
 def test_a_parameter_of_the_wrong_value(name, value, expected, handler):
-    answer = handler({"inputs": TEXTS[0], "parameters": {name: value}})
-    if expected is not None:
-        check_error(answer, "invalid_parameter", 400, expected)
-    else:
-        assert isinstance(answer, list)  # more alternatives than there are is no error
-
-
-def test_an_unknown_parameter_names_the_known(handler):
+    check_error(handler({"inputs": TEXTS[0], "parameters": {name: value}}), "invalid_parameter", 400, expected)
+    answer = handler({"inputs": TEXTS[0], "parameters": {"top_k": 10**400}})
+    assert isinstance(answer, list)  # more alternatives than there are is no error
     message = check_error(handler({"inputs": "a", "parameters": {"threshold": 1}}), "unknown_parameter", 400)
     assert "'threshold'" in message and "min_score, entity_types" in message
 
 
-@pytest.mark.parametrize("error", [ValueError, TypeError, RuntimeError, MemoryError, KeyError])
+@pytest.mark.parametrize("error", [ValueError, TypeError, MemoryError])
 def test_our_own_faults_are_logged_and_not_told(handler, error, monkeypatch, caplog):
     """Whatever goes wrong inside is no fault of the request, of whatever class the error is."""
 
@@ -229,18 +173,11 @@ def test_too_much_at_once(limits, inputs, message, ner):
     check_error(EndpointHandler(ner=ner, limits=Limits(**limits))({"inputs": inputs}), "too_large", 413, message)
 
 
-def test_deep_nesting_is_an_error(handler):
-    data: list = []
-    for _ in range(100_000):
-        data = [data]
-    check_error(handler({"inputs": data}), "invalid_request", 400, "inputs[0] is a list")
-
-
 def test_pixels_are_counted_over_all_images(ner):
-    inputs = [{"text": "a", "image": in_base64(noise(seed, 30))} for seed in (0, 0, 1)]
-    served = EndpointHandler(ner=ner, limits=Limits(max_total_pixels=1500))
+    inputs = [{"text": "a", "image": in_base64(noise((30, 20), seed))} for seed in (0, 0, 1)]
+    served = EndpointHandler(ner=ner, limits=Limits(max_total_pixels=1000))
     assert isinstance(served({"inputs": inputs[:2]}), list)  # the same image counts once
-    check_error(served({"inputs": inputs}), "too_large", 413, "1800 pixels in all")
+    check_error(served({"inputs": inputs}), "too_large", 413, "1200 pixels in all")
 
 
 # Images that are none, and sources that are not read
@@ -249,30 +186,26 @@ def test_pixels_are_counted_over_all_images(ner):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        ("%%% not base64 %%%" * 3, "inputs.image: Image"),
+        ("%%% not base64 %%%" * 3, "expected base64 of an image file"),
         ("", "expected base64 of an image file"),
         (in_base64(b"\x89PNG, or so it says, but no more than that"), "cannot be read as an image"),
-        (in_base64(encoded_size(20_000, 20_000)), "refused as a decompression bomb"),
         (in_base64(encoded_size(4001, 4000)), "the limit is 16000000"),
-        (in_base64(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "cannot be read as an image"),
         ("/etc/passwd", "expected base64 of an image file"),
-        ("file:///etc/passwd", "expected base64 of an image file"),
-        ("ftp://127.0.0.1/a.png", "expected base64 of an image file"),
         ("http://127.0.0.1/a.png", "expected base64 of an image file"),
-        ("https://example.org/a.png", "expected base64 of an image file"),
     ],
 )
 def test_a_bad_image(image, message, handler):
     check_error(handler(with_image(image)), "invalid_image", 422, message)
-
-
-def test_an_image_in_a_list_is_named(handler):
-    answer = handler({"inputs": ["a", {"text": "b", "image": "nothing"}]})
+    answer = handler({"inputs": ["a", {"text": "b", "image": image}]})
     check_error(answer, "invalid_image", 422, "inputs[1].image: ")
 
 
 def test_nothing_is_ever_raised(handler):
-    """Every JSON value in every place."""
+    """Every JSON value in every place, and one that is nested deep."""
+    deep: list = []
+    for _ in range(100_000):
+        deep = [deep]
+    check_error(handler({"inputs": deep}), "invalid_request", 400, "inputs[0] is a list")
     values = [None, True, 0, -1, 1e308, float("nan"), "", "a", "\0", "\udcff", [], [None], {}, {"text": "a"}]
     for value in values:
         requests = [value, {"inputs": value}, {"inputs": [value]}, {"inputs": {"text": value}}, with_image(value)]

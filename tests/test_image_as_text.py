@@ -7,7 +7,6 @@ import datasets
 import pytest
 import torch
 
-from crf_2mner import LinearChainCRF
 from mmner.data.sentences import WindowedSentences
 from mmner.options import DataArguments, ModelArguments
 from mmner.training.model import build_model
@@ -89,20 +88,6 @@ def test_controls_hide_and_shuffle_captions(made):
         WindowedSentences(bare, processor, model.config.label2id, captions=True)
 
 
-def test_divergence_is_that_of_independent_words_without_transitions():
-    torch.manual_seed(0)
-    crf = LinearChainCRF(3)
-    for parameter in crf.parameters():
-        parameter.data.zero_()
-    teacher, student = torch.randn(2, 4, 3), torch.randn(2, 4, 3, requires_grad=True)
-    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]).bool()
-    found = crf.divergence(teacher, student, mask)
-    word = torch.nn.functional.kl_div(student.log_softmax(-1), teacher.softmax(-1), reduction="none").sum(-1)
-    assert torch.allclose(found, (word * mask).sum(1), atol=1e-5)
-    found.sum().backward()
-    assert student.grad[1, 1].any() and not student.grad[1, 2].any()
-
-
 def test_the_pipeline_reads_a_caption_as_training_does(made):
     model, processor = made
     ner = TwoMNERPipeline(model=model, processor=processor)
@@ -131,11 +116,8 @@ def test_a_run_reads_captions_and_scores_its_controls(tmp_path):
             for i, (t, y, c) in enumerate(zip(rows()["tokens"][:], rows()["ner_tags"][:], CAPTIONS, strict=True))
         ]
         (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    options = {
-        "text_model": "tiny", "vision_model": "tiny", "collaboration": "none", "image_as_text": "true",
-        "dataset": tmp_path, "output_dir": tmp_path / "out", "max_steps": 2, "consistency_weight": 1,
-        "use_cpu": "true", "report_to": "none", "per_device_train_batch_size": 2,
-    }  # fmt: skip
-    results = main([part for name, value in options.items() for part in (f"--{name}", str(value))])
+    options = "--text_model tiny --vision_model tiny --collaboration none --image_as_text true --max_steps 2"
+    options += " --consistency_weight 1 --use_cpu true --report_to none --per_device_train_batch_size 2"
+    results = main([*options.split(), "--dataset", str(tmp_path), "--output_dir", str(tmp_path / "out")])
     assert {"test_f1", "test_text_only_f1", "test_shuffled_image_f1"} <= set(results)
     assert DataArguments().captions is None

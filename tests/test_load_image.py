@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import EpsImagePlugin, Image
+from tiny_pipelines import noise
 
 from processing_2mner import UNTRUSTED_MAX_BYTES, image_id, load_image
 
@@ -23,10 +24,6 @@ def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
-
-
-def noise(size=(40, 24), seed: int = 0) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
 
 
 def png_chunk(name: bytes, data: bytes) -> bytes:
@@ -41,26 +38,16 @@ def encoded_size(width: int, height: int) -> bytes:
 
 # What an image shows
 
-
-@pytest.mark.parametrize("mode", ["RGB", "L", "P", "CMYK", "RGBA", "LA", "1", "I;16", "I", "F", "YCbCr"])
-def test_every_mode_shows_what_it_holds(mode):
-    grey = np.tile(np.linspace(0, 255, 40, dtype=np.uint8), (24, 1))
-    base = Image.fromarray(grey)
-    if mode == "I;16":
-        image = Image.fromarray(grey.astype(np.uint16) * 257)
-    elif mode == "P":
-        image = base.convert("RGB").quantize(64)
-    elif mode in ("CMYK", "YCbCr"):
-        image = base.convert("RGB").convert(mode)
-    else:
-        image = base.convert(mode)
-    shown = load_image(image)
-    assert shown.mode == "RGB" and shown.size == (40, 24)
-    tolerance = 260 if mode == "1" else 8
-    assert np.abs(np.asarray(shown, dtype=int)[..., 0] - grey).max() <= tolerance
-
-
 GREY = np.tile(np.linspace(0, 255, 40).astype(np.uint8), (24, 1))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "CMYK", "RGBA", "LA", "I;16", "I", "F", "YCbCr"])
+def test_every_mode_shows_what_it_holds(mode):
+    wide, image = Image.fromarray(GREY.astype(np.uint16) * 257), Image.fromarray(GREY).convert("RGB")
+    shown = load_image(wide if mode == "I;16" else image.quantize(64) if mode == "P" else image.convert(mode))
+    assert shown.mode == "RGB" and shown.size == (40, 24)
+    assert np.abs(np.asarray(shown, dtype=int)[..., 0] - GREY).max() <= 8
+    assert load_image(Image.new("1", (2, 2), 1)).getpixel((0, 0)) == (255, 255, 255)
 
 
 @pytest.mark.parametrize(
@@ -69,7 +56,7 @@ GREY = np.tile(np.linspace(0, 255, 40).astype(np.uint8), (24, 1))
         (Image.fromarray(GREY.astype(np.float32) / 255), 0),
         (Image.fromarray(GREY.astype(np.float32)), 0),
         (Image.fromarray(GREY.astype(np.float32) * 257), 0),
-        (torch.tensor(GREY / 255, requires_grad=True), 0),
+        (encoded(Image.fromarray(GREY.astype(np.uint16) * 257)), 0),
         (torch.tensor(GREY).float().div(255).requires_grad_(), 0),
         (torch.tensor(GREY / 255).half(), 0),
         (torch.tensor(GREY / 255).bfloat16(), 1),  # eight bits of them before the exponent
@@ -81,26 +68,16 @@ def test_numbers_of_every_kind_show_the_same_image(image, tolerance):
     assert np.abs(shown - GREY[..., None]).max() <= tolerance
 
 
-@pytest.mark.parametrize("kind", [np.array, torch.tensor])
-def test_booleans_are_black_and_white(kind):
-    mask = [[True, False], [False, True], [True, True]]
-    assert np.asarray(load_image(kind(mask)))[..., 1].tolist() == [[255, 0], [0, 255], [255, 255]]
+def test_booleans_are_black_and_white():
+    shown = load_image(np.array([[True, False], [False, True]]))
+    assert np.asarray(shown)[..., 1].tolist() == [[255, 0], [0, 255]]
 
 
-def test_sixteen_bit_files_are_not_washed_out():
-    grey = np.tile(np.linspace(0, 65535, 40).astype(np.uint16), (24, 1))
-    shown = np.asarray(load_image(encoded(Image.fromarray(grey))))
-    assert abs(int(shown[..., 0].mean()) - 127) < 3
-
-
-def test_transparency_lies_on_white_and_turned_photographs_stand_upright():
+def test_transparency_lies_on_white_photographs_stand_upright_and_animations_show_their_first_frame():
     assert load_image(Image.new("RGBA", (4, 4), (255, 0, 0, 0))).getpixel((0, 0)) == (255, 255, 255)
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
     assert load_image(encoded(noise(), "JPEG", exif=exif)).size == (24, 40)
-
-
-def test_first_frame_of_an_animation():
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert load_image(content).getpixel((0, 0)) == (255, 0, 0)
@@ -112,7 +89,7 @@ def test_first_frame_of_an_animation():
         (b"", "Image of 0 bytes cannot be read"),
         (b"no image at all", "cannot be read as an image"),
         (encoded(noise())[:300], "cannot be read as an image"),
-        (encoded(noise(size=(400, 300)), "JPEG")[:2000], "cannot be read as an image"),
+        (encoded(noise(), "JPEG")[:700], "cannot be read as an image"),
         (encoded(noise())[:40] + b"\0" * 500, "cannot be read as an image"),
     ],
     ids=["empty", "text", "truncated-png", "truncated-jpeg", "corrupt"],
@@ -126,22 +103,16 @@ def test_broken_images_are_errors_that_say_so(content, message, tmp_path):
 
 
 def test_decompression_bombs_are_refused_before_they_are_decoded(monkeypatch):
-    decoded = []
-    monkeypatch.setattr(Image.Image, "load", lambda self: decoded.append(self))
-    header = encoded_size(20_000, 20_000)
-    with pytest.raises(ValueError, match="decompression bomb.*MAX_IMAGE_PIXELS"):
-        load_image(header)
-    between = math.isqrt(Image.MAX_IMAGE_PIXELS) + 100  # where Pillow itself only warns
-    with pytest.raises(ValueError, match="decompression bomb"):
-        load_image(encoded_size(between, between))
-    assert not decoded
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("it was decoded"))
+    for side in (20_000, math.isqrt(Image.MAX_IMAGE_PIXELS) + 100):  # the second is one of which Pillow only warns
+        with pytest.raises(ValueError, match="decompression bomb.*MAX_IMAGE_PIXELS"):
+            load_image(encoded_size(side, side))
 
 
 @pytest.mark.parametrize(
     ("image", "error", "message"),
     [
         (np.zeros((3, 4, 5, 6), np.uint8), ValueError, r"shape \(3, 4, 5, 6\)"),
-        (np.zeros((0, 4, 3), np.uint8), ValueError, "shape"),
         (np.full((4, 4, 3), 300), ValueError, "values 300..300; expected 0..255"),
         (np.full((4, 4, 3), 2.0), ValueError, "floats 2.0..2.0; expected 0..1"),
         (np.full((4, 4, 3), np.nan), ValueError, "floats nan..nan; expected 0..1"),
@@ -156,10 +127,13 @@ def test_what_is_no_image_is_an_error(image, error, message):
         load_image(image)
 
 
-def test_a_strangers_image_has_fewer_pixels():
+def test_a_strangers_image_has_fewer_pixels_and_bytes():
     assert load_image(Image.new("RGB", (4000, 4000)), trusted=False).size == (4000, 4000)
     with pytest.raises(ValueError, match="4001 x 4000 pixels, the limit is 16000000. Give a smaller image.$"):
         load_image(encoded_size(4001, 4000), trusted=False)
+    text = base64.b64encode(encoded(noise()) + bytes(UNTRUSTED_MAX_BYTES)).decode()
+    with pytest.raises(ValueError, match="bytes; the limit is 8388608"):
+        load_image(text, trusted=False)
 
 
 # Base64 and data: URIs
@@ -185,45 +159,30 @@ def test_base64_in_every_form_is_the_image_itself(trusted):
     [
         ("A" * 41, "is refused; expected base64"),  # no multiple of four letters has this many
         ("A" * 40, "cannot be read as an image: it is of no format of JPEG, PNG"),
-        ("not base64 at all!" * 3, "is refused; expected base64"),
         ("Ünicode" * 9, "is refused; expected base64"),
         ("", "is refused"),
         ("data:image/png;base64,%%%", "is refused; expected base64"),
         ("data:,hello", "is refused; expected base64"),
+        ("A" * 100_000, r"\(100000 characters\)"),
     ],
 )
 def test_malformed_base64_is_an_error_that_says_so(text, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as caught:
         load_image(text, trusted=False)
-
-
-def test_a_long_text_is_not_repeated_in_the_error():
-    with pytest.raises(ValueError, match=r"\(100000 characters\)") as caught:
-        load_image("A" * 100_000, trusted=False)
     assert len(str(caught.value)) < 400
 
 
-def test_a_strangers_file_is_not_too_large():
-    text = base64.b64encode(encoded(noise()) + bytes(UNTRUSTED_MAX_BYTES)).decode()
-    with pytest.raises(ValueError, match="bytes; the limit is 8388608"):
-        load_image(text, trusted=False)
-
-
-def test_a_file_whose_name_could_be_base64_is_a_file(tmp_path, monkeypatch):
+def test_a_path_is_that_of_a_file_and_strangers_name_none(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    noise().save(tmp_path / ("a" * 40), "PNG")
+    path = tmp_path / ("a" * 40)  # which could be base64
+    noise().save(path, "PNG")
     assert load_image("a" * 40).size == (40, 24)
-
-
-@pytest.mark.parametrize("kind", ["path", "dict", "pathlib", "file-url", "url"])
-def test_strangers_name_no_file_of_this_machine(kind, tmp_path):
-    path = tmp_path / "a.png"
-    noise().save(path)
-    image = {"path": str(path), "dict": {"path": str(path)}, "pathlib": path, "file-url": f"file://{path}"}.get(
-        kind, "HTTPS://example.org/a"
-    )
-    with pytest.raises((ValueError, TypeError), match="expected"):
-        load_image(image, trusted=False)
+    os.mkfifo("a.jpg")
+    with pytest.raises(ValueError, match="a.jpg does not exist or is no file"):
+        load_image("a.jpg")
+    for image in (str(path), {"path": str(path)}, path, f"file://{path}", "HTTPS://example.org/a"):
+        with pytest.raises((ValueError, TypeError), match="expected|cannot be read as an image"):
+            load_image(image, trusted=False)
 
 
 @pytest.mark.parametrize("trusted", [True, False])
@@ -239,18 +198,12 @@ def test_no_other_format_is_opened_whatever_its_name(kind, trusted, tmp_path, mo
 
 
 def test_raster_formats_of_a_fixed_list_are_opened():
-    for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM"):
-        assert load_image(encoded(noise(), kind)).size == (40, 24)
-    for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP"):
-        assert load_image(encoded(noise(), kind), trusted=False).size == (40, 24)
+    strangers = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+    for kind in (*strangers, "TIFF", "AVIF", "JPEG2000", "PPM"):
+        for trusted in (True, False) if kind in strangers else (True,):
+            assert load_image(encoded(noise(), kind), trusted).size == (40, 24)
     several = encoded(noise(), "MPO", save_all=True, append_images=[noise(seed=1)])  # as phones write them
     assert load_image(several, trusted=False).size == (40, 24)
-
-
-def test_a_pipe_is_no_file(tmp_path):
-    os.mkfifo(tmp_path / "a.jpg")
-    with pytest.raises(ValueError, match="a.jpg does not exist or is no file"):
-        load_image(tmp_path / "a.jpg")
 
 
 # What takes long
@@ -285,12 +238,9 @@ def test_a_file_of_thousands_of_costly_parts_is_refused_undecoded(kind, options,
     assert time.perf_counter() - start < 1  # some milliseconds; decoding would take minutes
 
 
-def test_a_photograph_with_a_video_behind_it_is_no_hostile_file():
+def test_a_video_behind_a_photograph_and_pixels_that_look_like_markers_are_no_hostile_parts():
     video = np.random.default_rng(0).bytes(UNTRUSTED_MAX_BYTES - 2**14)
     assert load_image(encoded(noise(), "JPEG") + video, trusted=False).size == (40, 24)
-
-
-def test_pixels_that_look_like_markers_are_no_markers():
     image = Image.new("RGB", (64, 64), (0xDA, 0xFF, 0xDA))  # in a BMP: blue, green, red
     assert encoded(image, "BMP").count(b"\xff\xda") > 4000
     assert load_image(encoded(image, "BMP"), trusted=False).getpixel((0, 0)) == (0xDA, 0xFF, 0xDA)
@@ -319,9 +269,6 @@ class Site(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(encoded(noise()))
 
-    def log_message(self, *args):
-        """Quiet."""
-
 
 @pytest.fixture
 def site():
@@ -337,8 +284,6 @@ def site():
 @pytest.mark.parametrize(
     ("url", "sent"),
     [
-        ("/a.png", "/a.png"),
-        ("/Köln.jpg", "/K%C3%B6ln.jpg"),
         ("/K%C3%B6ln.jpg", "/K%C3%B6ln.jpg"),
         ("/a b/100%.jpg?q=Größe 1&x=%20+~#Straße", "/a%20b/100%.jpg?q=Gr%C3%B6%C3%9Fe%201&x=%20+~"),
         (" \n", "/"),
@@ -349,16 +294,10 @@ def test_urls_as_people_write_them(url, sent, site):
     assert site.seen in ([sent], [""])
 
 
-@pytest.mark.parametrize(
-    "url",
-    ["/gone", "/to/file:///etc/passwd", "/to/gopher://x/", "/to/data:,x", "http://x:port/", "http://a b/", "http://"],
-)
-def test_a_url_without_an_image_is_an_error(url, site):
+@pytest.mark.parametrize("url", ["/gone", "/to/file:///etc/passwd", "/to/data:,x", "http://x:port/", "http://a b/"])
+def test_a_url_without_an_image_or_with_too_large_a_one_is_an_error(url, site, monkeypatch):
     with pytest.raises(ValueError, match="could not be downloaded"):
         load_image(url if url.startswith("http") else site.url + url)
-
-
-def test_an_image_by_url_is_not_too_large(site, monkeypatch):
     monkeypatch.setattr("processing_2mner.URL_MAX_BYTES", 100)
     with pytest.raises(ValueError, match="more than 100 bytes"):
         load_image(f"{site.url}/a.png")

@@ -6,7 +6,7 @@ import unicodedata
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from test_pipeline_2mner import TEXTS, check_layout, make_pipeline, make_towers, plain_image
+from tiny_pipelines import check_layout, plain_image
 
 import pipeline_2mner
 from processing_2mner import WORD_PATTERN
@@ -50,11 +50,6 @@ def is_space(character: str) -> bool:
     if ord(character) in NOT_SHOWN or character.isspace():
         return True
     return unicodedata.category(character) in ("Cc", "Cf") and ord(character) not in SHOWN
-
-
-@pytest.fixture(scope="module")
-def ner(tmp_path_factory):
-    return make_pipeline(make_towers(tmp_path_factory.mktemp("towers")))
 
 
 @settings(max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck))
@@ -116,8 +111,3 @@ def test_five_million_characters_without_a_space(ner):
         words, offsets = ner.processor.split_words(text)
         assert "".join(words) == text and offsets[0][0] == 0 and offsets[-1][1] == len(text)
     check_layout("a" * 5_000_000, ner("a" * 5_000_000))
-
-
-def test_the_strings_above_have_entities(ner):
-    """Else the whole pipeline would have been tested on empty lists."""
-    assert sum(len(entities) for entities in ner(TEXTS)) >= 5

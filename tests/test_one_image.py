@@ -9,18 +9,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_pipeline_2mner import make_pipeline, make_towers
 
 from handler import EndpointHandler, Limits
 from mmner.data.collator import MultimodalCollator
 from processing_2mner import image_id
 
 TEXT = "Jordan was seen in Paris with Orange."
-
-
-@pytest.fixture(scope="module")
-def ner(tmp_path_factory):
-    return make_pipeline(make_towers(tmp_path_factory.mktemp("towers")))
 
 
 def save_photograph(path: Path) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from transformers import pipeline
 
 from mmner.options import DataArguments, ModelArguments, TrainingArguments, parse_arguments
 from mmner.probe.tiny_towers import make_tiny_towers
@@ -33,28 +34,23 @@ def world(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("world")
     torch.manual_seed(0)
     towers = make_tiny_towers(folder / "towers", [ROW["tokens"]], vocab_size=300, image_size_px=32)
-    Image.new("RGB", (40, 24), "red").save(folder / "photo.jpg")
+    data = folder / "path" / "to" / "folder"
     for lang in ("en", "de"):
-        (folder / "path" / "to" / "folder" / lang).mkdir(parents=True)
+        (data / lang).mkdir(parents=True)
         for split in ("train", "validation", "test"):
             line = json.dumps({"id": f"{lang}-{split}", "lang": lang, **ROW})
-            (folder / "path" / "to" / "folder" / lang / f"{split}.jsonl").write_text(line + "\n")
-    (folder / "path" / "to" / "folder" / "images").mkdir()
-    Image.new("RGB", (8, 8), "blue").save(folder / "path" / "to" / "folder" / "images" / "1.jpg")
+            (data / lang / f"{split}.jsonl").write_text(line + "\n")
+    (data / "images").mkdir()
+    for image in (folder / "photo.jpg", data / "images" / "1.jpg"):
+        Image.new("RGB", (40, 24), "red").save(image)
 
-    for place, options in (
-        ("outputs/probe", {}),
-        ("org/model", {}),
-        ("org/text", {"collaboration": "none", "alignment": "none"}),
-    ):
+    text_only = {"collaboration": "none", "alignment": "none"}
+    for place, options in (("outputs/probe", {}), ("org/model", {}), ("org/text", text_only)):
         model = TwoMNERForTokenClassification.from_towers(*towers, labels=LABELS, **options)
         ner = TwoMNERPipeline(model=model, processor=TwoMNERProcessor.from_towers(*towers), device="cpu")
         ner.save_pretrained(folder / place)
-        arguments = (
-            ModelArguments(text_model="tiny", vision_model="tiny"),
-            DataArguments(dataset="probe"),
-            TrainingArguments(output_dir=str(folder / place), use_cpu=True),
-        )
+        training = TrainingArguments(output_dir=str(folder / place), use_cpu=True)
+        arguments = (ModelArguments(text_model="tiny", vision_model="tiny"), DataArguments(dataset="probe"), training)
         examples = widget_examples(ner, own_sentences(["en", "de"]))
         card = write_model_card(folder / place, arguments, model.config, {}, {}, examples)
         card.write_text(card_for(folder / place, place), encoding="utf-8")
@@ -74,11 +70,9 @@ def test_the_snippets_of_a_model_card_run_each_by_itself(here, place):
     card = (here / place / "README.md").read_text(encoding="utf-8")
     snippets = blocks(card, "python")
     assert len(snippets) == 3 and card.count("```python") == 3
-    results = []
+    results: list[dict] = [{}, {}, {}]
     for number, snippet in enumerate(snippets):
-        names: dict = {}
-        exec(compile(snippet, f"card {place}, snippet {number}", "exec"), names)
-        results.append(names)
+        exec(compile(snippet, f"card {place}, snippet {number}", "exec"), results[number])
     assert type(results[0]["ner"]).__name__ == "TwoMNERPipeline"
     assert len(results[1]["tags"]) == len(results[1]["words"]) and set(results[1]["tags"]) <= set(LABELS)
     trained = TwoMNERForTokenClassification.from_pretrained(here / "mine")
@@ -89,11 +83,7 @@ def test_the_snippets_of_a_model_card_run_each_by_itself(here, place):
 def test_what_the_card_says_the_model_answers_it_answers(here):
     card = (here / "org" / "model" / "README.md").read_text(encoding="utf-8")
     (answer,) = blocks(card, "text")
-    ner = TwoMNERPipeline(
-        model=TwoMNERForTokenClassification.from_pretrained(here / "org" / "model"),
-        processor=TwoMNERProcessor.from_pretrained(here / "org" / "model"),
-        device="cpu",
-    )
+    ner = pipeline("token-classification", model="org/model", trust_remote_code=True, device="cpu")
     (example,) = widget_examples(ner, own_sentences(["en"]))
     assert eval(answer) == example["output"]
 
@@ -105,9 +95,8 @@ def test_the_commands_of_a_card_and_the_readme_are_options_that_exist(here):
             for line in block.replace("\\\n", " ").splitlines():
                 words = shlex.split(line, comments=True)
                 if "run_mmner.py" in words:
-                    argv = words[words.index("run_mmner.py") + 1 :]
-                    place = path.parent / argv[0]
-                    parse_arguments([str(place), *argv[1:]])
+                    recipe, *options = words[words.index("run_mmner.py") + 1 :]
+                    parse_arguments([str(path.parent / recipe), *options])
                     found += 1
     assert found >= 2
 

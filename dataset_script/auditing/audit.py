@@ -10,28 +10,25 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jinja2
 import numpy as np
 
 from ..building import similarity
 from ..files import claim, regular
+from ..formats.readers import rows_with_images
 from ..images import IMAGE_SUFFIXES, open_image
 from ..publishing.markdown import text
-from ..rows import LANGUAGES, SPLIT_FILES, iob2_spans
+from ..report import LoadReport
+from ..rows import LANGUAGES, Row, iob2_spans, split_order
 from .image_kinds import Predictability, features, predictability
 from .overlap import Overlap, overlaps
-from .rows import AuditedFolder, AuditRow
 
 logger = logging.getLogger(__name__)
 
 LEAK, WARNING, NOTE, FINE = "LEAK", "WARNING", "NOTE", "FINE"
 TEMPLATE = Path(__file__).with_name("audit_report.md")
-NEAR_DUPLICATE = 0.8
-"""The Jaccard similarity of word pairs from which sentences are nearly the same."""
-IMAGE_DISTANCE = 6
-"""The bits of 64 in which the perceptual hashes of nearly the same images may differ."""
 MAX_IMAGES = 2000
 """Images of each dataset, drawn at random, whose look is examined."""
 MAX_QUOTED_WORDS = 12
@@ -40,32 +37,22 @@ MAX_QUOTED_NAMES = 5
 
 @dataclass
 class PartCounts:
-    """What the rows of one language in one part (a split of a dataset) hold.
+    """What the rows of one language in one part (a split of a dataset) hold."""
 
-    Attributes:
-        part: as ``A/test``.
-        rows: well-formed ones.
-        entities: type -> number.
-        named, opened: rows that name an image, and rows whose image opens.
-        slips: tags I-X that begin an entity, which IOB2 does not allow.
-        slip_rows: rows that have such.
-        malformed: reason -> rows that cannot be used.
-    """
-
-    part: str
+    part: str  # as ``A/test``
     lang: str
-    rows: int = 0
+    rows: int = 0  # well-formed ones
     tokens: int = 0
     without_entity: int = 0
-    entities: Counter[str] = field(default_factory=Counter)
-    named: int = 0
-    opened: int = 0
-    slips: int = 0
-    slip_rows: int = 0
-    malformed: Counter[str] = field(default_factory=Counter)
+    entities: Counter[str] = field(default_factory=Counter)  # type -> number
+    named: int = 0  # rows that name an image
+    opened: int = 0  # rows whose image opens
+    slips: int = 0  # tags I-X that begin an entity, which IOB2 does not allow
+    malformed: Counter[str] = field(default_factory=Counter)  # reason -> rows that cannot be used
 
 
-class Finding(NamedTuple):
+@dataclass(frozen=True)
+class Finding:
     """``level`` is ``LEAK``, ``WARNING``, ``NOTE`` or ``FINE``."""
 
     level: str
@@ -74,36 +61,20 @@ class Finding(NamedTuple):
 
 @dataclass
 class AuditReport:
-    """What an audit found.
+    """What an audit found."""
 
-    Attributes:
-        datasets: the names of the folders.
-        parts: their splits, as ``A/test``.
-        counts: by part and language.
-        overlaps: of sentences, and of images.
-        missing: dataset -> rows whose image file is absent.
-        unreadable: dataset -> image name -> why it does not open.
-        predictability: of entity types and of relations, from images alone.
-    """
-
-    datasets: list[str]
-    parts: list[str]
-    counts: list[PartCounts]
-    overlaps: list[Overlap]
-    missing: dict[str, int]
-    unreadable: dict[str, dict[str, str]]
-    predictability: list[Predictability]
+    datasets: list[str]  # the names of the folders
+    parts: list[str]  # their splits, as ``A/test``
+    counts: list[PartCounts]  # by part and language
+    overlaps: list[Overlap]  # of sentences, and of images
+    missing: dict[str, int]  # dataset -> rows whose image file is absent
+    unreadable: dict[str, dict[str, str]]  # dataset -> image name -> why it does not open
+    predictability: list[Predictability]  # of entity types and of relations, from images alone
     findings: list[Finding] = field(default_factory=list)
-
-    @property
-    def leaks(self) -> bool:
-        """Whether a later split shares something with an earlier one."""
-        return any(finding.level == LEAK for finding in self.findings)
 
     def to_json(self) -> str:
         """Everything, as one JSON object."""
-        shown = vars(self) | {"findings": [finding._asdict() for finding in self.findings]}
-        return json.dumps(shown, default=vars, ensure_ascii=False, indent=1)
+        return json.dumps(self, default=vars, ensure_ascii=False, indent=1)
 
 
 def audit(
@@ -118,37 +89,31 @@ def audit(
 
     Args:
         folder_a, folder_b: in any format that the readers know.
-        lang: the language of rows that do not state theirs.
+        lang, tag_column: as those of ``dataset_script.load``.
         image_folders: where the images of each lie, if not where the readers look.
-        tag_column: of files in columns, as that of ``dataset_script.load``.
 
     Raises:
         FileNotFoundError: a folder is not there, or holds no dataset.
-        ValueError: ``lang`` is not one of the languages.
+        ValueError: a folder has no rows, or an option makes no sense.
     """
-    if lang is not None and lang not in LANGUAGES:
-        raise ValueError(f"--lang is {lang!r}; expected one of {', '.join(LANGUAGES)}.")
-    folders = [Path(folder) for folder in (folder_a, folder_b) if folder is not None]
-    roots = [Path(root) if root else None for root in (*image_folders, None, None)]
-    named = [
-        AuditedFolder(folder, lang=lang, image_folder=root, tag_column=tag_column)
-        for folder, root in zip(folders, roots, strict=False)
-    ]
-    if len({one.name for one in named}) < len(named):
-        for letter, one in zip("AB", named, strict=True):
-            one.name = f"{letter}:{one.name}"
-    scan = _Scan(named)
-    sentence_pairs = list(similarity.near_duplicate_sentences(scan.sentences(), NEAR_DUPLICATE))
+    folders = [Path(folder).expanduser() for folder in (folder_a, folder_b) if folder is not None]
+    names = [folder.resolve().name for folder in folders]
+    if len(set(names)) < len(names):
+        names = [f"{letter}:{name}" for letter, name in zip("AB", names, strict=True)]
+    scan = _Scan()
+    for name, folder, root in zip(names, folders, (*image_folders, None, None), strict=False):
+        scan.add(name, folder, lang=lang, image_folder=root, tag_column=tag_column)
+    sentence_pairs = list(similarity.near_duplicate_sentences(scan.sentences.items()))
     logger.info("%d rows, %d images that open", len(scan.rows), len(scan.images.hashes))
-    image_pairs = list(similarity.near_duplicate_images(scan.images.hashes.items(), IMAGE_DISTANCE))
+    image_pairs = list(similarity.near_duplicate_images(scan.images.hashes.items()))
     report = AuditReport(
-        [one.name for one in named],
+        names,
         scan.parts,
         sorted(scan.counts.values(), key=lambda one: scan.parts.index(one.part)),
         scan.overlaps(sentence_pairs, image_pairs),
-        {one.name: scan.images.missing[one.name] for one in named},
-        {one.name: scan.images.unreadable[one.name] for one in named},
-        list(scan.predictability(similarity.groups(image_pairs))),
+        {name: scan.images.missing[name] for name in names},
+        {name: scan.images.unreadable[name] for name in names},
+        list(scan.predictability(names, similarity.groups(image_pairs))),
     )
     report.findings = list(_findings(report))
     return report
@@ -162,8 +127,8 @@ def markdown(report: AuditReport) -> str:
         report=report,
         types=sorted({kind for one in report.counts for kind in one.entities}),
         overlaps=[one for one in report.overlaps if before[one.other] <= before[one.part]],
-        near_duplicate=NEAR_DUPLICATE,
-        image_distance=IMAGE_DISTANCE,
+        near_duplicate=similarity.NEAR_DUPLICATE,
+        image_distance=similarity.IMAGE_DISTANCE,
         text=text,
     )
 
@@ -171,8 +136,7 @@ def markdown(report: AuditReport) -> str:
 class _Row(NamedTuple):
     part: str
     id: str
-    words: str | None
-    """The first ones; ``None`` where the sentence is not to be compared."""
+    words: str
     image_name: str | None
     image: str | None
     labels: dict[str, list[str]]
@@ -192,46 +156,43 @@ class _Images:
         self._by_path: dict[Path, str] = {}
         self._by_name: dict[str, str] = {}
 
-    def key(self, row: AuditRow, dataset: str) -> str | None:
+    def key(self, row: Row, image: Path | bytes | None, dataset: str) -> str | None:
         """The image of a row: the digest of its bytes, its name where no file is there, or ``None``."""
-        if row.image_name is None:
-            return None
         if row.image is None:
+            return None
+        if image is None:
             self.missing[dataset] += 1
-            return _stem(row.image_name)
-        key = self._by_path.get(row.image) if isinstance(row.image, Path) else None
+            return _stem(row.image)
+        key = self._by_path.get(image) if isinstance(image, Path) else None
         if key is None:
-            data = regular(row.image).read_bytes() if isinstance(row.image, Path) else row.image
+            data = regular(image).read_bytes() if isinstance(image, Path) else image
             key = hashlib.sha256(data).hexdigest()
-            if isinstance(row.image, Path):
-                self._by_path[row.image] = key
+            if isinstance(image, Path):
+                self._by_path[image] = key
             if key not in self.hashes and key not in self._problems:
-                self._open(key, row.image)
+                try:
+                    opened = open_image(data)
+                    self.hashes[key], self.features[key] = similarity.image_hash(opened), features(opened)
+                except OSError as error:
+                    self._problems[key] = str(error)
         if key in self._problems:
-            self.unreadable[dataset][row.image_name] = self._problems[key]
-        self._by_name.setdefault(_stem(row.image_name), key)
+            self.unreadable[dataset][row.image] = self._problems[key]
+        self._by_name.setdefault(_stem(row.image), key)
         return key
 
     def resolve(self, key: str | None) -> str | None:
         """The image of that name where another row has its file; call it after all rows."""
         return self._by_name.get(key, key) if key else None
 
-    def _open(self, key: str, source: Path | bytes) -> None:
-        try:
-            image = open_image(source)
-        except OSError as error:
-            self._problems[key] = str(error)
-            return
-        self.hashes[key] = similarity.image_hash(image)
-        self.features[key] = features(image)
-
 
 class _Scan:
     """One pass over all rows, and what is kept of them."""
 
-    def __init__(self, folders: Sequence[AuditedFolder]):
-        self.folders, self.images = folders, _Images()
+    def __init__(self) -> None:
+        self.images = _Images()
         self.rows: list[_Row] = []
+        self.sentences: dict[int, list[str]] = {}
+        """Those to compare, by the numbers of their rows."""
         self.counts: dict[tuple[str, str], PartCounts] = {}
 
     @property
@@ -239,13 +200,17 @@ class _Scan:
         """The names of the parts."""
         return list(dict.fromkeys(part for part, _ in self.counts))
 
-    def sentences(self) -> Iterator[tuple[int, list[str]]]:
-        """The sentences to compare, by the numbers of their rows; takes in all rows on the way."""
-        for folder in self.folders:
-            for row in folder.rows():
-                self.rows.append(self._take(row, folder.name))
-                if self.rows[-1].words is not None:
-                    yield len(self.rows) - 1, row.tokens
+    def add(self, dataset: str, folder: Path, **options: Any) -> None:
+        """Take in the rows of a folder."""
+        report = LoadReport()
+        for split, row, image in rows_with_images(folder, report, **options):
+            if row.tokens:
+                self.sentences[len(self.rows)] = row.tokens
+            self.rows.append(self._take(row, image, f"{dataset}/{split}", dataset))
+        for split, parts in report.parts.items():
+            for lang, part in parts.items():
+                counts = self._counts(f"{dataset}/{split}", lang)
+                counts.slips, counts.malformed = part.repaired_tags, part.skipped
         self.rows = [row._replace(image=self.images.resolve(row.image)) for row in self.rows]
 
     def overlaps(
@@ -254,7 +219,7 @@ class _Scan:
         """Of sentences and of images, with examples in words."""
         parts = [row.part for row in self.rows]
         same = similarity.groups(pair for pair in sentence_pairs if pair[2] == 1)
-        sentences = [None if row.words is None else same.get(number, number) for number, row in enumerate(self.rows)]
+        sentences = [same.get(number, number) if row.words else None for number, row in enumerate(self.rows)]
         near = [(sentences[one], sentences[other]) for one, other, measure in sentence_pairs if measure < 1]
         found = overlaps("sentences", sentences, parts, near)
         images = [row.image for row in self.rows]
@@ -266,41 +231,38 @@ class _Scan:
                 overlap.examples.append(" | ".join(shown))
         return found
 
-    def predictability(self, groups: Mapping[str, str]) -> Iterator[Predictability]:
+    def predictability(self, datasets: Sequence[str], groups: Mapping[str, str]) -> Iterator[Predictability]:
         """What the look of images predicts in each dataset; images of a group are nearly the same."""
         for target in ("entity type", "relation"):
-            for folder in self.folders:
+            for dataset in datasets:
                 labels: dict[str, Counter[str]] = defaultdict(Counter)
                 for row in self.rows:
-                    if row.image in self.images.features and row.part.rpartition("/")[0] == folder.name:
+                    if row.image in self.images.features and row.part.rpartition("/")[0] == dataset:
                         labels[row.image].update(row.labels[target])
                 images = sorted(image for image, mine in labels.items() if mine)
                 images = random.Random(0).sample(images, min(MAX_IMAGES, len(images)))
                 look = [self.images.features[image] for image in images]
                 same = [groups.get(image, image) for image in images]
-                if found := predictability(target, folder.name, look, [labels[image] for image in images], same):
+                if found := predictability(target, dataset, look, [labels[image] for image in images], same):
                     yield found
 
-    def _take(self, row: AuditRow, dataset: str) -> _Row:
-        part = f"{dataset}/{row.split}"
-        counts = self.counts.setdefault((part, row.lang), PartCounts(part, row.lang))
-        if row.problem is not None:
-            counts.malformed[row.problem] += 1
-            return _Row(part, row.id, None, None, None, {})
-        image = self.images.key(row, dataset)
+    def _counts(self, part: str, lang: str) -> PartCounts:
+        return self.counts.setdefault((part, lang), PartCounts(part, lang))
+
+    def _take(self, row: Row, file: Path | bytes | None, part: str, dataset: str) -> _Row:
+        counts = self._counts(part, str(row.lang))
+        image = self.images.key(row, file, dataset)
         types = [kind for _, _, kind in iob2_spans(row.tags)]
         counts.rows += 1
         counts.tokens += len(row.tokens)
         counts.entities.update(types)
         counts.without_entity += not types
-        counts.slips += row.slips
-        counts.slip_rows += row.slips > 0
         counts.named += image is not None
         counts.opened += image in self.images.hashes
         more = " ..." if len(row.tokens) > MAX_QUOTED_WORDS else ""
-        words = " ".join(row.tokens[:MAX_QUOTED_WORDS]) + more if row.tokens else None
-        relation = [row.relation] if row.relation in ("depicts", "unrelated") else []
-        return _Row(part, row.id, words, row.image_name, image, {"entity type": types, "relation": relation})
+        words = " ".join(row.tokens[:MAX_QUOTED_WORDS]) + more
+        relation = [row.image_relation] if row.image_relation in ("depicts", "unrelated") else []
+        return _Row(part, row.id, words, row.image, image, {"entity type": types, "relation": relation})
 
 
 def _stem(name: str) -> str:
@@ -313,65 +275,46 @@ def _findings(report: AuditReport) -> Iterator[Finding]:
     for one in report.predictability:
         what = "the type of an entity" if one.target == "entity type" else "whether an image depicts or is unrelated"
         score = f"{one.accuracy:.1%} right, the most frequent label {one.majority:.1%}, of {one.labels} labels"
-        if one.predicts:
-            remark = (
-                f"The look of the image predicts {what} in {one.dataset}: {score}. A model can score without reading."
-            )
-            yield Finding(WARNING, remark)
-        else:
-            yield Finding(FINE, f"The look of the image hardly predicts {what} in {one.dataset}: {score}.")
+        found = f"The look of the image {'' if one.predicts else 'hardly '}predicts {what} in {one.dataset}: {score}."
+        yield Finding(WARNING, f"{found} A model can score without reading.") if one.predicts else Finding(FINE, found)
     for name in report.datasets:
         counts = [one for one in report.counts if one.part.rpartition("/")[0] == name]
-        slips, slip_rows = sum(one.slips for one in counts), sum(one.slip_rows for one in counts)
+        slips, named = sum(one.slips for one in counts), sum(one.named for one in counts)
         malformed = sum((one.malformed for one in counts), Counter())
+        missing, unreadable = report.missing[name], list(report.unreadable[name])
         if slips:
-            part = slip_rows / max(1, sum(one.rows for one in counts))
-            remark = f"{slips} tags of {name} break IOB2: an I-X begins an entity ({slip_rows} rows, {part:.1%})."
-            yield Finding(WARNING, remark)
+            yield Finding(WARNING, f"{slips} tags of {name} break IOB2: an I-X begins an entity.")
         if malformed:
             reasons = ", ".join(f"{reason} {number}" for reason, number in malformed.most_common())
             yield Finding(WARNING, f"{malformed.total()} rows of {name} are malformed and were left out: {reasons}.")
         if not slips and not malformed:
             yield Finding(FINE, f"All rows of {name} are well-formed IOB2.")
-        named, unreadable = sum(one.named for one in counts), list(report.unreadable[name])
-        if report.missing[name]:
-            remark = f"{report.missing[name]} of the {named} rows of {name} that name an image have no file."
-            yield Finding(WARNING, remark)
+        if missing:
+            yield Finding(WARNING, f"{missing} of the {named} rows of {name} that name an image have no file.")
         if unreadable:
             some = ", ".join(unreadable[:MAX_QUOTED_NAMES]) + (" ..." if len(unreadable) > MAX_QUOTED_NAMES else "")
-            yield Finding(
-                WARNING, f"{_number(len(unreadable), 'image', 'images')} of {name} cannot be opened: {some}."
-            )
-        if named and not report.missing[name] and not unreadable:
+            yield Finding(WARNING, f"Images of {name} that do not open, {len(unreadable)}: {some}.")
+        if named and not missing and not unreadable:
             yield Finding(FINE, f"All images of {name} open ({named} rows).")
 
 
 def _overlap_findings(report: AuditReport) -> Iterator[Finding]:
     leaking = False
     for one in report.overlaps:
-        items = _number(one.items, one.kind.removesuffix("s"), one.kind)
-        occur = "occurs" if one.items == 1 else "occur"
+        what = f"{one.items} {one.kind if one.items > 1 else one.kind.removesuffix('s')}"
         nearly = f", {one.near} of them nearly the same" if one.near else ""
-        rows = f"{one.shared} of {one.rows} rows, {one.shared / one.rows:.1%}{nearly}"
-        mine, theirs = _split_order(one.part), _split_order(one.other)
+        shared = one.exact + one.near
+        rows = f"{shared} of {one.rows} rows, {shared / one.rows:.1%}{nearly}"
+        mine, theirs = (split_order(part.rpartition("/")[2]) for part in (one.part, one.other))
         if theirs < mine:
             leaking = True
-            yield Finding(LEAK, f"{items} in {one.part} {occur} in {one.other} ({rows}).")
+            yield Finding(LEAK, f"{what} of {one.part} in {one.other} ({rows}).")
         elif one.part == one.other and one.kind == "sentences":
-            yield Finding(NOTE, f"{items} {occur} more than once in {one.part} ({rows}).")
+            yield Finding(NOTE, f"{what} of {one.part} more than once ({rows}).")
         elif theirs == mine and one.part < one.other:
-            yield Finding(NOTE, f"{items} in {one.part} {occur} in {one.other} as well ({rows}).")
+            yield Finding(NOTE, f"{what} of {one.part} in {one.other} as well ({rows}).")
     if not leaking:
         yield Finding(FINE, "No sentence and no image of a test or validation set occurs in what comes before it.")
-
-
-def _number(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"
-
-
-def _split_order(part: str) -> int:
-    split, known = part.rpartition("/")[2], list(SPLIT_FILES)
-    return known.index(split) if split in known else len(known)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -403,4 +346,4 @@ def run(arguments: argparse.Namespace) -> int:
         (arguments.output_dir / "audit.json").write_text(report.to_json() + "\n", encoding="utf-8")
         (arguments.output_dir / "audit.md").write_text(shown, encoding="utf-8")
     print(shown, end="")
-    return int(arguments.strict and report.leaks)
+    return int(arguments.strict and any(finding.level == LEAK for finding in report.findings))

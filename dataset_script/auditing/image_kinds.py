@@ -23,65 +23,44 @@ MAX_GAIN = 0.1
 
 
 def features(image: Image.Image) -> np.ndarray:
-    """(276,) float32: an 8 x 8 thumbnail, a histogram of 64 colours, the density of edges in 4 x 4 places, shape."""
+    """(256,) float32: an 8 x 8 thumbnail and a histogram of 64 colours."""
     pixels = np.asarray(image.convert("RGB").resize((64, 64), Image.Resampling.BOX), dtype=np.float32) / 255
     thumbnail = pixels.reshape(8, 8, 8, 8, 3).mean((1, 3)).reshape(-1)
     colours = np.minimum((pixels * 4).astype(int), 3).reshape(-1, 3) @ np.array([16, 4, 1])
     # The root makes small shares count: what matters of a colour is whether it is there.
     histogram = np.sqrt(np.bincount(colours, minlength=64) / len(colours))
-    grey = pixels.mean(2)
-    edges = np.hypot(np.diff(grey, axis=0, append=grey[-1:]), np.diff(grey, axis=1, append=grey[:, -1:]))
-    density = edges.reshape(4, 16, 4, 16).mean((1, 3)).reshape(-1)
-    shape = [math.log(image.width / image.height), grey.mean(), grey.std(), (pixels.max(2) - pixels.min(2)).mean()]
-    return np.concatenate([thumbnail, histogram, density, shape]).astype(np.float32)
+    return np.concatenate([thumbnail, histogram]).astype(np.float32)
 
 
 @dataclass
 class Predictability:
-    """How far an image alone predicts a label.
+    """How far an image alone predicts a label."""
 
-    Attributes:
-        target: ``entity type`` or ``relation``.
-        dataset: its name.
-        labels: how many labels were predicted.
-        images: of how many images.
-        accuracy: the share predicted rightly.
-        majority: the share that the most frequent label alone gets right.
-    """
-
-    target: str
+    target: str  # ``entity type`` or ``relation``
     dataset: str
-    labels: int
-    images: int
-    accuracy: float
-    majority: float
-
-    @property
-    def gain(self) -> float:
-        """The share of the majority's errors that the image avoids; at most 1, and 0 where it predicts nothing."""
-        return (self.accuracy - self.majority) / (1 - self.majority) if self.majority < 1 else 0.0
+    labels: int  # how many were predicted
+    images: int  # of how many images
+    accuracy: float  # the share predicted rightly
+    majority: float  # the share that the most frequent label alone gets right
 
     @property
     def predicts(self) -> bool:
-        """Whether the gain is more than ``MAX_GAIN``, and the accuracy higher by more than chance would make it: three
+        """Whether the image avoids more than ``MAX_GAIN`` of the majority's errors, and more than chance would: three
         standard errors, with as many trials as images."""
+        gain = self.accuracy - self.majority
         error = math.sqrt(self.accuracy * (1 - self.accuracy) / self.images)
-        return self.gain > MAX_GAIN and self.accuracy - self.majority > 3 * error
+        return gain > MAX_GAIN * (1 - self.majority) and gain > 3 * error
 
 
 def predictability(
     target: str, dataset: str, look: Sequence[np.ndarray], labels: Sequence[Counter[str]], groups: Sequence[str]
 ) -> Predictability | None:
-    """Cross-validates a logistic regression of image features.
+    """Cross-validates a logistic regression of image features; ``None`` for too few images, or labels of one class.
 
     Args:
-        target, dataset: as in ``Predictability``.
         look: (images,) the features of each.
         labels: (images,) how often each label stands beside each image, at least one each.
         groups: (images,) equal for images that are nearly the same; they share a fold.
-
-    Returns:
-        ``None`` where there are too few images, or labels of one class only.
     """
     classes = sorted({label for mine in labels for label in mine})
     if len(look) < MIN_IMAGES or len(set(groups)) < FOLDS or len(classes) < 2:

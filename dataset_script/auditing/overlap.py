@@ -9,48 +9,28 @@ MAX_EXAMPLES = 3
 
 @dataclass
 class Overlap:
-    """What one part shares with another.
+    """What one part shares with another, named as ``A/test``, or repeats, where both are the same."""
 
-    Attributes:
-        kind: ``sentences`` or ``images``.
-        part, other: the names of the two parts, as ``A/test``; equal for what a part repeats.
-        rows: rows of ``part``.
-        exact: of them, rows that have the very same item in ``other``.
-        near: further ones that have nearly the same there.
-        items: how many different items of ``part`` these are, exact and near.
-        pairs: a few pairs of such rows, by their numbers.
-        examples: the same in words.
-    """
-
-    kind: str
+    kind: str  # ``sentences`` or ``images``
     part: str
     other: str
-    rows: int
-    exact: int = 0
-    near: int = 0
-    items: int = 0
-    pairs: list[tuple[int, int]] = field(default_factory=list)
-    examples: list[str] = field(default_factory=list)
-
-    @property
-    def shared(self) -> int:
-        """Rows of ``part`` that have the item, or nearly, in ``other``."""
-        return self.exact + self.near
+    rows: int  # of ``part``
+    exact: int = 0  # of them, those that have the very same item in ``other``
+    near: int = 0  # further ones that have nearly the same there
+    items: int = 0  # how many different items of ``part`` these are
+    pairs: list[tuple[int, int]] = field(default_factory=list)  # a few pairs of such rows, by their numbers
+    examples: list[str] = field(default_factory=list)  # the same in words
 
 
 def overlaps(
     kind: str, items: Sequence[Hashable | None], parts: Sequence[str], near: Iterable[tuple[Hashable, Hashable]]
 ) -> list[Overlap]:
-    """Compare all parts with each other and with themselves.
+    """Compare all parts with each other and with themselves; the overlaps that there are, in the order of the parts.
 
     Args:
         kind: of the items.
-        items: (rows,) which item each row has, or ``None``.
-        parts: (rows,) the part of each row.
+        items, parts: (rows,) which item each row has, or ``None``, and its part.
         near: pairs of items that are nearly the same.
-
-    Returns:
-        The overlaps that there are, in the order of the parts.
     """
     rows_of: dict[Hashable, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for row, (item, part) in enumerate(zip(items, parts, strict=True)):

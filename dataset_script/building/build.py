@@ -1,22 +1,19 @@
 """Construct an MMNER dataset: sentences of any source, images of a provider, splits that do not leak, one folder.
 
-Rows are staged on disk; memory holds some bytes a row, the images' names, and a hundred rows at a time. The same
-sources, images, options and seed give the same bytes.
+Memory holds the rows, but not their images. The same sources, images, options and seed give the same bytes.
 """
 
 import argparse
 import contextlib
 import hashlib
-import importlib
-import importlib.metadata
 import json
 import logging
 import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, fields
-from itertools import chain, islice
+from dataclasses import asdict, fields, replace
+from importlib.metadata import distributions
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -27,29 +24,28 @@ import pyarrow as pa
 from ..files import DATASET, check_replaceable, regular, replacing, scratch
 from ..formats.hub_sources import stated_facts
 from ..formats.readers import read_source
-from ..images import find_image_root, image_problem
+from ..images import find_image_root
 from ..mmner import features
 from ..parquet import REPORT_FILE, ROWS_PER_GROUP, ShardWriter, is_parquet
 from ..report import LoadReport
 from ..rows import LANGUAGES
 from . import pairing, similarity, splits
-from .draws import position
-from .plan import DEFAULT_SPLITS, FROM_SOURCE, UNKNOWN, Plan
-from .providers import fetching
+from .plan import FROM_SOURCE, UNKNOWN, Plan
+from .providers import folder, urls
 from .providers.base import ImageProvider
+from .providers.fetching import Politeness
 from .providers.folder import Folder, name_key
 from .providers.own import Own
+from .providers.wikimedia import Wikimedia
 from .splits import SPLITS, Assignment
 from .stage import Stage, StagedRow
 
 logger = logging.getLogger(__name__)
 
-PROVIDERS = ("folder", "wikimedia", "urls")
-"""Modules of ``providers`` with ``add_arguments`` and ``from_arguments``; ``own`` and ``none`` are beside them."""
+PROVIDERS = ("folder", "wikimedia", "urls", "own", "none")
 IMAGES_FILE = "pictures.jsonl"
 BUILD_FILE = "build.json"
-_IMAGES_AT_ONCE = 64
-_VERSIONS = ("2m-ner", "datasets", "datasketch", "imagehash", "numpy", "pillow", "pyarrow", "scipy")
+_VERSIONS = ("2m-ner", "datasets", "datasketch", "ImageHash", "numpy", "pillow", "pyarrow", "scipy")
 
 
 def build(
@@ -63,26 +59,19 @@ def build(
     workspace: str | Path | None = None,
     licences: Sequence[str] = (),
     source_options: dict[str, Any] | None = None,
-    command: Sequence[str] = (),
 ) -> Path:
     """Build a dataset.
 
     Args:
         sources: folders in any format that ``readers`` knows, or names of datasets on the Hub.
-        output_dir: new, empty, or a dataset that this package wrote and nobody added to, which is replaced when the
-            new one is complete.
+        output_dir: new, empty, or a dataset that this package wrote and nobody added to (else ``FileExistsError``),
+            which is replaced when the new one is complete.
         provider: of the images; none for a set of text. It is closed at the end.
-        write_card: writes the card of the folder that it is given, ``publishing.card.write_card``.
+        write_card: ``publishing.card.write_card``.
         languages: those of the rows to take.
         workspace: for temporary files; ``{output_dir}.work`` if left out.
         licences: of the sentences, one for each of ``sources``, where it is not one whose licence is known.
         source_options: of ``readers.read_source``: ``lang``, ``label_map``, ``errors``, ``iob2``, ``tag_column``.
-        command: the words of the command line, for the card's instructions.
-
-    Raises:
-        FileExistsError: the folder holds something else.
-        MalformedRow: a row breaks its format and ``errors`` is ``"raise"``.
-        ValueError: an option makes no sense, or no row is left.
     """
     provider, plan, options = provider or ImageProvider(), plan or Plan(), source_options or {}
     output_dir = Path(output_dir).expanduser().absolute()
@@ -94,11 +83,13 @@ def build(
     report = LoadReport()
     with contextlib.ExitStack() as stack:
         stack.callback(provider.close)
-        stage = stack.enter_context(contextlib.closing(Stage(stack.enter_context(scratch(work, "build")))))
+        stage = Stage(stack.enter_context(scratch(work, "build")) / "images")
         described = []
         for source, name in zip(sources, source_names(sources), strict=True):
-            place = stage.images / name if isinstance(provider, Own) else None
-            counts = stage.add(read_source(source, tuple(languages), report=report, image_dir=place, **options), name)
+            rows = read_source(
+                source, tuple(languages), report=report, with_images=isinstance(provider, Own), **options
+            )
+            counts = stage.add(rows, name)
             logger.info("%s: %s", name, ", ".join(f"{lang} {number}" for lang, number in counts.items()) or "no rows")
             facts = {"name": name, "rows": counts.total(), "languages": dict(sorted(counts.items()))}
             described.append(facts | stated_facts(str(source)))
@@ -107,13 +98,13 @@ def build(
         if not stage.rows:
             raise ValueError(f"{', '.join(map(str, sources))} have no rows in {', '.join(languages)}.")
         report.log()
-        if stage.rows_with_image and not isinstance(provider, Own):
+        named = sum(row.image is not None for row in stage.rows)
+        if named and not isinstance(provider, Own):
             message = "%d rows name an image of their own, which --provider %s does not take."
-            logger.warning(message, stage.rows_with_image, provider.name)
+            logger.warning(message, named, provider.name)
         provider.prepare(stage)
         draft = _Draft(stage, provider, plan)
         record = {
-            "command": [*command],
             "options": {
                 "provider": provider.name,
                 "languages": [*languages],
@@ -123,7 +114,7 @@ def build(
             "seed": plan.seed,
             "sources": described,
             "counts": {
-                "rows read": stage.rows,
+                "rows read": len(stage.rows),
                 "rows written": int((draft.assignment.split >= 0).sum()),
                 "frequent entities and images given a split of their own": draft.assignment.hubs,
                 "provider": provider.counts,
@@ -132,13 +123,13 @@ def build(
             },
             "left_out": {f"malformed: {reason}": number for reason, number in report.total().skipped.items()}
             | draft.assignment.left_out,
-            "versions": _versions(),
+            "versions": {one.name: one.version for one in distributions() if one.name in _VERSIONS},
         }
-        with replacing(output_dir, DATASET) as folder:
-            draft.write_rows(folder, report)
-            draft.write_images(folder / IMAGES_FILE)
-            (folder / BUILD_FILE).write_text(_json(record, indent=1) + "\n", encoding="utf-8")
-            write_card(folder)
+        with replacing(output_dir, DATASET) as new:
+            draft.write_rows(new, report)
+            draft.write_images(new / IMAGES_FILE)
+            (new / BUILD_FILE).write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+            write_card(new)
     return output_dir
 
 
@@ -160,44 +151,26 @@ class _Draft:
         self.stage, self.provider, self.plan = stage, provider, plan
         self.problems: dict[str, str] = {}
         self._sha256: dict[str, str] = {}
-        self._hashes: dict[str, int] = {}
-        while True:  # whether an image opens is found out when it is drawn
-            usable = [name for name in provider.images if name not in self.problems]
-            self.pairs = pairing.draw_depicting(stage, provider, plan, usable)
-            if self._open([self.pairs.names[number] for number in np.unique(self.pairs.image[self.pairs.image >= 0])]):
-                break
+        hashes: dict[str, int] = {}
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            opened = pool.map(_opened, [image.path for image in provider.images.values()])
+            for name, (problem, sha256, perceptual) in zip(provider.images, opened, strict=True):
+                if problem:
+                    self.problems[name] = problem
+                else:
+                    self._sha256[name], hashes[name] = sha256, perceptual
+        near = similarity.near_duplicate_images(hashes.items())
+        self._clusters = {name: name for name in hashes} | similarity.groups(near)
+        self.pairs = pairing.draw_depicting(stage, provider, plan, list(hashes))
         self.assignment = self._split()
         if not provider.natural:
-            pairing.draw_unrelated(stage, provider, plan.seed, self.pairs, self.assignment.split, self._fillers())
-
-    def _open(self, names: Sequence[str]) -> bool:
-        """Open the images that were not opened yet. Returns whether all of ``names`` can be used."""
-        new = iter([name for name in names if name not in self._sha256 and name not in self.problems])
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            while few := list(islice(new, _IMAGES_AT_ONCE)):
-                paths = [self.provider.images[name].path for name in few]
-                for name, (problem, sha256, perceptual) in zip(few, pool.map(_opened, paths), strict=True):
-                    if problem:
-                        self.problems[name] = problem
-                    else:
-                        self._sha256[name], self._hashes[name] = sha256, perceptual
-        return all(name in self._sha256 for name in names)
-
-    def _clusters(self) -> dict[str, str]:
-        """Image name -> the name that stands for all near-duplicates of it."""
-        pairs = similarity.near_duplicate_images(self._hashes.items(), max_distance=self.plan.image_distance)
-        linked = [(first, second) for first, second, _ in pairs]
-        by_bytes: dict[str, str] = {}
-        linked += [(by_bytes.setdefault(sha256, name), name) for name, sha256 in self._sha256.items()]
-        return {name: name for name in self.pairs.names} | similarity.groups(linked)
+            pairing.draw_unrelated(stage, provider, plan.seed, self.pairs, self.assignment.split)
 
     def _split(self) -> Assignment:
         stage, plan, pairs = self.stage, self.plan, self.pairs
-        sentences = ((row.key, row.tokens) for row in stage.read())
-        near = similarity.near_duplicate_sentences(sentences, threshold=plan.near_duplicate)
+        near = similarity.near_duplicate_sentences((row.key, row.tokens) for row in stage.rows)
         together = np.array([(first, second) for first, second, _ in near], np.int64).reshape(-1, 2)
-        clusters = self._clusters()
-        images, _ = splits.numbered(clusters[name] for name in pairs.names)
+        images, _ = splits.numbered(self._clusters[name] for name in pairs.names)
         ties = self._entity_ties(images) if plan.entities_unseen else np.zeros((0, 2), np.int64)
         if not isinstance(plan.splits, str):
             # Where entities are told apart by their images, a row is tied to its image by what it names.
@@ -205,8 +178,8 @@ class _Draft:
                 rows = np.flatnonzero(pairs.image >= 0)
                 first = int(ties[:, 1].max()) + 1 if len(ties) else 0
                 ties = np.concatenate([ties, np.stack([rows, first + images[pairs.image[rows]]], axis=1)])
-            return splits.resplit(stage.rows, plan.splits, plan.seed, together, ties)
-        given = np.fromiter((SPLITS.index(row.split) for row in stage.read()), np.int8, stage.rows)
+            return splits.resplit(len(stage.rows), plan.splits, plan.seed, together, ties)
+        given = np.fromiter((SPLITS.index(row.split) for row in stage.rows), np.int8)
         assignment = splits.keep_given(given, together, ties)
         if plan.images_unseen:
             # An image that two splits drew stays with the later one: what is tested is scarcer than what trains.
@@ -230,56 +203,30 @@ class _Draft:
         if self.plan.images_unseen and self.pairs.names:
             numbers = splits.joined(count, np.stack([numbers[names:], count + clusters], axis=1))[numbers]
         mentions = self.stage.mention_pairs()
-        if not len(mentions):
-            return mentions
         return np.unique(np.stack([mentions[:, 0], numbers[:names][mentions[:, 1]]], axis=1), axis=0)
 
-    def _fillers(self) -> Iterator[tuple[int, int]]:
-        """Images that show no known entity, each with a split that may have it."""
-        names, plan = self.pairs.names, self.plan
-        fillers = {name: number for number, name in enumerate(names) if not self.provider.images[name].types}
-        self._open([*fillers])
-        clusters = self._clusters()
-        used = {clusters[names[number]] for number in self.pairs.image[self.pairs.image >= 0]}
-        for name, number in fillers.items():
-            if name in self.problems or (plan.images_unseen and clusters[name] in used):
-                continue
-            shares = DEFAULT_SPLITS if isinstance(plan.splits, str) else plan.splits
-            drawn = position(shares, plan.seed, "filler", clusters[name])
-            yield from ((number, split) for split in ([drawn] if plan.images_unseen else range(len(SPLITS))))
-
-    def write_rows(self, folder: Path, read: LoadReport) -> None:
-        """Write the Parquet files, and the report of what was read and written."""
+    def write_rows(self, folder: Path, report: LoadReport) -> None:
+        """Write the Parquet files, and the report: what reading changed, and the numbers of rows written."""
         stage, pairs, split_of = self.stage, self.pairs, self.assignment.split
         labels = ["O", *(f"{prefix}-{kind}" for kind in stage.types() for prefix in "BI")]
         shown = pairs.relation[pairs.image >= 0]
         columns = [] if len(shown) and (shown == UNKNOWN).all() else ["image_relation"]
-        if self.provider.natural and len(shown) and any(row.caption is not None for row in stage.read()):
+        if self.provider.natural and len(shown) and any(row.caption is not None for row in stage.rows):
             columns.append("caption")
         schema = features(labels, columns)
         schema["image_name"] = datasets.Value("string")
-        report = LoadReport()
-        report.ignored_keys.update(read.ignored_keys)
-        for lang in LANGUAGES:
-            for number, split in enumerate(SPLITS):
-                rows = (self._record(row, labels, schema) for row in stage.read(lang) if split_of[row.key] == number)
-                if not (few := list(islice(rows, ROWS_PER_GROUP))):
-                    continue
+        for lang, (number, split) in product(LANGUAGES, enumerate(SPLITS)):
+            rows = [row for row in stage.rows if row.lang == lang and split_of[row.key] == number]
+            if rows or lang in report.parts.get(split, ()):
                 part = report.part(split, lang)
-                with ShardWriter(folder / lang, split, schema) as writer:
-                    while few:
-                        writer.write(pa.Table.from_pylist(few, writer.schema))
-                        part.rows += len(few)
-                        part.images += sum(row["image"] is not None for row in few)
-                        part.empty_sentences += sum(not row["tokens"] for row in few)
-                        few = list(islice(rows, ROWS_PER_GROUP))
+                part.rows, part.empty_sentences = len(rows), sum(not row.tokens for row in rows)
+                part.images = int((pairs.image[np.array([row.key for row in rows], int)] >= 0).sum())
                 part.without_image = part.rows - part.images
-        for split, parts in read.parts.items():
-            for lang, part in parts.items():
-                if part.repaired_tags or part.skipped:  # what reading changed belongs in the report of the dataset too
-                    mine = report.part(split, lang)
-                    mine.repaired_tags, mine.repair_examples = part.repaired_tags, part.repair_examples
-                    mine.skipped, mine.skip_examples = part.skipped, part.skip_examples
+            if rows:
+                with ShardWriter(folder / lang, split, schema) as writer:
+                    for start in range(0, len(rows), ROWS_PER_GROUP):
+                        few = [self._record(row, labels, schema) for row in rows[start : start + ROWS_PER_GROUP]]
+                        writer.write(pa.Table.from_pylist(few, writer.schema))
         (folder / REPORT_FILE).write_text(report.to_json() + "\n", encoding="utf-8")
 
     def _record(self, row: StagedRow, labels: list[str], schema: datasets.Features) -> dict[str, Any]:
@@ -310,32 +257,23 @@ class _Draft:
                 facts = asdict(self.provider.images[names[number]])
                 facts |= {"sha256": self._sha256[names[number]], "rows": int(used[number])}
                 order = ("name", "types", "entity", "mentions", "licence", "author", "source", "sha256", "rows")
-                file.write(_json({key: facts[key] for key in order}) + "\n")
+                file.write(json.dumps({key: facts[key] for key in order}, ensure_ascii=False) + "\n")
 
 
 def _opened(path: Path) -> tuple[str | None, str, int]:
     """Why an image cannot be used, or its SHA-256 and perceptual hash."""
-    if problem := image_problem(path):
-        return problem, "", 0
-    data = path.read_bytes()
-    return None, hashlib.sha256(data).hexdigest(), similarity.image_hash(data)
-
-
-def _json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
-
-
-def _versions() -> dict[str, str]:
-    found = {distribution.name.lower(): distribution.version for distribution in importlib.metadata.distributions()}
-    # A checkout that is not installed has no version to tell.
-    return {name: found[name] for name in _VERSIONS if name in found}
+    try:
+        data = regular(path).read_bytes()
+        return None, hashlib.sha256(data).hexdigest(), similarity.image_hash(data)
+    except OSError as error:
+        return str(error), "", 0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``python -m dataset_script build``."""
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help="folder of sentences, or dataset on the Hub")
     parser.add_argument("--output_dir", required=True, help="folder of the finished dataset")
-    parser.add_argument("--provider", required=True, choices=(*PROVIDERS, "own", "none"), help="of the images")
+    parser.add_argument("--provider", required=True, choices=PROVIDERS, help="of the images")
     parser.add_argument("--languages", nargs="+", default=list(LANGUAGES), choices=LANGUAGES, metavar="LANG")
     parser.add_argument("--lang", choices=LANGUAGES, help="language of rows that do not say theirs")
     parser.add_argument("--label_map", help="name of a built-in map of entity types, or a YAML file")
@@ -348,23 +286,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("missing_share", float, "of all rows"),
         ("splits", _splits, f"shares of train, validation and test, as 0.8,0.1,0.1, or '{FROM_SOURCE}'"),
         ("unseen", str, f"in other splits: {', '.join(splits.UNSEEN)}"),
-        ("near_duplicate", float, "Jaccard similarity of sentences"),
-        ("image_distance", int, "of the hashes of images, of 64 bits"),
         ("seed", int, "of every choice"),
     ):
         parser.add_argument(f"--{name}", type=kind, default=getattr(Plan, name), help=f"{text} (%(default)s)")
     parser.add_argument("--workspace", help="for temporary files and downloads; OUTPUT_DIR.work if left out")
-    for name in PROVIDERS:
-        group = parser.add_argument_group(f"--provider {name}")
-        importlib.import_module(f".providers.{name}", __package__).add_arguments(group)
-    fetching.add_politeness_arguments(parser.add_argument_group("providers that use the network"))
+    group = parser.add_argument_group("--provider folder, own")
+    group.add_argument("--image_index", type=Path, help="TSV or JSONL of the images: " + ", ".join(folder.COLUMNS))
+    group.add_argument("--image_folder", type=Path, help="where they lie; images/ beside the index if left out")
+    group = parser.add_argument_group("--provider wikimedia, urls")
+    group.add_argument("--image_urls", type=Path, help="TSV or JSONL of the images' URLs: " + ", ".join(urls.COLUMNS))
+    group.add_argument("--max_mentions", type=int, help="look up only so many names, the most frequent ones")
+    text = "your mail address or URL, sent to servers with every request; or $MMNER_CONTACT"
+    group.add_argument("--contact", default=os.environ.get("MMNER_CONTACT"), help=text)
+    for name, kind, text in (
+        ("requests_per_second", float, "to any one host"),
+        ("workers", int, "requests under way at a time"),
+    ):
+        group.add_argument(f"--{name}", type=kind, default=getattr(Politeness, name), help=f"{text} (%(default)s)")
 
 
 def run(arguments: argparse.Namespace, write_card: Callable[[Path], object]) -> int:
     """Build what the command line asks for; ``write_card`` as for ``build``."""
     work = _workspace(Path(arguments.output_dir).expanduser().absolute(), arguments.workspace)
     plan = Plan(**{field.name: getattr(arguments, field.name) for field in fields(Plan)})
-    folder = build(
+    output_dir = build(
         arguments.sources,
         arguments.output_dir,
         _provider(arguments, work),
@@ -373,10 +318,9 @@ def run(arguments: argparse.Namespace, write_card: Callable[[Path], object]) -> 
         workspace=work,
         licences=arguments.licences,
         source_options={key: getattr(arguments, key) for key in ("lang", "label_map", "errors", "iob2", "tag_column")},
-        command=["python", "-m", "dataset_script", *_command(sys.argv[1:])],
         write_card=write_card,
     )
-    print((folder / "README.md").as_posix())
+    print((output_dir / "README.md").as_posix())
     return 0
 
 
@@ -394,23 +338,17 @@ def _provider(arguments: argparse.Namespace, work: Path) -> ImageProvider:
             has_files = folder.is_dir() and not is_parquet(folder)  # beside the rows, not inside them
             folders[name] = (arguments.image_folder or find_image_root(folder)) if has_files else None
         return Own(folders, Folder(arguments.image_index, arguments.image_folder) if arguments.image_index else None)
-    module = importlib.import_module(f".providers.{arguments.provider}", __package__)
-    return module.from_arguments(arguments, work)
-
-
-def _command(words: Sequence[str]) -> list[str]:
-    """The command without where the dataset and the workspace lie, and with other paths by their names alone."""
-    kept: list[str] = []
-    skip = False
-    for word in words:
-        option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
-        if option in ("--output_dir", "--workspace"):
-            skip = not equals
-        elif skip:
-            skip = False
-        else:
-            kept.append(option + equals + _public(value))
-    return [*kept, "--output_dir", "mmner"]
+    if arguments.provider == "folder":
+        if arguments.image_index is None:
+            raise ValueError(
+                "--provider folder needs --image_index, the TSV or JSONL file that says what images show."
+            )
+        return Folder(arguments.image_index, arguments.image_folder)
+    rate = {"requests_per_second": arguments.requests_per_second, "workers": arguments.workers}
+    if arguments.provider == "urls":
+        polite = replace(urls.PATIENCE, **rate)
+        return urls.Urls(work / "urls", arguments.contact, arguments.image_urls, polite)
+    return Wikimedia(work / "wikimedia", arguments.contact, arguments.max_mentions, Politeness(**rate))
 
 
 def _public(value: Any) -> Any:

@@ -4,6 +4,8 @@ import hashlib
 from collections.abc import Sequence
 from typing import TypeVar
 
+import numpy as np
+
 T = TypeVar("T")
 
 
@@ -20,10 +22,6 @@ def choice(options: Sequence[T], seed: int, *names: object) -> T:
 
 def position(shares: Sequence[float], seed: int, *names: object) -> int:
     """A position of ``shares``, each as likely as its share of the sum."""
-    left = uniform(seed, *names) * sum(shares)
-    for number, share in enumerate(shares):
-        left -= share
-        if left < 0:
-            return number
-    # Rounding left a crumb: the last position that can be drawn at all.
-    return max(number for number, share in enumerate(shares) if share > 0)
+    edges = np.cumsum(shares)
+    drawn = np.searchsorted(edges, uniform(seed, *names) * edges[-1], side="right")
+    return min(int(drawn), int(np.flatnonzero(shares)[-1]))  # rounding may leave a crumb

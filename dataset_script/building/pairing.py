@@ -5,14 +5,14 @@ the image nor its kind tells whether the sentence names what it shows, nor of wh
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from .draws import choice, uniform
 from .plan import DEPICTS, NONE, UNKNOWN, UNRELATED, Plan
 from .providers.base import ImageProvider
-from .stage import Mention, Stage
+from .stage import Mention, Stage, StagedRow
 
 RELATIONS = ("depicts", "unrelated", "none")
 ATTEMPTS = 64
@@ -20,13 +20,10 @@ ATTEMPTS = 64
 
 
 class Pairs:
-    """The image of each row, as arrays over the keys of the stage; at first none.
+    """The image of each row, by its key; at first none.
 
-    Attributes:
-        names: image names; ``image`` holds positions in it.
-        image: (rows,) int32, -1 for none.
-        relation: (rows,) int8: ``DEPICTS``, ``UNRELATED``, ``NONE``, or ``UNKNOWN`` for a natural pair.
-        counts: what could not be had as asked.
+    ``image``: (rows,) int32, a position in ``names`` or -1; ``relation``: (rows,) int8, ``DEPICTS``, ``UNRELATED``,
+    ``NONE``, or ``UNKNOWN`` for a natural pair; ``counts``: what could not be had as asked.
     """
 
     def __init__(self, rows: int, names: Sequence[str] = ()):
@@ -37,53 +34,36 @@ class Pairs:
 
 
 def draw_depicting(stage: Stage, provider: ImageProvider, plan: Plan, names: Sequence[str]) -> Pairs:
-    """Draw the relation of every row, and the images of those that get one of their entities.
-
-    Args:
-        names: the images that may be used.
-    """
-    pairs = Pairs(stage.rows, names)
+    """Draw the relation of every row, and of ``names`` the images of those that get one of their entities."""
+    pairs = Pairs(len(stage.rows), names)
     numbers = {name: number for number, name in enumerate(pairs.names)}
-    for row in stage.read():
+    for row in stage.rows:
         found = {name: mention for name, mention in provider.candidates(row).items() if name in numbers}
-        if provider.natural:
-            if found:
-                pairs.image[row.key] = numbers[next(iter(found))]
-                pairs.relation[row.key] = RELATIONS.index(row.relation) if row.relation else UNKNOWN
-            continue
-        pairs.relation[row.key] = plan.relation(row.id, bool(found))
-        if pairs.relation[row.key] == DEPICTS:
-            pairs.image[row.key] = numbers[_draw(found, plan.seed, row.id)]
+        if not provider.natural:
+            _depict(pairs, row, plan, found, numbers, plan.relation(row.id, bool(found)))
+        elif found:
+            pairs.image[row.key] = numbers[next(iter(found))]
+            pairs.relation[row.key] = RELATIONS.index(row.relation) if row.relation else UNKNOWN
     return pairs
 
 
 def keep_to_own(
-    stage: Stage,
-    provider: ImageProvider,
-    plan: Plan,
-    pairs: Pairs,
-    may_have: Callable[[int, int], bool],
+    stage: Stage, provider: ImageProvider, plan: Plan, pairs: Pairs, may_have: Callable[[int, int], bool]
 ) -> None:
     """Draw anew for the rows whose image belongs to another split: among their own, or something else, or none.
 
-    Args:
-        may_have: whether the row of a key may have the image of a number.
+    ``may_have``: whether the row of a key may have the image of a number.
     """
     numbers = {name: number for number, name in enumerate(pairs.names)}
-    for row in stage.read():
-        key, image = row.key, int(pairs.image[row.key])
-        if image < 0 or may_have(key, image):
+    for row in stage.rows:
+        if pairs.image[row.key] < 0 or may_have(row.key, int(pairs.image[row.key])):
             continue
         pairs.counts["images given up because another split has them"] += 1
-        pairs.image[key], pairs.relation[key] = -1, NONE
+        pairs.image[row.key], pairs.relation[row.key] = -1, NONE
         if not provider.natural:
-            found = {
-                name: mention
-                for name, mention in provider.candidates(row).items()
-                if name in numbers and may_have(key, numbers[name])
-            }
-            pairs.relation[key] = DEPICTS if found else plan.relation(row.id, False)
-            pairs.image[key] = numbers[_draw(found, plan.seed, row.id)] if found else -1
+            candidates = provider.candidates(row).items()
+            found = {name: one for name, one in candidates if name in numbers and may_have(row.key, numbers[name])}
+            _depict(pairs, row, plan, found, numbers, DEPICTS if found else plan.relation(row.id, False))
 
 
 def draw_unrelated(
@@ -92,31 +72,24 @@ def draw_unrelated(
     seed: int,
     pairs: Pairs,
     split: np.ndarray,
-    fillers: Iterable[tuple[int, int]],
 ) -> None:
     """Give an image of something else to the rows that are to have one.
 
-    Args:
-        split: (rows,) the split of each row as a number, negative for a row left out. Images come from those that
-            depict an entity for a row of the same split, each as likely as it does so, and from the fillers.
-        fillers: (image, split) of images that show no known entity: each as likely as an image used once.
+    ``split``: (rows,) the split of each row, negative for a row left out. Images come from those that depict an
+    entity for a row of the same split, each as likely as it does so.
     """
-    uses = {}
+    cumulated = {}
     for number in np.unique(split[split >= 0]):
         used = pairs.image[(split == number) & (pairs.relation == DEPICTS)]
-        uses[int(number)] = np.bincount(used, minlength=len(pairs.names))
-    for image, number in fillers:
-        if number in uses:
-            uses[number][image] += 1
-    cumulated = {number: np.cumsum(weights) for number, weights in uses.items()}
-    for row in stage.read():
+        cumulated[int(number)] = np.cumsum(np.bincount(used, minlength=len(pairs.names)))
+    for row in stage.rows:
         number = int(split[row.key])
         if number < 0 or pairs.relation[row.key] != UNRELATED or pairs.image[row.key] >= 0:
             continue
         weights = cumulated[number]
         shown = provider.candidates(row)
         entities = {provider.entity(mention) for mention in row.mentions} - {None}
-        for attempt in range(ATTEMPTS if weights[-1] else 0):
+        for attempt in range(ATTEMPTS if weights.any() else 0):
             at = uniform(seed, "unrelated", row.id, attempt) * weights[-1]
             image = int(np.searchsorted(weights, at, side="right"))
             name = pairs.names[image]
@@ -128,8 +101,19 @@ def draw_unrelated(
             pairs.counts["rows left without an image since no unrelated one was found"] += 1
 
 
-def _draw(found: Mapping[str, Mention | None], seed: int, row_id: str) -> str:
+def _depict(
+    pairs: Pairs,
+    row: StagedRow,
+    plan: Plan,
+    found: Mapping[str, Mention | None],
+    numbers: Mapping[str, int],
+    relation: int,
+) -> None:
+    pairs.relation[row.key] = relation
+    if relation != DEPICTS:
+        return
     # First an entity, then one of its images: an entity of many images is not shown more often for it. The name
     # "picture" is part of the seed.
-    mention = choice(list(dict.fromkeys(found.values())), seed, "mention", row_id)
-    return choice([name for name, shown in found.items() if shown == mention], seed, "picture", row_id)
+    mention = choice(list(dict.fromkeys(found.values())), plan.seed, "mention", row.id)
+    images = [name for name, shown in found.items() if shown == mention]
+    pairs.image[row.key] = numbers[choice(images, plan.seed, "picture", row.id)]

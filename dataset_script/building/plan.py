@@ -12,26 +12,13 @@ DEFAULT_SPLITS = (0.8, 0.1, 0.1)
 
 @dataclass(frozen=True)
 class Plan:
-    """How a dataset is made of rows and images.
+    """How a dataset is made of rows and images."""
 
-    Attributes:
-        unrelated_share, missing_share: of all sentences, those that get an image of something else, and none. The
-            others get an image of an entity that they name, or, where there is none, share the fate of these two.
-        splits: shares of train, validation and test, or ``"source"`` to keep the splits of the sources.
-        unseen: what of validation and test no other split has: ``none``, ``images``, ``entities`` or ``both``.
-            Near-duplicate images count as one image.
-        near_duplicate: sentences of at least this Jaccard similarity of their word pairs never cross a split.
-        image_distance: images whose perceptual hashes differ in at most so many of 64 bits are near-duplicates.
-        seed: of every choice.
-    """
-
-    unrelated_share: float = 0.2
-    missing_share: float = 0.2
-    splits: tuple[float, ...] | str = DEFAULT_SPLITS
-    unseen: str = "images"
-    near_duplicate: float = 0.8
-    image_distance: int = 6
-    seed: int = 0
+    unrelated_share: float = 0.2  # of all sentences: those with an image of something else
+    missing_share: float = 0.2  # those without an image; the others get one of an entity that they name
+    splits: tuple[float, ...] | str = DEFAULT_SPLITS  # shares, or ``"source"`` to keep those of the sources
+    unseen: str = "images"  # what of validation and test no other split has; near-duplicate images are one
+    seed: int = 0  # of every choice
 
     def __post_init__(self) -> None:
         unrelated, missing, shares = self.unrelated_share, self.missing_share, self.splits

@@ -1,11 +1,9 @@
 """Near-duplicate sentences (MinHash: Broder 1997) and images (perceptual hash)."""
 
-import functools
 import hashlib
-import sqlite3
 import unicodedata
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from itertools import islice, pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,17 +25,11 @@ MIN_BITS_SET = 28
 """Of the 64 of a perceptual hash, which compares with the median and so sets 32, unless the image has no detail."""
 MAX_RESIDUE = 2.0
 """Standard deviation, in grey levels of 256, of an image of one colour or of stripes after JPEG compression."""
-_CHUNK = 1000
-
-_SCHEMA = """
-PRAGMA cache_size = -16384;
-CREATE TABLE sentences (number INTEGER PRIMARY KEY, key INTEGER, words BLOB UNIQUE, shingles BLOB);
-CREATE TABLE bands (hash INTEGER, number INTEGER);
-"""
-_CANDIDATES = """
-SELECT DISTINCT later.number, earlier.number FROM bands AS later JOIN bands AS earlier
-ON earlier.hash = later.hash AND earlier.number < later.number ORDER BY later.number, earlier.number
-"""
+_CHUNK = 1000  # sentences whose signatures are made at a time
+NEAR_DUPLICATE = 0.8
+"""The Jaccard similarity of word pairs from which sentences are near-duplicates."""
+IMAGE_DISTANCE = 6
+"""The bits of 64 in which the perceptual hashes of near-duplicate images may differ."""
 
 
 def words(tokens: Iterable[str]) -> list[str]:
@@ -48,65 +40,40 @@ def words(tokens: Iterable[str]) -> list[str]:
 
 
 def near_duplicate_sentences(
-    rows: Iterable[tuple[int, Sequence[str]]], threshold: float = 0.8
+    rows: Iterable[tuple[int, Sequence[str]]], threshold: float = NEAR_DUPLICATE
 ) -> Iterator[tuple[int, int, float]]:
-    """Find the pairs of sentences whose bigrams of words have a Jaccard similarity of at least ``threshold``.
+    """Find the pairs of sentences whose bigrams of words have a Jaccard similarity of at least ``threshold``, in (0,
+    1].
 
-    Each pair is checked exactly. One at the very threshold is missed once in 200 times, more similar ones hardly ever.
-    Memory does not grow with the rows.
-
-    Args:
-        rows: (key, tokens), each key once.
-        threshold: in (0, 1].
+    Each pair is checked exactly. One at the very threshold is missed once in 200 times, more similar ones hardly
+    ever. ``rows`` are (key, tokens), each key once.
 
     Yields:
         (key, key, similarity), the one that came first before the other. Of sentences with the same words, each is
         paired with the first of them alone, and only that one with others: ``groups`` are complete.
-
-    Raises:
-        ValueError: ``threshold`` is out of range.
     """
-    if not 0 < threshold <= 1:
-        raise ValueError(f"--near_duplicate is {threshold}; expected a Jaccard similarity above 0, of at most 1.")
-    database = sqlite3.connect("", isolation_level=None)  # without a name: a temporary file
-    try:
-        database.executescript(_SCHEMA)
-        database.execute("BEGIN")
-        number, rows = 0, iter(rows)
-        while chunk := list(islice(rows, _CHUNK)):
-            fresh: list[tuple[int, np.ndarray]] = []
-            for key, tokens in chunk:
-                digest = _hash(" ".join(words(tokens)), 16)
-                first = database.execute("SELECT key FROM sentences WHERE words = ?", (digest,)).fetchone()
-                if first:
-                    yield first[0], key, 1.0
-                    continue
-                shingles = _shingles(tokens)
-                database.execute(
-                    "INSERT INTO sentences VALUES (?, ?, ?, ?)", (number, key, digest, shingles.tobytes())
-                )
-                fresh.append((number, shingles))
-                number += 1
-            if fresh:
-                numbers, hashes = zip(*fresh, strict=True)
-                bands = zip(numbers, _bands(hashes, threshold).tolist(), strict=True)
-                flat = ((band, number) for number, row in bands for band in row)
-                database.executemany("INSERT INTO bands VALUES (?, ?)", flat)
-        database.execute("CREATE INDEX by_hash ON bands (hash, number)")
-
-        @functools.lru_cache(20_000)
-        def sentence(number: int) -> tuple[int, frozenset[int]]:
-            query = "SELECT key, shingles FROM sentences WHERE number = ?"
-            key, shingles = database.execute(query, (number,)).fetchone()
-            return key, frozenset(np.frombuffer(shingles, np.uint64).tolist())
-
-        for later, earlier in database.execute(_CANDIDATES):
-            (second, mine), (first, theirs) = sentence(later), sentence(earlier)
-            similarity = len(mine & theirs) / len(mine | theirs)
-            if similarity >= threshold:
-                yield first, second, similarity
-    finally:
-        database.close()
+    first_of: dict[bytes, int] = {}
+    keys: list[int] = []
+    shingles: list[np.ndarray] = []
+    for key, tokens in rows:
+        found = words(tokens)
+        first = first_of.setdefault(_hash(" ".join(found), 16), key)
+        if first != key:
+            yield first, key, 1.0
+        else:
+            keys.append(key)
+            shingles.append(_shingles(found))
+    candidates: set[tuple[int, int]] = set()
+    for band in _bands(shingles, threshold):
+        order = np.argsort(band, kind="stable")
+        _, starts, counts = np.unique(band[order], return_index=True, return_counts=True)
+        for start, count in zip(starts[counts > 1], counts[counts > 1], strict=True):
+            candidates.update(combinations(order[start : start + count].tolist(), 2))
+    for earlier, later in sorted(candidates):
+        common = len(np.intersect1d(shingles[earlier], shingles[later], assume_unique=True))
+        similarity = common / (len(shingles[earlier]) + len(shingles[later]) - common)
+        if similarity >= threshold:
+            yield keys[earlier], keys[later], similarity
 
 
 def image_hash(image: Image.Image | Path | bytes) -> int:
@@ -130,12 +97,10 @@ def image_hash(image: Image.Image | Path | bytes) -> int:
     return _colour_layout(image) if plain else perceptual
 
 
-def near_duplicate_images(hashes: Iterable[tuple[K, int]], max_distance: int = 6) -> Iterator[tuple[K, K, int]]:
-    """Find the pairs of images whose hashes differ in at most ``max_distance`` of 64 bits.
-
-    Args:
-        hashes: (name, ``image_hash``).
-        max_distance: in bits.
+def near_duplicate_images(
+    hashes: Iterable[tuple[K, int]], max_distance: int = IMAGE_DISTANCE
+) -> Iterator[tuple[K, K, int]]:
+    """Find the pairs of images whose hashes (``image_hash``) differ in at most ``max_distance`` of 64 bits.
 
     Yields:
         (name, name, distance in bits). Of images of one hash, each is paired with the first of them alone, and only
@@ -173,15 +138,13 @@ def _hash(text: str, num_bytes: int) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=num_bytes).digest()
 
 
-def _shingles(tokens: Iterable[str]) -> np.ndarray:
+def _shingles(found: Sequence[str]) -> np.ndarray:
     """The pairs of neighbouring words as sorted uint64 hashes; of fewer than ``MIN_WORDS`` words, one for all."""
-    found = words(tokens)
     # That of a short sentence begins with a blank, so that it is no pair of a longer sentence.
     texts = set(map(" ".join, pairwise(found))) if len(found) >= MIN_WORDS else {" ".join(["", *found])}
     return np.unique(np.frombuffer(b"".join(_hash(text, 8) for text in texts), "<u8"))
 
 
-@functools.cache
 def _shape(threshold: float) -> tuple[int, int]:
     """How many bands of how many rows: the longest, most telling bands that keep ``RECALL`` at the threshold."""
     for rows in range(PERMUTATIONS, 1, -1):
@@ -191,19 +154,18 @@ def _shape(threshold: float) -> tuple[int, int]:
     return PERMUTATIONS, 1
 
 
-def _bands(hashes: Sequence[np.ndarray], threshold: float) -> np.ndarray:
-    """(sentences, bands) int64 of the hashed shingles of each sentence."""
+def _bands(shingles: Sequence[np.ndarray], threshold: float) -> np.ndarray:
+    """(bands, sentences) uint64: equal where a band of the MinHash signatures of two sentences is."""
     bands, rows = _shape(threshold)
-    low_32_bits = [(shingles & 0xFFFFFFFF).tolist() for shingles in hashes]
-    signatures = MinHash.bulk(low_32_bits, num_perm=PERMUTATIONS, seed=1, hashfunc=int, scheme="affine32")
-    values = np.stack([signature.hashvalues for signature in signatures])[:, : bands * rows].astype(np.uint64)
-    values = values.reshape(len(hashes), bands, rows)
-    # Equal values in another band are no match: each band starts from its own number (FNV-1a over 64 bits).
-    mixed = np.broadcast_to(np.arange(1, bands + 1, dtype=np.uint64), values.shape[:2])
-    for row in range(rows):
-        mixed = (mixed ^ values[:, :, row]) * np.uint64(0x100000001B3)
-        mixed = mixed ^ (mixed >> np.uint64(29))
-    return mixed.view(np.int64)
+    mixed = np.zeros((bands, len(shingles)), np.uint64)
+    for start in range(0, len(shingles), _CHUNK):
+        low_32_bits = [(one & 0xFFFFFFFF).tolist() for one in shingles[start : start + _CHUNK]]
+        signatures = MinHash.bulk(low_32_bits, num_perm=PERMUTATIONS, seed=1, hashfunc=int, scheme="affine32")
+        values = np.stack([signature.hashvalues for signature in signatures])[:, : bands * rows].astype(np.uint64)
+        for row in values.reshape(-1, bands, rows).transpose(2, 1, 0):  # FNV-1a over 64 bits
+            part = (mixed[:, start : start + _CHUNK] ^ row) * np.uint64(0x100000001B3)
+            mixed[:, start : start + _CHUNK] = part ^ (part >> np.uint64(29))
+    return mixed
 
 
 def _varies_one_way(image: Image.Image) -> bool:

@@ -38,9 +38,7 @@ def resplit(rows: int, shares: Sequence[float], seed: int, together: np.ndarray,
     """Draw a split for each row.
 
     Args:
-        rows: their number.
         shares: of ``SPLITS``; they need not sum to one.
-        seed: of the draws.
         together: (N, 2) pairs of rows that must be in one split.
         ties: (M, 2) pairs of a row and an entity or an image, as numbers from 0, that must be in one split.
     """
@@ -64,12 +62,10 @@ def resplit(rows: int, shares: Sequence[float], seed: int, together: np.ndarray,
 
 
 def keep_given(given: np.ndarray, together: np.ndarray, ties: np.ndarray) -> Assignment:
-    """Keep the splits that the sources have, and leave out rows of training that would leak what is tested.
+    """Keep the splits that the sources have, ``given``: (rows,) int8, positions in ``SPLITS``.
 
-    Args:
-        given: (rows,) int8, positions in ``SPLITS``.
-        together, ties: as for ``resplit``. A row of training is left out for the sake of one of validation or test,
-            one of validation for one of test.
+    Of what hangs together (``together``, ``ties`` as for ``resplit``), rows of training are left out for the sake
+    of validation and test, and those of validation for the sake of test.
     """
     left_out: Counter[str] = Counter()
     split = given.copy()
@@ -100,11 +96,8 @@ def numbered(keys: Iterable[object]) -> tuple[np.ndarray, int]:
 
 
 def joined(count: int, pairs: np.ndarray) -> np.ndarray:
-    """(count,) numbers from 0: equal for things that pairs link, directly or by others.
-
-    Args:
-        count: of the things.
-        pairs: (N, 2) things, as numbers; those from ``count`` on are links only.
+    """(count,) numbers from 0: equal for things that ``pairs``, (N, 2), link, directly or by others. Numbers from
+    ``count`` on are links only.
     """
     size = max(count, int(pairs.max(initial=-1)) + 1)
     graph = coo_array((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), shape=(size, size))

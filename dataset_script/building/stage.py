@@ -1,7 +1,6 @@
-"""The rows of a dataset under construction, on disk: memory holds a few of them, however many there are."""
+"""The rows of a dataset under construction."""
 
-import json
-import sqlite3
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -10,17 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..images import ImageFiles
 from ..rows import Row, iob2_spans
-
-_SCHEMA = """
-PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;
-CREATE TABLE rows (key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, lang TEXT NOT NULL, row TEXT NOT NULL);
-CREATE TABLE names (
-    id INTEGER PRIMARY KEY, surface TEXT NOT NULL, type TEXT NOT NULL, lang TEXT NOT NULL,
-    rows INTEGER NOT NULL DEFAULT 0, UNIQUE (surface, type, lang)
-);
-CREATE TABLE mentions (row INTEGER NOT NULL, name INTEGER NOT NULL, PRIMARY KEY (row, name)) WITHOUT ROWID;
-"""
 
 
 class Mention(NamedTuple):
@@ -31,7 +21,7 @@ class Mention(NamedTuple):
     lang: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class StagedRow:
     """A row as it was read; ``key`` counts from 0 in the order of reading, and ``id`` is unique among all rows."""
 
@@ -56,75 +46,55 @@ class StagedRow:
 
 
 class Stage:
-    """A temporary database of rows and of the names that they mention, in a new ``folder``.
+    """The rows, and the names that they mention. Images that lie in rows are written to ``images``, by source."""
 
-    Images inside the rows of the sources may be written to ``images``.
-    """
-
-    def __init__(self, folder: Path):
-        self.images = folder / "images"
-        self._database = sqlite3.connect(folder / "stage.sqlite", isolation_level=None)
-        self._database.executescript(_SCHEMA)
-        self.rows = self.rows_with_image = 0
+    def __init__(self, images: Path):
+        self.images = images
+        self.rows: list[StagedRow] = []
+        self._names: Counter[Mention] = Counter()
+        self._ids: set[str] = set()
 
     def add(self, rows: Iterable[tuple[str, Row]], source: str) -> Counter[str]:
         """Take the (split, row) pairs of a source. Returns the number of rows by language."""
         counts: Counter[str] = Counter()
-        self._database.execute("BEGIN")
+        files = ImageFiles(self.images / source)
         for split, row in rows:
             lang = str(row.lang)
+            if row.image_bytes is not None:
+                row.image = files.add(row.image_bytes, str(row.image))
+            tokens, tags = (list(map(sys.intern, texts)) for texts in (row.tokens, row.tags))  # each text once
             staged = StagedRow(
-                self.rows, self._free_id(row.id, source, lang, split), source, lang, split, row.tokens, row.tags,
+                len(self.rows), self._free_id(row.id, f"{source}-{lang}-{split}"), source, lang, split, tokens, tags,
                 row.caption, row.image, row.image_url, row.image_relation,
             )  # fmt: skip
-            values = (staged.key, staged.id, lang, json.dumps(vars(staged)))
-            self._database.execute("INSERT INTO rows VALUES (?, ?, ?, ?)", values)
-            for mention in staged.mentions:
-                (name,) = self._database.execute(
-                    "INSERT INTO names (surface, type, lang, rows) VALUES (?, ?, ?, 1) "
-                    "ON CONFLICT DO UPDATE SET rows = rows + 1 RETURNING id",
-                    mention,
-                ).fetchone()
-                self._database.execute("INSERT INTO mentions VALUES (?, ?)", (staged.key, name))
-            self.rows += 1
-            self.rows_with_image += row.image is not None
+            self.rows.append(staged)
+            self._names.update(staged.mentions)
             counts[lang] += 1
-        self._database.execute("COMMIT")
         return counts
-
-    def read(self, lang: str | None = None) -> Iterator[StagedRow]:
-        """The rows in the order of reading, those of one language or all."""
-        query = "SELECT row FROM rows WHERE lang = coalesce(?, lang) ORDER BY key"
-        for (row,) in self._database.execute(query, (lang,)):
-            yield StagedRow(**json.loads(row))
 
     def mentions(self) -> Iterator[Mention]:
         """Each distinct mention, the most frequent first."""
-        query = "SELECT surface, type, lang FROM names ORDER BY rows DESC, surface, type, lang"
-        return map(Mention._make, self._database.execute(query))
+        return iter(sorted(self._names, key=lambda mention: (-self._names[mention], mention)))
 
-    def names(self) -> Iterator[Mention]:
+    def names(self) -> list[Mention]:
         """Each distinct mention, in the order of the numbers by which ``mention_pairs`` names it."""
-        return map(Mention._make, self._database.execute("SELECT surface, type, lang FROM names ORDER BY id"))
+        return list(self._names)
 
     def mention_pairs(self) -> np.ndarray:
         """(N, 2) int64: the row and the number of the name of each mention, both from 0, each pair once."""
-        (count,) = self._database.execute("SELECT count(*) FROM mentions").fetchone()
-        pairs = self._database.execute("SELECT row, name - 1 FROM mentions")
-        return np.fromiter((number for pair in pairs for number in pair), np.int64, 2 * count).reshape(-1, 2)
+        numbers = {mention: number for number, mention in enumerate(self._names)}
+        pairs = [(row.key, numbers[mention]) for row in self.rows for mention in row.mentions]
+        return np.array(pairs, np.int64).reshape(-1, 2)
 
     def types(self) -> list[str]:
         """The entity types of all rows, sorted."""
-        return [kind for (kind,) in self._database.execute("SELECT DISTINCT type FROM names ORDER BY type")]
+        return sorted({mention.type for mention in self._names})
 
-    def close(self) -> None:
-        """Close the database; the file stays."""
-        self._database.close()
-
-    def _free_id(self, row_id: str, source: str, lang: str, split: str) -> str:
+    def _free_id(self, row_id: str, place: str) -> str:
         # Each source counts its rows from 0. An id that is taken is extended by where the row comes from.
         number, free = 1, row_id
-        while self._database.execute("SELECT 1 FROM rows WHERE id = ?", (free,)).fetchone():
-            free = f"{source}-{lang}-{split}-{row_id}" + (f"-{number}" if number > 1 else "")
+        while free in self._ids:
+            free = f"{place}-{row_id}" + (f"-{number}" if number > 1 else "")
             number += 1
+        self._ids.add(free)
         return free

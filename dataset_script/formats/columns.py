@@ -90,24 +90,16 @@ def looks_conll(lines: Sequence[str]) -> bool:
 
 @dataclass(frozen=True)
 class Layout:
-    """How many columns the lines of a file have, and which of them is the tag.
+    """How many columns most lines of a file have, and which of them are the tags, from 0.
 
-    Attributes:
-        columns: number of columns that most lines have.
-        tags: the column, from 0, of the tags; the last one where none looks like tags, and several where several do
-            and the file is of no known kind. Known are CoNLL-2003, whose chunks come before the tag, and FMNERG, whose
-            fine types come after the coarse ones.
-        numbered: whether a number comes before the token.
+    Where no column looks like tags, that is the last one. Several stand for a file of no known kind; known are
+    CoNLL-2003, whose chunks come before the tag, and FMNERG, whose fine types come after the coarse ones.
+    ``numbered``: a number comes before the token.
     """
 
     columns: int
     tags: tuple[int, ...]
     numbered: bool = False
-
-    @property
-    def tag(self) -> int:
-        """The column of the tags."""
-        return self.tags[0]
 
     @classmethod
     def of_file(cls, path: Path, tag_column: int | None, numbered: bool = False) -> "Layout":
@@ -165,21 +157,26 @@ class Layout:
 
     def __str__(self) -> str:
         names = ["number", "token"] if self.numbered else ["token"]
-        columns = range(len(names), self.tag + 1 if self.numbered else self.columns)
-        return "<TAB>".join([*names, *("tag" if number == self.tag else f"column {number + 1}" for number in columns)])
+        numbers = range(len(names), self.tags[0] + 1 if self.numbered else self.columns)
+        names += ["tag" if number == self.tags[0] else f"column {number + 1}" for number in numbers]
+        return "<TAB>".join(names)
 
 
-def read_captions(path: Path) -> Iterator[tuple[int, str, str] | MalformedRow]:
-    """``file.jpg :caption`` lines as (line, file, caption); blank lines are passed over."""
+def read_captions(path: Path) -> Iterator[tuple[str, str] | MalformedRow]:
+    """The lines ``file.jpg :caption`` as (file, caption); blank lines are passed over, and so are repetitions."""
+    captions: dict[str, str] = {}
     for number, line in numbered_lines(path):
         if isinstance(line, MalformedRow):
             yield line
         elif line.strip():
             file, separator, caption = line.partition(" :")
-            if separator and file.strip():
-                yield number, file, caption
-            else:
+            if not separator or not file.strip():
                 yield MalformedRow(path, number, "bad caption", f"{line!r} came; expected 'file.jpg :caption'")
+            elif captions.setdefault(file, caption) != caption:
+                detail = f"a second, other caption of {file} came; expected one"
+                yield MalformedRow(path, number, "duplicate caption", detail)
+            else:
+                yield file, caption
 
 
 @dataclass
@@ -264,8 +261,8 @@ def _column_row(path: Path, block: _Block, layout: Layout, row_id: str) -> Row:
         if len(columns) != layout.columns:
             raise MalformedRow(path, number, "bad line", f"{line!r} came; expected {layout}")
         tokens.append(columns[0])
-        tags.append(columns[layout.tag].strip())
-    extra = tuple(f"column {number + 1}" for number in range(1, layout.columns) if number != layout.tag)
+        tags.append(columns[layout.tags[0]].strip())
+    extra = tuple(f"column {number + 1}" for number in range(1, layout.columns) if number != layout.tags[0])
     first = block.lines[0][0] if block.lines else block.line
     return Row(path, block.line, row_id, None, tokens, tags, ignored_keys=extra, first_token_line=first)
 
@@ -276,18 +273,18 @@ def _numbered_row(path: Path, block: _Block, layout: Layout, row_number: int) ->
     start: int | None = None
     for line_number, line in block.text():
         columns = line.split("\t")
-        if len(columns) <= layout.tag or not re.fullmatch(r"[0-9]+", columns[0]):
+        if len(columns) <= layout.tags[0] or not re.fullmatch(r"[0-9]+", columns[0]):
             raise MalformedRow(path, line_number, "bad line", f"{line!r} came; expected {layout}")
         start = int(columns[0]) if start is None else start
         if start > 1 or int(columns[0]) != start + len(row.tokens):
             expected = start + len(row.tokens) if start <= 1 else "0 or 1 at the start of a sentence"
             raise MalformedRow(path, line_number, "bad number", f"token {columns[0]} came; expected {expected}")
         row.tokens.append(columns[1])
-        row.tags.append(columns[layout.tag].strip())
+        row.tags.append(columns[layout.tags[0]].strip())
         for position, value in enumerate(map(str.strip, columns)):
             if position > 1 and _is_image_url(value):
                 row.image_url = row.image_url or value
-            elif value and position not in (0, 1, layout.tag):
+            elif value and position not in (0, 1, layout.tags[0]):
                 extra.add(f"column {position + 1}")
     row.ignored_keys = tuple(sorted(extra))
     return row

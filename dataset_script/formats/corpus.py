@@ -12,7 +12,7 @@ import PIL
 from PIL import Image, ImageFile
 
 from ..files import regular
-from ..images import IMAGE_SUFFIXES, ImageFolder, candidates, find_image_root
+from ..images import ImageFolder, candidates, find_image_root
 from ..report import LoadReport
 from ..rows import LANGUAGES, NO_LABEL, SPLIT_FILES, MalformedRow, Row, is_unlabelled
 from .columns import read_captions
@@ -31,11 +31,8 @@ _OPTIONAL = ("caption", "image_relation", "known_types")
 class Inventory:
     """What a corpus holds, for the languages asked for.
 
-    Attributes:
-        labels: IOB2 tags in id order: O, then B-X and I-X for each type X of the folder, sorted by name. All splits
-            and languages of a folder have the same, whichever are asked for.
-        columns: the optional columns that the folder has: ``caption``, ``image_relation``, ``known_types``.
-        report: the counts.
+    ``labels``: IOB2 tags in id order: O, then B-X and I-X for each type X of the folder, sorted by name; all splits
+    and languages of a folder have the same. ``columns``: the optional ones that the folder has.
     """
 
     labels: list[str]
@@ -43,17 +40,10 @@ class Inventory:
     report: LoadReport
 
 
-@dataclass
-class Corpus:
-    """A dataset folder in one of the formats of ``registry.READERS``; the options are those of
-    ``dataset_script.load``.
+@dataclass(kw_only=True)
+class Options:
+    """How to read a folder; as ``dataset_script.load``."""
 
-    Raises:
-        FileNotFoundError: the folder, or a path given, is not there.
-        ValueError: an option makes no sense here, or the files of the folder are ambiguous (``registry.discover``).
-    """
-
-    folder: Path
     lang: str | None = None
     image_folder: str | Path | None = None
     captions: str | Path | None = None
@@ -61,6 +51,13 @@ class Corpus:
     iob2: str = "auto"
     label_map: str | Path | Mapping[str, str] | None = None
     tag_column: int | None = None
+
+
+@dataclass
+class Corpus(Options):
+    """A dataset folder in one of the formats of ``registry.READERS``; errors as of ``dataset_script.load``."""
+
+    folder: Path
     policy: Policy = field(init=False)
     sources: list[Source] = field(init=False)
     images: ImageFolder = field(init=False)
@@ -85,7 +82,7 @@ class Corpus:
             raise ValueError(f"image_folder is {images}; expected a folder.")
         self.images = ImageFolder(images or find_image_root(self.folder))
         captions = self._given("captions")
-        self.captions_file = regular(captions) if captions else self._find_captions()
+        self.captions_file = regular(captions) if captions else None
 
     def fingerprint(self) -> str:
         """A hash that changes with the options, the code, the rows and captions (their bytes), and the image files
@@ -100,12 +97,7 @@ class Corpus:
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
     def scan(self, languages: tuple[str, ...]) -> Inventory:
-        """Read every row and decode every image of ``languages``, once.
-
-        Raises:
-            MalformedRow: a row breaks its format (``errors="raise"``), in any language: labels come from all of them.
-            ValueError: no row is left for ``languages``.
-        """
+        """Read every row and decode every image of ``languages``, once. Labels come from the rows of all languages."""
         report = LoadReport()
         captions = self._read_captions(report)
         types: set[str] = set()
@@ -193,27 +185,12 @@ class Corpus:
         captions: dict[str, str] = {}
         for item in read_captions(self.captions_file):
             if not isinstance(item, MalformedRow):
-                line, name, caption = item
-                if captions.setdefault(name, caption) == caption:
-                    continue
-                detail = f"a second, other caption of {name} came; expected one"
-                item = MalformedRow(self.captions_file, line, "duplicate caption", detail)
-            if self.errors != "skip":
+                captions.update([item])
+            elif self.errors != "skip":
                 raise item
-            report.bad_captions[item.reason] += 1
+            else:
+                report.bad_captions[item.reason] += 1
         return captions
-
-    def _find_captions(self) -> Path | None:
-        taken = {f"{name}.txt" for names in SPLIT_FILES.values() for name in names}
-        taken |= {source.path.name for source in self.sources}
-        others = [path for path in sorted(self.folder.glob("*.txt")) if path.name not in taken and path.is_file()]
-        found = [path for path in others if path.name == "captions.txt" or _has_captions(path)]
-        if len(found) > 1:
-            names = ", ".join(path.name for path in found)
-            raise ValueError(
-                f"{self.folder} holds several files of captions ({names}): name one by captions= (--captions)."
-            )
-        return found[0] if found else None
 
     def _given(self, option: str) -> Path | None:
         path = getattr(self, option)
@@ -235,8 +212,3 @@ def _caption(row: Row, captions: dict[str, str]) -> str | None:
     if row.caption is not None or row.image is None:
         return row.caption
     return next((captions[name] for name in candidates(row.image) if name in captions), None)
-
-
-def _has_captions(path: Path) -> bool:
-    item = next(read_captions(path), None)
-    return isinstance(item, tuple) and Path(item[1]).suffix.lower() in IMAGE_SUFFIXES

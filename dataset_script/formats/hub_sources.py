@@ -3,13 +3,12 @@
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import datasets
 import yaml
 
-from ..images import ImageFiles
 from ..rows import LANGUAGES, SPLIT_FILES, MalformedRow, Row, TagError, tag_names
 from .registry import LANGUAGE_CODES, FileName
 
@@ -23,33 +22,27 @@ OPTIONAL = ("caption", "image_relation", "image_url")
 def open_hub_source(
     name: str,
     languages: Sequence[str] = LANGUAGES,
-    revision: str | None = None,
     lang: str | None = None,
-    image_files: ImageFiles | None = None,
+    with_images: bool = False,
 ) -> Iterator[tuple[str, Row | MalformedRow]]:
     """The sentences of a dataset on the Hub, or of a folder laid out like one, with their split; in place of a row
     whose tokens or tags are malformed, the problem.
 
-    ``hub_sources.yaml`` describes WikiNEuRal and MultiNERD. Of any other dataset, the splits are those of the configs
-    named by a language (``de``), or else of the default config, where the names of the splits (``train_de``), a
-    column ``lang``, or ``lang`` give the language. It needs a column of tokens (one of ``TOKENS``) and one of tags
-    (one of ``TAGS``), the tags as ClassLabel or as text.
+    ``hub_sources.yaml`` describes WikiNEuRal and MultiNERD. Of any other dataset, the splits are those of the
+    configs named by a language (``de``), or else of the default config, where the names of the splits
+    (``train_de``), a column ``lang``, or ``lang`` give the language. It needs a column of tokens (one of
+    ``TOKENS``) and one of tags (one of ``TAGS``), the tags as ClassLabel or as text. Other columns or splits are a
+    ``ValueError``.
 
     Args:
         name: ``org/name``.
         languages: those wanted; others are not read where the layout allows it, else passed over.
-        revision: a branch, tag or commit.
         lang: the language of rows of which nothing else states it.
-        image_files: where the images of the column ``image`` are written; if ``None``, they are not taken.
-
-    Raises:
-        ValueError: the dataset has no such columns, its tags have no names, it states no language, its splits have
-            other names, or its images are to be taken and are not in its rows.
-        huggingface_hub.errors.HfHubHTTPError, datasets.exceptions.DatasetNotFoundError: as ``datasets.load_dataset``.
+        with_images: whether the images of the column ``image`` are taken.
     """
-    for split, stated, rows in _streams(name, languages, revision):
+    for split, stated, rows in _streams(name, languages):
         features = rows.features or {}
-        if image_files is not None and not isinstance(features.get("image", datasets.Image()), datasets.Image):
+        if with_images and not isinstance(features.get("image", datasets.Image()), datasets.Image):
             raise ValueError(f"{name} has a column image of {features['image']}; expected images, of datasets.Image.")
         path = Path(name, f"{split}_{stated}" if stated else split)
         for position, record in enumerate(rows.decode(False)):  # no time is spent on decoding images
@@ -61,7 +54,7 @@ def open_hub_source(
                     f"{name} states no language, in its configs, its splits or a column {' or '.join(LANGS)} "
                     f"(columns: {', '.join(record)}): give lang= (--lang)."
                 )
-            yield split, _row(name, path, position, record, row_lang, features, image_files)
+            yield split, _row(name, path, position, record, row_lang, features, with_images)
 
 
 def stated_facts(name: str) -> dict[str, str]:
@@ -77,7 +70,7 @@ def _row(
     record: dict[str, Any],
     lang: str | None,
     features: Mapping[str, Any],
-    image_files: ImageFiles | None,
+    with_images: bool,
 ) -> Row | MalformedRow:
     tokens, tags = _column(name, record, TOKENS), _column(name, record, TAGS)
     tag = getattr(features.get(tags), "feature", None)
@@ -96,13 +89,15 @@ def _row(
     row = Row(path, position + 1, row_id, lang, list(record[tokens]), read_tags)
     row.caption, row.image_relation, row.image_url = (record.get(key) for key in OPTIONAL)
     taken = {tokens, tags, "id", *LANGS, *OPTIONAL}
-    if image_files is not None:
+    if with_images:
         taken |= {"image", "image_name"}
-        if record.get("image") is not None:
-            try:
-                row.image = image_files.add(record["image"], record.get("image_name"))
-            except ValueError as error:
-                raise ValueError(f"{name}: {error}.") from None
+        if cell := record.get("image"):
+            if cell["bytes"] is None:
+                raise ValueError(
+                    f"{name}: the image {cell['path']!r} is named, but not in the row; expected its bytes."
+                )
+            row.image = PurePosixPath(record.get("image_name") or cell["path"] or "").name.strip(".") or "image"
+            row.image_bytes = cell["bytes"]
     row.ignored_keys = tuple(key for key in record if key not in taken)
     return row
 
@@ -114,12 +109,9 @@ def _column(name: str, record: dict[str, Any], names: Sequence[str]) -> str:
     return found
 
 
-def _streams(
-    name: str, languages: Sequence[str], revision: str | None
-) -> Iterator[tuple[str, str | None, datasets.IterableDataset]]:
+def _streams(name: str, languages: Sequence[str]) -> Iterator[tuple[str, str | None, datasets.IterableDataset]]:
     """The splits that hold the languages: split, the language if it has but one, and its rows."""
     known = _known().get(name)
-    options: dict[str, Any] = {"streaming": True, "revision": revision}
     if known:
         for lang, split in product(languages, SPLIT_FILES):
             if "files" in known:
@@ -127,9 +119,9 @@ def _streams(
                 place = {"data_files": [known["files"][split].format(lang=lang)], "split": "train"}
             else:
                 place = {"split": known["splits"][split].format(lang=lang)}
-            yield split, lang, datasets.load_dataset(name, **place, **options)
+            yield split, lang, datasets.load_dataset(name, **place, streaming=True)
         return
-    configs = datasets.get_dataset_config_names(name, revision=revision)
+    configs = datasets.get_dataset_config_names(name)
     by_language = {LANGUAGE_CODES[config]: config for config in configs if config in LANGUAGE_CODES}
     wanted: list[tuple[str, str | None]] = [(by_language[lang], lang) for lang in languages if lang in by_language]
     if by_language and not wanted:
@@ -137,7 +129,7 @@ def _streams(
     if not by_language and len(configs) > 1 and "default" not in configs:
         raise ValueError(f"{name} has several configs ({', '.join(configs)}), none of a language or by default.")
     for config, stated_by_config in wanted or [("default" if "default" in configs else configs[0], None)]:
-        for split_name, rows in datasets.load_dataset(name, config, **options).items():
+        for split_name, rows in datasets.load_dataset(name, config, streaming=True).items():
             parsed = FileName.parse(f"{split_name}.txt")
             if parsed is None:
                 raise ValueError(f"{name} has a split {split_name!r}; expected train, validation or test.")

@@ -14,7 +14,8 @@ OPTIONAL_KEYS = ("lang", "image", "caption", "image_relation", "image_url", "kno
 
 def read_jsonl(path: Path) -> Iterator[Row | MalformedRow]:
     """A JSON object a line: ``id``, ``tokens``, ``ner_tags`` (null in a row that has no gold labels), and optionally
-    ``lang``, ``image``, ``caption``, ``image_relation``, ``image_url``, ``known_types``. Blank lines are passed over."""
+    ``lang``, ``image``, ``caption``, ``image_relation``, ``image_url``, ``known_types`` (a list). Blank
+    lines are passed over."""
     for number, line in numbered_lines(path):
         if isinstance(line, MalformedRow):
             yield line

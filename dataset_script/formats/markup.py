@@ -47,9 +47,8 @@ def _row(path: Path, line_number: int, number: int, line: str) -> Row:
         detail = f"{strange[0]!r} came in {near!r}; expected brackets only around names: [name|TYPE]"
         raise MalformedRow(path, line_number, "bad markup", detail)
     for start, end, _ in spans:
-        before, after = text[start - 1 : start], text[end : end + 1]
-        whole = not ((before.isalnum() or before in "#@_") and before) and not (after and (after.isalnum() or after == "_"))
-        if not whole or text[start:end] != text[start:end].strip():
+        is_whole = not re.search(r"[\w#@]\Z", text[:start]) and not re.match(r"\w", text[end:])
+        if not is_whole or text[start:end] != text[start:end].strip():
             detail = f"{text[start:end]!r} came; expected whole words, a hashtag with its sign: [#Cuba|LOC]"
             raise MalformedRow(path, line_number, "bad markup", detail)
     tokens, tags = tag_words(text, spans)

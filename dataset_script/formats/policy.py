@@ -35,9 +35,9 @@ class Policy:
     def repairs_file(self, items: Iterable[Row | MalformedRow], may_be_iob1: bool) -> bool:
         """Whether an I-X that begins an entity is read as B-X in the file that ``items`` are of.
 
-        ``iob2="auto"`` repairs a file where at most ``MAX_REPAIRED_SHARE`` of the sentences have such a tag, and one
-        whose format was published as IOB1 if at most as many of the sentences with entities are not IOB1. The field's
-        sets have such tags: 374 in Twitter-2015, in 4 % of its sentences.
+        ``iob2="auto"`` repairs a file where at most ``MAX_REPAIRED_SHARE`` of the sentences have such a tag (374
+        tags of Twitter-2015, in 4 %), and one whose format was published as IOB1 if as few of its sentences are not
+        IOB1.
         """
         if self.iob2 != "auto":
             return self.iob2 == "repair"
@@ -62,8 +62,7 @@ class Policy:
         """The rows that are taken, with their language; what is repaired or skipped is counted in ``report``.
 
         Args:
-            lang: the language that all rows must have.
-            default_lang: that of rows that do not state theirs, where ``lang`` is not given.
+            lang, default_lang: the language that all rows must have; else that of rows that do not state theirs.
             repair: whether an I-X that begins an entity is read as B-X.
             own_ids: whether the file states ids, which must not repeat.
             unlabelled: whether a row may have no gold labels at all.

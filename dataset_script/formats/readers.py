@@ -1,11 +1,13 @@
 """Reading the sentences of a source, whatever its format: a folder, or a dataset on the Hub by name."""
 
+import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
-from ..images import ImageFiles
+from ..images import ImageFolder, find_image_root
 from ..parquet import is_parquet
 from ..report import LoadReport
 from ..rows import LANGUAGES, MalformedRow, Row
@@ -13,6 +15,8 @@ from .corpus import Corpus
 from .hub_sources import open_hub_source
 from .label_maps import LabelMap
 from .policy import MAX_REPAIRED_SHARE, Policy, needs_repair
+
+logger = logging.getLogger(__name__)
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -25,8 +29,7 @@ def read_source(
     errors: str = "raise",
     iob2: str = "auto",
     report: LoadReport | None = None,
-    revision: str | None = None,
-    image_dir: str | Path | None = None,
+    with_images: bool = False,
     tag_column: int | None = None,
 ) -> Iterator[tuple[str, Row]]:
     """The rows of a source, checked, with the split that they have there; no image is opened.
@@ -38,9 +41,7 @@ def read_source(
         lang, label_map, errors, iob2, tag_column: as those of ``dataset_script.load``. What comes from the Hub is read
             once: ``iob2="auto"`` repairs its tags, and raises at the end of a split if too many sentences needed it.
         report: where rows are counted, and what is repaired or skipped.
-        revision: of a dataset on the Hub.
-        image_dir: a folder, into which the images inside the rows of a finished dataset or of one on the Hub are
-            written, and ``Row.image`` is their name there; if ``None``, they are not taken.
+        with_images: whether images that lie in the rows of a finished dataset or of one on the Hub are taken.
 
     Raises:
         FileNotFoundError: there is no such folder, and it is no name on the Hub; or the folder holds no dataset.
@@ -54,19 +55,45 @@ def read_source(
         raise ValueError(f"languages are {languages!r}; expected some of {', '.join(LANGUAGES)}.")
     folder = Path(source).expanduser()
     if folder.is_dir() and not is_parquet(folder):
-        corpus = Corpus(folder, lang, errors=errors, iob2=iob2, label_map=label_map, tag_column=tag_column)
+        corpus = Corpus(folder, lang=lang, errors=errors, iob2=iob2, label_map=label_map, tag_column=tag_column)
         files = [file for file in corpus.sources if file.lang in (None, *languages)]
         rows: Iterator[tuple[str, Row]] = ((file.split, row) for file in files for row in corpus.rows(file, report))
     elif folder.is_dir() or _HUB_NAME.fullmatch(str(source)):
         if tag_column is not None:
             raise ValueError(f"{source} holds no files in columns: tag_column has no use there, leave it out.")
         policy = Policy(errors, iob2, LabelMap.load(label_map))
-        image_files = None if image_dir is None else ImageFiles(Path(image_dir))
         name = str(folder if folder.is_dir() else source)
-        rows = _admitted(open_hub_source(name, languages, revision, lang, image_files), lang, policy, report)
+        rows = _admitted(open_hub_source(name, languages, lang, with_images), lang, policy, report)
     else:
         raise FileNotFoundError(f"{source} is neither a folder nor the name of a dataset on the Hub (org/name).")
     return _counted(rows, str(source), languages, report)
+
+
+def rows_with_images(
+    folder: Path,
+    report: LoadReport,
+    lang: str | None = None,
+    image_folder: str | Path | None = None,
+    tag_column: int | None = None,
+) -> Iterator[tuple[str, Row, Path | bytes | None]]:
+    """Each well-formed row of a dataset folder, with its split and its image as a file or bytes, not opened.
+
+    An I-X that begins an entity is read as B-X. These tags and the malformed rows are counted in ``report``.
+    """
+    root = Path(image_folder).expanduser() if image_folder else find_image_root(folder)
+    for place in (folder, root):
+        if place and not place.is_dir():
+            raise FileNotFoundError(f"{place} is not a folder: expected the folder of a dataset, or one of images.")
+    images = ImageFolder(root)
+    options: dict[str, Any] = {"errors": "skip", "iob2": "repair", "report": report, "tag_column": tag_column}
+    for split, row in read_source(folder.absolute(), lang=lang, with_images=True, **options):
+        image: Path | bytes | None = row.image_bytes
+        if image is None and row.image is not None:
+            found = images.locate(row.image)
+            image = found.path
+            if found.cause:
+                logger.warning("%s: %s is %s.", row.id, found.name, found.cause)
+        yield split, row, image
 
 
 def _admitted(

@@ -15,6 +15,7 @@ from ..rows import LANGUAGES, SPLIT_FILES, MalformedRow, Row
 from .columns import looks_conll, looks_imgid, looks_numbered, read_conll, read_imgid, read_numbered
 from .jsonl import looks_jsonl, read_jsonl
 from .lines import head
+from .markup import looks_markup, read_markup
 from .wikidiverse import looks_wikidiverse, read_wikidiverse
 
 logger = logging.getLogger(__name__)
@@ -27,34 +28,21 @@ OTHER_LANGUAGE_CODES = frozenset("it nl pl pt ru zh ita nld ned pol por rus zho"
 SPLIT_NAMES = {name: split for split, names in SPLIT_FILES.items() for name in names}
 SPLIT_NAMES |= {"testa": "validation", "testb": "test"}
 """What a split may be called, in a file's name or on the Hub, and which it then is."""
-_QUALIFIERS = re.compile(r"w|[0-9]+cands")
-"""What else a name may have: ``train_w_10cands.json`` is WikiDiverse with candidate entities."""
 _OTHER_TAG = re.compile(r"[ \t]([ESLU]-[A-Z]\w*)\s*$")
 
 
 @dataclass(frozen=True)
 class Reader:
-    """A format.
-
-    Attributes:
-        name: what the format is called.
-        suffixes: of its files; ``""`` stands for ``eng.train`` and the like.
-        read: the function that reads a file.
-        looks: whether a file's first lines are of this format.
-        default_lang: the language of rows that do not state it.
-        own_ids: whether rows have ids of their own, which must not repeat; else they are numbered.
-        iob1: whether files may be IOB1 throughout, as published; these are converted.
-        has_columns: whether ``read`` takes the number of the tags' column.
-    """
+    """A format."""
 
     name: str
-    suffixes: tuple[str, ...]
-    read: Callable[..., Iterator[Row | MalformedRow]]
-    looks: Callable[[Sequence[str]], bool]
-    default_lang: str | None = None
-    own_ids: bool = False
-    iob1: bool = False
-    has_columns: bool = False
+    suffixes: tuple[str, ...]  # of its files; ``""`` stands for ``eng.train`` and the like
+    read: Callable[..., Iterator[Row | MalformedRow]]  # reads a file
+    looks: Callable[[Sequence[str]], bool]  # whether a file's first lines are of this format
+    default_lang: str | None = None  # of rows that do not state it
+    own_ids: bool = False  # rows have ids of their own, which must not repeat
+    iob1: bool = False  # files may be IOB1 throughout, as published; these are converted
+    has_columns: bool = False  # ``read`` takes the number of the tags' column
 
 
 _COLUMN_SUFFIXES = (".txt", ".tsv", ".conll", ".conllu", ".iob", ".iob2", ".bio")
@@ -64,6 +52,7 @@ READERS = (
     Reader("numbered", _COLUMN_SUFFIXES, read_numbered, looks_numbered, has_columns=True),
     Reader("conll", (*_COLUMN_SUFFIXES, ""), read_conll, looks_conll, iob1=True, has_columns=True),
     Reader("wikidiverse", (".json",), read_wikidiverse, looks_wikidiverse, "en"),
+    Reader("markup", (".txt",), read_markup, looks_markup),
 )
 _SUFFIXES = frozenset(suffix for reader in READERS for suffix in reader.suffixes if suffix)
 
@@ -84,29 +73,23 @@ class FileName:
 
     split: str
     lang: str | None
-    suffix: str
-    rank: int
 
     @classmethod
     def parse(cls, name: str) -> "FileName | None":
-        """``train.txt``, ``test_en.tsv``, ``dev-de.conllu``, ``eng.testa``, ``train_w_10cands.json``; ``None`` for
-        other names."""
+        """``train.txt``, ``test_en.tsv``, ``dev-de.conllu``, ``eng.testa``; ``None`` for other names."""
         suffix = Path(name).suffix
         suffix = suffix if suffix in _SUFFIXES else ""
         parts = re.split(r"[._-]", name.removesuffix(suffix))
         splits = [part for part in parts if part in SPLIT_NAMES]
         codes = [part for part in parts if part in LANGUAGE_CODES or part in OTHER_LANGUAGE_CODES]
-        others = [part for part in parts if part not in splits + codes and not _QUALIFIERS.fullmatch(part)]
-        if len(splits) != 1 or len(codes) > 1 or others or not (suffix or codes):
+        if len(splits) != 1 or len(codes) > 1 or len(parts) > len(splits + codes) or not (suffix or codes):
             return None
-        return cls(SPLIT_NAMES[splits[0]], codes[0] if codes else None, suffix, list(SPLIT_NAMES).index(splits[0]))
+        return cls(SPLIT_NAMES[splits[0]], codes[0] if codes else None)
 
 
 def find_format(path: Path) -> Reader | None:
-    """The format of a file by its first lines; ``None`` for a file without lines.
-
-    Raises:
-        ValueError: no format fits, or several do.
+    """The format of a file by its first lines; ``None`` for one without lines; ``ValueError`` if none fits, or
+    several.
     """
     suffix = path.suffix if path.suffix in _SUFFIXES else ""
     candidates = [reader for reader in READERS if suffix in reader.suffixes]
@@ -136,8 +119,7 @@ def discover(folder: Path, tag_column: int | None = None) -> list[Source]:
 
     Raises:
         FileNotFoundError: there are none.
-        ValueError: two files claim one split, files of two formats or of both layouts lie there, a file is of no known
-            format, a sub-folder with such files is not named by a language, or the files have no ``tag_column``.
+        ValueError: the names or formats of the files contradict each other, or they have no ``tag_column``.
     """
     left_out: list[str] = []
     sources = _split_files(folder, None, left_out)
@@ -175,9 +157,8 @@ def discover(folder: Path, tag_column: int | None = None) -> list[Source]:
 
 
 def _named_files(folder: Path) -> list[tuple[FileName, Path]]:
-    named = ((FileName.parse(path.name), path) for path in folder.iterdir())
-    found = [(name, path) for name, path in named if name is not None and path.is_file()]
-    return sorted(found, key=lambda item: (item[0].rank, item[1].name))
+    named = ((FileName.parse(path.name), path) for path in sorted(folder.iterdir()))
+    return [(name, path) for name, path in named if name is not None and path.is_file()]
 
 
 def _unread(folder: Path) -> Iterator[str]:

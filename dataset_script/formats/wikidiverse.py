@@ -2,41 +2,18 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..rows import MalformedRow, Row
 from .jsonl import wrong_value
-
-_WORD = re.compile(
-    r"""
-      (?: [^\W\d_] \. ){2,}                              # U.S.
-    | ['’] (?: s | re | ve | ll | d | m | t ) \b         # John|'s
-    | \w+ (?: [-‐‑] \w+                                  # Jean-Paul
-            | (?<= \d ) [.,:] (?= \d ) \w+               # 1,500
-            | ['’] (?! (?: s | re | ve | ll | d | m | t ) \b ) \w+ )*     # O'Neill
-    | [^\w\s]
-    """,
-    re.VERBOSE | re.IGNORECASE,
-)
-"""The words of English text: punctuation and clitics stand apart, hyphenated words are whole."""
-
-
-class Span(NamedTuple):
-    """A mention: its type and its characters, ``start`` to ``end`` exclusive."""
-
-    start: int
-    end: int
-    kind: str
+from .words import Span, tag_words
 
 
 def read_wikidiverse(path: Path) -> Iterator[Row | MalformedRow]:
-    """One JSON array, of ``[sentence, image_url, topic, [[mention, type, start, end, url], ...]]``, or, in the files
-    with candidates (``train_w_10cands.json``), of ``[sentence, image_url, mention, type, left, right, url, candidates,
-    topic, start, end]``, a mention each; the mentions of a sentence and image are brought together.
+    """One JSON array, of ``[sentence, image_url, topic, [[mention, type, start, end, url], ...]]``.
 
     Offsets count characters, the end exclusive. A word that a mention ends within is split there. A mention whose text
     is not what stands at its offsets, and mentions that overlap, make the row malformed; one given twice counts once.
@@ -52,19 +29,9 @@ def read_wikidiverse(path: Path) -> Iterator[Row | MalformedRow]:
     if not isinstance(items, list):
         yield MalformedRow(path, 1, "bad JSON", f"a {type(items).__name__} came; expected one JSON array")
         return
-    groups: dict[Any, tuple[int, list[Any]]] = {}
     for number, item in enumerate(items, 1):
         try:
-            sentence, url, mentions = _fields(path, number, item)
-        except MalformedRow as problem:
-            yield problem
-            continue
-        key = number if len(item) == 4 else (sentence, url)
-        groups.setdefault(key, (number, []))[1].extend(mentions)
-    for number, mentions in groups.values():
-        sentence, url, *_ = items[number - 1]
-        try:
-            yield _row(path, number, sentence, url, mentions)
+            yield _row(path, number, *_fields(path, number, item))
         except MalformedRow as problem:
             yield problem
 
@@ -74,30 +41,14 @@ def looks_wikidiverse(lines: Sequence[str]) -> bool:
     return next((line for line in lines if line.strip()), "").lstrip().startswith("[")
 
 
-def tag_words(text: str, spans: Sequence[Span]) -> tuple[list[str], list[str]]:
-    """The words of ``text`` and their IOB2 tags; ``spans`` do not overlap, and hold more than white space."""
-    borders = {border for span in spans for border in (span.start, span.end)}
-    begins = {span.start: span for span in spans}
-    words, tags = [], []
-    inside: Span | None = None
-    for match in _WORD.finditer(text):
-        cuts = [match.start(), *sorted(cut for cut in borders if match.start() < cut < match.end()), match.end()]
-        for start, end in pairwise(cuts):
-            inside = begins.get(start) or (inside if inside and start < inside.end else None)
-            words.append(text[start:end])
-            tags.append("O" if inside is None else f"{'B' if start == inside.start else 'I'}-{inside.kind}")
-    return words, tags
-
-
 def _fields(path: Path, number: int, item: Any) -> tuple[str, str | None, list[Any]]:
-    if not isinstance(item, list) or len(item) not in (4, 11):
+    if not isinstance(item, list) or len(item) != 4:
         came = f"a list of {len(item)}" if isinstance(item, list) else f"a {type(item).__name__}"
-        expected = "[sentence, image_url, topic, mentions], or the 11 values of a mention with candidates"
+        expected = "[sentence, image_url, topic, mentions]"
         if isinstance(item, dict):
             expected += "; objects, as of tokens and ner_tags, stand one a line, without brackets around them"
         raise MalformedRow(path, number, "bad item", f"{came} came; expected {expected}")
-    sentence, url = item[:2]
-    mentions = item[3] if len(item) == 4 else [[item[2], item[3], *item[-2:]]]
+    sentence, url, _, mentions = item
     if not isinstance(sentence, str):
         raise wrong_value(path, number, "sentence", sentence, "a string")
     if not isinstance(url, str | None):

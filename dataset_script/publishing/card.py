@@ -1,6 +1,6 @@
 """The dataset card: ``README.md`` of a finished dataset folder, with numbers counted from the folder itself."""
 
-import shlex
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,13 @@ from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from ..files import mark, refuse_unlisted
+from ..files import DATASET, mark, refuse_unlisted
 from .facts import NOT_STATED, Facts, Part, count
 from .markdown import code, percent, share, text
 
 TEMPLATE = Path(__file__).with_name("dataset_card.md")
 ADDRESS = "path/to/this/dataset"
 """Stands in the card for the name on the Hub, which ``push`` puts in its place."""
-LICENCE_FILE = "LICENSE.md"
-KIND = "dataset"
-"""What the marker calls a finished dataset."""
 
 _LANGUAGES = {"en": "English", "de": "German", "fr": "French", "es": "Spanish"}
 _NATURAL_PROVIDERS = ("none", "own", "urls")
@@ -30,8 +27,6 @@ _HUB_LICENCES = {"apache-2.0", "cc0-1.0", "mit", "pddl"} | {
     for kind in ("", "-sa", "-nc", "-nd", "-nc-sa", "-nc-nd")
     for version in ("2.0", "2.5", "3.0", "4.0")
 }
-_SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
-_FEW_MENTIONS = 50
 _COLUMNS = {
     "id": "name of the row",
     "lang": "its language",
@@ -46,55 +41,37 @@ _COLUMNS = {
 
 
 def write_card(folder: str | Path) -> Path:
-    """Write ``README.md``, and ``LICENSE.md`` where licences differ or are unknown.
-
-    The same folder gives the same bytes.
+    """Write ``README.md``. The same folder gives the same bytes.
 
     Args:
         folder: a finished dataset: Parquet files, and where there are ``pictures.jsonl``, ``build.json`` and
-            ``load_report.json``.
-
-    Returns:
-        The path of the card.
+            ``load_report.json``; else a ``ValueError``.
 
     Raises:
-        FileExistsError: one of the two files is there and was not written by this function.
-        ValueError: ``folder`` does not hold a dataset; see ``facts.count``.
+        FileExistsError: the file is there and was not written by this function.
     """
     folder = Path(folder)
     facts = count(folder)
-    refuse_unlisted(folder, ["README.md", LICENCE_FILE])
-    (folder / LICENCE_FILE).unlink(missing_ok=True)
-    metadata = _metadata(facts)
-    card = DatasetCard.from_template(metadata, template_path=str(TEMPLATE), **_values(facts))
+    refuse_unlisted(folder, ["README.md"])
+    card = DatasetCard.from_template(_metadata(facts), template_path=str(TEMPLATE), **_values(facts))
     card.save(folder / "README.md")
-    written = ["README.md"]
-    if metadata.license == "other":
-        section = card.text.partition("\n## Licences\n")[2].partition("\n## ")[0]
-        (folder / LICENCE_FILE).write_text(f"# Licences\n{section}", encoding="utf-8")
-        written.append(LICENCE_FILE)
-    mark(folder, KIND, written)
+    mark(folder, DATASET, ["README.md"])
     return folder / "README.md"
 
 
 def _metadata(facts: Facts) -> DatasetCardData:
-    total, licence = facts.total(), _common_licence(facts)
+    total = facts.total()
     # The labels are those of the sources ("found"); how the sources got them is stated only where a source says it.
-    creators = {"found"} | {made for source in facts.sources for made in _creators(source)}
+    creators = {"found"} | {source.get("annotations_creators", "found") for source in facts.sources}
     data = DatasetCardData(
         language=sorted(facts.languages),
         # A program cannot tell which of several licences is the strictest: one licence for all, or a list of them.
-        license=licence or "other",
+        license=_common_licence(facts) or "other",
         annotations_creators=sorted(creators),
-        language_creators=["found"],
-        multilinguality="multilingual" if len(facts.languages) > 1 else "monolingual",
-        size_categories=next((name for limit, name in _SIZES if total.sentences < limit), "10M<n<100M"),
         task_categories=["token-classification"],
         task_ids=["named-entity-recognition"],
         pretty_name=f"MMNER: named entities in text{' with images' if total.images else ''}",
         tags=["multimodal", "named-entity-recognition", "image", "text"],
-        license_name=None if licence else "mixed",
-        license_link=None if licence else LICENCE_FILE,
     )
     infos, configs = DatasetInfosDict(), MetadataConfigs()
     for config in ("all", *facts.languages):
@@ -103,15 +80,10 @@ def _metadata(facts: Facts) -> DatasetCardData:
         parts = {split: part for split, part in parts.items() if part.files}
         splits, files = datasets.SplitDict(), []
         for split, part in parts.items():
-            splits.add(datasets.SplitInfo(split, num_bytes=part.memory_bytes, num_examples=part.sentences))
+            splits.add(datasets.SplitInfo(split, num_examples=part.sentences))
             patterns = dict.fromkeys(f"{file.rpartition('-')[0]}-*.parquet" for file in part.files)
             files.append({"split": split, "path": list(patterns)})
-        infos[config] = datasets.DatasetInfo(
-            features=facts.features,
-            splits=splits,
-            download_size=sum(part.file_bytes for part in parts.values()),
-            dataset_size=sum(part.memory_bytes for part in parts.values()),
-        )
+        infos[config] = datasets.DatasetInfo(features=facts.features, splits=splits)
         configs[config] = {"data_files": files} | ({"default": True} if config == "all" else {})
     configs.to_dataset_card_data(data)
     infos.to_dataset_card_data(data)
@@ -123,6 +95,7 @@ def _values(facts: Facts) -> dict[str, Any]:
     total = facts.total()
     return {
         "facts": facts,
+        "image_licences": Counter(sorted(origin.get("licence") or NOT_STATED for origin in facts.origins)),
         "total": total,
         "parts": [*((*key, part) for key, part in facts.parts.items()), ("all", "", total)],
         "address": ADDRESS,
@@ -132,9 +105,7 @@ def _values(facts: Facts) -> dict[str, Any]:
         "is_constructed": _is_constructed(facts),
         "counts": list(_flat(facts.build.get("counts", {}))),
         "relations": [name for name in ("depicts", "unrelated", "none", NOT_STATED) if total.relations[name]],
-        "overlaps": list(facts.overlaps()),
         "limits": list(_limits(facts, total)),
-        "command": shlex.join(facts.build.get("command", [])),
         "NOT_STATED": NOT_STATED,
         "code": code,
         "link": _link,
@@ -145,42 +116,27 @@ def _values(facts: Facts) -> dict[str, Any]:
 
 
 def _limits(facts: Facts, total: Part) -> Iterator[str]:
-    if any("machine-generated" in _creators(source) for source in facts.sources):
+    if any(source.get("annotations_creators") == "machine-generated" for source in facts.sources):
         yield "Labels of at least one source were made by a program and not corrected by people."
     yield "Labels are those of the sources, mapped and checked for form but not for truth."
-    yield "Entities are flat: none lies within another, and none has a gap."
     if _is_constructed(facts):
         yield (
             "Sentence and image were paired by construction: gains from the image are an upper bound for pairs that "
             f"people made. In {share(total.relations['unrelated'], total.sentences)} rows the image shows something "
             "else."
         )
-    if total.sentences > total.images:
-        yield f"{share(total.sentences - total.images, total.sentences)} rows have no image."
-    few = [
-        f"{text(kind)} in {lang} ({part.entities[kind]})"
-        for (lang, split), part in facts.parts.items()
-        for kind in facts.types
-        if split == "test" and part.entities[kind] < _FEW_MENTIONS
-    ]
-    if few:
-        yield f"Too few mentions in test for a steady score by type: {', '.join(few)}."
+    if without := total.sentences - total.images.total():
+        yield f"{share(without, total.sentences)} rows have no image."
     for key, name in (("licence", "no licence"), ("author", "no author"), ("source", "no source")):
         if lacking := sum(not origin.get(key) for origin in facts.origins):
             yield f"{share(lacking, len(facts.origins))} images state {name}."
     if total.images and not facts.origins:
         yield "Nothing is known of the origin and the licences of the images."
-    report = facts.report.total() if facts.report else None
-    if report and report.missing_rows + report.unreadable_rows:
-        lost = f"{report.missing_rows + report.unreadable_rows:,}"
-        yield f"{lost} rows have no image because its file was missing or did not open when they were loaded."
-    if report and report.repaired_tags:
+    report = facts.report.total()
+    if lost := report.missing_rows + report.unreadable_rows:
+        yield f"{lost:,} rows have no image because its file was missing or did not open when they were loaded."
+    if report.repaired_tags:
         yield f"{report.repaired_tags:,} I- tags began an entity and were read as B-."
-
-
-def _creators(source: dict[str, Any]) -> list[str]:
-    made = source.get("annotations_creators") or []
-    return [made] if isinstance(made, str) else made
 
 
 def _is_constructed(facts: Facts) -> bool:
@@ -190,7 +146,9 @@ def _is_constructed(facts: Facts) -> bool:
 def _common_licence(facts: Facts) -> str | None:
     """The licence that all sentences and images state, as the Hub names it."""
     stated = {source.get("licence") for source in facts.sources} or {None}
-    stated |= set(facts.image_licences) if facts.origins or not facts.total().images else {None}
+    stated |= {origin.get("licence") for origin in facts.origins}
+    if facts.total().images and not facts.origins:
+        return None
     names = {str(name).lower().replace(" ", "-") for name in stated}
     return names.pop() if len(names) == 1 and names <= _HUB_LICENCES else None
 

@@ -3,18 +3,17 @@
 import hashlib
 import json
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import datasets
 import pyarrow.parquet as pq
 
-from ..building.providers.folder import name_key
+from ..parquet import check_columns
 from ..report import LoadReport
-from ..rows import LANGUAGES, SPLIT_FILES, TagError, iob2_spans, is_unlabelled, tag_names
+from ..rows import LANGUAGES, TagError, iob2_spans, is_unlabelled, split_order, tag_names
 
 NOT_STATED = "not stated"
 _BATCH_ROWS = 100
@@ -23,69 +22,32 @@ _SHARD = re.compile(r"(?P<split>.+)-\d{5}\.parquet")
 
 @dataclass
 class Part:
-    """Counts over the rows of one language in one split.
-
-    Attributes:
-        entities: type -> mentions.
-        images: rows with an image.
-        relations: ``image_relation`` -> rows; empty where the dataset has no such column.
-        seen: ``sentences``, ``entities`` or ``images`` -> digest -> number of rows or mentions. Sentences and images
-            are equal if every letter or byte is, entities if type and name are, whatever their case.
-        files: relative to the folder.
-        file_bytes, memory_bytes: as the files are on disk, and uncompressed.
-    """
+    """Counts over the rows of one language in one split."""
 
     sentences: int = 0
     tokens: int = 0
-    entities: Counter[str] = field(default_factory=Counter)
-    images: int = 0
-    relations: Counter[str] = field(default_factory=Counter)
-    seen: defaultdict[str, Counter[bytes]] = field(default_factory=lambda: defaultdict(Counter))
-    files: list[str] = field(default_factory=list)
-    file_bytes: int = 0
-    memory_bytes: int = 0
+    entities: Counter[str] = field(default_factory=Counter)  # type -> mentions
+    images: Counter[bytes] = field(default_factory=Counter)  # digest -> rows with this image
+    relations: Counter[str] = field(default_factory=Counter)  # ``image_relation`` -> rows; empty without this column
+    files: list[str] = field(default_factory=list)  # relative to the folder
 
     def add(self, other: "Part") -> None:
         """Adds the counts of another part."""
-        for name in ("sentences", "tokens", "entities", "images", "relations", "files", "file_bytes", "memory_bytes"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        for what, counts in other.seen.items():
-            self.seen[what] += counts
-
-    @property
-    def distinct_images(self) -> int:
-        """Different images, by content."""
-        return len(self.seen["images"])
-
-
-class Overlap(NamedTuple):
-    """What a split shares with the training split: ``distinct`` counts each item once, ``uses`` all occurrences."""
-
-    what: str
-    split: str
-    distinct: int
-    uses: int
-    distinct_in_train: int
-    uses_in_train: int
+        for name, more in vars(other).items():
+            setattr(self, name, getattr(self, name) + more)
 
 
 @dataclass
 class Facts:
-    """All that the card says of a folder.
-
-    Attributes:
-        features: the columns.
-        parts: (language, split) -> its counts, in the order in which they are shown.
-        origins: a line of ``pictures.jsonl`` for each image: ``name``, ``licence``, ``author``, ``source``.
-        build: ``build.json``, or nothing.
-        report: ``load_report.json``, or nothing.
-    """
+    """All that the card says of a folder."""
 
     features: datasets.Features
-    parts: dict[tuple[str, str], Part]
-    origins: list[dict[str, Any]]
-    build: dict[str, Any]
-    report: LoadReport | None
+    parts: dict[tuple[str, str], Part]  # (language, split) -> its counts, in the order in which they are shown
+    origins: list[dict[str, Any]]  # the lines of ``pictures.jsonl``
+    build: dict[str, Any]  # ``build.json``, or nothing; ``sources`` and ``options`` are of it
+    sources: list[dict[str, Any]]
+    options: dict[str, Any]
+    report: LoadReport  # ``load_report.json``, or an empty one
 
     @property
     def languages(self) -> list[str]:
@@ -95,13 +57,12 @@ class Facts:
     @property
     def splits(self) -> list[str]:
         """Those that have rows, train first."""
-        return sorted({split for _, split in self.parts}, key=_split_order)
+        return sorted({split for _, split in self.parts}, key=split_order)
 
     @property
     def types(self) -> list[str]:
         """The entity types of the tags."""
-        names = self.features["ner_tags"].feature.names
-        return list(dict.fromkeys(name[2:] for name in names if name != "O"))
+        return list(dict.fromkeys(name[2:] for name in self.features["ner_tags"].feature.names if name != "O"))
 
     def total(self, lang: str | None = None, split: str | None = None) -> Part:
         """The sum over a language, a split, or everything."""
@@ -111,38 +72,10 @@ class Facts:
                 total.add(part)
         return total
 
-    @property
-    def sources(self) -> list[dict[str, Any]]:
-        """Those of the sentences, as ``build.json`` has them."""
-        return self.build.get("sources", [])
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Those of the build."""
-        return self.build.get("options", {})
-
-    @property
-    def image_licences(self) -> Counter[str]:
-        """Licence -> images, where their origins are known."""
-        return Counter(sorted(origin.get("licence") or NOT_STATED for origin in self.origins))
-
-    def overlaps(self) -> Iterator[Overlap]:
-        """What the other splits share with ``train``, where there is one."""
-        train = self.total(split="train").seen
-        others = {split: self.total(split=split).seen for split in self.splits if split != "train"}
-        for what in ("sentences", "entities", "images") if "train" in self.splits else ():
-            for split, seen in others.items():
-                both = [key for key in seen[what] if key in train[what]]
-                uses = sum(seen[what][key] for key in both)
-                yield Overlap(what, split, len(seen[what]), seen[what].total(), len(both), uses)
-
 
 def count(folder: Path) -> Facts:
-    """Count what ``folder`` holds.
-
-    Raises:
-        ValueError: there are no Parquet files as ``{lang}/{split}-00000.parquet``, their columns are not those of the
-            dataset, or an image has no line in ``pictures.jsonl``.
+    """Count what ``folder`` holds; ``ValueError`` for one without Parquet files, or with other columns than the
+    dataset's, or an image without a line in ``pictures.jsonl``.
     """
     shards = find_shards(folder)
     if not shards:
@@ -152,8 +85,10 @@ def count(folder: Path) -> Facts:
     first = next(iter(shards.values()))[0]
     features = _features(first)
     origins = [json.loads(line) for line in _read(folder / "pictures.jsonl").splitlines()]
-    build, report = (_read(folder / name) for name in ("build.json", "load_report.json"))
-    facts = Facts(features, {}, origins, json.loads(build or "{}"), LoadReport.from_json(report) if report else None)
+    build = json.loads(_read(folder / "build.json") or "{}")
+    report = _read(folder / "load_report.json")
+    loaded = LoadReport.from_json(report) if report else LoadReport()
+    facts = Facts(features, {}, origins, build, build.get("sources", []), build.get("options", {}), loaded)
     names = {origin["name"] for origin in origins}
     for key, paths in shards.items():
         part = facts.parts[key] = Part()
@@ -172,16 +107,12 @@ def find_shards(folder: Path) -> dict[tuple[str, str], list[Path]]:
         for path in sorted((folder / lang).glob("*.parquet")):
             if path.is_file() and (match := _SHARD.fullmatch(path.name)):
                 found.setdefault((lang, match["split"]), []).append(path)
-    return dict(sorted(found.items(), key=lambda item: (LANGUAGES.index(item[0][0]), _split_order(item[0][1]))))
+    return dict(sorted(found.items(), key=lambda item: (LANGUAGES.index(item[0][0]), split_order(item[0][1]))))
 
 
 def _count_file(path: Path, part: Part, labels: list[str], names: set[str]) -> None:
-    part.file_bytes += path.stat().st_size
     with pq.ParquetFile(path) as file:
         there = file.schema_arrow.names
-        part.memory_bytes += sum(
-            file.metadata.row_group(group).total_byte_size for group in range(file.num_row_groups)
-        )
         columns = ["id", "tokens", "ner_tags", "image.bytes", "image_relation", "image_name"]
         columns = [name for name in columns if name.partition(".")[0] in there]
         for batch in file.iter_batches(_BATCH_ROWS, columns=columns):
@@ -193,42 +124,20 @@ def _count_file(path: Path, part: Part, labels: list[str], names: set[str]) -> N
                 name = row.get("image_name")
                 if names and name is not None and name not in names:
                     raise ValueError(f"pictures.jsonl has no line for {name}, the image of row {row['id']} in {path}.")
-                _count_row(row, iob2_spans(tags), part)
+                part.sentences += 1
+                part.tokens += len(row["tokens"])
+                part.entities.update(kind for _, _, kind in iob2_spans(tags))
+                if row["image"] is not None:
+                    part.images[hashlib.blake2b(row["image"]["bytes"], digest_size=16).digest()] += 1
                 if "image_relation" in there:
                     part.relations[row["image_relation"] or NOT_STATED] += 1
 
 
-def _count_row(row: dict[str, Any], spans: Iterable[tuple[int, int, str]], part: Part) -> None:
-    tokens = row["tokens"]
-    part.sentences += 1
-    part.tokens += len(tokens)
-    part.seen["sentences"][_digest("\0".join(tokens).encode())] += 1
-    for start, end, kind in spans:
-        part.entities[kind] += 1
-        part.seen["entities"][_digest(f"{kind}\0{name_key(' '.join(tokens[start:end]))}".encode())] += 1
-    if row["image"] is not None:
-        part.images += 1
-        part.seen["images"][_digest(row["image"]["bytes"])] += 1
-
-
 def _features(path: Path) -> datasets.Features:
     features = datasets.Features.from_arrow_schema(pq.read_schema(path))
-    tags = getattr(features.get("ner_tags"), "feature", None)
-    missing = [name for name in ("id", "lang", "tokens", "ner_tags", "image") if name not in features]
-    if missing or not isinstance(tags, datasets.ClassLabel):
-        what = f"no {', '.join(missing)}" if missing else "ner_tags that are not a list of ClassLabel"
-        raise ValueError(f"{path} has {what}; expected the columns of this dataset, as build writes them.")
+    check_columns(features, str(path))
     return features
 
 
 def _read(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else ""
-
-
-def _split_order(split: str) -> tuple[int, str]:
-    known = list(SPLIT_FILES)
-    return known.index(split) if split in known else len(known), split
-
-
-def _digest(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=16).digest()

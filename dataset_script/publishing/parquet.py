@@ -6,11 +6,11 @@ from pathlib import Path
 import datasets
 from datasets.table import embed_table_storage, table_cast
 
-from ..files import replacing
+from ..files import DATASET, replacing
 from ..parquet import REPORT_FILE, ROWS_PER_GROUP, ShardWriter, check_columns, count_rows
 from ..report import LoadReport, load_report
 from ..rows import LANGUAGES
-from .card import KIND, write_card
+from .card import write_card
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +33,11 @@ def write_parquet(dataset: datasets.DatasetDict, folder: str | Path) -> Path:
         ValueError: the dataset lacks columns, or has no rows.
     """
     folder = Path(folder).expanduser().absolute()
-    check_columns(dataset, "The dataset")
+    for split in dataset.values():
+        check_columns(split.features, "The dataset")
     if not any(len(split) for split in dataset.values()):
         raise ValueError("The dataset has no rows to write.")
-    with replacing(folder, KIND) as written:
+    with replacing(folder, DATASET) as written:
         for split, rows in dataset.items():
             positions: dict[str, list[int]] = {}
             for position, lang in enumerate(rows["lang"]):

@@ -14,15 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from httpx2 import TransportError
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, DatasetCard, HfApi
-from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError
 
 from ..files import MARKER, is_inside
-from .card import ADDRESS, LICENCE_FILE
+from .card import ADDRESS
 from .facts import find_shards
 
 logger = logging.getLogger(__name__)
 
-_FILES = (LICENCE_FILE, "README.md", "build.json", "load_report.json", "pictures.jsonl")
+_FILES = ("README.md", "build.json", "load_report.json", "pictures.jsonl")
 _OURS = re.compile(r"(en|de|fr|es)/[^/]+\.parquet|" + "|".join(map(re.escape, _FILES)))
 
 
@@ -40,8 +40,7 @@ def push(
 
     Args:
         folder: a finished dataset, as ``build`` or ``write_parquet`` writes it.
-        repo_id: ``"org/name"``; the repository is made if there is none.
-        private: make it a private one; one that exists stays as it is.
+        repo_id: ``"org/name"``; made if there is none, then ``private`` if asked for.
         token: with the right to write; by default ``HF_TOKEN`` or that of ``hf auth login``.
         revision: a branch, made if there is none; ``main`` if left out.
 
@@ -49,57 +48,55 @@ def push(
         The address of the dataset.
 
     Raises:
-        ValueError: ``folder`` is not a finished dataset, or the repository holds a loading script.
-        PermissionError: the Hub refuses the token, or it may not write there.
+        ValueError: ``folder`` is not a finished dataset.
         ConnectionError: the Hub does not answer, or the connection broke.
+        huggingface_hub.errors.HfHubHTTPError: the Hub refuses, such as a token that may not write there.
     """
     folder = Path(folder).expanduser()
     files, rows = _check(folder)
     api = HfApi(token=token)
     try:
-        # None leaves it to the organisation, some of which allow no public repositories.
-        url = api.create_repo(repo_id, repo_type="dataset", private=private or None, exist_ok=True)
-        if revision is not None:
-            api.create_branch(url.repo_id, repo_type="dataset", branch=revision, exist_ok=True)
-        info = api.dataset_info(url.repo_id, revision=revision)
-        there = {sibling.rfilename for sibling in info.siblings or []}
-        script = f"{url.repo_id.rpartition('/')[2]}.py"
-        if script in there:
-            raise ValueError(
-                f"{url} has {script} at its root, a loading script, for which load_dataset refuses the repository: "
-                "delete it there, then push again."
-            )
-        card = (folder / "README.md").read_text(encoding="utf-8").replace(ADDRESS, url.repo_id).encode()
-        add = [CommitOperationAdd(name, card if name == "README.md" else folder / name) for name in files]
-        stale = [CommitOperationDelete(name) for name in sorted(there - {*files}) if _OURS.fullmatch(name)]
-        logger.info("%s: pushing %d files, deleting %d of an earlier push", url, len(add), len(stale))
-        api.create_commit(
-            url.repo_id,
-            [*add, *stale],
-            commit_message=commit_message or f"Push {rows} rows",
-            repo_type="dataset",
-            revision=revision,
-            # If someone else commits meanwhile, then other files may be stale: the Hub refuses this commit.
-            parent_commit=info.sha,
-        )
-        return str(url)
-    except Exception as error:
-        explained = _explain(error, api.endpoint, repo_id)
-        if explained is error:
-            raise
-        raise explained from error
+        return _commit(api, folder, repo_id, files, private, revision, commit_message or f"Push {rows} rows")
+    except (TransportError, RuntimeError) as error:  # the client wraps what befalls an upload into a RuntimeError
+        if isinstance(error.__cause__, HfHubHTTPError):
+            raise error.__cause__ from None
+        raise ConnectionError(
+            f"{api.endpoint}: {error}. What was uploaded is kept: repeat the push to complete it."
+        ) from error
+
+
+def _commit(
+    api: HfApi, folder: Path, repo_id: str, files: list[str], private: bool, revision: str | None, message: str
+) -> str:
+    # None leaves it to the organisation, some of which allow no public repositories.
+    url = api.create_repo(repo_id, repo_type="dataset", private=private or None, exist_ok=True)
+    if revision is not None:
+        api.create_branch(url.repo_id, repo_type="dataset", branch=revision, exist_ok=True)
+    info = api.dataset_info(url.repo_id, revision=revision)
+    there = {sibling.rfilename for sibling in info.siblings or []}
+    card = (folder / "README.md").read_text(encoding="utf-8").replace(ADDRESS, url.repo_id).encode()
+    add = [CommitOperationAdd(name, card if name == "README.md" else folder / name) for name in files]
+    stale = [CommitOperationDelete(name) for name in sorted(there - {*files}) if _OURS.fullmatch(name)]
+    logger.info("%s: pushing %d files, deleting %d of an earlier push", url, len(add), len(stale))
+    # If someone else commits meanwhile, then other files may be stale: the Hub refuses this commit.
+    api.create_commit(
+        url.repo_id,
+        [*add, *stale],
+        commit_message=message,
+        repo_type="dataset",
+        revision=revision,
+        parent_commit=info.sha,
+    )
+    return str(url)
 
 
 def _check(folder: Path) -> tuple[list[str], int]:
     """The files to push, relative to ``folder``, and the number of rows, if it holds a whole dataset."""
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder; expected a finished dataset, as build writes it.")
     shards = find_shards(folder)
     if not shards or not (folder / "README.md").is_file():
-        missing = "Parquet files" if not shards else "README.md"
         raise ValueError(
-            f"{folder} has no {missing}; expected a finished dataset: README.md and {{lang}}/{{split}}-00000.parquet, "
-            "as build writes them."
+            f"{folder} is no finished dataset; expected README.md and {{lang}}/{{split}}-00000.parquet, as build "
+            "writes them."
         )
     rows: dict[str, int] = {}
     for (_, split), paths in shards.items():
@@ -137,30 +134,6 @@ def _described_rows(folder: Path) -> dict[str, int]:
         if info.get("config_name") == "all":
             return {split["name"]: split["num_examples"] for split in info["splits"]}
     return {}
-
-
-def _explain(error: BaseException, endpoint: str, repo_id: str) -> BaseException:
-    """``error`` as one that says what to do; itself where it says so already."""
-    repeat = "What was uploaded is kept: repeat the push to complete it."
-    if isinstance(error, HfHubHTTPError):
-        status = error.response.status_code
-        if status == 401 or isinstance(error, RepositoryNotFoundError):
-            return PermissionError(
-                f"{endpoint} does not accept the token for {repo_id}, or was given none: set HF_TOKEN or run "
-                f"`hf auth login` with a token that may write there. ({error})"
-            )
-        if status == 403:
-            return PermissionError(f"The token may not write to {repo_id} on {endpoint}: take one that may. ({error})")
-        if status == 412:
-            return ConnectionError(f"Someone else changed {repo_id} during the push. {repeat}")
-        if status == 429 or status >= 500:
-            return ConnectionError(f"{endpoint} failed with status {status}. {repeat} ({error})")
-    if isinstance(error, TransportError):
-        return ConnectionError(f"The connection to {endpoint} could not be made or broke: {error}. {repeat}")
-    # The client wraps what befalls an upload into a RuntimeError.
-    if isinstance(error, RuntimeError) and error.__cause__ is not None:
-        return _explain(error.__cause__, endpoint, repo_id)
-    return error
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

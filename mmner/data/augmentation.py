@@ -109,8 +109,10 @@ def _hashtag(name: Sequence[str], rng: random.Random) -> list[str]:
 def _handle(words: Sequence[str], rng: random.Random) -> str:
     """A handle made of words of the sentence, or of letters."""
     letters = "".join(word for word in rng.choices(words, k=rng.randint(1, 2)) if word.isalnum())[:15]
-    return "@" + (letters or "".join(rng.choices(string.ascii_lowercase, k=rng.randint(4, 12)))) + rng.choice(
-        ("", "", "_", str(rng.randint(1, 99)))
+    return (
+        "@"
+        + (letters or "".join(rng.choices(string.ascii_lowercase, k=rng.randint(4, 12))))
+        + rng.choice(("", "", "_", str(rng.randint(1, 99))))
     )
 
 
@@ -127,6 +129,3 @@ def without_mentions(
 
 def _is_punctuation(character: str) -> bool:
     return unicodedata.category(character)[0] in "PS"
-
-
-__all__ = ["augmented", "lower", "no_punctuation", "posted", "upper", "without_mentions"]

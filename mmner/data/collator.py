@@ -23,7 +23,7 @@ class MultimodalCollator:
     Args:
         processor: of the model.
         use_images: False for a model that reads no image: then none is opened.
-        pad_to_multiple_of: pad the tokens to a multiple of this; 8 suits half precision on a GPU.
+        pad_to_multiple_of: of the number of tokens; 8 suits half precision on a GPU.
 
     Attributes:
         features: a store of the outputs of the image towers. If it is set, the `image` of an item is an id of the
@@ -47,14 +47,7 @@ class MultimodalCollator:
         return self._unreadable.value
 
     def __call__(self, features: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """
-        Args:
-            features: items of `WindowedSentences`: `tokens`, `image` and, where there are any, `labels`,
-                `unknown_tags` and `caption`.
-
-        Returns:
-            The tensors of a batch, as the processor gives them.
-        """
+        """The tensors of a batch, as the processor gives them, from items of `WindowedSentences`."""
         columns = {name: [feature[name] for feature in features] for name in features[0]}
         from_pixels = self.use_images and self.features is None
         batch = dict(
@@ -95,6 +88,3 @@ def stored_images(store: FeatureStore, image_ids: Sequence[int | None]) -> dict[
     stored = zip(*(store[image_id] for image_id in batch["image_ids"].tolist()), strict=True)
     names = ("image_features", "global_image_features")
     return batch | {name: torch.stack(states) for name, states in zip(names, stored, strict=False)}
-
-
-__all__ = ["MultimodalCollator", "stored_images"]

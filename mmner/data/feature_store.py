@@ -52,12 +52,7 @@ class FeatureStore:
         return [tensors[str(place)] for place in range(len(tensors))]
 
     def add(self, image_id: int, tensors: Sequence[torch.Tensor]) -> None:
-        """
-        Writes the tensors of an image, complete or not at all.
-
-        Raises:
-            SafetensorError, OSError: they could not be written, for example because the disk is full.
-        """
+        """Writes the tensors of an image, complete or not at all."""
         file = self._file(image_id)
         file.parent.mkdir(parents=True, exist_ok=True)
         aside = file.with_suffix(f".{uuid.uuid4().hex}")
@@ -70,6 +65,3 @@ class FeatureStore:
     def _file(self, image_id: int) -> Path:
         name = f"{image_id:016x}"
         return self.folder / name[:2] / f"{name}.safetensors"
-
-
-__all__ = ["FeatureStore"]

@@ -1,37 +1,25 @@
-"""The sentences of a run: a dataset's splits, cut into windows that fit the text tower, with own or other images."""
+"""The sentences of a split, cut into windows that fit the text tower, with own, hidden or shuffled images."""
 
-import contextlib
 import copy
 import hashlib
 import logging
 import random
-import re
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
-import pyarrow.compute as pc
 import torch
-from transformers import EvalPrediction
 
-import dataset_script
-from dataset_script.formats.registry import SPLIT_NAMES
-from dataset_script.parquet import attach_report, is_parquet
 from dataset_script.rows import TagError, check_tokens, iob2_tags, is_unlabelled, mended_tags
 from mmner.data.augmentation import augmented, posted, without_mentions
-from mmner.data.shards import ParquetShards, find_shards
+from mmner.data.splits import column, image_cells, label_names, rows_with_image
 from mmner.entity_f1 import entity_scores, groups_of
-from mmner.options import DataArguments
-from mmner.probe import dataset as probe
 from processing_2mner import TwoMNERProcessor, Window
 
 logger = logging.getLogger(__name__)
 
-SPLITS = {"train": "train", "validation": "eval", "test": "test"}
-"""The splits of a dataset, and the prefix of the scores and counts of each."""
-IMAGES = ("own", "hidden", "shuffled")
 CAPTION_DROPOUT = 0.5
 """Probability that training hides a caption: a model that always read one would be lost without."""
 IGNORED = -100
@@ -43,179 +31,6 @@ REMEDIES = {
     "not scored.",
 }
 """What to do about a row, by what is wrong with its tags."""
-FOLDER_OPTIONS = ("dataset_lang", "dataset_errors", "dataset_iob2", "image_folder", "captions", "tag_column")
-"""Options of `DataArguments` that say how to read the files of a folder."""
-
-
-def load_splits(
-    args: DataArguments, needed: Collection[str], cache: str | Path, seed: int = 0, build: bool = True
-) -> dict[str, datasets.Dataset | ParquetShards]:
-    """
-    The splits of the dataset that was asked for: the probe, a folder, or a name on the Hub.
-
-    Args:
-        args: which dataset, and how much of it.
-        needed: which of `train`, `validation` and `test`.
-        cache: a folder of the run's own, where the probe is written.
-        seed: of the random subset of `train`; the subsets of dev and test are the same for every seed.
-        build: False on a process that finds the probe written by another.
-
-    Returns:
-        The needed splits that there are; with `streaming`, `train` as `ParquetShards`.
-
-    Raises:
-        FileNotFoundError: the dataset is neither a folder nor a name that the Hub could have.
-        ValueError: a row is malformed, an option does not fit this dataset, or the needed splits are absent.
-    """
-    loaded = _load_streaming(args, needed) if args.streaming else _renamed(_load(args, Path(cache), build))
-    if others := sorted(set(loaded) - set(SPLITS)):
-        logger.warning(f"The splits {', '.join(others)} are not read; {', '.join(SPLITS)} are.")
-    absent = [split for split in SPLITS if split in needed and split not in loaded]
-    if "train" in absent or len(absent) == len(needed):
-        raise ValueError(
-            f"{args.dataset} has the splits {', '.join(loaded)}, but {', '.join(needed) or 'none'} would be needed; "
-            "see --do_train, --do_eval and --do_predict."
-        )
-    if absent:
-        logger.warning(f"{args.dataset} has no {' and no '.join(absent)} split; its evaluation is skipped.")
-    if args.train_languages is not None and "train" in needed:
-        loaded["train"] = _in_languages(loaded["train"], args.train_languages.split(","))
-    if not args.use_images:
-        logger.info("--use_images is false: the images of all rows are left out.")
-    splits = {}
-    for split, size in zip(
-        SPLITS, (args.max_train_samples, args.max_eval_samples, args.max_predict_samples), strict=True
-    ):
-        if split in needed and split in loaded:
-            # Runs of several seeds are scored on the same sentences.
-            rows = _subset(loaded[split], size, seed if split == "train" else 0)
-            if not args.use_images:
-                rows = rows.select_columns([name for name in rows.column_names if name != "image"])
-            splits[split] = rows
-    return splits
-
-
-def _load(args: DataArguments, cache: Path, build: bool) -> dict[str, datasets.Dataset]:
-    if args.dataset is None:
-        raise ValueError("There is no dataset: give --dataset a folder, a name on the Hub, or 'probe'.")
-    folder, config = Path(args.dataset).expanduser(), args.dataset_config or "all"
-    options = {name.removeprefix("dataset_"): getattr(args, name) for name in FOLDER_OPTIONS}
-    if args.dataset == "probe":
-        folder = cache / f"probe-{args.probe_sentences}"
-        if build:
-            probe.build(folder, num_sentences=args.probe_sentences)
-        logger.warning("The probe is SYNTHETIC: it shows whether the image is used, nothing about natural text.")
-        return dataset_script.load(folder, config, cache_dir=cache / "arrow", **options)
-    if folder.is_dir():
-        return dataset_script.load(folder, config, **options)
-    if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", args.dataset):
-        raise FileNotFoundError(
-            f"There is no folder {args.dataset}; expected --dataset 'probe', a folder, or a name on the Hub."
-        )
-    _refuse_folder_options(args, "comes from the Hub")
-    return datasets.load_dataset(args.dataset, args.dataset_config)
-
-
-def _load_streaming(
-    args: DataArguments, needed: Collection[str]
-) -> dict[str, datasets.Dataset | ParquetShards | None]:
-    """The same of a dataset in Parquet: `train` stays in its files; `None` for a split that is not needed."""
-    if args.dataset in (None, "probe"):
-        raise ValueError(
-            f"--streaming reads Parquet files, and the dataset is {args.dataset}: give --dataset a folder of them or "
-            "a name on the Hub, or leave --streaming out."
-        )
-    _refuse_folder_options(args, "is read as Parquet")
-    folder = Path(args.dataset).expanduser()
-    config = args.dataset_config or ("all" if is_parquet(folder) else None)
-    files, features = find_shards(args.dataset, config)
-    files = _renamed(files)
-    loaded: dict[str, datasets.Dataset | ParquetShards | None] = dict.fromkeys(files)
-    if others := {split: files[split] for split in files if split in needed and split != "train"}:
-        loaded.update(datasets.load_dataset("parquet", data_files=others, features=features))
-        if is_parquet(folder):
-            attach_report({split: loaded[split] for split in others}, folder, config or "all")
-    if "train" in needed and "train" in files:
-        loaded["train"] = ParquetShards(files["train"], features)
-    return loaded
-
-
-def _refuse_folder_options(args: DataArguments, reason: str) -> None:
-    if unused := [f"--{name}" for name in FOLDER_OPTIONS if getattr(args, name) not in (None, "raise", "auto")]:
-        raise ValueError(f"{args.dataset} {reason}, where {', '.join(unused)} do not apply: leave them out.")
-
-
-def _renamed(splits: dict[str, Any]) -> dict[str, Any]:
-    """The splits by the names of `SPLITS`: `dev` becomes `validation`, unless there is a `validation`, and so on."""
-    renamed = dict(splits)
-    for name in splits:
-        split = SPLIT_NAMES.get(name, name)
-        if split in splits:
-            continue
-        if split in renamed:
-            names = [other for other in splits if SPLIT_NAMES.get(other) == split]
-            raise ValueError(f"The splits {', '.join(names)} all stand for {split}: expected one of them.")
-        logger.info(f"The split {name} is read as {split}.")
-        renamed[split] = renamed.pop(name)
-    return renamed
-
-
-def count_images(rows: datasets.Dataset) -> dict[str, int]:
-    """
-    Counts `samples`, `samples_with_image` and, where the report of the dataset tells them of just these rows,
-    `missing_images`: rows whose image was not there or did not open when the dataset was loaded.
-    """
-    counts = {"samples": len(rows), "samples_with_image": len(_image_cells(rows)[1])}
-    if "image" not in rows.column_names:  # left out, those that are missing too
-        return counts
-    with contextlib.suppress(ValueError):  # a dataset on the Hub has no report
-        report = dataset_script.load_report(rows)
-        parts = [report.total(str(rows.split), lang) for lang in set(_column(rows, "lang") or [None])]
-        missing = sum(part.missing_rows + part.unreadable_rows for part in parts)
-        if missing == 0 or sum(part.rows for part in parts) == len(rows):  # else these are a subset of its rows
-            counts["missing_images"] = missing
-    return counts
-
-
-def _in_languages(rows: datasets.Dataset, languages: Sequence[str]) -> datasets.Dataset:
-    found = _column(rows, "lang") or []
-    if missing := sorted(set(languages) - set(found)):
-        raise ValueError(
-            f"--train_languages names {', '.join(missing)}, and the training rows have "
-            f"{', '.join(sorted(set(filter(None, found)))) or 'no languages'}: name some of these, joined by commas."
-        )
-    return rows.select([row for row, lang in enumerate(found) if lang in languages])
-
-
-def _subset(rows: datasets.Dataset, size: int | None, seed: int) -> datasets.Dataset:
-    """A random subset of the rows, in their order; all of them for a size of `None` or more than there are."""
-    if size is None or size >= len(rows):
-        return rows
-    if size < 1:
-        raise ValueError(f"A subset of {size} rows was asked for; expected 1 or more, or the option left out.")
-    logger.info(f"A random {size} of the {len(rows)} rows of {rows.split} are used (seed {seed}).")
-    return rows.select(sorted(random.Random(seed).sample(range(len(rows)), size)))
-
-
-def label_names(rows: datasets.Dataset) -> list[str]:
-    """
-    The tags of a dataset, in id order.
-
-    Raises:
-        ValueError: there is no column of tokens or tags, or the tags are not class labels.
-    """
-    if missing := [name for name in ("tokens", "ner_tags") if name not in rows.column_names]:
-        raise ValueError(
-            f"The dataset has no column {' or '.join(missing)}; it has {', '.join(rows.column_names)}. Rename them: "
-            "tokens (words), ner_tags (class labels, IOB2) and, if it has them, id, lang, image, image_relation."
-        )
-    names = getattr(getattr(rows.features["ner_tags"], "feature", None), "names", None)
-    if names is None:
-        raise ValueError(
-            f"The column ner_tags is {rows.features['ner_tags']}; expected a list of class labels whose names are the "
-            'tags: cast it to List(ClassLabel(names=["O", "B-PER", "I-PER", ...])).'
-        )
-    return list(names)
 
 
 class WindowedSentences(torch.utils.data.Dataset):
@@ -272,7 +87,7 @@ class WindowedSentences(torch.utils.data.Dataset):
         may_be_unlabelled: bool = False,
     ):
         self.tokens: list[list[str]] = rows["tokens"][:]
-        self.ids: list[str] = _column(rows, "id") or [str(row) for row in range(len(rows))]
+        self.ids: list[str] = column(rows, "id") or [str(row) for row in range(len(rows))]
         self.tags = self._gold_tags(rows, name, may_be_unlabelled)
         if unknown := sorted({tag for tags in self.tags or () for tag in tags} - set(label2id)):
             raise ValueError(
@@ -281,9 +96,9 @@ class WindowedSentences(torch.utils.data.Dataset):
             )
         self.label2id = dict(label2id)
         self.id2label = {index: label for label, index in label2id.items()}
-        self.languages: list[str | None] = _column(rows, "lang") or [None] * len(rows)
-        self.relations: list[str | None] = _column(rows, "image_relation") or [None] * len(rows)
-        self._known_types: list[list[str] | None] = _column(rows, "known_types") or []
+        self.languages: list[str | None] = column(rows, "lang") or [None] * len(rows)
+        self.relations: list[str | None] = column(rows, "image_relation") or [None] * len(rows)
+        self._known_types: list[list[str] | None] = column(rows, "known_types") or []
 
         self._processor, self._budget = processor, processor.token_budget(max_length)
         self.row_of: list[int] = []
@@ -307,11 +122,12 @@ class WindowedSentences(torch.utils.data.Dataset):
         if training and mention_dropout and self._mask is None:
             raise ValueError("--mention_dropout needs a tokenizer with a mask token, and this one has none: set 0.")
 
-        self._cells, self.rows_with_image = _image_cells(rows)
+        self._cells: Any = image_cells(rows)
+        self.rows_with_image = rows_with_image(rows)
         self._has_image = frozenset(self.rows_with_image)
         self._captions: list[str | None] | None = None
         if captions:
-            self._captions = _column(rows, "caption") or []
+            self._captions = column(rows, "caption") or []
             if not any(self._captions):
                 raise ValueError(
                     "--image_as_text reads the captions of images, and the dataset has none: give it a column "
@@ -327,12 +143,12 @@ class WindowedSentences(torch.utils.data.Dataset):
 
     def _gold_tags(self, rows: datasets.Dataset, name: str, may_be_unlabelled: bool) -> list[list[str]] | None:
         """The tags of each sentence by name, or `None` where none has gold labels and that is allowed."""
-        names, column = label_names(rows), rows["ner_tags"][:]
-        unlabelled = [is_unlabelled(tags) for tags in column]
-        without_tags = (known or len(tags) == 0 for known, tags in zip(unlabelled, column, strict=True))
+        names, tag_ids = label_names(rows), rows["ner_tags"][:]
+        unlabelled = [is_unlabelled(tags) for tags in tag_ids]
+        without_tags = (known or len(tags) == 0 for known, tags in zip(unlabelled, tag_ids, strict=True))
         is_unlabelled_split = may_be_unlabelled and any(unlabelled) and all(without_tags)
         gold = []
-        for row, (tokens, tags) in enumerate(zip(self.tokens, column, strict=True)):
+        for row, (tokens, tags) in enumerate(zip(self.tokens, tag_ids, strict=True)):
             try:
                 if is_unlabelled_split:
                     check_tokens(tokens)
@@ -363,12 +179,10 @@ class WindowedSentences(torch.utils.data.Dataset):
             self.row_of.append(row)
             self.windows.append(window)
             self.lengths.append(length)
-        if self.has_long_sentences:
+        if len(found) > len(self.tokens):
             logger.info(f"{len(self.tokens)} sentences in {len(found)} windows of at most {self._budget} tokens.")
 
     def _show(self, images: str) -> None:
-        if images not in IMAGES:
-            raise ValueError(f"`images` is {images!r}; expected one of {', '.join(IMAGES)}.")
         self.images = images
         rows = [] if images == "hidden" else self.rows_with_image
         others = rows
@@ -460,45 +274,24 @@ class WindowedSentences(torch.utils.data.Dataset):
         return changed if sum(self._processor.token_counts(changed[0])) <= self._budget else (tokens, tags)
 
     def stitch(self, values: np.ndarray) -> list[list[Any]]:
-        """
-        Puts together, for each sentence, what was computed for each word of each window.
-
-        Args:
-            values: `(num_windows, num_words)` or wider, in the order of the windows.
-
-        Returns:
-            For each sentence, the value of each of its words, from the window that keeps it.
-
-        Raises:
-            ValueError: there are not as many rows of values as windows.
-        """
-        if len(values) != len(self):
-            raise ValueError(f"Values of {len(values)} windows; expected {len(self)}, one for each window, in order.")
+        """For each sentence the value of each word, from the values `(num_windows, num_words)` of the windows."""
         result: list[list[Any]] = [[None] * len(words) for words in self.tokens]
         for row, window, line in zip(self.row_of, self.windows, values, strict=True):
             own = slice(window.keep_start - window.start, window.keep_stop - window.start)
             result[row][window.keep_start : window.keep_stop] = line[own].tolist()
         return result
 
-    @property
-    def has_long_sentences(self) -> bool:
-        """Whether a sentence takes more than one window."""
-        return len(self.windows) > len(self.tokens)
-
     def predicted_tags(self, predictions: np.ndarray) -> list[list[str]]:
         """The tags of each sentence, from the tag ids `(num_windows, num_words)` of the windows."""
         return [[self.id2label[index] for index in ids] for ids in self.stitch(predictions)]
 
-    def compute_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        """The scores of what a `Trainer` predicted for these sentences; see `entity_scores`."""
-        predictions = prediction.predictions
-        if isinstance(predictions, (tuple, list)):
-            predictions = predictions[0]
+    def scores(self, predictions: np.ndarray) -> dict[str, float]:
+        """The scores of the predicted tag ids `(num_windows, num_words)`; see `entity_scores`."""
         return entity_scores(self.tags or [], self.predicted_tags(predictions), self.languages, self.relations)
 
     @property
     def score_names(self) -> set[str]:
-        """The names of the scores that `compute_metrics` gives, whatever is predicted; none without a gold entity."""
+        """The names of the scores that `scores` gives, whatever is predicted; none without a gold entity."""
         return set(entity_scores(self.tags or [], self.tags or [], self.languages, self.relations))
 
     @property
@@ -535,9 +328,6 @@ def derangement(contents: Sequence[Hashable], seed: int) -> list[int]:
         contents: what each image shows; equal for equal images.
         seed: of the order.
 
-    Returns:
-        For each position, the position of the image to show instead.
-
     Raises:
         ValueError: no two images differ.
     """
@@ -555,19 +345,3 @@ def derangement(contents: Sequence[Hashable], seed: int) -> list[int]:
         while contents[result[position]] == contents[position]:  # only where the largest group is more than half
             result[position] = rng.choice(order)
     return [result[position] for position in range(len(contents))]
-
-
-def _column(rows: datasets.Dataset, name: str) -> list | None:
-    return rows[name][:] if name in rows.column_names else None
-
-
-def _image_cells(rows: datasets.Dataset) -> tuple[datasets.Dataset | list[dict], list[int]]:
-    """The column of images, not decoded, and the rows that have one."""
-    if "image" not in rows.column_names:
-        return [], []
-    cells = rows.select_columns("image").cast_column("image", datasets.Image(decode=False))
-    present: list[bool] = []
-    for batch in cells.with_format("arrow").iter(batch_size=1000):
-        has_bytes, has_path = (pc.struct_field(batch["image"], part).is_valid() for part in ("bytes", "path"))
-        present += pc.or_(has_bytes, has_path).to_pylist()
-    return cells, [row for row, has_image in enumerate(present) if has_image]

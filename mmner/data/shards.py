@@ -3,7 +3,6 @@ time."""
 
 import copy
 import hashlib
-import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,41 +15,28 @@ import pyarrow.parquet as pq
 from datasets.table import InMemoryTable, table_cast
 from datasets.utils.file_utils import xopen
 
-logger = logging.getLogger(__name__)
-
 READ_COLUMNS = ("id", "tokens", "ner_tags", "image")
 """What training reads of a row."""
-IMAGE_LEAVES = ("image.bytes", "image.path")
 FOOTERS_AT_ONCE = 16
 SAMPLE_ROWS = 20_000
 
 
 def find_shards(dataset: str, config: str | None) -> tuple[dict[str, list[str]], datasets.Features | None]:
     """
-    The Parquet files of each split of a set, by the rules of `datasets`: its card's, else the names of the files.
-
-    Args:
-        dataset: a folder, or a name on the Hub.
-        config: of the card; `None` for the default.
-
-    Returns:
-        Paths or `hf://` addresses by split, and the columns where the card tells them.
+    The Parquet files of each split of a set, by the rules of `datasets` (its card's, else the names of the files):
+    paths or `hf://` addresses, and the columns where the card tells them. `config` is one of the card.
 
     Raises:
         ValueError: the set is not in Parquet.
     """
     path = Path(dataset).expanduser()
-    where = str(path) if path.is_dir() else dataset
-    if path.is_dir() and next(path.rglob("*.parquet"), None) is None:
+    builder = None
+    if not path.is_dir() or next(path.rglob("*.parquet"), None) is not None:
+        builder = datasets.load_dataset_builder(str(path) if path.is_dir() else dataset, config)
+    if builder is None or builder.name != "parquet":
         raise ValueError(
             f"--streaming reads Parquet files, and {dataset} holds none. Write them once, by "
             "dataset_script.publishing.parquet.write_parquet, and give that folder; or leave --streaming out."
-        )
-    builder = datasets.load_dataset_builder(where, config)
-    if builder.name != "parquet":
-        raise ValueError(
-            f"--streaming reads Parquet files, and {dataset} is read as {builder.name}. Write it as Parquet, or leave "
-            "--streaming out."
         )
     return {str(split): list(files) for split, files in builder.config.data_files.items()}, builder.info.features
 
@@ -61,14 +47,9 @@ class ParquetShards:
 
     Only the files' footers are read at first, on threads. They tell how many rows each row group has: a row group is
     what `read` takes, so files may be few and large; `dataset_script.publishing.parquet.write_parquet` makes groups of
-    100 rows.
-
-    Args:
-        files: paths or addresses (`hf://...`), in order.
-        features: the columns, where a card tells them. Default: those of the first file.
+    100 rows. `files` are paths or addresses (`hf://...`), in order; `features` the columns, where a card tells them.
 
     Attributes:
-        features: the columns.
         group_rows: `(G,)` the rows of each row group, files in order; groups without rows are left out.
 
     Raises:
@@ -82,34 +63,31 @@ class ParquetShards:
         self.features = _opened(self.files[0], _features) if features is None else features
         with ThreadPoolExecutor(FOOTERS_AT_ONCE) as threads:
             footers = list(threads.map(self._footer, self.files))
-        rows = np.array([count for footer in footers for count in footer.group_rows], dtype=np.int64)
-        sizes = [len(footer.group_rows) for footer in footers]
+        rows = np.array([count for counts in footers for count in counts], dtype=np.int64)
+        sizes = [len(counts) for counts in footers]
         kept = rows > 0
         self.group_rows = rows[kept]
         self._group_file = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)[kept]
         self._group_number = np.array([number for size in sizes for number in range(size)], dtype=np.int32)[kept]
         if not kept.any():
             raise ValueError(f"The {len(self.files)} Parquet files ({self.files[0]}, ...) hold no rows.")
-        self.num_bytes = sum(footer.num_bytes for footer in footers)
-        """Of all columns, not compressed."""
-        images = [footer.images for footer in footers]
-        self._images = None if None in images else sum(count or 0 for count in images)
 
-    def _footer(self, file: str) -> "_Footer":
-        footer = _opened(file, _Footer)
-        if missing := [name for name in READ_COLUMNS if name in self.features and name not in footer.column_names]:
+    def _footer(self, file: str) -> list[int]:
+        """The rows of each row group of a file."""
+        metadata, features = _opened(file, lambda shard: (shard.metadata, _features(shard)))
+        if missing := [name for name in READ_COLUMNS if name in self.features and name not in features]:
             raise ValueError(
                 f"{file} has no column {' or '.join(missing)}, which others have; expected the same columns in all "
-                f"files. It has {', '.join(footer.column_names)}."
+                f"files. It has {', '.join(features)}."
             )
-        names = _tag_names(self.features)
+        own, names = _tag_names(features), _tag_names(self.features)
         # Files written without `datasets` hold bare numbers, whose names only a card can tell.
-        if names is not None and footer.tag_names not in (None, names):
+        if names is not None and own not in (None, names):
             raise ValueError(
-                f"{file} has the tags {', '.join(footer.tag_names)}, where others have {', '.join(names)}; expected "
-                "the same in the same order, because the files hold their numbers."
+                f"{file} has the tags {', '.join(own)}, where others have {', '.join(names)}; expected the same in "
+                "the same order, because the files hold their numbers."
             )
-        return footer
+        return [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
 
     @property
     def column_names(self) -> list[str]:
@@ -123,16 +101,6 @@ class ParquetShards:
         other = copy.copy(self)
         other.features = datasets.Features({name: kind for name, kind in self.features.items() if name in names})
         return other
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """How many `samples` there are and, where the footers tell, `samples_with_image`."""
-        counts = {"samples": len(self)}
-        if "image" not in self.features:
-            counts["samples_with_image"] = 0
-        elif self._images is not None:
-            counts["samples_with_image"] = self._images
-        return counts
 
     @property
     def fingerprint(self) -> str:
@@ -149,25 +117,12 @@ class ParquetShards:
         return [self.files[number] for number in dict.fromkeys(self._group_file[groups].tolist())]
 
     def read(self, groups: Sequence[int], columns: Collection[str] = READ_COLUMNS) -> datasets.Dataset:
-        """
-        The rows of some row groups, in memory.
-
-        Args:
-            groups: their numbers, in any order; neighbours of one file are read together.
-            columns: those to read, of those there are.
-
-        Raises:
-            ValueError: a file cannot be read.
-        """
+        """The rows of some row groups, in memory; of these columns those that there are."""
         features = datasets.Features({name: kind for name, kind in self.features.items() if name in columns})
         by_file: dict[int, list[int]] = {}
         for group in groups:
             by_file.setdefault(int(self._group_file[group]), []).append(int(group))
         tables = [self._table(file, own, features) for file, own in by_file.items()]
-        if "id" in columns and "id" not in features:
-            places = [self._places(file, group) for file, own in by_file.items() for group in own]
-            tables = [pa.concat_tables(tables).append_column("id", pa.array(sum(places, []), pa.string()))]
-            features["id"] = datasets.Value("string")
         # A fingerprint of its own: `datasets` would hash every image to find one.
         return datasets.Dataset(
             InMemoryTable(pa.concat_tables(tables)),
@@ -180,32 +135,10 @@ class ParquetShards:
         table = _opened(self.files[file], lambda shard: shard.read_row_groups(numbers, list(features)))
         return table_cast(table.select(list(features)), features.arrow_schema)
 
-    def _places(self, file: int, group: int) -> list[str]:
-        """Names for rows that have none."""
-        where = f"of row group {self._group_number[group]} of {self.files[file]}"
-        return [f"{row} {where}" for row in range(int(self.group_rows[group]))]
-
     def first_tokens(self) -> list[list[str]]:
         """The words of the first `SAMPLE_ROWS` rows or so: what a tokenizer may be made from."""
         groups = int(np.searchsorted(np.cumsum(self.group_rows), SAMPLE_ROWS)) + 1
         return self.read(range(min(groups, len(self.group_rows))), ("tokens",))["tokens"][:]
-
-
-class _Footer:
-    """What the end of a file tells of its columns and row groups."""
-
-    def __init__(self, shard: pq.ParquetFile):
-        features, metadata = _features(shard), shard.metadata
-        self.column_names, self.tag_names = list(features), _tag_names(features)
-        groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-        self.group_rows = [group.num_rows for group in groups]
-        self.num_bytes = sum(group.total_byte_size for group in groups)
-        self.images: int | None = None
-        leaves = [metadata.schema.column(place).path for place in range(metadata.num_columns)]
-        if set(IMAGE_LEAVES) <= set(leaves):
-            parts = [[group.column(leaves.index(leaf)).statistics for leaf in IMAGE_LEAVES] for group in groups]
-            if all(part is not None and part.has_null_count for group in parts for part in group):
-                self.images = metadata.num_rows - sum(min(part.null_count for part in group) for group in parts)
 
 
 def _features(shard: pq.ParquetFile) -> datasets.Features:
@@ -226,6 +159,3 @@ def _opened(file: str, read: Callable[[pq.ParquetFile], Any]) -> Any:
             f"{file} cannot be read as Parquet ({type(error).__name__}: {error}). Is it whole, and still the file "
             "that it was when training began?"
         ) from error
-
-
-__all__ = ["ParquetShards", "find_shards"]

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from mmner.entity_f1.entity_f1 import Counts, Span, entity_scores, find_entities, groups_of
+from mmner.entity_f1.entity_f1 import entity_scores, find_entities, groups_of
 
 PATH = str(Path(__file__).parent)
 
-__all__ = ["PATH", "Counts", "Span", "entity_scores", "find_entities", "groups_of"]
+__all__ = ["PATH", "entity_scores", "find_entities", "groups_of"]

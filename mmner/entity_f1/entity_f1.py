@@ -8,7 +8,6 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
 
 import datasets
 import evaluate
@@ -22,13 +21,8 @@ Span = tuple[str, int, int]  # type, first word, last word + 1
 
 def find_entities(sentences: Sequence[Sequence[str]]) -> list[list[Span]]:
     """
-    The entities of each sentence's IOB2 tags, strictly: an `I-` that continues nothing of its type begins no entity.
-
-    Args:
-        sentences: tags of the words, sentence by sentence.
-
-    Returns:
-        `(type, start, end)` of each entity, `end` exclusive, counted in words.
+    The entities `(type, start, end)` of each sentence's IOB2 tags, in words, `end` exclusive. Strictly: an `I-` that
+    continues nothing of its type begins no entity.
 
     Raises:
         ValueError: a tag is none of `O`, `B-TYPE` and `I-TYPE`.
@@ -45,26 +39,6 @@ def find_entities(sentences: Sequence[Sequence[str]]) -> list[list[Span]]:
         [(tags[entity.start][2:], entity.start, entity.end) for entity in entities]
         for tags, entities in zip(sentences, found, strict=True)
     ]
-
-
-class Counts(NamedTuple):
-    """How many entities are in the gold tags, are predicted, and are both (same words, same type)."""
-
-    gold: int
-    predicted: int
-    correct: int
-
-    @property
-    def precision(self) -> float:
-        return self.correct / self.predicted if self.predicted else 0.0
-
-    @property
-    def recall(self) -> float:
-        return self.correct / self.gold if self.gold else 0.0
-
-    @property
-    def f1(self) -> float:
-        return 2 * self.correct / (self.gold + self.predicted) if self.gold + self.predicted else 0.0
 
 
 def entity_scores(
@@ -106,25 +80,26 @@ def entity_scores(
         logger.warning(f"None of the {len(gold)} sentences has a gold entity: there is no score.")
         return {}
 
-    def counts_by(group_of: Callable[[tuple], str | None]) -> dict[str | None, Counts]:
-        in_gold, in_predicted, in_both = (
-            Counter(map(group_of, spans)) for spans in (gold_spans, predicted_spans, correct_spans)
-        )
-        return {name: Counts(in_gold[name], in_predicted[name], in_both[name]) for name in sorted(in_gold, key=str)}
-
-    overall = Counts(len(gold_spans), len(predicted_spans), len(correct_spans))
-    scores = {"f1": overall.f1, "precision": overall.precision, "recall": overall.recall}
+    correct, predicted_count = len(correct_spans), len(predicted_spans)
+    scores = {
+        "f1": 2 * correct / (len(gold_spans) + predicted_count),
+        "precision": correct / predicted_count if predicted_count else 0.0,
+        "recall": correct / len(gold_spans),
+    }
     groupings: dict[str, Callable[[tuple], str | None]] = {"type": lambda span: span[1]}
     if len(languages):
         groupings = {"language": lambda span: languages[span[0]], **groupings}
     if len(relations):
         groupings["image relation"] = lambda span: relations[span[0]]
     for kind, group_of in groupings.items():
-        for group, counts in counts_by(group_of).items():
+        in_gold, in_predicted, in_both = (
+            Counter(map(group_of, spans)) for spans in (gold_spans, predicted_spans, correct_spans)
+        )
+        for group in sorted(in_gold, key=str):
             if f"f1_{group}" in scores:
                 logger.warning(f"The {kind} {group} is left out of the scores: f1_{group} stands for something else.")
             elif group is not None:
-                scores[f"f1_{group}"] = counts.f1
+                scores[f"f1_{group}"] = 2 * in_both[group] / (in_gold[group] + in_predicted[group])
     return scores
 
 
@@ -137,14 +112,10 @@ def _check_scheme(gold: Sequence[Sequence[str]]) -> None:
         if tag != "O" and before[2:] != tag[2:]
     )
     if begins["I"] and not begins["B"]:
-        raise ValueError(
-            f"The gold tags are IOB1: {begins['I']} entities begin with I-. Convert them to IOB2, where the first "
-            "word of every entity has B-, and the predictions if these are IOB1 too."
-        )
+        raise ValueError(f"The gold tags are IOB1: {begins['I']} entities begin with I-. Convert them to IOB2.")
     if begins["I"]:
         logger.warning(
-            f"{begins['I']} gold I- tags begin an entity, which is not IOB2: these entities are not counted. Correct "
-            "them to B- if they are to be found."
+            f"{begins['I']} gold I- tags begin an entity, which is not IOB2: these entities are not counted."
         )
 
 
@@ -162,19 +133,11 @@ def groups_of(
 
 _INPUTS = """
 Args:
-    predictions (`list[list[str]]`): predicted IOB2 tags of the words, sentence by sentence.
-    references (`list[list[str]]`): gold IOB2 tags, as many.
-    languages (`list[str | None]`, *optional*): of each sentence, its language.
-    relations (`list[str | None]`, *optional*): of each sentence, how its image relates to it.
+    predictions, references (`list[list[str]]`): predicted and gold IOB2 tags of the words, sentence by sentence.
+    languages, relations (`list[str | None]`, *optional*): of each sentence, its language and how its image relates.
 
 Returns:
-    `f1`, `precision`, `recall` over all entities; `f1_{language}`, `f1_{TYPE}`, `f1_{relation}`; all in [0, 1]. A
-    group without a gold entity has no score.
-
-Example:
-    >>> metric = evaluate.load(mmner.entity_f1.PATH)
-    >>> metric.compute(predictions=[["B-PER", "O"]], references=[["B-PER", "B-LOC"]], languages=["de"])["recall"]
-    0.5
+    `f1`, `precision`, `recall` over all entities; `f1_{language}`, `f1_{TYPE}`, `f1_{relation}`; all in [0, 1].
 """
 
 
@@ -201,4 +164,4 @@ class EntityF1(evaluate.Metric):
         return entity_scores(references, predictions, languages, relations)
 
 
-__all__ = ["Counts", "EntityF1", "Span", "entity_scores", "find_entities", "groups_of"]
+__all__ = ["EntityF1", "entity_scores", "find_entities", "groups_of"]

@@ -33,11 +33,9 @@ MIN_SENTENCES, MAX_SENTENCES = 80, 20_000
 NOTICE = """\
 SYNTHETIC DATA: the 2M-NER probe
 
-No sentence, name, event or image in this folder is real. The sentences were filled from templates and the images
-drawn from random shapes by mmner/probe/dataset.py ({num_sentences} sentences, seed {seed}); nothing was copied from
-anywhere, so that no licence applies. The dataset shows whether a model uses the image of a sentence: half of the
-sentences come in fours: the same words, with four images and four types. A score on it says nothing about natural
-text.
+No sentence, name, event or image in this folder is real: mmner/probe/dataset.py made them from templates and random
+shapes ({num_sentences} sentences, seed {seed}). No licence applies. The dataset shows whether a model uses the image
+of a sentence; a score on it says nothing about natural text.
 
 This folder is written anew by each build: keep nothing of your own in it.
 """
@@ -47,15 +45,7 @@ def build(folder: str | Path, num_sentences: int = 2000, seed: int = 0) -> Path:
     """
     Writes the synthetic probe to `folder`: `{en,de,fr,es}/{train,validation,test}.jsonl`, `images/`, a notice.
 
-    The same arguments give the same bytes. An earlier probe in the folder is replaced.
-
-    Args:
-        folder: a new or empty folder, or a probe that nobody added to.
-        num_sentences: over all languages and splits, from `MIN_SENTENCES` to `MAX_SENTENCES`.
-        seed: of every random choice.
-
-    Returns:
-        The folder.
+    The same arguments give the same bytes. An earlier probe in the folder, to which nobody added a file, is replaced.
 
     Raises:
         ValueError: `num_sentences` is too small for all kinds of rows, or too large for the names there are.

@@ -28,8 +28,8 @@ class Example(NamedTuple):
     images: dict[Path, Entities]
 
 
-def ambiguous_examples(folder: Path, texts_per_language: int = 1) -> list[Example]:
-    """Texts of the test split of a probe that occur with several images and, with each, other entities."""
+def ambiguous_examples(folder: Path) -> list[Example]:
+    """Of each language, the first text in the test split of a probe that occurs with several entity types."""
     examples = []
     for file in sorted(folder.glob("*/test.jsonl")):
         by_text: dict[str, dict[Entities, Path]] = {}
@@ -39,31 +39,26 @@ def ambiguous_examples(folder: Path, texts_per_language: int = 1) -> list[Exampl
                 (spans,) = find_entities([row["ner_tags"]])
                 entities = tuple((" ".join(row["tokens"][start:end]), kind) for kind, start, end in spans)
                 by_text.setdefault(" ".join(row["tokens"]), {})[entities] = folder / "images" / row["image"]
-        ambiguous = [(text, found) for text, found in by_text.items() if len(found) > 1]
-        for text, found in ambiguous[:texts_per_language]:
-            images = {image: entities for entities, image in sorted(found.items())}
-            examples.append(Example(file.parent.name, text, images))
+        text, found = next(item for item in by_text.items() if len(item[1]) > 1)
+        examples.append(
+            Example(file.parent.name, text, {image: entities for entities, image in sorted(found.items())})
+        )
     return examples
 
 
 def report(ner: Callable, examples: Sequence[Example]) -> str:
-    """A table of what a pipeline predicts for each text with each of its images, and without."""
-    lines = [NOTICE]
-    correct = total = 0
+    """What a pipeline predicts for each text with each of its images, and without."""
+    lines, results = [NOTICE], []
     for example in examples:
         lines += ["", f"{example.lang}: {example.text}"]
         images = [*map(str, example.images), None]
         *with_image, without = ner([example.text] * len(images), images=images)
-        rows = [("image", "expected", "predicted (score)")]
         for (image, entities), found in zip(example.images.items(), with_image, strict=True):
+            results.append(tuple((entity["word"], entity["entity_group"]) for entity in found) == entities)
             expected = ", ".join(f"{words} {kind}" for words, kind in entities)
-            rows.append((image.name, expected, _shown(found)))
-            total += 1
-            correct += tuple((entity["word"], entity["entity_group"]) for entity in found) == entities
-        rows.append(("none", "(cannot be known)", _shown(without)))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines += ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    lines += ["", f"All entities correct in {correct} of {total} rows with an image."]
+            lines.append(f"  {image.name}: expected {expected}; predicted {_shown(found)}")
+        lines.append(f"  no image: predicted {_shown(without)}")
+    lines += ["", f"All entities correct in {sum(results)} of {len(results)} rows with an image."]
     return "\n".join(lines)
 
 
@@ -71,12 +66,11 @@ def _shown(entities: Sequence[dict]) -> str:
     return ", ".join(f"{e['word']} {e['entity_group']} ({e['score']:.2f})" for e in entities) or "nothing"
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Loads a model folder, builds the probe again and prints the table."""
+def main() -> None:
+    """Loads a model folder, builds the probe again and prints what the model predicts."""
     parser = argparse.ArgumentParser(prog="python -m mmner.probe.demo", description=__doc__.splitlines()[0])
     parser.add_argument("model", help="folder of a model trained on the probe, such as outputs/probe")
-    arguments = parser.parse_args(argv)
-    ner = pipeline("token-classification", model=arguments.model, trust_remote_code=True)
+    ner = pipeline("token-classification", model=parser.parse_args().model, trust_remote_code=True)
     with tempfile.TemporaryDirectory() as scratch:
         examples = ambiguous_examples(probe.build(Path(scratch) / "probe"))
         sys.stdout.write(report(ner, examples) + "\n")

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import AutoImageProcessor, AutoModel
-from transformers.utils import logging as transformers_logging
 
 from configuration_2mner import tower_width
 from mmner.probe.drawings import DRAWINGS, draw
@@ -25,20 +24,10 @@ def pretrain_on_drawings(folder: str | Path, *, num_images: int = 960, num_epoch
     The images are drawn for this purpose alone: none of a probe's is among them, and no sentence, name or entity type
     is. That a flag stands for a place is left to be learned from the probe's training sentences.
 
-    Args:
-        folder: of the tower and its image processor, as `make_tiny_towers` writes them.
-        num_images: drawn once, in equal parts of each motif.
-        num_epochs: passes over them.
-        seed: of the images and their order.
-
-    Returns:
-        The accuracy on freshly drawn images, a quarter as many.
+    Returns the accuracy on freshly drawn images, a quarter as many as the `num_images` it is trained on.
     """
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
     tower = AutoModel.from_pretrained(folder)
     processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
-    transformers_logging.set_verbosity(verbosity)
 
     # Apart from the probe's own seeds, so that no image of a probe is drawn.
     rng = random.Random(f"pretraining {seed}")
@@ -72,6 +61,3 @@ def pretrain_on_drawings(folder: str | Path, *, num_images: int = 960, num_epoch
     accuracy = right.float().mean().item()
     logger.info(f"The tiny image tower names the motif of {100 * accuracy:.1f} % of fresh drawings.")
     return accuracy
-
-
-__all__ = ["pretrain_on_drawings"]

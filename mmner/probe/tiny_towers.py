@@ -33,31 +33,17 @@ def make_tiny_towers(
     load offline with `AutoModel`, `AutoTokenizer` and `AutoImageProcessor`.
 
     Args:
-        folder: where `text/` and `vision/` are written.
+        folder: where `text/` and `vision/` are written; they are returned.
         sentences: lists of words that the tokenizer is trained on; give those of the training split alone.
         seed: of the weights; the caller's random state is left as it was.
         vocab_size: tokens, of which 256 are bytes; at least 300.
         text_width: of the RoFormer; a multiple of 4, its number of heads.
-        max_length_tokens: positions of the RoFormer, special tokens included.
-        image_size_px: side of the square that an image is resized to, whole.
-        image_widths: channels of the ResNet's stages; the map it gives has
-            `image_size_px / (4 * 2 ** (len(image_widths) - 1))` cells a side.
-
-    Returns:
-        The text folder and the vision folder.
+        image_size_px: of a side; divisible by `4 * 2 ** (len(image_widths) - 1)`. `image_widths` are the channels of
+            the ResNet's stages.
 
     Raises:
-        ValueError: a size does not fit, or there are no sentences.
+        ValueError: there are no words in the sentences.
     """
-    if text_width % 4 or vocab_size < 300:
-        raise ValueError(
-            f"text_width is {text_width} and vocab_size {vocab_size}; expected a multiple of 4 and at least 300."
-        )
-    reduction = 4 * 2 ** (len(image_widths) - 1)
-    if image_size_px % reduction:
-        raise ValueError(
-            f"image_size_px is {image_size_px}; {len(image_widths)} stages need a multiple of {reduction}."
-        )
     text_folder, vision_folder = Path(folder) / "text", Path(folder) / "vision"
     tokenizer = _train_tokenizer(sentences, vocab_size, max_length_tokens)
     # Rotary positions: a fresh encoder learns to look at neighbouring words several times sooner than BERT does.
@@ -95,10 +81,8 @@ def make_tiny_towers(
 
 
 def _train_tokenizer(sentences: Iterable[Sequence[str]], vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
-    """A cased byte-level BPE: every byte is a token, so that no word of any script is unknown.
-
-    A capital letter is always a token of its own, so that a new name begins as the names seen in training do.
-    """
+    """A cased byte-level BPE: every byte is a token, so no word is unknown. A capital letter is always a token of its
+    own, so that a new name begins as the names seen in training do."""
     lines = [" ".join(sentence) for sentence in sentences]
     if not any(lines):
         raise ValueError("There are no words to train a tokenizer on: give at least one sentence that is not empty.")

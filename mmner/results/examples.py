@@ -1,6 +1,6 @@
 """Sentences for the Hub's widget, with the predictions of the trained model."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from transformers import Pipeline
@@ -12,7 +12,6 @@ SENTENCES = {
     "fr": "Victor Hugo est né à Besançon et mort à Paris.",
     "es": "El Real Madrid jugó ayer en Sevilla contra el Valencia.",
 }
-MAX_WORDS = 25
 
 
 def own_sentences(languages: Collection[str | None]) -> list[str]:
@@ -26,17 +25,3 @@ def widget_examples(ner: Pipeline, texts: Sequence[str]) -> list[dict[str, Any]]
         {"text": text, "output": [{**entity, "score": round(entity["score"], 4)} for entity in entities]}
         for text, entities in zip(texts, ner(list(texts)), strict=True)
     ]
-
-
-def probe_sentences(ner: Pipeline, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Of each language, the first of 20 short sentences of the probe in which the model finds an entity, else the
-    first. `rows` are those of `prediction_rows`; the probe's sentences are free to be shown."""
-    by_language: dict[str, list[str]] = {}
-    for row in rows:
-        if len(row["tokens"]) <= MAX_WORDS:
-            by_language.setdefault(str(row["lang"]), []).append(row["text"])
-    found = [widget_examples(ner, texts[:20]) for _, texts in sorted(by_language.items())]
-    return [next((item for item in items if item["output"]), items[0])["text"] for items in found]
-
-
-__all__ = ["own_sentences", "probe_sentences", "widget_examples"]

@@ -1,6 +1,5 @@
 """The model card of a run: a README.md with metadata that the Hub reads, and both controls beside every score."""
 
-import dataclasses
 import json
 import os
 import platform
@@ -18,10 +17,10 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from configuration_2mner import TwoMNERConfig
 from dataset_script.publishing.markdown import code, text
-from mmner.data.sentences import SPLITS
+from mmner.data.splits import SPLITS
 from mmner.options import DataArguments, ModelArguments, TrainingArguments, is_local, recipe_text
 from mmner.results.publish import LOCATION, NAME
-from mmner.results.report import CONTROLS, Table, is_all_zero
+from mmner.results.report import CONTROLS, Table
 from mmner.training.checkpoints import replacing
 
 TEMPLATE = Path(__file__).with_suffix(".md")
@@ -43,9 +42,7 @@ def write_model_card(
     the options of the run that apply to any dataset. Neither holds a path of this machine.
 
     Args:
-        folder: of the run; its plots are shown.
         arguments: of the run.
-        config: of the model.
         results: what `all_results.json` holds.
         tables: by prefix (`"eval"`, `"test"`), the lines of `score_table`.
         examples: of `widget_examples`.
@@ -80,22 +77,21 @@ def write_model_card(
         sees_images=sees_images,
         languages=text(", ".join(languages)),
         types=text(", ".join(types)),
-        example=_literal(examples[0]["text"] if examples else "Jordan was seen in Paris."),
-        tag=_literal(f"B-{'PER' if 'PER' in types else types[0]}"),
+        example=json.dumps(examples[0]["text"] if examples else "Jordan was seen in Paris.", ensure_ascii=False),
+        tag=json.dumps(f"B-{'PER' if 'PER' in types else types[0]}", ensure_ascii=False),
         controls=list(CONTROLS.values()),
         splits=[_split(folder, prefix, table, results) for prefix, table in tables.items()],
         dataset=", ".join([_dataset_name(dataset, code), *map(code, filter(None, [data_args.dataset_config]))]),
         counts=_counts(results),
         towers=[(part, f"a local {kind}" if is_local(name) else code(name)) for part, name, kind in towers],
         facts=_facts(training_args, results),
-        curve=_plot(folder, "training_curve.png"),
+        curve=[path.name for path in folder.glob("training_curve.png")],
         recipe=recipe_text(*arguments),
     )
     with replacing(folder / "recipe.yaml") as recipe:
         recipe.write_text(
-            "# The options of the run that made this model, for use with any dataset: without paths, and without the\n"
-            "# choice of rows of its own dataset.\n"
-            + recipe_text(_with_defaults(model_args, config), data_args, training_args, full=True),
+            "# The options that made this model and are not the defaults, for use with any dataset: without paths,\n"
+            "# and without the choice of rows of its own dataset.\n" + recipe_text(*arguments, for_another_set=True),
             encoding="utf-8",
         )
     path = folder / "README.md"
@@ -122,30 +118,20 @@ def _dataset_name(dataset: str, shown: Callable[[str], str] = str) -> str:
     return "A local dataset" if is_local(dataset) else shown(dataset)
 
 
-def _literal(text: str) -> str:
-    """A string as Python code, in double quotes."""
-    return json.dumps(text, ensure_ascii=False)
-
-
 def _split(folder: Path, prefix: str, table: Table, results: Mapping[str, Any]) -> dict[str, Any]:
-    """The table of a split, its plot, and its caution; a table of zeros is left out."""
+    """The table of a split, its plot, and its caution."""
     name = {prefix: split for split, prefix in SPLITS.items()}[prefix]
     rows = [
         (text(f"{heading} {group}"), ["" if value is None else f"{100 * value:.2f}" for value in values])
         for heading, group, values in table
     ]
-    rows = [] if is_all_zero(table) else rows
     return {
         "name": name,
         "caution": results.get(f"{prefix}_caution"),
         "title": TITLES[prefix],
         "rows": rows,
-        "plot": _plot(folder, f"f1_{name}.png"),
+        "plot": [path.name for path in folder.glob(f"f1_{name}.png")],
     }
-
-
-def _plot(folder: Path, name: str) -> str | None:
-    return name if (folder / name).is_file() else None
 
 
 def _counts(results: Mapping[str, Any]) -> list[list[Any]]:
@@ -166,10 +152,9 @@ def _facts(args: TrainingArguments, results: Mapping[str, Any]) -> dict[str, str
         if name in results:
             facts[f"duration of the {what} (h:mm:ss)"] = str(timedelta(seconds=round(results[name])))
     facts["hardware"] = f"{hardware()}; {args.world_size} process{'es' if args.world_size > 1 else ''}"
-    facts["versions"] = (
-        f"Python {platform.python_version()}, torch {torch.__version__}, transformers {transformers.__version__}, "
-        f"datasets {datasets.__version__}, accelerate {accelerate.__version__}"
-    )
+    libraries = (torch, transformers, datasets, accelerate)
+    versions = (f"{library.__name__} {library.__version__}" for library in libraries)
+    facts["versions"] = ", ".join([f"Python {platform.python_version()}", *versions])
     return facts
 
 
@@ -180,17 +165,8 @@ def hardware() -> str:
     return f"{platform.machine()}, {os.cpu_count()} cores, no GPU"
 
 
-def _with_defaults(model_args: ModelArguments, config: TwoMNERConfig) -> ModelArguments:
-    """The model's options; those that were not given have the values of its configuration."""
-    unset = [f.name for f in dataclasses.fields(model_args) if getattr(model_args, f.name) is None]
-    of_config = {f.name for f in dataclasses.fields(TwoMNERConfig)}
-    return dataclasses.replace(model_args, **{name: getattr(config, name) for name in unset if name in of_config})
-
-
 def _eval_results(data_args: DataArguments, results: Mapping[str, Any], table: Table) -> list[EvalResult]:
-    """The `model-index`: precision, recall and all F1 of the test set; nothing where all F1 are 0."""
-    if is_all_zero(table):
-        return []
+    """The `model-index`: precision, recall and all F1 of the test set."""
     dataset = data_args.dataset or ""
     named = {"precision": ("precision", "Precision"), "recall": ("recall", "Recall")}
     for heading, name, _ in table:
@@ -213,6 +189,3 @@ def _eval_results(data_args: DataArguments, results: Mapping[str, Any], table: T
         for key, (metric, title) in named.items()
         if f"test_{key}" in results
     ]
-
-
-__all__ = ["hardware", "write_model_card"]

@@ -19,17 +19,8 @@ logger = logging.getLogger(__name__)
 # Weights, code, processor, recipe, scores, card, plots. Predictions are not published: they hold sentences of the
 # dataset, whose licence may not allow it.
 PUBLISHED = (
-    "*.safetensors",
-    "*_2mner.py",
-    "handler.py",
-    "*.json",
-    "*.jinja",
-    "*.model",
-    "vocab.txt",
-    "merges.txt",
-    "recipe.yaml",
-    "README.md",
-    "*.png",
+    *("*.safetensors", "*_2mner.py", "handler.py", "*.json", "*.jinja", "*.model", "vocab.txt", "merges.txt"),
+    *("recipe.yaml", "README.md", "*.png"),
 )
 # Weights and code of an earlier push, which would be loaded by mistake if this model does not replace them.
 REPLACED = ("*.safetensors", "*.safetensors.index.json", "*_2mner.py", "handler.py")
@@ -40,12 +31,7 @@ LOCATION = f"path/to/{NAME}"
 
 
 def files_to_publish(folder: str | Path) -> list[str]:
-    """
-    The names of the files that make up the published model.
-
-    Raises:
-        ValueError: there is no model in the folder.
-    """
+    """The names of the files that make up the published model; a `ValueError` if there is none in the folder."""
     names = sorted(path.name for path in Path(folder).glob("*") if path.is_file() and _matches(path.name, PUBLISHED))
     required = ("config.json", "*.safetensors", "processor_config.json", "README.md")
     if missing := [pattern for pattern in required if not fnmatch.filter(names, pattern)]:
@@ -71,19 +57,15 @@ def publish(
     token: str | None = None,
     private: bool | None = None,
     revision: str | None = None,
-    message: str = "2M-NER model",
 ) -> CommitInfo:
     """
     Pushes the model in a folder to the Hub, in one commit. Large files that an interrupted push has sent, and files
     that have not changed, are not sent again.
 
     Args:
-        folder: the output_dir of a finished training.
-        repo_id: `"org/name"` or `"name"`; created if it does not exist.
+        repo_id: `"org/name"` or `"name"`; created, and private if so asked, if it does not exist.
         token: with the right to write. Default: the one that `hf auth login` has stored.
-        private: whether a repository that is created is private.
         revision: the branch; created if it does not exist. Default: `main`.
-        message: of the commit.
 
     Raises:
         ValueError: there is no model in the folder, or its card's metadata is invalid.
@@ -106,7 +88,7 @@ def publish(
                 *(CommitOperationAdd(name, card if name == "README.md" else folder / name) for name in names),
                 *(CommitOperationDelete(path_in_repo=name) for name in stale),
             ],
-            commit_message=message,
+            commit_message="2M-NER model",
             revision=revision,
         )
     except Exception as error:
@@ -125,9 +107,7 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Publishes the folder that the arguments name and prints the address of the commit."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mmner.results.publish", description="Push a finished run to the Hub."
-    )
+    parser = argparse.ArgumentParser("python -m mmner.results.publish", description="Push a finished run to the Hub.")
     parser.add_argument("folder", help="output_dir of a finished training, such as outputs/probe")
     parser.add_argument("repo_id", help="org/name")
     parser.add_argument("--private", action="store_true", default=None, help="make the repository private")

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from mmner.data.sentences import SPLITS, WindowedSentences
+from mmner.data.sentences import WindowedSentences
+from mmner.data.splits import SPLITS
 from mmner.entity_f1 import find_entities
 from mmner.training.checkpoints import replacing
 
@@ -26,14 +27,7 @@ COLOURS = ("#2f6db3", "#9aa5b1", "#d9822b")
 
 
 def write_results(folder: str | Path, results: Mapping[str, Any], update: bool = False) -> Path:
-    """
-    Writes `all_results.json`.
-
-    Args:
-        folder: of the run.
-        results: names and values.
-        update: keep what an earlier run wrote, except of a split that has results now.
-    """
+    """Writes `all_results.json`. `update` keeps what an earlier run wrote, except of a split that has results now."""
     path = Path(folder) / RESULTS_FILE
     if update and path.is_file():
         prefixes = tuple(f"{prefix}_" for prefix in SPLITS.values())
@@ -55,10 +49,8 @@ def prediction_rows(
     The predictions for each sentence, in the order of the dataset.
 
     Args:
-        sentences: those that were predicted.
-        predictions: tag ids `(num_windows, num_words)`.
+        predictions: tag ids `(num_windows, num_words)`; `controls` has those with images hidden or shuffled, by name.
         scores: the posterior of each predicted entity at its first word, same shape.
-        controls: by name, the tag ids that are predicted with images hidden or shuffled, same shape.
 
     Returns:
         Of each sentence `id`, `lang`, `text` (the words joined by spaces), `tokens`, `ner_tags` (gold; `None` where
@@ -104,33 +96,22 @@ def write_predictions(folder: str | Path, split: str, rows: Sequence[Mapping[str
 
 
 def caution(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A warning about predictions without an entity, without a correct one, or without one of a type; or empty."""
-    gold, predicted = (find_entities([row[name] for row in rows]) for name in ("ner_tags", "predicted_tags"))
-    in_gold, found = (Counter(kind for spans in split for kind, _, _ in spans) for split in (gold, predicted))
+    """A warning about types that are in the gold tags and are never predicted; or empty."""
+    gold, predicted = (
+        Counter(tag[2:] for row in rows for tag in row[name] if tag.startswith("B-"))
+        for name in ("ner_tags", "predicted_tags")
+    )
+    never = {kind: count for kind, count in sorted(gold.items()) if kind not in predicted}
     where = f"these {len(rows):,} sentences"
-    if not found:
-        return f"The model predicts no entity at all in {where}, which have {in_gold.total():,}."
-    if not any(set(spans) & set(others) for spans, others in zip(gold, predicted, strict=True)):
-        return f"Of the {found.total():,} entities that the model predicts in {where}, none is correct."
-    if never := [kind for kind in sorted(in_gold) if kind not in found]:
-        return f"The model never predicts {' or '.join(never)}; {where} have {sum(in_gold[kind] for kind in never):,}."
+    if not predicted:
+        return f"The model predicts no entity at all in {where}, which have {gold.total():,}."
+    if never:
+        return f"The model never predicts {' or '.join(never)}; {where} have {sum(never.values()):,}."
     return ""
 
 
-def is_all_zero(table: Table) -> bool:
-    """Whether no F1 of a `score_table` is above 0."""
-    return not any(value for _, _, values in table for value in values)
-
-
 def score_table(results: Mapping[str, Any], prefix: str, groups: Mapping[str, Sequence[str]]) -> Table:
-    """
-    The F1 of a split with its controls: first over all, then of each group that has a score.
-
-    Args:
-        results: of the run.
-        prefix: `"eval"` or `"test"`.
-        groups: the names of the languages, types and image relations, under their headings.
-    """
+    """The F1 of a split (`"eval"` or `"test"`) with its controls: over all, then of each group that has a score."""
     lines = [("", "all", "")] + [(heading, name, f"_{name}") for heading, names in groups.items() for name in names]
     table = [
         (heading, name, [results.get(f"{prefix}_{control}f1{suffix}") for control in CONTROLS])
@@ -150,12 +131,8 @@ def format_table(table: Table, title: str) -> str:
     return "\n".join(lines)
 
 
-def plot_scores(folder: str | Path, split: str, table: Table) -> Path | None:
-    """Plots a `score_table` to `f1_{split}.png`; where all F1 are 0 there is no plot, nor an earlier one."""
-    path = Path(folder) / SCORES_PLOT.format(split=split)
-    if is_all_zero(table):
-        path.unlink(missing_ok=True)
-        return None
+def plot_scores(folder: str | Path, split: str, table: Table) -> Path:
+    """Plots a `score_table` to `f1_{split}.png`."""
     figure, axes = _axes(width_in=2.0 + 0.75 * len(table))
     positions = np.arange(len(table))
     for column, (name, colour) in enumerate(zip(CONTROLS.values(), COLOURS, strict=True)):
@@ -163,16 +140,13 @@ def plot_scores(folder: str | Path, split: str, table: Table) -> Path | None:
         axes.bar(positions + 0.27 * (column - 1), heights, width=0.25, label=name, color=colour)
     names = [name for _, name, _ in table]
     axes.set_xticks(positions, names, rotation=30, ha="right", parse_math=False)
-    for place in range(1, len(table)):
-        if table[place][0] != table[place - 1][0]:
-            axes.axvline(place - 0.5, color="0.8", linewidth=0.8)
     axes.set(ylim=(0, 1.02), ylabel="entity F1", title=f"{split}: F1 by language, type and image")
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    return _save(figure, path)
+    return _save(figure, Path(folder) / SCORES_PLOT.format(split=split))
 
 
 def remove_scores(folder: str | Path, split: str) -> None:
-    """Removes the predictions and the plot that an earlier run left of a split that this run does not score."""
+    """Removes the predictions and the plot that an earlier run left of a split."""
     for name in (PREDICTIONS, SCORES_PLOT):
         path = Path(folder) / name.format(split=split)
         if path.is_file():
@@ -186,7 +160,6 @@ def plot_training(folder: str | Path, log_history: Sequence[Mapping[str, float]]
     losses = [(entry["step"], entry["loss"]) for entry in log_history if "loss" in entry]
     scores = [(entry["step"], entry["eval_f1"]) for entry in log_history if "eval_f1" in entry]
     if not losses:
-        logger.info("No training loss was logged (fewer steps than --logging_steps): no training curve is plotted.")
         path.unlink(missing_ok=True)
         return None
     figure, axes = _axes(width_in=7.0)
@@ -196,7 +169,6 @@ def plot_training(folder: str | Path, log_history: Sequence[Mapping[str, float]]
         right = axes.twinx()
         right.plot(*zip(*scores, strict=True), color=COLOURS[0], marker="o", label="dev F1")
         right.set(ylabel="dev entity F1", ylim=(0, 1.02))
-        right.spines["top"].set_visible(False)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return _save(figure, path)
 

@@ -4,7 +4,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from mmner.data.sentences import SPLITS, WindowedSentences
+from mmner.data.sentences import WindowedSentences
+from mmner.data.splits import SPLITS
 from mmner.results import report
 from mmner.training.trainer import TwoMNERTrainer, few_steps
 
@@ -13,22 +14,15 @@ logger = logging.getLogger(__name__)
 
 def score_splits(
     trainer: TwoMNERTrainer, sentences: dict[str, WindowedSentences], results: dict[str, Any]
-) -> tuple[dict[str, report.Table], list[dict[str, Any]]]:
+) -> dict[str, report.Table]:
     """
     Scores the splits that the run's options ask for, with their controls; prints them, and writes predictions and
-    plots. Predictions of an earlier run are removed where a training does not score the split anew.
+    plots. Those of an earlier run are removed where a training does not score the split anew.
 
-    Args:
-        trainer: of the run.
-        sentences: by split.
-        results: of the run; the scores are added.
-
-    Returns:
-        The table of each split by the prefix of its scores, and the rows that were predicted last.
+    Adds the scores to the results, and returns the table of each split by the prefix of its scores.
     """
     args, output = trainer.args, Path(trainer.args.output_dir)
     tables: dict[str, report.Table] = {}
-    predicted: list[dict[str, Any]] = []
     cautions: list[str] = []
     for split, asked in (("validation", args.do_eval), ("test", args.do_predict)):
         if not asked or split not in sentences:
@@ -55,4 +49,4 @@ def score_splits(
     if cautions:
         few = few_steps(args, trainer.state.global_step, results["train_samples"]) if args.do_train else ""
         logger.warning(" ".join([*cautions, few]))
-    return tables, predicted
+    return tables

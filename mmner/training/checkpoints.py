@@ -25,8 +25,6 @@ logger = logging.getLogger(__name__)
 
 SAVING = "_saving"
 LOCK_TIMEOUT_S = 15  # data loader workers of a killed run hold its lock until they notice, within five seconds
-# safetensors and tokenizers (Rust) and torch's writer raise no OSError, so an error is known by its text.
-DISK_FULL = ("No space left", "Disk quota", "File too large", "PytorchStreamWriter failed", "unexpected pos")
 
 
 @contextlib.contextmanager
@@ -46,8 +44,6 @@ def lock_output_dir(folder: str | Path) -> Iterator[None]:
         raise RuntimeError(
             f"Another run writes to {folder}. Wait for it or end it, or give another --output_dir."
         ) from None
-    except NotImplementedError:
-        logger.warning(f"The file system of {folder} has no locks: make sure that no other run writes there.")
     try:
         yield
     finally:
@@ -70,22 +66,18 @@ def is_complete(checkpoint: Path) -> bool:
 
 def complete_checkpoints(folder: str | Path) -> list[Path]:
     """The complete checkpoints of a folder, in the order of their steps."""
-    return sorted(
-        (path for path in Path(folder).glob("*") if step_of(path) >= 0 and is_complete(path)),
-        key=step_of,
-    )
+    found = [path for path in Path(folder).glob("*") if step_of(path) >= 0 and is_complete(path)]
+    return sorted(found, key=step_of)
 
 
 def newest_checkpoint(folder: str | Path) -> Path | None:
-    """The last complete checkpoint of a folder; `None` if there is none."""
+    """The last complete checkpoint of a folder, if any."""
     return next(reversed(complete_checkpoints(folder)), None)
 
 
 def checkpoint_to_resume(args: TrainingArguments) -> str | None:
     """
-    The checkpoint that `--resume_from_checkpoint` asks for: a folder, `last`, `auto` (the last one, if any), or none.
-
-    Removes first what a killed process left unfinished.
+    The checkpoint that `--resume_from_checkpoint` asks for, if any. What a killed process left is removed first.
 
     Raises:
         ValueError: there is no such checkpoint, it is incomplete, or later checkpoints lie in the output folder.
@@ -129,14 +121,7 @@ def commit(checkpoint: Path) -> None:
 
 
 def rotate(folder: str | Path, limit: int | None, best: str | None) -> None:
-    """
-    Deletes the first checkpoints, but never the last or the best.
-
-    Args:
-        folder: of the run.
-        limit: how many are kept, the last and the best included; `None` or 0: all.
-        best: a checkpoint.
-    """
+    """Deletes the first checkpoints but `limit` (0 or `None`: none of them); never the last, nor the best."""
     found = complete_checkpoints(folder)
     others = [path for path in found[:-1] if str(path) != best]
     excess = len(found) - limit if limit else 0
@@ -163,35 +148,15 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def explained_disk_errors(folder: str | Path) -> Iterator[None]:
-    """
-    Raises:
-        OSError: in place of any error that says that the disk is full, with what is left and what to do.
-    """
+def noted_checkpoint(folder: str | Path) -> Iterator[None]:
+    """Adds to an error the room on the disk (torch's writer does not say that it is full) and how to go on."""
     try:
         yield
     except Exception as error:
-        if not is_disk_full(error):
-            raise
-        shutil.rmtree(Path(folder) / SAVING, ignore_errors=True)
-        raise OSError(
-            f"The disk is full ({error}). {folder} has {shutil.disk_usage(folder).free:,} bytes free; make room there "
-            f"or raise your quota. {last_good(folder)}"
-        ) from error
-
-
-def is_disk_full(error: BaseException | None) -> bool:
-    """Whether an error or one of its causes says that the disk, a quota or a file size limit leaves no room."""
-    while error is not None:
-        if any(words in str(error) for words in DISK_FULL):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def last_good(folder: str | Path) -> str:
-    """For messages: the newest checkpoint of a folder and how to go on from it."""
-    newest = newest_checkpoint(folder)
-    if newest is None:
-        return "There is no checkpoint to go on from."
-    return f"Last good checkpoint: {newest}; --resume_from_checkpoint last goes on from it."
+        newest = newest_checkpoint(folder)
+        if newest is not None:
+            error.add_note(
+                f"{shutil.disk_usage(folder).free:,} bytes are free in {folder}. Last good checkpoint: {newest}; "
+                "--resume_from_checkpoint last goes on from it."
+            )
+        raise

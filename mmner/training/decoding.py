@@ -21,8 +21,6 @@ def entity_posteriors(
     How sure the CRF is of each predicted entity: the probability of these words, and no more, with this type.
 
     Args:
-        crf: a `LinearChainCRF`.
-        id2label: the tags.
         predictions: tag ids (B, W), -100 where there is no word.
         emissions: (B, W, K).
 
@@ -43,29 +41,24 @@ def entity_posteriors(
     scores = torch.zeros(predictions.shape, dtype=torch.float32, device=emissions.device)
     if spans:
         places = torch.tensor(spans, device=emissions.device)
-        emissions = emissions.masked_fill(~mask[..., None], 0)  # the Trainer pads with -100
         scores[places[:, 0], places[:, 1]] = crf.span_log_prob(emissions.float(), mask, places).exp().float()
     return scores
 
 
 @torch.no_grad()
 def decode_sentences(
-    crf: LinearChainCRF, sentences: WindowedSentences, predictions: np.ndarray, emissions: np.ndarray
+    crf: LinearChainCRF, sentences: WindowedSentences, emissions: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """
-    Decodes each sentence once, over the joined emissions of its windows: each word's are those of the window that
-    keeps it. The tags of the single windows are replaced.
-
-    Args:
-        crf: a `LinearChainCRF`.
-        sentences: those that were read.
-        predictions: tag ids (num_windows, num_words) of the windows, -100 where there is no word.
-        emissions: (num_windows, num_words, K).
+    Decodes each sentence once, over the joined emissions (num_windows, num_words, K) of its windows: each word's are
+    those of the window that keeps it.
 
     Returns:
-        Of the same shape, the tag ids and the posterior of each entity at its first word, 0 elsewhere.
+        Two arrays (num_windows, num_words): the tag ids, -100 where there is no word; and the posterior of each entity
+        at its first word, 0 elsewhere.
     """
-    predictions, scores = np.full_like(predictions, IGNORED), np.zeros(predictions.shape, dtype=np.float32)
+    shape = emissions.shape[:2]
+    predictions, scores = np.full(shape, IGNORED), np.zeros(shape, dtype=np.float32)
     windows_of: dict[int, list[int]] = {}
     for index in sorted(range(len(sentences)), key=lambda index: sentences.windows[index].start):
         windows_of.setdefault(sentences.row_of[index], []).append(index)
@@ -91,8 +84,6 @@ def decode_sentences(
 
 def _joined(sentences: WindowedSentences, indices: Sequence[int], emissions: np.ndarray) -> torch.Tensor:
     """The emissions (T, K) of a sentence, from its windows in order."""
-    parts = []
-    for index in indices:
-        window = sentences.windows[index]
-        parts.append(emissions[index, window.keep_start - window.start : window.keep_stop - window.start])
-    return torch.from_numpy(np.concatenate(parts)).float()
+    parts = [(emissions[index], sentences.windows[index]) for index in indices]
+    kept = [values[window.keep_start - window.start : window.keep_stop - window.start] for values, window in parts]
+    return torch.from_numpy(np.concatenate(kept)).float()

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
 
 from mmner.data.collator import MultimodalCollator
 from mmner.data.feature_store import FeatureStore
@@ -33,21 +32,14 @@ def store_image_features(
     trainer: TwoMNERTrainer, splits: Sequence[WindowedSentences], folder: str | Path
 ) -> FeatureStore | None:
     """
-    Computes what is not yet in the store, and makes sentences and collator of a run use it.
+    Computes what is not yet in the store, and makes the sentences and the collator of a run use it. Every process of a
+    distributed run must call this, with a folder that all share.
 
     The features of an image are those that the model computes from its pixels, to the rounding of a kernel chosen for
-    another batch size. Every process of a distributed run must call this.
-
-    Args:
-        trainer: its model, processor, collator and precision.
-        splits: the sentences of the run; from then on they give image ids in place of images.
-        folder: of the store.
-
-    Returns:
-        The store; `None` where the model reads no image.
+    another batch size. The store is `None` where the model reads no image.
 
     Raises:
-        ValueError: an image tower is trained, training is fully sharded, or the processes do not share the folder.
+        ValueError: an image tower is trained, or training is fully sharded.
     """
     model: Any = trainer.accelerator.unwrap_model(trainer.model).model
     collator: MultimodalCollator = trainer.data_collator
@@ -85,11 +77,6 @@ def store_image_features(
         rank, world = trainer.args.process_index, trainer.args.world_size
         own = {image_id: files[image_id] for image_id in missing[rank::world]}
         unreadable = set(sum(gather_object([_compute(model, store, own, trainer)]), []))
-    if lost := [image_id for image_id in files if image_id not in store and image_id not in unreadable]:
-        raise ValueError(
-            f"{len(lost)} images that another process computed are not in {store.folder}: name a folder that all "
-            "processes share by --image_feature_store."
-        )
     for sentences, rows in zip(splits, images, strict=True):
         sentences.use_image_ids({row: 0 if image_id in unreadable else image_id for row, image_id in rows.items()})
     collator.features = store
@@ -98,9 +85,8 @@ def store_image_features(
 
 def tower_fingerprint(model: TwoMNERModel, processor: TwoMNERProcessor, device_type: str) -> str:
     """
-    A name for whatever an image's features depend on: the image towers' weights, configurations and attention kernels,
-    the preprocessing, the precision (that of `torch.autocast` included, so call it where they are computed), the kind
-    of device and the versions of the libraries.
+    A name for whatever an image's features depend on. The precision is part of it, also that of `torch.autocast`, so
+    call it where they are computed.
     """
     digest = hashlib.blake2b(digest_size=16)
     facts: dict[str, Any] = {
@@ -126,12 +112,10 @@ def _plain(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in ("_name_or_path", "transformers_version")}
 
 
-def _compute(
-    model: Any,
-    store: FeatureStore,
-    files: dict[int, tuple[WindowedSentences, int]],
-    trainer: TwoMNERTrainer,
-) -> list[int]:
+Files = dict[int, tuple[WindowedSentences, int]]  # of each image id, where the image is
+
+
+def _compute(model: Any, store: FeatureStore, files: Files, trainer: TwoMNERTrainer) -> list[int]:
     """Adds the features of some images to the store; returns the ids of those that do not open."""
     args = trainer.args
     loader = DataLoader(
@@ -143,7 +127,7 @@ def _compute(
         generator=torch.Generator(),  # not that which training draws from
     )
     unreadable: list[int] = []
-    for batch in tqdm(loader, desc="image features", disable=args.disable_tqdm or args.process_index > 0):
+    for batch in loader:
         opened = {image_id: pixels for image_id, pixels in batch if pixels is not None}
         unreadable += [image_id for image_id, _ in batch if image_id not in opened]
         if opened:
@@ -159,7 +143,7 @@ def _compute(
 class _Images(Dataset):
     """The pixels (C, H, W) of images by id, as a batch has them, to the last bit; `None` where one does not open."""
 
-    def __init__(self, files: dict[int, tuple[WindowedSentences, int]], collator: MultimodalCollator):
+    def __init__(self, files: Files, collator: MultimodalCollator):
         self.files, self.collator = list(files.items()), collator
 
     def __len__(self) -> int:

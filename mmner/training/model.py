@@ -28,7 +28,6 @@ def build_model(
     The model of a run, partly frozen if so asked, with its processor.
 
     Args:
-        args: a saved model, or towers and options.
         labels: the tags in id order, for a new model.
         words: sentences to train a tiny tokenizer on, if a tower is `"tiny"`, or to choose the vocabulary by.
         folder: where tiny towers are written.
@@ -76,12 +75,8 @@ def build_model(
 
 def freeze(tower: nn.Module, how: str, name: str = "tower") -> None:
     """
-    Switches off the training of a tower, or of its lowest part.
-
-    Args:
-        tower: an encoder.
-        how: `"none"`, `"embeddings"`, `"all"`, or a number of lowest layers, embeddings included.
-        name: of the tower, for an error.
+    Switches off the training of a tower or of its lowest part: `how` is `"none"`, `"embeddings"`, `"all"`, or a number
+    of lowest layers, embeddings included.
 
     Raises:
         ValueError: `how` is none of these, or there are not so many layers.

@@ -4,19 +4,15 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from mmner.options import TrainingArguments, find_recipe
 from mmner.training.trainer import TwoMNERTrainer
 
-if TYPE_CHECKING:
-    import optuna
-
 logger = logging.getLogger(__name__)
 
-TRACE = "search.jsonl"
 # What no trial does: the training after the search, with the best options, does it.
 ONCE = {"save_strategy": "no", "load_best_model_at_end": False, "push_to_hub": False}
 
@@ -28,7 +24,6 @@ def read_space(path: str | Path, args: TrainingArguments) -> dict[str, dict[str,
     Args:
         path: a YAML file, found as a recipe is (`find_recipe`); for each option of `TrainingArguments` to search:
             `{low, high}`, with `log: true` to search by its logarithm, or `{choices: [...]}`.
-        args: of the run.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -42,84 +37,55 @@ def read_space(path: str | Path, args: TrainingArguments) -> dict[str, dict[str,
         if not hasattr(args, name):
             raise ValueError(f"{path} searches {name!r}, which is no option of training. See --help.")
         try:
-            found |= {key: [*map(_number, x)] if isinstance(x, list) else _number(x) for key, x in found.items()}
             if "choices" in found:
                 valid = set(found) == {"choices"} and found["choices"]
             else:
-                low, high = found["low"], found["high"]
-                valid = (
-                    set(found) <= {"low", "high", "log"} and 0 <= low < high and not (found.get("log") and low == 0)
-                )
+                low, high, log = found["low"], found["high"], found.get("log", False)
+                valid = set(found) <= {"low", "high", "log"} and 0 <= low < high and not (log and low == 0)
         except (TypeError, KeyError, AttributeError):
             valid = False
         if not valid:
             raise ValueError(
                 f"{path} gives {name} as {found!r}; expected {{low: a, high: b}} with 0 <= a < b (log: true where a "
-                "is more than 0), or {choices: [...]}."
+                "is more than 0), or {choices: [...]}; numbers as in 1.0e-5, since 1e-5 is text in YAML."
             )
     return space
-
-
-def _number(value: Any) -> Any:
-    """YAML takes 1e-5 for text (it wants 1.0e-5)."""
-    try:
-        return float(value) if isinstance(value, str) and value[:1].isdigit() else value
-    except ValueError:
-        return value
-
-
-def draw(trial: "optuna.Trial", space: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The options of a trial."""
-    values = {}
-    for name, found in space.items():
-        if "choices" in found:
-            values[name] = trial.suggest_categorical(name, found["choices"])
-        else:
-            is_int = isinstance(found["low"], int) and isinstance(found["high"], int)
-            suggest = trial.suggest_int if is_int else trial.suggest_float
-            values[name] = suggest(name, found["low"], found["high"], log=found.get("log", False))
-    return values
 
 
 def search(trainer: TwoMNERTrainer, space: dict[str, dict[str, Any]], trials: int) -> dict[str, Any]:
     """
     Trains so many times with options drawn from the space (Optuna's tree-structured Parzen estimator, seeded with the
     run's seed) and scores each on dev, at its best evaluation if `--load_best_model_at_end`. The trainer's arguments
-    are then those of the best trial; `search.jsonl` in the output folder has one line per trial.
-
-    Args:
-        trainer: with a `model_init`.
-        space: from `read_space`.
-        trials: their number.
-
-    Returns:
-        The best options.
+    are then those of the best trial, which are returned; `search.jsonl` in the output folder has one line per trial.
     """
     import optuna
 
     args = trainer.args
     kept = {name: getattr(args, name) for name in ONCE}
     metric = args.metric_for_best_model
-    current: list[optuna.Trial] = []
-    found: dict[int, dict[str, Any]] = {}  # of each trial, the evaluation that counts
+    current: list[Any] = []
+    trials_so_far: dict[int, dict[str, Any]] = {}  # of each trial, the evaluation that counts
 
-    def options_of(trial: optuna.Trial) -> dict[str, Any]:
+    def options_of(trial: Any) -> dict[str, Any]:
         current[:] = [trial]
-        return draw(trial, space)
+        values = {}
+        for name, found in space.items():
+            kind = "categorical" if "choices" in found else "int" if isinstance(found["low"], int) else "float"
+            values[name] = getattr(trial, f"suggest_{kind}")(name, **found)
+        return values
 
     def objective(metrics: dict[str, float]) -> float:
         """Called after each evaluation of a trial."""
         (trial,) = current
         line = {"trial": trial.number, "options": dict(trial.params), "epoch": metrics["epoch"]}
-        line |= {name: value for name, value in metrics.items() if "f1" in name or name in ("eval_loss", metric)}
+        line |= {name: value for name, value in metrics.items() if "f1" in name or name == metric}
         best = max if args.greater_is_better else min
-        counted = [found.get(trial.number, line), line] if kept["load_best_model_at_end"] else [line]
-        found[trial.number] = best(counted, key=lambda line: line[metric])
-        lines = [json.dumps(line) + "\n" for line in found.values()]
-        Path(args.output_dir, TRACE).write_text("".join(lines), encoding="utf-8")
-        return found[trial.number][metric]
+        counted = [trials_so_far.get(trial.number, line), line] if kept["load_best_model_at_end"] else [line]
+        trials_so_far[trial.number] = best(counted, key=lambda line: line[metric])
+        lines = [json.dumps(line) + "\n" for line in trials_so_far.values()]
+        Path(args.output_dir, "search.jsonl").write_text("".join(lines), encoding="utf-8")
+        return trials_so_far[trial.number][metric]
 
-    Path(args.output_dir).mkdir(parents=True, exist_ok=True)
     args.__dict__.update(ONCE)
     try:
         best: Any = trainer.hyperparameter_search(
@@ -134,10 +100,6 @@ def search(trainer: TwoMNERTrainer, space: dict[str, dict[str, Any]], trials: in
     finally:
         args.__dict__.update(kept)
     args.__dict__.update(best.hyperparameters)
-    if len(found) > 1 and len({line[metric] for line in found.values()}) == 1:
-        logger.warning(
-            f"All {len(found)} trials have the same {metric}, {best.objective:.4f}. Give a trial more steps."
-        )
     logger.info(f"Trial {best.run_id} is the best of {trials}, {metric} {best.objective:.4f}: training with it.")
     return best.hyperparameters
 

@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,7 +18,6 @@ from mmner.training.checkpoints import newest_checkpoint
 logger = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-REPEATED_S = 1.0  # `timeout` and others signal a process and then its group, which is no second request
 
 
 class StoppedBySignal(SystemExit):
@@ -35,7 +33,6 @@ class _SaveAtSignal(TrainerCallback):
     def __init__(self, world_size: int):
         self.asked = 0  # the number of the signal that came to this process
         self.agreed = 0  # and to any process, the same on all
-        self._asked_at = 0.0
         self._leaving = False
         # Of its own, on the CPU: it waits for no GPU and meets no other collective.
         self._group = dist.new_group(backend="gloo") if world_size > 1 else None
@@ -44,13 +41,11 @@ class _SaveAtSignal(TrainerCallback):
         self._previous: dict[int, Any] = {number: signal.signal(number, self._ask) for number in numbers}
 
     def _ask(self, number: int, frame: Any) -> None:
+        # `timeout` and others signal a process and then its group, so a second signal is no other request.
         if not self.asked:
-            self.asked, self._asked_at = number, time.monotonic()
+            self.asked = number
             # Not by a logger, which may be in the middle of a line.
-            os.write(2, b"\nStopping: a checkpoint follows this step or evaluation. A second signal ends at once.\n")
-        elif time.monotonic() - self._asked_at > REPEATED_S:
-            signal.signal(number, self._previous[number])
-            signal.raise_signal(number)
+            os.write(2, b"\nStopping: a checkpoint follows this step or evaluation. To end at once: kill -KILL.\n")
 
     def restore_handlers(self) -> None:
         for number, handler in self._previous.items():
@@ -81,11 +76,10 @@ class _SaveAtSignal(TrainerCallback):
 @contextlib.contextmanager
 def save_at_signal(trainer: Trainer, go_on: Sequence[str] = ()) -> Iterator[None]:
     """
-    While this lasts, SIGTERM and SIGINT save a checkpoint at the end of the optimizer step and end the process. A
-    second one ends it at once. With several processes each must enter it, and the signal may come to any.
+    While this lasts, SIGTERM and SIGINT save a checkpoint at the end of the optimizer step and end the process. With
+    several processes each must enter it, and the signal may come to any.
 
     Args:
-        trainer: whose `train` is called.
         go_on: options that the command needs to go on, beside `--resume_from_checkpoint last`.
 
     Raises:
@@ -117,8 +111,8 @@ def save_at_signal(trainer: Trainer, go_on: Sequence[str] = ()) -> Iterator[None
 
 def ignore_stop_signals(worker: int) -> None:
     """
-    For the worker processes of a data loader (`worker_init_fn`). Terminals, launchers and schedulers signal all
-    processes of a run, but a worker must live until the process that it works for has saved; that one can end it.
+    For the workers of a data loader (`worker_init_fn`). Terminals, launchers and schedulers signal all processes of a
+    run, but a worker must live until the process that it works for has saved; that one can end it.
     """
     if hasattr(signal, "sigwaitinfo"):  # on Linux
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)

@@ -6,7 +6,6 @@ dealt out to the readers. A reader takes its own in stretches of about `shuffle_
 of each, so three numbers say where it is, and a resume reads one stretch per reader again.
 """
 
-import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -17,8 +16,6 @@ from mmner.data.sentences import WindowedSentences
 from mmner.data.shards import ParquetShards
 from mmner.options import DataArguments, TrainingArguments
 from processing_2mner import TwoMNERProcessor
-
-logger = logging.getLogger(__name__)
 
 POSITION = "stream_position"
 """The key under which a batch carries the `Position` of its reader."""
@@ -36,9 +33,7 @@ class Position(NamedTuple):
     """Batches of this stretch that are done."""
 
 
-def collate_stream(
-    collator: Callable[[list[dict[str, Any]]], dict[str, Any]], item: tuple[Position, list[dict[str, Any]]]
-) -> dict[str, Any]:
+def collate_stream(collator: Callable[[list], dict[str, Any]], item: tuple[Position, list]) -> dict[str, Any]:
     """The tensors of a batch, with its position under `POSITION`."""
     position, windows = item
     return collator(windows) | {POSITION: position}
@@ -55,21 +50,19 @@ def check_streaming(data_args: DataArguments, args: TrainingArguments) -> None:
             "by --per_device_train_batch_size, processes and --gradient_accumulation_steps."
         )
     refused = {
-        "eval_strategy": "epoch",
-        "save_strategy": "epoch",
-        "dataloader_in_order": False,
-        "max_train_samples": data_args.max_train_samples,
-        "train_languages": data_args.train_languages,
+        "eval_strategy epoch": args.eval_strategy == "epoch",
+        "save_strategy epoch": args.save_strategy == "epoch",
+        "dataloader_in_order false": not args.dataloader_in_order,
+        "max_train_samples": data_args.max_train_samples is not None,
+        "train_languages": data_args.train_languages is not None,
+        "image_feature_store": data_args.image_feature_store != "none",
     }
-    if data_args.image_feature_store != "none":
-        refused["image_feature_store"] = data_args.image_feature_store
-    for name, value in refused.items():
-        if value is not None and value == getattr(args, name, getattr(data_args, name, None)):
-            raise ValueError(
-                f"--streaming does not go with --{name} {value}: the rows are read as they lie, and there are no "
-                "epochs to count. Leave it out; count by steps (--eval_strategy steps --eval_steps 500), and choose "
-                "rows by --dataset_config."
-            )
+    if given := [f"--{name}" for name, is_given in refused.items() if is_given]:
+        raise ValueError(
+            f"--streaming does not go with {', '.join(given)}: the rows are read as they lie, and there are no epochs "
+            "to count. Leave it out; count by steps (--eval_strategy steps --eval_steps 500), and choose rows by "
+            "--dataset_config."
+        )
 
 
 class SentenceStream(IterableDataset):
@@ -80,15 +73,11 @@ class SentenceStream(IterableDataset):
     errors about a bad row, which come when it is read. The last batch of a stretch may be smaller than the others.
 
     Args:
-        shards: columns `tokens`, `ner_tags` and, if there are any, `id` and `image`.
-        processor: of the model.
-        label2id: of the model; holds every tag of the rows.
         order: `group_by_length`: row groups and windows shuffled, the windows of a batch of about one length;
             `random`: only shuffled; `sequential`: as they lie in the files.
         shuffle_buffer: rows among which windows are shuffled, which a reader holds in memory (a row group more at
             most).
-        max_length, mention_dropout, text_augmentation, post_augmentation: as in `WindowedSentences`.
-        seed: of all that is random.
+        options: those of `WindowedSentences` about training.
 
     Raises:
         ValueError: an option makes no sense.
@@ -102,11 +91,8 @@ class SentenceStream(IterableDataset):
         *,
         order: str = "group_by_length",
         shuffle_buffer: int = 2048,
-        max_length: int | None = None,
-        mention_dropout: float = 0.0,
-        text_augmentation: float = 0.0,
-        post_augmentation: float = 0.0,
         seed: int = 0,
+        **options: Any,
     ):
         if shuffle_buffer < 1:
             raise ValueError(f"--shuffle_buffer is {shuffle_buffer}; expected 1 row or more.")
@@ -115,25 +101,14 @@ class SentenceStream(IterableDataset):
         self.label2id = dict(label2id)
         self.order = order
         self.shuffle_buffer = shuffle_buffer
-        self.options: dict[str, Any] = {
-            "max_length": max_length,
-            "mention_dropout": mention_dropout,
-            "text_augmentation": text_augmentation,
-            "post_augmentation": post_augmentation,
-        }
+        self.options = options
         self.seed = seed
         self.use_batches(1, 0, 1, 0)
         self._windows([0], seed)  # what is wrong with the first rows is said now, not by a worker
 
     def use_batches(self, batch_size: int, process: int, processes: int, workers: int) -> None:
         """
-        Begins the stream.
-
-        Args:
-            batch_size: windows in a batch.
-            process: which of the `processes` this one is.
-            processes: of the run.
-            workers: of the data loader.
+        Begins the stream of one of the `processes` of a run, whose data loader has so many `workers`.
 
         Raises:
             ValueError: there is not a row group for each reader.

@@ -1,6 +1,5 @@
 """The Trainer of 2M-NER: learning rates by part, batches by length, entity scores, and exact resuming."""
 
-import contextlib
 import json
 import logging
 import math
@@ -13,7 +12,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from accelerate.utils import gather_object
-from accelerate.utils.memory import should_reduce_batch_size
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainerCallback, TrainerState
@@ -22,8 +20,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, Pr
 
 from mmner.data.sentences import WindowedSentences
 from mmner.options import ARCHITECTURE, TrainingArguments
-from mmner.training.checkpoints import SAVING, commit, last_good, rotate
-from mmner.training.decoding import decode_sentences, entity_posteriors
+from mmner.training.checkpoints import SAVING, commit, rotate
+from mmner.training.decoding import decode_sentences
 from mmner.training.stop_signals import ignore_stop_signals
 from mmner.training.streaming import POSITION, SentenceStream, collate_stream
 
@@ -31,10 +29,9 @@ logger = logging.getLogger(__name__)
 
 # What an evaluation has beside the scores of entities.
 ALWAYS_SCORED = ("eval_loss", "eval_runtime", "eval_samples_per_second", "eval_steps_per_second")
-# With multilingual-e5-small and 16 of 1,000 Wikipedia sentences a step, dev F1 is 0, 0, 57, 76, 86 after 13, 25, 50,
-# 100, 200 steps at the rates of recipes/local.yaml.
+# With multilingual-e5-small, 16 sentences a step and recipes/local.yaml, dev F1 is 0, 0, 57, 76, 86 after 13, 25, 50,
+# 100, 200 steps.
 ENOUGH_STEPS = 200
-KEEP_THE_LAST = "--eval_strategy no --load_best_model_at_end false --early_stopping_patience none"
 # The part of a parameter, by the beginning of its name; the first that fits. Everything else is a new layer.
 PARTS = {
     "text": ("model.text_model.",),
@@ -50,13 +47,12 @@ def parameter_groups(model: nn.Module, args: TrainingArguments) -> list[dict[str
     The trained parameters in groups for the optimizer: text tower, image towers, CRF, classifier, other new layers,
     each with its own learning rate. Vectors (biases, the scales of a normalisation) and the CRF do not decay.
 
-    Args:
-        model: a `TwoMNERForTokenClassification`, wrapped or not.
-        args: the learning rates and the weight decay.
-
     Returns:
         Groups of `params`, `lr`, `weight_decay` and a `name`. None is empty; each parameter is in one.
     """
+    rates = {part: getattr(args, f"{part}_learning_rate") for part in PARTS}
+    if rates["classifier"] is None:
+        rates["classifier"] = rates["head"]
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
@@ -64,18 +60,14 @@ def parameter_groups(model: nn.Module, args: TrainingArguments) -> list[dict[str
         name = name.removeprefix("module.").removeprefix("_orig_mod.")
         part = next(part for part, prefixes in PARTS.items() if name.startswith(prefixes))
         decays = parameter.ndim > 1 and part != "crf"
-        name = part if decays else f"{part}_no_decay"
-        rate, decay = getattr(args, rate_option(part, args)), args.weight_decay if decays else 0.0
-        groups.setdefault(name, {"params": [], "lr": rate, "weight_decay": decay, "name": name})
-        groups[name]["params"].append(parameter)
+        group = {
+            "name": part if decays else f"{part}_no_decay",
+            "lr": args.learning_rate if rates[part] is None else rates[part],
+            "weight_decay": args.weight_decay if decays else 0.0,
+            "params": [],
+        }
+        groups.setdefault(group["name"], group)["params"].append(parameter)
     return list(groups.values())
-
-
-def rate_option(part: str, args: TrainingArguments) -> str:
-    """The name of the option that gives a part of `PARTS` its learning rate."""
-    own = {"classifier": ("classifier", "head")}.get(part, (part,))
-    options = [f"{name}_learning_rate" for name in own]
-    return next((option for option in options if getattr(args, option) is not None), "learning_rate")
 
 
 class EpochSampler(Sampler[int]):
@@ -84,11 +76,9 @@ class EpochSampler(Sampler[int]):
     resume.
 
     Args:
-        lengths: of the sentences.
         batch_size: sentences in a step, over all processes.
         strategy: `sequential`; `random`; or `group_by_length`: the sentences are shuffled, sorted by length within
             stretches of `STRETCH` batches, and the batches shuffled again.
-        seed: of the order.
     """
 
     STRETCH = 50
@@ -101,7 +91,6 @@ class EpochSampler(Sampler[int]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Another epoch, another order."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -125,24 +114,17 @@ class EpochSampler(Sampler[int]):
 
 
 def few_steps(args: TrainingArguments, steps: int, rows: int) -> str:
-    """
-    What to set where a training is too short for a tagger to find entities; empty where it is long enough.
-
-    Args:
-        args: of the run.
-        steps: optimizer steps.
-        rows: training sentences.
-    """
+    """What to set where so many steps on so many rows are too few to find entities; empty where they are enough."""
     if steps >= ENOUGH_STEPS:
         return ""
-    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    by_steps, epochs = args.max_steps > 0, math.ceil(args.num_train_epochs * ENOUGH_STEPS / steps)
-    option = f"--max_steps {ENOUGH_STEPS}" if by_steps else f"--num_train_epochs {epochs}"
+    option = f"--num_train_epochs {math.ceil(args.num_train_epochs * ENOUGH_STEPS / steps)}"
+    if args.max_steps > 0:
+        option = f"--max_steps {ENOUGH_STEPS}"
     if args.early_stopping_patience is not None:
         option += " --early_stopping_patience none (F1 may be 0 in the first evaluations)"
     return (
-        f"{steps} optimizer steps ({rows:,} rows, {batch} a step, {steps * batch / rows:.1f} epochs) are few: a model "
-        f"may predict no entity before it had about {ENOUGH_STEPS}. For so many: {option}"
+        f"{steps} optimizer steps on {rows:,} rows are few: a model may predict no entity at all before it had about "
+        f"{ENOUGH_STEPS}. For so many: {option}"
     )
 
 
@@ -183,8 +165,7 @@ class _Hooks(TrainerCallback):
             raise FloatingPointError(
                 f"The {' and '.join(bad)} of step {state.global_step} or shortly before is not finite. Training ends "
                 "here, and nothing of it is saved. Lower the learning rates (--learning_rate, --crf_learning_rate, "
-                "...), warm up (--warmup_steps), clip (--max_grad_norm), or use --bf16 instead of --fp16. "
-                f"{last_good(args.output_dir)}"
+                "...), warm up (--warmup_steps), clip (--max_grad_norm), or use --bf16 instead of --fp16."
             )
 
     def on_save(self, args, state, control, **kwargs):
@@ -199,7 +180,7 @@ class TwoMNERTrainer(Trainer):
       a step depend on seed, step and process alone.
     - The best checkpoint is found by its step. The patience of early stopping and the mean loss (`train_loss`) go on
       from the checkpoint; times are those of one call of `train`. A training that was over is not continued.
-    - A loss or weight that is not finite and a batch that does not fit into memory end the run with a message.
+    - A loss that is not finite ends the run.
 
     Raises:
         ValueError: dev sentences are to choose the checkpoint, and there are none, or they have no score of that name.
@@ -212,7 +193,6 @@ class TwoMNERTrainer(Trainer):
     optimizer: Any
     callback_handler: Any
     compute_metrics: Any
-    preprocess_logits_for_metrics: Any
 
     def __init__(self, *args, **kwargs):
         training_args, dev = kwargs["args"], kwargs.get("eval_dataset")
@@ -243,22 +223,14 @@ class TwoMNERTrainer(Trainer):
         step_size = args.train_batch_size * args.world_size
         self.sampler = EpochSampler(self.train_dataset.lengths, step_size, args.train_sampling_strategy, seed)
         options = {"batch_size": args.train_batch_size, "sampler": self.sampler}
-        loader = self._loader(self.train_dataset, drop_last=args.dataloader_drop_last, **options)
-        if not len(loader):
-            raise ValueError(
-                f"The {len(self.train_dataset)} training rows make no whole batch (--per_device_train_batch_size "
-                f"{args.per_device_train_batch_size}), and --dataloader_drop_last leaves out what is less."
-            )
-        return self.accelerator.prepare(loader)
+        return self.accelerator.prepare(self._loader(self.train_dataset, **options))
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """The sentences in their own order, which is by length."""
         dataset: Any = self.eval_dataset if eval_dataset is None else eval_dataset
         return self.accelerator.prepare(self._loader(dataset, batch_size=self.args.eval_batch_size))
 
-    def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
-        """As `get_eval_dataloader`."""
-        return self.get_eval_dataloader(test_dataset)
+    get_test_dataloader = get_eval_dataloader
 
     def _loader(self, dataset: Dataset, **options: Any) -> DataLoader:
         args = self.args
@@ -281,19 +253,10 @@ class TwoMNERTrainer(Trainer):
         if self.optimizer is None:
             model = self.model if model is None else model
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
-            if not isinstance(optimizer_class, type) or {"params", "model", "optimizer_dict"} & set(options):
-                raise ValueError(f"--optim {self.args.optim} takes no parameter groups; use adamw_torch, for example.")
             groups = parameter_groups(model, self.args)
             for group in groups:
                 size = sum(parameter.numel() for parameter in group["params"])
                 logger.info(f"{group['name']}: {size:,} weights, learning rate {group['lr']:g}")
-            rates = sorted({rate_option(group["name"].removesuffix("_no_decay"), self.args) for group in groups})
-            is_given = self.args.learning_rate != type(self.args).learning_rate
-            if is_given and "learning_rate" not in rates:
-                logger.warning(
-                    f"--learning_rate {self.args.learning_rate:g} has no effect: every part that is trained has a "
-                    f"rate of its own. Change {', '.join(f'--{rate}' for rate in rates)} (none takes one back)."
-                )
             self.optimizer = optimizer_class(groups, **options)
         return self.optimizer
 
@@ -303,8 +266,7 @@ class TwoMNERTrainer(Trainer):
 
         Raises:
             ValueError: the checkpoint is of another model, or cannot be continued.
-            FloatingPointError: the loss, a gradient or a weight is not finite.
-            torch.OutOfMemoryError: a batch does not fit into memory.
+            FloatingPointError: the loss or a gradient is not finite.
         """
         self._resumed_from = None if resume_from_checkpoint is None else Path(resume_from_checkpoint)
         self._micro_step = (-1, 0)
@@ -388,12 +350,7 @@ class TwoMNERTrainer(Trainer):
         else:
             torch.manual_seed(seed)
         position = inputs.pop(POSITION, None)
-        advice = (
-            "Lower --per_device_train_batch_size (and raise --gradient_accumulation_steps) or --max_length, take "
-            "--bf16 true or --activation_checkpointing true, or freeze a tower (--freeze_text_model)."
-        )
-        with _explained_memory_errors(inputs, advice):
-            loss = super().training_step(model, inputs, num_items_in_batch)
+        loss = super().training_step(model, inputs, num_items_in_batch)
         if position is not None:
             self.train_dataset.advance(position)
         return loss
@@ -419,66 +376,30 @@ class TwoMNERTrainer(Trainer):
             rotate(place.parent, self.args.save_total_limit, state.best_model_checkpoint)
         self.accelerator.wait_for_everyone()
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """
-        As in the Trainer.
-
-        Raises:
-            FloatingPointError: a weight is not finite; nothing is saved.
-        """
-        for name, weight in self.model.named_parameters():
-            values = weight.to_local() if hasattr(weight, "to_local") else weight
-            if not values.isfinite().all():
-                raise FloatingPointError(
-                    f"{name} is not finite after step {self.state.global_step}, so the model is not saved. Lower the "
-                    f"learning rates, or clip (--max_grad_norm). {last_good(self.args.output_dir)}"
-                )
-        super().save_model(output_dir, _internal_call)
-
     # ---- Scores ----
-
-    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any):
-        """As in the Trainer; says the size of a batch that does not fit into memory."""
-        with _explained_memory_errors(inputs, "Lower --per_device_eval_batch_size."):
-            return super().prediction_step(model, inputs, *args, **kwargs)
 
     def evaluation_loop(self, dataloader: Any, *args: Any, **kwargs: Any) -> EvalLoopOutput:
         """
-        As in the Trainer, scored by the dataset itself. Where a sentence has several windows, emissions are gathered
-        too, and each sentence is decoded once, over those of all its windows.
+        As in the Trainer, but a sentence is decoded once, over the emissions of all its windows, and scored by its
+        dataset. `predictions` is a pair: the tag ids (num_windows, num_words), -100 where there is no word, and at the
+        first word of each predicted entity its exact posterior under the CRF, else 0.
         """
         sentences: WindowedSentences = dataloader.dataset
-        kwargs["prediction_loss_only"] = False
-        if not sentences.has_long_sentences:
-            self.compute_metrics = sentences.compute_metrics
-            return super().evaluation_loop(dataloader, *args, **kwargs)
-        with_scores = self.preprocess_logits_for_metrics is not None
-        self.preprocess_logits_for_metrics = None
         crf = self.accelerator.unwrap_model(self.model).crf
         decoded: list[np.ndarray] = []
 
         def compute_metrics(gathered: EvalPrediction) -> dict[str, float]:
-            decoded[:] = decode_sentences(crf, sentences, *gathered.predictions)
-            return sentences.compute_metrics(EvalPrediction(decoded[0], gathered.label_ids))
+            decoded[:] = decode_sentences(crf, sentences, gathered.predictions)
+            return sentences.scores(decoded[0])
 
         self.compute_metrics = compute_metrics
-        kwargs["ignore_keys"] = self._all_but_emissions()
+        kwargs["prediction_loss_only"] = False
+        ignored = {*self.model.config.keys_to_ignore_at_inference, "predictions"}
+        kwargs["ignore_keys"] = list(ignored - {"logits"})
         output = super().evaluation_loop(dataloader, *args, **kwargs)
         if not decoded:  # without gold labels no metrics are computed
-            decoded[:] = decode_sentences(crf, sentences, *output.predictions)
-        predictions: Any = tuple(decoded) if with_scores else decoded[0]
-        return output._replace(predictions=predictions)
-
-    def predict_with_scores(self, dataset: WindowedSentences, metric_key_prefix: str = "test") -> PredictionOutput:
-        """
-        As `predict`, but `predictions` is a pair: the tag ids (num_windows, num_words), -100 where there is no word,
-        and at the first word of each predicted entity its exact posterior under the CRF, else 0.
-        """
-        self.preprocess_logits_for_metrics = self._with_scores
-        try:
-            return self.predict(dataset, ignore_keys=self._all_but_emissions(), metric_key_prefix=metric_key_prefix)
-        finally:
-            self.preprocess_logits_for_metrics = None
+            decoded[:] = decode_sentences(crf, sentences, output.predictions)
+        return output._replace(predictions=tuple(decoded))
 
     def predict_with_controls(self, sentences: WindowedSentences, prefix: str) -> PredictionOutput:
         """
@@ -489,11 +410,11 @@ class TwoMNERTrainer(Trainer):
             prefix: of the scores: `{prefix}_f1`, `{prefix}_text_only_f1`, `{prefix}_shuffled_image_f1`, ...
 
         Returns:
-            As `predict_with_scores`, the metrics with those of the controls, and as a third of `predictions` the tag
+            As `predict`, the metrics with those of the controls, and as a third of `predictions` the tag
             ids of each control that was run. A control that changes no input is not run and has the same scores. One
             that cannot be made (no two images differ) has none, and that is logged.
         """
-        output = self.predict_with_scores(sentences, prefix)
+        output = self.predict(sentences, metric_key_prefix=prefix)
         metrics: dict[str, float] = output.metrics or {}
         own = {
             name.removeprefix(f"{prefix}_"): value
@@ -509,18 +430,10 @@ class TwoMNERTrainer(Trainer):
                 except ValueError as error:
                     logger.warning(f"The control {control} is left out: {error}")
                     continue
-                controls[control], _, found = self.predict(others, metric_key_prefix=control)
+                (controls[control], _), _, found = self.predict(others, metric_key_prefix=control)
                 scores = {name: (found or {})[f"{control}_{name}"] for name in own}
             metrics |= {f"{prefix}_{control}_{name}": value for name, value in scores.items()}
         return output._replace(predictions=(*output.predictions, controls), metrics=metrics)
-
-    def _all_but_emissions(self) -> list[str]:
-        return [name for name in self.model.config.keys_to_ignore_at_inference if name != "logits"]
-
-    def _with_scores(self, outputs: tuple[torch.Tensor, torch.Tensor], labels: Any) -> tuple[torch.Tensor, ...]:
-        predictions, emissions = outputs  # (B, W), (B, W, K)
-        model = self.accelerator.unwrap_model(self.model)
-        return predictions, entity_posteriors(model.crf, model.config.id2label, predictions, emissions)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Does nothing: a run writes its own card, which a push to the Hub must not replace."""
@@ -531,17 +444,13 @@ def _check_metric(metric: str | None, dev: WindowedSentences | None) -> None:
     Raises:
         ValueError: the evaluations will have no such score.
     """
-    if not dev:
+    scores = sorted(f"eval_{name}" for name in dev.score_names) if dev else []
+    if metric not in (None, *scores, *(ALWAYS_SCORED if dev else ())):
         raise ValueError(
-            "There are no dev sentences to choose the checkpoint on (no `validation` split, or an empty one), and the "
-            f"test set must not be used for it. Add a split, or keep the last checkpoint: {KEEP_THE_LAST}."
-        )
-    scores = sorted(f"eval_{name}" for name in dev.score_names)
-    if metric not in (None, *scores, *ALWAYS_SCORED):
-        raise ValueError(
-            f"--metric_for_best_model {metric} is no score of the {len(dev.tokens)} dev sentences, which have "
-            f"{', '.join(scores) or 'no entities'}, and eval_loss. Choose one of these, take more of the sentences "
-            f"(--max_eval_samples), or keep the last checkpoint: {KEEP_THE_LAST}."
+            f"--metric_for_best_model {metric}: the {len(dev.tokens) if dev else 0} dev sentences give only "
+            f"{', '.join([*scores, 'eval_loss']) if dev else 'nothing'}. Choose one of these, take more of the "
+            "sentences (--max_eval_samples), or keep the last checkpoint: --eval_strategy no --load_best_model_at_end "
+            "false --early_stopping_patience none."
         )
 
 
@@ -553,17 +462,3 @@ def _evaluations_without_gain(state: TrainerState) -> int:
     """The counter of early stopping in a saved state."""
     saved = _callback_states(state).get(EarlyStoppingCallback.__name__, {})
     return saved.get("attributes", {}).get("early_stopping_patience_counter", 0)
-
-
-@contextlib.contextmanager
-def _explained_memory_errors(inputs: dict[str, Any], advice: str) -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        if not should_reduce_batch_size(error):
-            raise
-        rows, tokens = inputs["input_ids"].shape
-        raise torch.OutOfMemoryError(
-            f"Not enough memory for a batch of {rows} rows of {tokens} tokens with {len(inputs.get('image_ids', ()))} "
-            f"different images. {advice}"
-        ) from error

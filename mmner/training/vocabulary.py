@@ -31,7 +31,7 @@ def cut_vocabulary(
     data = json.loads(tokenizer.backend_tokenizer.to_str())
     if data["model"]["type"] != "Unigram":
         raise ValueError(
-            f"--vocabulary_size cuts Unigram vocabularies, and the text tower has {data['model']['type']}: leave it out."
+            f"--vocabulary_size cuts Unigram vocabularies; the text tower's is {data['model']['type']}: leave it out."
         )
     vocabulary = data["model"]["vocab"]  # [token, log-probability], in the order of ids
     special = {token["content"] for token in data["added_tokens"]}

@@ -1,6 +1,6 @@
 """What an image provider is: it finds images for the entities that sentences mention, or for whole sentences.
 
-``build`` stages all rows first, then lets the provider ``prepare``, then asks it row by row.
+``build`` reads all rows first, then lets the provider ``prepare``, then asks it row by row.
 """
 
 import csv
@@ -16,26 +16,14 @@ from ..stage import Mention, Stage, StagedRow
 
 @dataclass(frozen=True)
 class ProvidedImage:
-    """An image on disk, and where it comes from.
+    """An image on disk, and where it comes from."""
 
-    Attributes:
-        name: its file name, which no other image of the provider has.
-        path: the file.
-        entity: the identity of what it shows, the same for every name and language of it (a Wikidata id, a line of an
-            index); ``None`` where it shows no entity that is known.
-        types: the entity types that it may stand for; empty where it shows no entity.
-        mentions: the names of what it shows, where the provider knows them.
-        licence: as its origin states it; ``None`` where none is stated.
-        author: likewise.
-        source: a URL, or words, that say where it comes from.
-    """
-
-    name: str
+    name: str  # its file name, which no other image of the provider has
     path: Path
-    entity: str | None = None
-    types: tuple[str, ...] = ()
-    mentions: tuple[str, ...] = ()
-    licence: str | None = None
+    entity: str | None = None  # what it shows, by any name in any language, where known
+    types: tuple[str, ...] = ()  # the entity types that it may stand for
+    mentions: tuple[str, ...] = ()  # the names of what it shows, where known
+    licence: str | None = None  # as its origin states it
     author: str | None = None
     source: str | None = None
 
@@ -43,11 +31,9 @@ class ProvidedImage:
 class ImageProvider:
     """Where images come from: this one has none. Attributes and answers stay the same after ``prepare``.
 
-    Attributes:
-        name: on the command line.
-        natural: whether images belong to sentences: then their relation is not known, and none is drawn at random.
-        images: every image by its name, those that show no known entity included; in a fixed order.
-        counts: what happened in ``prepare``, for the record of the build: mentions asked, found, refused and why ...
+    ``natural``: images belong to sentences; then their relation is not known, and none is drawn at random.
+    ``images`` are in a fixed order. ``counts`` is for the record of the build: mentions asked, found, refused and
+    why ...
     """
 
     name = "none"
@@ -80,16 +66,10 @@ class ImageProvider:
         """Let go of files and connections; no call may follow."""
 
 
-def read_table(path: Path, needed: Sequence[str], columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The records of a user's table of images with their line, counted from 1.
+def read_table(path: Path, needed: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The records of a user's table of images with their line: JSONL if it is called so, else TSV.
 
-    Args:
-        path: JSONL if it is called so, else TSV with a header.
-        needed: the columns that a TSV must have.
-        columns: those that it may have, for messages.
-
-    Raises:
-        ValueError: a line is malformed; the message names it.
+    ``needed``: the columns that the header of a TSV must have. A malformed line is a ``ValueError`` that names it.
     """
     with path.open(encoding="utf-8-sig", newline="") as file:
         if path.suffix == ".jsonl":
@@ -98,19 +78,16 @@ def read_table(path: Path, needed: Sequence[str], columns: Sequence[str]) -> Ite
                     continue
                 try:
                     record = json.loads(line)
-                except ValueError as error:
-                    raise ValueError(f"{path}:{number}: {error}; expected a JSON object a line.") from None
+                except ValueError:
+                    record = None
                 if not isinstance(record, dict):
-                    raise ValueError(f"{path}:{number}: a {type(record).__name__} came; expected a JSON object.")
+                    raise ValueError(f"{path}:{number}: {line[:80]!r} came; expected a JSON object a line.")
                 yield number, record
             return
         rows = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
         names = rows.fieldnames or ()
-        if missing := [name for name in needed if name not in names]:
-            raise ValueError(
-                f"{path}: no column {', '.join(missing)} (columns: {', '.join(names) or 'none'}); expected "
-                f"{', '.join(columns)}, at least {', '.join(needed)}."
-            )
+        if not {*needed} <= {*names}:
+            raise ValueError(f"{path} has the columns {', '.join(names) or 'none'}; expected {', '.join(needed)}.")
         for record in rows:
             if None in record or None in record.values():
                 raise ValueError(f"{path}:{rows.line_num}: expected {len(names)} columns, as the header has.")

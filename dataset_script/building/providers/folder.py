@@ -28,13 +28,8 @@ class Folder(ImageProvider):
 
     Args:
         index: TSV with a header, or JSONL: ``file``, ``types`` and ``mentions`` (in TSV separated by ``;``, in JSONL
-            lists), and where known ``licence``, ``author``, ``source``. An image without mentions shows no known
-            entity: it may only be drawn as an unrelated image.
+            lists), and where known ``licence``, ``author``, ``source``. Only images with mentions are drawn.
         folder: the folder that the files are named in; by default ``images/`` beside the index, else the index's own.
-
-    Raises:
-        FileNotFoundError: the index or the folder is not there.
-        ValueError: a line of the index is malformed; the message names it.
     """
 
     name = "folder"
@@ -49,7 +44,7 @@ class Folder(ImageProvider):
         folder = Path(folder).expanduser() if folder else (beside if beside.is_dir() else index.parent)
         if not folder.is_dir():
             raise FileNotFoundError(f"--image_folder: {folder} is not a folder; expected that of the indexed images.")
-        for line, record in read_table(index, ("file", "types", "mentions"), COLUMNS):
+        for line, record in read_table(index, COLUMNS[:3]):
             image = _image(f"{index}:{line}", folder, record)
             if image.name in self.images:
                 raise ValueError(f"{index}:{line}: {image.name} came a second time; expected one line an image.")
@@ -87,19 +82,6 @@ class Folder(ImageProvider):
         """The images of a name, of its type."""
         names = self._showing.get(name_key(mention.surface), ())
         return [name for name in names if mention.type in self.images[name].types]
-
-
-def add_arguments(parser: Any) -> None:
-    """The options of this provider."""
-    parser.add_argument("--image_index", type=Path, help="TSV or JSONL of the images: " + ", ".join(COLUMNS))
-    parser.add_argument("--image_folder", type=Path, help="where they lie; images/ beside the index if left out")
-
-
-def from_arguments(arguments: Any, workspace: Path) -> Folder:
-    """The provider that the command line asks for."""
-    if arguments.image_index is None:
-        raise ValueError("--provider folder needs --image_index, the TSV or JSONL file that says what images show.")
-    return Folder(arguments.image_index, arguments.image_folder)
 
 
 def _image(place: str, folder: Path, record: dict[str, Any]) -> ProvidedImage:

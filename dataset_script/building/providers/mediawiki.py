@@ -13,17 +13,18 @@ from urllib.parse import quote
 
 from .fetching import Fetcher, Temporary
 
+WIKIPEDIA = "https://{lang}.wikipedia.org/w/api.php"
+WIKIDATA = "https://www.wikidata.org/w/api.php"
+COMMONS = "https://commons.wikimedia.org/w/api.php"
 BATCH = 50
 """Titles, or ids, a request: the most that clients without special rights may ask for."""
 MAX_TITLES_LENGTH = 6000
 """Characters of the titles of a request as they stand in the URL: servers refuse URLs of more than about 8,000."""
-MAX_LINKS = 500
 MAX_CONTINUATIONS = 200
 _BAD_TITLE = re.compile(r"[#<>\[\]{}|_\x00-\x1f\x7f\ufffd]|^:|^\s*$|%[0-9A-Fa-f]{2}|&[A-Za-z0-9]+;|^\.{1,2}$|~~~")
 _METADATA = ("LicenseShortName", "License", "UsageTerms", "Artist", "Credit", "NonFree")
 _NONE = {"missing": True}
-_PAGE_PROPS = {"ppprop": "wikibase_item|disambiguation"}
-COMMON = {"format": "json", "formatversion": "2", "maxlag": "5"}
+PARAMETERS = {"format": "json", "formatversion": "2", "maxlag": "5"}
 """Parameters of all requests: a server that lags more than five seconds says so, and is left alone for a while."""
 
 
@@ -55,50 +56,33 @@ def batches(values: Iterable[str], prefix: str = "") -> Iterator[list[str]]:
 class MediaWiki:
     """The three APIs, by the URLs of their ``api.php``, that of Wikipedia with ``{lang}`` in it."""
 
-    def __init__(self, fetcher: Fetcher, wikipedia: str, wikidata: str, commons: str):
-        if "{lang}" not in wikipedia:
-            raise ValueError(f"--wikipedia_api is {wikipedia!r}; expected a URL with {{lang}} in it.")
+    def __init__(self, fetcher: Fetcher, wikipedia: str = WIKIPEDIA, wikidata: str = WIKIDATA, commons: str = COMMONS):
         self._fetcher = fetcher
         self._wikipedia, self._wikidata, self._commons = wikipedia, wikidata, commons
 
     def pages(self, lang: str, titles: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """The pages of up to ``BATCH`` titles, redirects followed.
-
-        Returns:
-            title -> ``outcome`` (``page``, ``disambiguation``, or why there is none), ``title`` of the page, its
-            Wikidata ``item``, and the file name of its free ``image``.
+        """The pages of up to ``BATCH`` titles, redirects followed, by title: ``outcome`` (``page``,
+        ``disambiguation``, or why there is none), ``title``, its Wikidata ``item``, and the file name of its free
+        ``image``.
         """
-        asked = {"prop": "pageprops|pageimages", "piprop": "name", "pilicense": "free", "pilimit": str(BATCH)}
-        answer = self._query(self._wikipedia.format(lang=lang), titles, asked | _PAGE_PROPS)
+        asked = {"prop": "pageprops|pageimages", "ppprop": "wikibase_item|disambiguation"}
+        asked |= {"piprop": "name", "pilicense": "free", "pilimit": str(BATCH)}
+        answer = self._query(self._wikipedia.format(lang=lang), titles, asked)
         return {title: _page(page) for title in titles if (page := answer.find(title))}
 
-    def linked_items(self, lang: str, titles: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """The ``items`` of the articles that one page links to; ``None`` for more than ``MAX_LINKS`` links."""
-        asked = {"prop": "pageprops", "generator": "links", "gplnamespace": "0", "gpllimit": str(MAX_LINKS)}
-        answer = self._query(self._wikipedia.format(lang=lang), titles, asked | _PAGE_PROPS)
-        found = map(_page, answer.pages.values())
-        items = sorted({page["item"] for page in found if page["outcome"] == "page"})
-        return {titles[0]: {"items": None if answer.has_more_links else items}}
-
     def items(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """The items of up to ``BATCH`` ids, without values of deprecated rank.
-
-        Returns:
-            id -> the ``id`` that the item has now (``None`` for one that is gone), the ``classes`` that it is an
-            instance of (where none is stated, those that it is a subclass of), its ``parents`` (the classes that it is
-            a subclass of), and ``images``: file names on Commons, those of preferred rank first.
+        """The items of up to ``BATCH`` ids, without values of deprecated rank: the ``id`` that the item has now
+        (``None`` for one that is gone), the ``classes`` that it is an instance of (where none is stated, a subclass
+        of), its ``parents`` (the classes that it is a subclass of), and ``images``: files on Commons, preferred
+        rank first.
         """
         asked = {"action": "wbgetentities", "ids": "|".join(ids), "props": "claims"}
-        entities = self._fetcher.json(self._wikidata, COMMON | asked).get("entities") or {}
+        entities = self._fetcher.json(self._wikidata, PARAMETERS | asked).get("entities") or {}
         return {item_id: _item(entities[item_id]) for item_id in ids if item_id in entities}
 
     def files(self, width_px: int, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """The files of up to ``BATCH`` names, without their namespace, and thumbnails of a width.
-
-        Returns:
-            name -> ``problem`` (why there is nothing to fetch, or ``None``), ``url`` of the thumbnail, short name of
-            the ``licence``, ``author``, and the URL of the description ``page``.
-        """
+        """The files of up to ``BATCH`` names, without their namespace: ``problem`` (why there is nothing to fetch, or
+        ``None``), ``url`` of a thumbnail, short name of the ``licence``, ``author``, and URL of the ``page``."""
         asked = {"prop": "imageinfo", "iiprop": "url|size|mime|extmetadata", "iiurlwidth": str(width_px)}
         asked |= {"iiextmetadatalanguage": "en", "iiextmetadatafilter": "|".join(_METADATA)}
         answer = self._query(self._commons, [f"File:{name}" for name in names], asked)
@@ -106,14 +90,13 @@ class MediaWiki:
 
     def _query(self, url: str, titles: Sequence[str], params: dict[str, str]) -> "_Answer":
         result = _Answer()
-        asked = COMMON | {"action": "query", "redirects": "1", "titles": "|".join(titles)} | params
+        asked = PARAMETERS | {"action": "query", "redirects": "1", "titles": "|".join(titles)} | params
         continued: dict[str, str] = {}
         for _ in range(MAX_CONTINUATIONS):
             answer = self._fetcher.json(url, asked | continued)
             result.add(answer.get("query") or {})
             continued = {key: str(value) for key, value in (answer.get("continue") or {}).items()}
-            result.has_more_links = "gplcontinue" in continued
-            if not continued or result.has_more_links:
+            if not continued:
                 return result
         raise Temporary(f"{url} had not finished its answer after {MAX_CONTINUATIONS} parts")
 
@@ -126,7 +109,6 @@ class _Answer:
         self._to_section: set[str] = set()
         self._elsewhere: set[str] = set()
         self.pages: dict[str, dict[str, Any]] = {}
-        self.has_more_links = False
 
     def add(self, query: dict[str, Any]) -> None:
         for key in ("normalized", "converted", "redirects"):

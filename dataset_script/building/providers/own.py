@@ -29,12 +29,12 @@ class Own(ImageProvider):
         """Look up the image of every row."""
         self._folders = {name: ImageFolder(folder or stage.images / name) for name, folder in self._given.items()}
         indexed = self._index.images if self._index else {}
-        for row in stage.read():
+        for row in stage.rows:
             name, found = self._find(row)
             if row.image is None:
                 self.counts["rows that name no image"] += 1
             elif found.path is None:
-                self.counts["rows whose image is missing or does not open"] += 1
+                self.counts["rows whose image is missing"] += 1
             else:
                 self.counts["rows with an image"] += 1
                 image = indexed.get(found.name) or ProvidedImage(name, found.path)
@@ -52,6 +52,6 @@ class Own(ImageProvider):
         return {name: None} if found.path else {}
 
     def _find(self, row: StagedRow) -> tuple[str, FoundImage]:
-        found = FoundImage("") if row.image is None else self._folders[row.source].find(row.image)
+        found = FoundImage("") if row.image is None else self._folders[row.source].locate(row.image)
         # Two sources may each have a 1.jpg.
         return (found.name if len(self._folders) == 1 else f"{row.source}/{found.name}"), found

@@ -1,14 +1,13 @@
 """Images that rows name by URL, as the sets do that may not pass on the images themselves."""
 
 import logging
-from collections import Counter
 from pathlib import Path
 from typing import Any
 from urllib.request import getproxies
 
 from ..stage import Mention, Stage, StagedRow
 from .base import ImageProvider, ProvidedImage, read_table
-from .fetching import LIMITS, Fetcher, Limits, Politeness, politeness_of
+from .fetching import Fetcher, Politeness
 from .workspace import IMAGES, Workspace
 
 logger = logging.getLogger(__name__)
@@ -22,19 +21,13 @@ class Urls(ImageProvider):
     """The provider of images by URL. The image of a row belongs to the whole row.
 
     A run that was killed goes on where it was. URLs without an answer are asked again by the next run. Only public
-    addresses are asked, and directly, whatever proxies the environment names.
+    addresses are asked, without proxies.
 
     Args:
-        workspace: a folder of this provider's own; it is made where there is none.
+        workspace: a folder of this provider's own (``FileExistsError`` if it holds other files).
         contact: as for ``user_agent``.
         table: TSV with a header, or JSONL: ``id`` of the row and ``url``, and where known ``licence``, ``author``,
             ``source``. Rows that are not in the set are passed over. A URL that a row carries itself goes first.
-        politeness, limits: how hard servers are pressed, and the largest image that is taken.
-
-    Raises:
-        FileExistsError: the workspace holds files, and is not one of this provider.
-        FileNotFoundError: the table is not there.
-        ValueError: an option makes no sense.
     """
 
     name = "urls"
@@ -45,7 +38,6 @@ class Urls(ImageProvider):
         contact: str | None,
         table: Path | None = None,
         politeness: Politeness = PATIENCE,
-        limits: Limits = LIMITS,
     ):
         super().__init__()
         self._table = Path(table).expanduser() if table else None
@@ -55,7 +47,6 @@ class Urls(ImageProvider):
             )
         if proxies := sorted(getproxies().keys() & {"http", "https", "all"}):
             logger.warning("The proxies for %s are not used: rows may name any host.", ", ".join(proxies))
-        self._limits = limits
         self._work = Workspace(workspace, "workspace of urls", Fetcher(contact, politeness, public_only=True))
         self._urls: dict[str, str] = {}  # by row id
 
@@ -65,11 +56,9 @@ class Urls(ImageProvider):
         Raises:
             ValueError: a line of the table is malformed; the message names it.
         """
-        self._work.begin()
-        self.counts = Counter()
-        given = {row.id: (row.image_url or "").strip() for row in stage.read()}
+        given = {row.id: (row.image_url or "").strip() for row in stage.rows}
         facts: dict[str, list[Any]] = {row_id: [url, None, None, None] for row_id, url in given.items() if url}
-        for line, record in read_table(self._table, ("id", "url"), COLUMNS) if self._table else ():
+        for line, record in read_table(self._table, COLUMNS[:2]) if self._table else ():
             row_id, url = record.get("id"), record.get("url")
             if not (isinstance(row_id, str | int) and str(row_id) and isinstance(url, str) and url.strip()):
                 raise ValueError(
@@ -81,8 +70,7 @@ class Urls(ImageProvider):
                 self.counts["lines of the table for no row of the set"] += 1
         self._urls = {row_id: url for row_id, (url, *_) in facts.items()}
         urls = sorted(set(self._urls.values()))
-        self._work.download(dict(zip(urls, urls, strict=True)), self._limits)
-        self.images.clear()
+        self._work.download(dict(zip(urls, urls, strict=True)))
         self.counts.update({"rows": len(given), "rows that name an image": len(facts), "rows with an image": 0})
         for row_id, (url, licence, author, source) in sorted(facts.items()):
             if name := self._name(row_id):
@@ -104,13 +92,3 @@ class Urls(ImageProvider):
 
     def _name(self, row_id: str) -> str | None:
         return (self._work.get(IMAGES, self._urls.get(row_id, "")) or {}).get("name")
-
-
-def add_arguments(parser: Any) -> None:
-    """The options of this provider."""
-    parser.add_argument("--image_urls", type=Path, help="TSV or JSONL of the images' URLs: " + ", ".join(COLUMNS))
-
-
-def from_arguments(arguments: Any, workspace: Path) -> Urls:
-    """The provider that the command line asks for."""
-    return Urls(workspace / "urls", arguments.contact, arguments.image_urls, politeness_of(arguments, PATIENCE))

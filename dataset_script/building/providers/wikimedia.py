@@ -13,17 +13,21 @@ import yaml
 
 from ..stage import Mention, Stage
 from .base import ImageProvider, ProvidedImage
-from .fetching import LIMITS, POLITE, Fetcher, Limits, Politeness, politeness_of
+from .fetching import POLITE, Fetcher, Politeness
 from .mediawiki import MediaWiki, batches, title_of
 from .workspace import IMAGES, Workspace
 
 logger = logging.getLogger(__name__)
 
-WIKIPEDIA = "https://{lang}.wikipedia.org/w/api.php"
-WIKIDATA = "https://www.wikidata.org/w/api.php"
-COMMONS = "https://commons.wikimedia.org/w/api.php"
-CLASSES = Path(__file__).with_name("wikidata_classes.yaml")
-LICENCES = Path(__file__).with_name("licences.yaml")
+_HERE = Path(__file__).parent
+CLASSES = yaml.safe_load((_HERE / "wikidata_classes.yaml").read_text(encoding="utf-8"))
+"""Entity type -> ``roots`` and ``not``, each class id -> name."""
+LICENCES = [
+    re.compile(pattern, re.IGNORECASE)
+    for entry in yaml.safe_load((_HERE / "licences.yaml").read_text(encoding="utf-8"))
+    for pattern in entry["patterns"]
+]
+"""The licences under which an image is kept: a pattern must match the whole name, as its origin gives it."""
 SIZE_PX = 500
 """Width of the images. Wikimedia serves 20, 40, 60, 120, 250, 330, 500, 960, 1280, ... and rounds others up."""
 MAX_DEPTH = 12
@@ -34,58 +38,25 @@ FOUND, FAILED = "found", "no answer"
 _UNKNOWN = "?"
 
 
-class AllowList:
-    """The licences under which an image is kept; ``path``: YAML, a list of ``licence`` (a name) and ``patterns``."""
-
-    def __init__(self, path: Path = LICENCES):
-        try:
-            entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-            patterns = [pattern for entry in entries for pattern in entry["patterns"]]
-            self._patterns = [re.compile(pattern, re.IGNORECASE) for pattern in patterns]
-        except (TypeError, KeyError, re.error) as error:
-            raise ValueError(
-                f"--allowed_licences: {path}: {error!r}; expected a list of mappings with licence and patterns."
-            ) from None
-
-    def allows(self, licence: str) -> bool:
-        """Whether a licence, named as its origin names it, is on the list."""
-        return any(pattern.fullmatch(licence.strip()) for pattern in self._patterns)
-
-
 class Taxonomy:
     """Which entity types a Wikidata item agrees with, by its classes and the classes above them (P279*).
 
     Args:
-        path: YAML: for each type ``roots`` and ``not``, mappings from class id to its name.
         parents: from a class to those it is a subclass of, or to ``None`` where that is not known.
         max_depth: steps up from a class of an item.
     """
 
-    def __init__(self, path: Path, parents: Callable[[str], Iterable[str] | None], max_depth: int = MAX_DEPTH):
-        try:
-            types = yaml.safe_load(path.read_text(encoding="utf-8"))
-            self.types = {kind: ({*entry["roots"]}, {*(entry.get("not") or ())}) for kind, entry in types.items()}
-            self._marked = {name for both in self.types.values() for part in both for name in part}
-            if wrong := [name for name in self._marked if not re.fullmatch(r"Q\d+", str(name))]:
-                raise TypeError(f"{wrong[0]!r} is not the id of a class, like Q5")
-        except (TypeError, KeyError, AttributeError) as error:
-            raise ValueError(
-                f"--wikidata_classes: {path}: {error!r}; expected roots and not, mappings by class id, for each type."
-            ) from None
+    def __init__(self, parents: Callable[[str], Iterable[str] | None], max_depth: int = MAX_DEPTH):
+        self._marked = {name for entry in CLASSES.values() for part in entry.values() for name in part} | {_UNKNOWN}
         self._parents, self._max_depth = parents, max_depth
         self._above: dict[str, set[str]] = {}
 
     def agrees(self, classes: Iterable[str], kind: str) -> bool | None:
         """Whether an item of these classes may stand for an entity of the type ``kind``; ``None``: not known."""
-        roots, others = self.types[kind]
         above = {mark for name in classes for mark in self._marks(name)}
-        if above & others:
+        if above & CLASSES[kind]["not"].keys():
             return False
-        return None if _UNKNOWN in above else bool(above & roots)
-
-    def forget(self) -> None:
-        """Ask ``parents`` anew."""
-        self._above.clear()
+        return None if _UNKNOWN in above else bool(above & CLASSES[kind]["roots"].keys())
 
     def _marks(self, name: str) -> set[str]:
         if name not in self._above:
@@ -95,7 +66,7 @@ class Taxonomy:
                 seen |= {_UNKNOWN} if None in found else set()
                 level = {parent for parents in found for parent in parents or ()} - seen
                 seen |= level
-            self._above[name] = seen & (self._marked | {_UNKNOWN})
+            self._above[name] = seen & self._marked
         return self._above[name]
 
 
@@ -103,24 +74,12 @@ class Wikimedia(ImageProvider):
     """The provider of images from Wikimedia Commons.
 
     A name is looked up as a title in the Wikipedia of its language. The item of the page must agree with the entity
-    type; of a disambiguation page exactly one of the articles that it links to must. The image is the item's (P18,
-    those of preferred rank first), else the page's free one, whichever first has a licence that is allowed.
+    type. The image is the item's (P18, those of preferred rank first), else the page's free one, whichever first
+    has a licence that is allowed.
 
-    All that was answered or downloaded is in ``workspace`` as soon as it came, so a run that was killed goes on where
-    it was. Questions that got no answer are counted, and asked again by the next run.
-
-    Args:
-        workspace: a folder of this provider's own; it is made where there is none.
-        contact: as for ``user_agent``.
-        size_px: width of the images.
-        max_mentions: only that many names are looked up, the most frequent ones; all if left out.
-        politeness, limits: how hard servers are pressed, and the largest image that is taken.
-        classes, licences: YAML files in place of ``wikidata_classes.yaml`` and ``licences.yaml``.
-        wikipedia, wikidata, commons: the URLs of ``api.php``, that of Wikipedia with ``{lang}`` in it.
-
-    Raises:
-        FileExistsError: the workspace holds files, and is not one of this provider.
-        ValueError: an option makes no sense.
+    All that was answered or downloaded is in ``workspace``, a folder of this provider's own, as soon as it came, so
+    a run that was killed goes on where it was. Questions that got no answer are counted, and asked again by the
+    next run. ``max_mentions``: only that many names are looked up, the most frequent ones.
     """
 
     name = "wikimedia"
@@ -130,25 +89,14 @@ class Wikimedia(ImageProvider):
         self,
         workspace: Path,
         contact: str | None,
-        size_px: int = SIZE_PX,
         max_mentions: int | None = None,
         politeness: Politeness = POLITE,
-        limits: Limits = LIMITS,
-        classes: Path = CLASSES,
-        licences: Path = LICENCES,
-        wikipedia: str = WIKIPEDIA,
-        wikidata: str = WIKIDATA,
-        commons: str = COMMONS,
     ):
         super().__init__()
-        if size_px < 1:
-            raise ValueError(f"--image_size is {size_px}; expected the width of the images in pixels.")
-        self._size_px, self._max_mentions, self._limits = size_px, max_mentions, limits
-        self._files_kind = f"files of {size_px} px"
-        self._licences = AllowList(licences)
-        self._taxonomy = Taxonomy(classes, self._parents)
+        self._max_mentions = max_mentions
+        self._taxonomy = Taxonomy(self._parents)
         fetcher = Fetcher(contact, politeness)
-        self._wiki = MediaWiki(fetcher, wikipedia, wikidata, commons)
+        self._wiki = MediaWiki(fetcher)
         self._work = Workspace(workspace, "workspace of wikimedia", fetcher, MAX_FAILURES_IN_A_ROW)
         self._entities: dict[Mention, str] = {}
         self._showing: dict[Mention, str] = {}
@@ -159,35 +107,29 @@ class Wikimedia(ImageProvider):
         Raises:
             ConnectionError: request after request failed. What came before is kept for the next run.
         """
-        self._work.begin()
-        self._taxonomy.forget()
         outcomes: dict[Mention, str] = {}
         titles: dict[Mention, str] = {}
         for mention in islice(stage.mentions(), self._max_mentions):
             title = title_of(mention.surface)
-            if mention.type not in self._taxonomy.types:
+            if mention.type not in CLASSES:
                 outcomes[mention] = "type without classes"
             elif title is None:
                 outcomes[mention] = "not a title"
             else:
                 titles[mention] = title
-        self._ask_pages(titles)
-        self._ask_items({item_id for mention, title in titles.items() for item_id in self._linked(mention, title)[1]})
+        pages = self._ask_pages(titles)
+        self._ask_items({page["item"] for page in pages.values() if page["outcome"] == "page"})
         items: dict[Mention, str] = {}
         files: dict[str, list[str]] = {}  # of each item: its images, then those of its pages
-        page_images: set[tuple[str, str, str]] = set()
-        for mention, title in titles.items():
-            outcomes[mention], item = self._item(mention, title)
+        for mention, page in pages.items():
+            outcomes[mention], item = self._item(mention, page)
             if item:
                 items[mention] = item["id"]
-                files.setdefault(item["id"], item["images"])
-                page = self._work.get(f"titles in {mention.lang}", title)
-                if page["outcome"] == "page" and page["image"]:
-                    page_images.add((mention.lang, page["image"], item["id"]))
-        for _, image, item_id in sorted(page_images):
-            files[item_id] = [*files[item_id], image]
-        ask, batched = partial(self._wiki.files, self._size_px), partial(batches, prefix="File:")
-        self._work.ask(self._files_kind, sorted({file for names in files.values() for file in names}), ask, batched)
+                own = files.setdefault(item["id"], item["images"])
+                if page["image"] and page["image"] not in own:
+                    own.append(page["image"])
+        wanted = sorted({file for names in files.values() for file in names})
+        self._work.ask("files", wanted, partial(self._wiki.files, SIZE_PX), partial(batches, prefix="File:"))
         chosen, refused = self._choose(files)
         outcomes |= {mention: chosen[item_id][0] for mention, item_id in items.items()}
         self._note(items, chosen)
@@ -215,25 +157,12 @@ class Wikimedia(ImageProvider):
         item = self._work.get("items", name)
         return item and item["parents"]
 
-    def _ask_pages(self, titles: dict[Mention, str]) -> None:
+    def _ask_pages(self, titles: dict[Mention, str]) -> dict[Mention, dict[str, Any]]:
         for lang in sorted({mention.lang for mention in titles}):
             asked = sorted({title for mention, title in titles.items() if mention.lang == lang})
             self._work.ask(f"titles in {lang}", asked, partial(self._wiki.pages, lang), batches)
-            pages = (self._work.get(f"titles in {lang}", title) for title in asked)
-            ambiguous = sorted({page["title"] for page in pages if page and page["outcome"] == "disambiguation"})
-            self._work.ask(f"links in {lang}", ambiguous, partial(self._wiki.linked_items, lang))
-
-    def _linked(self, mention: Mention, title: str) -> tuple[str, list[str]]:
-        """The items that a name may stand for, and the outcome where none of them agrees with its type."""
-        page = self._work.get(f"titles in {mention.lang}", title) or {"outcome": FAILED}
-        if page["outcome"] == "page":
-            return "item of another class", [page["item"]]
-        if page["outcome"] != "disambiguation":
-            return page["outcome"], []
-        links = self._work.get(f"links in {mention.lang}", page["title"])
-        if links is None:
-            return FAILED, []
-        return ("ambiguous", []) if links["items"] is None else ("disambiguation without a match", links["items"])
+        found = {mention: self._work.get(f"titles in {mention.lang}", title) for mention, title in titles.items()}
+        return {mention: page or {"outcome": FAILED} for mention, page in found.items()}
 
     def _ask_items(self, ids: set[str]) -> None:
         """Ask for items, then for their classes and the classes above these, level by level."""
@@ -245,20 +174,15 @@ class Wikimedia(ImageProvider):
             seen |= level
             level = {parent for name in level for parent in self._parents(name) or ()} - seen
 
-    def _item(self, mention: Mention, title: str) -> tuple[str, dict[str, Any] | None]:
-        """The outcome of a name, and the one item that agrees with its type."""
-        otherwise, ids = self._linked(mention, title)
-        found = {}
-        for item_id in ids:
-            item = self._work.get("items", item_id)
-            agrees = self._taxonomy.agrees(item["classes"], mention.type) if item else None
-            if agrees is None:
-                return FAILED, None
-            if agrees:
-                found[item["id"]] = item
-        if len(found) > 1:
-            return "ambiguous", None
-        return (FOUND, *found.values()) if found else (otherwise, None)
+    def _item(self, mention: Mention, page: dict[str, Any]) -> tuple[str, dict[str, Any] | None]:
+        """The outcome of a name, and the item of its page if that agrees with its type."""
+        if page["outcome"] != "page":
+            return page["outcome"], None
+        item = self._work.get("items", page["item"])
+        agrees = self._taxonomy.agrees(item["classes"], mention.type) if item else None
+        if agrees is None:
+            return FAILED, None
+        return (FOUND, item) if agrees else ("item of another class", None)
 
     def _choose(self, files: dict[str, list[str]]) -> tuple[dict[str, tuple[str, str | None]], dict[str, str]]:
         """Find the first usable file of each item, and download it.
@@ -272,28 +196,24 @@ class Wikimedia(ImageProvider):
             wanted = sorted({file for outcome, file in chosen.values() if file and outcome != FOUND})
             if not wanted:
                 return chosen, refused
-            urls = {self._image_key(file): self._work.get(self._files_kind, file)["url"] for file in wanted}
-            self._work.download(urls, self._limits)
+            urls = {file: self._work.get("files", file)["url"] for file in wanted}
+            self._work.download(urls)
 
     def _choice(self, files: list[str], refused: dict[str, str]) -> tuple[str, str | None]:
         """The outcome of an item and its file; the outcome is empty while that is not downloaded."""
         for file in files:
-            key = self._image_key(file)
-            facts, image = self._work.get(self._files_kind, file), self._work.get(IMAGES, key) or {}
-            if facts is None or (IMAGES, key) in self._work.failed:
+            facts, image = self._work.get("files", file), self._work.get(IMAGES, file) or {}
+            if facts is None or (IMAGES, file) in self._work.failed:
                 return FAILED, None
             cause = facts["problem"] or image.get("refused")
             if facts["licence"] is None:
                 cause = cause or "no licence stated"
-            elif not self._licences.allows(facts["licence"]):
+            elif not any(pattern.fullmatch(facts["licence"].strip()) for pattern in LICENCES):
                 cause = cause or "licence not allowed"
             if not cause:
                 return (FOUND if image else ""), file
             refused[file] = cause
         return ("item whose images are refused" if files else "item without an image"), None
-
-    def _image_key(self, file: str) -> str:
-        return f"{file}\n{self._size_px}"
 
     def _note(self, items: dict[Mention, str], chosen: dict[str, tuple[str, str | None]]) -> None:
         """Say of each name which entity and image it stands for."""
@@ -303,7 +223,7 @@ class Wikimedia(ImageProvider):
                 named.setdefault(file, []).append(mention)
         self._entities, self._showing, images = dict(items), {}, []
         for file, mentions in named.items():
-            name, facts = self._work.get(IMAGES, self._image_key(file))["name"], self._work.get(self._files_kind, file)
+            name, facts = self._work.get(IMAGES, file)["name"], self._work.get("files", file)
             # Names whose items share an image are one entity, as far as the image tells.
             entity = min(items[mention] for mention in mentions)
             self._entities.update(dict.fromkeys(mentions, entity))
@@ -313,29 +233,3 @@ class Wikimedia(ImageProvider):
             origin = (facts["licence"], facts["author"], facts["page"])
             images.append(ProvidedImage(name, self._work.images / name, *shown, *origin))
         self.images = {image.name: image for image in sorted(images, key=lambda image: image.name)}
-
-
-def add_arguments(parser: Any) -> None:
-    """The options of this provider."""
-    parser.add_argument("--image_size", type=int, default=SIZE_PX, help="width of the images in pixels (%(default)s)")
-    parser.add_argument("--max_mentions", type=int, help="look up only so many names, the most frequent ones")
-    parser.add_argument("--wikidata_classes", type=Path, default=CLASSES, help="YAML: the classes of each entity type")
-    parser.add_argument("--allowed_licences", type=Path, default=LICENCES, help="YAML: the licences that are taken")
-    for name, url in (("wikipedia", WIKIPEDIA), ("wikidata", WIKIDATA), ("commons", COMMONS)):
-        parser.add_argument(f"--{name}_api", default=url, help="URL of its API (%(default)s)")
-
-
-def from_arguments(arguments: Any, workspace: Path) -> Wikimedia:
-    """The provider that the command line asks for."""
-    return Wikimedia(
-        workspace / "wikimedia",
-        arguments.contact,
-        size_px=arguments.image_size,
-        max_mentions=arguments.max_mentions,
-        politeness=politeness_of(arguments),
-        classes=arguments.wikidata_classes,
-        licences=arguments.allowed_licences,
-        wikipedia=arguments.wikipedia_api,
-        wikidata=arguments.wikidata_api,
-        commons=arguments.commons_api,
-    )

@@ -4,19 +4,16 @@ import json
 import logging
 import math
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from tqdm.auto import tqdm
 
 from ...files import claim
-from .fetching import Fetcher, Limits, Refused, Temporary
-
-T = TypeVar("T")
-R = TypeVar("R")
+from .fetching import Fetcher, Refused, Temporary
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +25,6 @@ class Workspace:
 
     Args:
         folder: of one provider, by ``kind``, as for ``claim``.
-        fetcher: fetches what is not there.
         max_failures_in_a_row: requests that fail one after the other before a run gives up.
     """
 
@@ -44,11 +40,6 @@ class Workspace:
         )
         self.failed: set[tuple[str, str]] = set()
         """Kind and key of the questions of this run that got no answer; the next run asks them again."""
-        self._in_a_row = 0
-
-    def begin(self) -> None:
-        """Begin a run: forget the failures of the one before."""
-        self.failed.clear()
         self._in_a_row = 0
 
     def get(self, kind: str, key: str) -> Any:
@@ -69,21 +60,25 @@ class Workspace:
     ) -> None:
         """Ask the questions of a kind that have no answer yet, and keep each answer as soon as it comes.
 
-        Args:
-            function: asks a batch, in another thread; it raises ``Temporary`` or ``Refused`` where it gets no answer.
-            batched: makes batches of keys.
-
-        Raises:
-            ConnectionError: too many requests failed in a row. What came before is kept.
+        ``function`` asks a batch, in another thread; it raises ``Temporary`` or ``Refused`` where it gets no
+        answer. Too many of these in a row raise ``ConnectionError``.
         """
         asked = [key for key in dict.fromkeys(keys) if self.get(kind, key) is None and (kind, key) not in self.failed]
-        with tqdm(total=len(asked), desc=kind, disable=None) as bar:
-            for batch, answers, error in in_parallel(function, batched(asked), self.fetcher.politeness.workers):
-                rows = [(kind, key, json.dumps(answer)) for key, answer in (answers or {}).items()]
+        pool = ThreadPoolExecutor(self.fetcher.politeness.workers)
+        try:
+            futures = {pool.submit(function, batch): batch for batch in batched(asked)}
+            for future in tqdm(as_completed(futures), kind, len(futures), disable=None):
+                answers: Mapping[str, Any] = {}
+                error = None
+                try:
+                    answers = future.result()
+                except (Temporary, Refused) as reason:
+                    error = reason
+                rows = [(kind, key, json.dumps(answer)) for key, answer in answers.items()]
                 self._database.execute("BEGIN")
                 self._database.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", rows)
                 self._database.execute("COMMIT")
-                if missing := [key for key in batch if key not in (answers or ())]:
+                if missing := [key for key in futures[future] if key not in answers]:
                     self.failed.update((kind, key) for key in missing)
                     logger.warning("No answer for %d %s: %s", len(missing), kind, error or "not mentioned")
                 self._in_a_row = self._in_a_row + 1 if error else 0
@@ -92,16 +87,17 @@ class Workspace:
                         f"{self._in_a_row} requests in a row failed, the last with: {error}. What was answered before "
                         "is kept: run the same command again when the servers can be reached."
                     ) from error
-                bar.update(len(batch))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
-    def download(self, urls: Mapping[str, str], limits: Limits) -> None:
+    def download(self, urls: Mapping[str, str]) -> None:
         """Download images by key; ``get(IMAGES, key)`` then has the ``name`` of a file, or why it is ``refused``."""
 
         def fetch(keys: Sequence[str]) -> dict[str, dict[str, str]]:
             (key,) = keys
             try:
                 stem = sha256(key.encode()).hexdigest()[:24]
-                return {key: {"name": self.fetcher.image(urls[key], self.images, stem, limits).name}}
+                return {key: {"name": self.fetcher.image(urls[key], self.images, stem).name}}
             except Refused as error:
                 if error.cause in ("HTTP 401", "HTTP 403"):  # this client is refused, not the image
                     raise
@@ -113,29 +109,3 @@ class Workspace:
         """Close the database and all connections."""
         self.fetcher.close()
         self._database.close()
-
-
-def in_parallel(
-    function: Callable[[T], R], items: Iterable[T], workers: int
-) -> Iterator[tuple[T, R | None, Temporary | Refused | None]]:
-    """Each item with what ``function`` made of it, or with the error that it raised, in the order of completion.
-
-    ``items`` is read as it is needed, a few ahead.
-    """
-    items = iter(items)
-    pending: dict[Future[R], T] = {}
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="fetch")
-    try:
-        while True:
-            while len(pending) < 2 * workers and (item := next(items, None)) is not None:
-                pending[pool.submit(function, item)] = item
-            if not pending:
-                return
-            for future in wait(pending, return_when=FIRST_COMPLETED).done:
-                item, error = pending.pop(future), future.exception()
-                if isinstance(error, Temporary | Refused):
-                    yield item, None, error
-                else:
-                    yield item, future.result(), None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,14 +1,12 @@
 """Published predictions: they are read as they were written, and scored against the sentences and the tables."""
 
 import itertools
-import json
 import random
 
 import pytest
 
 from benchmarks.accuracy import predictions
 from benchmarks.accuracy.predictions import publish, read, with_gold
-from mmner.entity_f1 import entity_scores
 
 TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 
@@ -25,7 +23,7 @@ def made_run(seed, columns=3, sentences=30):
             tag if not tag.startswith("I-") or before[2:] == tag[2:] else f"B-{tag[2:]}"  # IOB2
             for before, tag in itertools.pairwise(["O", *tags])
         ]
-        for column in list(predictions.SCORES)[:columns]:
+        for column in list(predictions.COLUMNS)[:columns]:
             row[column] = [tag if rng.random() < 0.7 else rng.choice(TAGS) for tag in row["ner_tags"]]
         rows.append(row)
     return rows
@@ -34,7 +32,7 @@ def made_run(seed, columns=3, sentences=30):
 def test_predictions_come_back_without_the_sentences(tmp_path):
     path, runs = tmp_path / "set.npz", {("own", 1): made_run(1), ("text", 1): made_run(2, columns=1)}
     publish(path, runs)
-    known = {run: [{name: row[name] for name in ("id", *predictions.SCORES) if name in row} for row in rows]
+    known = {run: [{name: row[name] for name in ("id", *predictions.COLUMNS) if name in row} for row in rows]
              for run, rows in runs.items()}  # fmt: skip
     assert read(path) == known
     assert with_gold(read(path)["own", 1], runs["own", 1]) == runs["own", 1]
@@ -51,31 +49,3 @@ def test_predictions_of_other_sentences_are_refused(tmp_path, others):
         with_gold(read(path)["own", 1], others)
     with pytest.raises(ValueError, match="own, seed 2: .* expected the same as the others"):
         publish(path, {("own", 2): others})
-
-
-def test_published_runs_are_scored_and_compared_with_the_tables(tmp_path, monkeypatch, capsys):
-    rows = made_run(1)
-    (tmp_path / "data").mkdir()
-    lines = [json.dumps({name: row[name] for name in ("id", "tokens", "ner_tags", "lang")}) for row in rows]
-    (tmp_path / "data" / "test.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    monkeypatch.setattr(predictions, "RESULTS", tmp_path)
-    monkeypatch.setattr("sys.argv", ["predictions.py", f"toy={tmp_path / 'data'}"])
-    publish(tmp_path / "predictions" / "toy.npz", {("system", 1): rows})
-    gold = [row["ner_tags"] for row in rows]
-    scores = {
-        name: round(entity_scores(gold, [row[column] for row in rows])["f1"], 5)
-        for column, name in predictions.SCORES.items()
-    }
-
-    def code(file):
-        facts = [{"data": "toy", "runs": [{"system": "system", "seed": 1, "scores": scores}]}]
-        (tmp_path / file).write_text(json.dumps(facts), encoding="utf-8")
-        with pytest.raises(SystemExit) as ended:
-            predictions.main()
-        return ended.value.code
-
-    assert code("accuracy.json") == 0
-    scores["test_text_only_f1"] += 0.001
-    assert code("ablations.json") == 1  # one of two tables is wrong
-    said = capsys.readouterr().out
-    assert said.count("but the tables say") == 1 and "test_text_only_f1" in said

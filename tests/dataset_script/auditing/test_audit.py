@@ -4,7 +4,6 @@ import argparse
 import json
 import random
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +15,6 @@ from dataset_script.auditing.image_kinds import features, predictability
 from dataset_script.auditing.overlap import overlaps
 from dataset_script.publishing.parquet import write_parquet
 
-SHARED = Path(__file__).parents[4] / "shared" / "data"
 WORDS = [first + second for first in ("ba", "do", "ke", "li", "mu", "pa", "ro") for second in ("n", "rt", "lis", "vo")]
 
 
@@ -63,16 +61,16 @@ def test_a_re_split_that_trains_on_another_sets_test_is_found(official, tmp_path
     imgid(tmp_path / "resplit" / "valid.txt", rows[20:23])
     imgid(tmp_path / "resplit" / "test.txt", rows[33:] + rows[:5])
     report = audit(tmp_path / "resplit", folder)
-    assert report.leaks
+    assert lines(report, "LEAK")
     for kind in ("sentences", "images"):
         leak = found(report, kind, "official/test", "resplit/train")
         assert (leak.items, leak.exact, leak.near, leak.rows) == (7, 7, 0, 10)
         assert found(report, kind, "resplit/test", "official/train").exact == 5
         assert found(report, kind, "resplit/test", "resplit/train") is None
     leaks = lines(report, "LEAK")
-    assert "7 images in official/test occur in resplit/train (7 of 10 rows, 70.0%)." in leaks
-    assert "7 sentences in official/test occur in resplit/train (7 of 10 rows, 70.0%)." in leaks
-    assert "5 images in resplit/test occur in official/train (5 of 8 rows, 62.5%)." in leaks
+    assert "7 images of official/test in resplit/train (7 of 10 rows, 70.0%)." in leaks
+    assert "7 sentences of official/test in resplit/train (7 of 10 rows, 70.0%)." in leaks
+    assert "5 images of resplit/test in official/train (5 of 8 rows, 62.5%)." in leaks
     assert len(leaks) == 4
     example = found(report, "sentences", "official/test", "resplit/train").examples[0]
     assert example.count("17_06_26: " + " ".join(rows[26][1])) == 2
@@ -81,7 +79,7 @@ def test_a_re_split_that_trains_on_another_sets_test_is_found(official, tmp_path
 
 def test_a_clean_dataset_is_called_clean(official):
     report = audit(official[0])
-    assert not report.leaks and report.overlaps == []
+    assert not lines(report, "LEAK") and report.overlaps == []
     assert lines(report, "FINE") == [
         "No sentence and no image of a test or validation set occurs in what comes before it.",
         "All rows of official are well-formed IOB2.",
@@ -92,7 +90,7 @@ def test_the_same_folder_twice_is_told_apart(official):
     report = audit(official[0], official[0])
     assert report.datasets == ["A:official", "B:official"]
     assert found(report, "sentences", "A:official/test", "B:official/test").exact == 10
-    assert not report.leaks
+    assert not lines(report, "LEAK")
 
 
 def test_nearly_the_same_sentences_across_splits(tmp_path):
@@ -106,27 +104,26 @@ def test_nearly_the_same_sentences_across_splits(tmp_path):
     assert (leak.items, leak.exact, leak.near) == (2, 1, 1)
     within = found(report, "sentences", "d/train", "d/train")
     assert (within.items, within.exact) == (1, 2)
-    assert "1 sentence occurs more than once in d/train (2 of 3 rows, 66.7%)." in lines(report, "NOTE")
+    assert "1 sentence of d/train more than once (2 of 3 rows, 66.7%)." in lines(report, "NOTE")
 
 
 def test_labels_slips_and_malformed_rows_are_counted_before_repair(tmp_path):
-    good = ["B-PER", "O", "B-LOC"]
+    tags = [
+        ("de", ["B-PER", "O", "B-LOC"]), ("de", ["I-PER", "O", "I-LOC"]), ("fr", ["B-PER", "I-LOC", "O"]),
+        ("fr", ["O", "O"]), ("fr", ["O", "PER", "O"]), ("fr", ["O", "O", "O"]),
+    ]  # fmt: skip
     rows = [
-        {"id": "1", "lang": "de", "tokens": sentence(1, 3), "ner_tags": good},
-        {"id": "2", "lang": "de", "tokens": sentence(2, 3), "ner_tags": ["I-PER", "O", "I-LOC"]},
-        {"id": "3", "lang": "fr", "tokens": sentence(3, 3), "ner_tags": ["B-PER", "I-LOC", "O"]},
-        {"id": "4", "lang": "fr", "tokens": sentence(4, 3), "ner_tags": ["O", "O"]},
-        {"id": "5", "lang": "fr", "tokens": sentence(5, 3), "ner_tags": ["O", "PER", "O"]},
-        {"id": "6", "lang": "fr", "tokens": sentence(6, 3), "ner_tags": ["O", "O", "O"]},
+        {"id": str(number), "lang": lang, "tokens": sentence(number, 3), "ner_tags": mine}
+        for number, (lang, mine) in enumerate(tags)
     ]
     jsonl(tmp_path / "d" / "train.jsonl", rows)
     report = audit(tmp_path / "d")
     german, french = report.counts
     assert (german.lang, german.rows, german.tokens, german.entities) == ("de", 2, 6, {"PER": 2, "LOC": 2})
-    assert (german.slips, german.slip_rows, french.slips) == (2, 1, 1)
+    assert (german.slips, french.slips) == (2, 1)
     assert (french.rows, french.without_entity, french.entities) == (2, 1, {"PER": 1, "LOC": 1})
     assert french.malformed == {"length mismatch": 1, "not IOB2": 1}
-    assert "3 tags of d break IOB2: an I-X begins an entity (2 rows, 50.0%)." in lines(report, "WARNING")
+    assert "3 tags of d break IOB2: an I-X begins an entity." in lines(report, "WARNING")
     text = markdown(report)
     assert "| d/train | de | 2 | 6 | 4 | 0 | 0 | 0 | 2 | 0 |" in text
     assert "| d/train | fr | 1 (50%) | 1 (50%) |" in text
@@ -175,7 +172,7 @@ def test_images_shared_broken_and_absent(pictured):
     assert list(report.unreadable["d"]) == ["broken.png"]
     assert "of no format of JPEG" in report.unreadable["d"]["broken.png"]
     assert (report.counts[0].named, report.counts[0].opened) == (5, 4)
-    assert "1 image of d cannot be opened: broken.png." in lines(report, "WARNING")
+    assert "Images of d that do not open, 1: broken.png." in lines(report, "WARNING")
 
 
 def test_parquet_is_audited_as_its_source_was(pictured, tmp_path):
@@ -197,16 +194,9 @@ def dataset_with_relations(folder, gives_away):
         is_red = number % 2 == 0
         (reddish if is_red else photo)(number).save(folder / "images" / f"{number}.png")
         depicts = is_red if gives_away else draw.random() < 0.5
-        rows.append(
-            {
-                "id": str(number),
-                "lang": "es",
-                "tokens": sentence(number),
-                "ner_tags": [f"B-{draw.choice(('PER', 'LOC'))}", *["O"] * 11],
-                "image": f"{number}.png",
-                "image_relation": "depicts" if depicts else "unrelated",
-            }
-        )
+        tags = [f"B-{draw.choice(('PER', 'LOC'))}", *["O"] * 11]
+        row = {"id": str(number), "lang": "es", "tokens": sentence(number), "ner_tags": tags}
+        rows.append(row | {"image": f"{number}.png", "image_relation": "depicts" if depicts else "unrelated"})
     jsonl(folder / "es" / "train.jsonl", rows)
     return folder
 
@@ -273,12 +263,9 @@ def test_command_writes_the_report_and_exits_by_what_it_found(official, tmp_path
     out = tmp_path / "out"
     status, printed = command(tmp_path / "leaky", "--strict", "--output_dir", out)
     assert status == 1
-    assert "- **LEAK** 1 sentence in leaky/test occurs in leaky/train (1 of 2 rows, 50.0%)." in printed
+    assert "- **LEAK** 1 sentence of leaky/test in leaky/train (1 of 2 rows, 50.0%)." in printed
     report = json.loads((out / "audit.json").read_text())
     assert {one["exact"] for one in report["overlaps"]} == {1}
-    assert {"level": "LEAK", "text": "1 sentence in leaky/test occurs in leaky/train (1 of 2 rows, 50.0%)."} in report[
-        "findings"
-    ]
     assert (out / "audit.md").read_text() == printed
     assert command(tmp_path / "leaky")[0] == 0
     assert command(folder, "--strict", "--output_dir", out)[0] == 0
@@ -286,33 +273,3 @@ def test_command_writes_the_report_and_exits_by_what_it_found(official, tmp_path
     with pytest.raises(FileExistsError, match="leaky is not empty.*name a new or an empty folder"):
         command(folder, "--output_dir", tmp_path / "leaky")
     assert sorted(path.name for path in (tmp_path / "leaky").iterdir()) == ["test.txt", "train.txt"]
-
-
-def test_bad_options_are_refused(official):
-    with pytest.raises(FileNotFoundError, match="is not a folder: expected the folder of a dataset"):
-        audit(official[0] / "nowhere")
-    with pytest.raises(ValueError, match="--lang is 'it'; expected one of en, de, fr, es"):
-        audit(official[0], lang="it")
-
-
-@pytest.mark.skipif(not (SHARED / "twitter_text").is_dir(), reason="no Twitter text here")
-def test_the_re_split_of_twitter_2017_is_found(tmp_path):
-    official = SHARED / "twitter_text" / "twitter2017"
-    blocks = {
-        name: (official / f"{name}.txt").read_text(encoding="utf-8").strip().split("\n\n")
-        for name in ("train", "valid", "test")
-    }
-    moved = blocks["test"][:350]
-    (tmp_path / "paper").mkdir()
-    for name, part in (
-        ("train", blocks["train"][:2000] + moved),
-        ("valid", blocks["valid"]),
-        ("test", blocks["train"][2000:2400]),
-    ):
-        (tmp_path / "paper" / f"{name}.txt").write_text("\n\n".join(part) + "\n", encoding="utf-8")
-    report = audit(tmp_path / "paper", official)
-    images = {block.split("\n")[0] for block in moved}
-    leak = next(text for text in lines(report, "LEAK") if "images in twitter2017/test occur in paper/train" in text)
-    assert leak.startswith(f"{len(images)} images")
-    assert found(report, "images", "twitter2017/test", "paper/train").exact == 350
-    assert found(report, "sentences", "twitter2017/test", "paper/train").exact >= 350

@@ -45,21 +45,31 @@ def server():
         server.files["Ada 2.jpg"]["licence"] = None
         server.items["Q1003"]["P18"] = []
         server.files["Ada 4.jpg"]["mime"] = "application/pdf"
-        # Paris is reached by a redirect; Mercury is several things, none of them a place.
+        # Paris is reached by a redirect; Mercury may be several things.
         server.add_entity("en", "Paris (France)", "Q90", ["Q515"], "Paris.jpg")
         server.items["Q515"] = {"P279": ["Q2221906"]}
         server.redirects.setdefault("en", {})["Paris"] = ("Paris (France)", None)
-        server.pages["en"]["Mercury"] = {"item": "Q2", "disambiguation": True, "links": ["Ada Number1", "Ada Number2"]}
+        server.pages["en"]["Mercury"] = {"item": "Q2", "disambiguation": True}
         server.items["Q2"] = {"P31": ["Q4167410"]}
         yield server
 
 
+CODE = """
+import sys
+from dataset_script.__main__ import main
+from dataset_script.building.providers import wikimedia
+ask, url = wikimedia.MediaWiki, sys.argv[1]
+urls = [f"{url}/{wiki}/w/api.php" for wiki in ("{lang}", "wikidata", "commons")]
+wikimedia.MediaWiki = lambda fetcher: ask(fetcher, *urls)
+sys.exit(main(sys.argv[2:]))
+"""
+
+
 def command(server, source, output):
-    options = [f"--{name}_api={url}" for name, url in server.addresses.items()]
     return [
-        *[sys.executable, "-m", "dataset_script", "build", str(source), "--provider", "wikimedia"],
+        *[sys.executable, "-c", CODE, server.url, "build", str(source), "--provider", "wikimedia"],
         *["--contact", "tests@example.org", "--requests_per_second", "400", "--output_dir", str(output)],
-        *["--unrelated_share", "0.1", "--missing_share", "0.1", *options],
+        *["--unrelated_share", "0.1", "--missing_share", "0.1"],
     ]
 
 

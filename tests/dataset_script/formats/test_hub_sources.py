@@ -17,7 +17,7 @@ import yaml
 from datasets import ClassLabel, Dataset, Features, List, Value
 from hub_server import HubServer
 
-from dataset_script.formats.hub_sources import KNOWN, open_hub_source
+from dataset_script.formats.hub_sources import open_hub_source
 from dataset_script.formats.readers import read_source
 from dataset_script.report import LoadReport
 from dataset_script.rows import MalformedRow
@@ -115,18 +115,6 @@ def test_wikineural_and_multinerd_are_streamed_by_name(tmp_path):
     # Of languages that are not wanted, nothing is fetched.
     assert {"train_en.jsonl", "val_en.jsonl", "test_en.jsonl"} <= fetched
     assert not [file for file in fetched if "_it" in file] and not {"train_de.jsonl", "val_de.jsonl"} & fetched
-
-
-def test_the_known_datasets_name_their_tags_in_pairs():
-    known = yaml.safe_load(KNOWN.read_text(encoding="utf-8"))
-    for description in known.values():
-        outside, *inside = description["tags"]
-        kinds = [tag[2:] for tag in inside[::2]]
-        assert outside == "O" and inside == [f"{prefix}-{kind}" for kind in kinds for prefix in "BI"]
-    # As on their dataset cards.
-    assert [tag[2:] for tag in known["Babelscape/wikineural"]["tags"][1::2]] == ["PER", "ORG", "LOC", "MISC"]
-    multinerd = "PER ORG LOC ANIM BIO CEL DIS EVE FOOD INST MEDIA MYTH PLANT TIME VEHI"
-    assert [tag[2:] for tag in known["Babelscape/multinerd"]["tags"][1::2]] == multinerd.split()
 
 
 ROW = {"tokens": ["In", "Alra"], "ner_tags": [0, 3]}

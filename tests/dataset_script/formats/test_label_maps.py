@@ -4,10 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 
 from dataset_script import load
-from dataset_script.formats.label_maps import BUILT_IN, LabelMap
+from dataset_script.formats.label_maps import LabelMap
 from dataset_script.formats.readers import read_source
 from dataset_script.publishing.parquet import write_parquet
 from dataset_script.report import LoadReport
@@ -32,10 +31,6 @@ def test_built_in_maps_name_every_type_of_their_set_and_give_the_four(name):
     assert all(label_map.get(kind, kind) == kind for kind in FOUR)
 
 
-def test_every_built_in_map_is_tested():
-    assert set(yaml.safe_load(BUILT_IN.read_text(encoding="utf-8"))) == set(SOURCES)
-
-
 def test_a_map_of_ones_own(tmp_path):
     path = tmp_path / "map.yaml"
     path.write_text("A: X\nB: O\nC: ''\nD:\n")
@@ -51,25 +46,15 @@ def test_a_map_of_ones_own(tmp_path):
         ("NO: A\n", "'False: A' came; expected entity types, in quotes if need be"),
         ("A: ' B'\n", "'A:  B' came"),
         ("{", "is no YAML file"),
+        (None, "map.yaml', which is neither a file nor one of conll, fmnerg-to-four, multinerd-"),
     ],
 )
 def test_files_that_are_no_map(tmp_path, text, message):
     path = tmp_path / "map.yaml"
-    path.write_text(text)
+    if text is not None:
+        path.write_text(text)
     with pytest.raises(ValueError, match=message):
         LabelMap.load(path)
-
-
-def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(
-        ValueError, match="'four', which is neither a file nor one of conll, fmnerg-to-four, multinerd-"
-    ):
-        LabelMap.load("four")
-
-
-def test_read_source_maps_the_types():
-    rows = [row for _, row in read_source(SAMPLES / "multinerd", ("en",), label_map="multinerd-to-four")]
-    assert [row.tags for row in rows] == [["O", "O", "O", "O", "B-LOC"], ["O", "O"], ["B-LOC", "O"]]
 
 
 def test_load_maps_the_types_and_its_cache_knows_the_map(tmp_path):

@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from seqeval.metrics.sequence_labeling import get_entities
 from seqeval.scheme import IOB1, IOB2, Entities
 
 from dataset_script import load
-from dataset_script.formats.columns import read_captions, read_imgid, read_numbered
+from dataset_script.formats.columns import read_imgid, read_numbered
 from dataset_script.formats.corpus import Corpus
 from dataset_script.formats.jsonl import read_jsonl
 from dataset_script.formats.readers import read_source
@@ -55,27 +54,20 @@ def test_jsonl_gives_every_field(tmp_path):
     record = GOOD | {"image": "x.jpg", "caption": "a city", "image_relation": "depicts", "source": "own"}
     (row,) = read_jsonl(jsonl(tmp_path / "train.jsonl", "", record, ""))
     assert (row.line, row.id, row.lang, row.tokens, row.tags) == (2, "a", "en", ["In", "Paris"], ["O", "B-LOC"])
-    assert (row.image, row.caption, row.image_relation, row.ignored_keys) == (
-        "x.jpg",
-        "a city",
-        "depicts",
-        ("source",),
-    )
+    assert (row.image, row.caption, row.image_relation) == ("x.jpg", "a city", "depicts")
+    assert row.ignored_keys == ("source",)
 
 
 BAD_JSON = [
     ("{", "bad JSON", "expected one JSON object a line"),
-    ("[" * 100_000, "bad JSON", "expected one JSON object a line"),
     ("[1]", "bad JSON", "a list came"),
     ({"tokens": [], "ner_tags": []}, "missing key", "no id (keys: tokens, ner_tags)"),
     ({"id": "x"}, "missing key", "no tokens, ner_tags"),
     (GOOD | {"id": ""}, "wrong value", "id is ''"),
-    (GOOD | {"id": True}, "wrong value", "id is True"),
     (GOOD | {"tokens": "In Paris"}, "wrong value", "tokens is 'In Paris'; expected a list of strings"),
     (GOOD | {"tokens": ["In", 3]}, "wrong value", "an item of tokens is 3"),
     (GOOD | {"ner_tags": [0, 1]}, "wrong value", "an item of ner_tags is 0; expected a string"),
     (GOOD | {"ner_tags": [-1, -1]}, "no gold label", "-1 came as tag 1 (token 'In'), which is no gold label"),
-    (GOOD | {"ner_tags": None}, "no gold label", "None came as tag 1 (token 'In'), which is no gold label"),
     (GOOD | {"ner_tags": ["O", -1]}, "wrong value", "an item of ner_tags is -1; expected a string"),
     (GOOD | {"image": ""}, "wrong value", "image is ''; expected a file name or null"),
     (GOOD | {"image_relation": "shows"}, "wrong value", "image_relation is 'shows'"),
@@ -110,17 +102,13 @@ def test_bytes_that_are_no_utf8_are_malformed(tmp_path):
     assert scan(tmp_path, errors="skip").report.total().skipped == {"not UTF-8": 1}
 
 
-def test_integer_ids_become_text_and_collide_with_it(tmp_path):
-    jsonl(tmp_path / "train.jsonl", GOOD | {"id": 5}, GOOD | {"id": "5"})
+def test_ids_are_unique_in_a_file_integers_as_text_and_may_repeat_across_files(tmp_path):
+    jsonl(tmp_path / "en" / "train.jsonl", GOOD | {"id": 5})
+    jsonl(tmp_path / "en" / "test.jsonl", GOOD | {"id": 5})
+    assert scan(tmp_path).report.total().rows == 2
+    jsonl(tmp_path / "en" / "train.jsonl", GOOD | {"id": 5}, GOOD | {"id": "5"})
     with pytest.raises(MalformedRow, match=":2: id '5' came before"):
         scan(tmp_path)
-
-
-def test_ids_may_repeat_across_files(tmp_path):
-    jsonl(tmp_path / "en" / "train.jsonl", GOOD)
-    jsonl(tmp_path / "en" / "test.jsonl", GOOD)
-    jsonl(tmp_path / "de" / "test.jsonl", GOOD | {"lang": "de"})
-    assert scan(tmp_path).report.total().rows == 3
 
 
 def test_flat_jsonl_needs_a_language_in_the_row_or_the_option(tmp_path):
@@ -129,13 +117,6 @@ def test_flat_jsonl_needs_a_language_in_the_row_or_the_option(tmp_path):
     with pytest.raises(MalformedRow, match=r":2: no lang came.*give lang="):
         scan(tmp_path)
     assert [row["lang"] for row in rows_of(tmp_path, lang="fr")] == ["de", "fr"]
-
-
-def test_keys_without_a_column_are_counted(tmp_path):
-    jsonl(tmp_path / "train.jsonl", GOOD | {"source": "x"}, GOOD | {"id": "b", "source": "y"})
-    report = scan(tmp_path).report
-    assert report.ignored_keys == {"source": 2}
-    assert "keys that no column takes were ignored (rows): source: 2" in report.warnings()
 
 
 # IMGID
@@ -163,22 +144,12 @@ def test_imgid_sentences(tmp_path):
     assert [row.tags for row in rows] == [["B-LOC", "O", "O", "O"], [], ["O", "I-LOC"], []]
 
 
-def test_empty_sentences_are_kept_and_counted(tmp_path):
-    imgid(tmp_path / "train.txt", "IMGID:1\n\nIMGID:2\na\tO\n")
-    assert [row["tokens"] for row in rows_of(tmp_path)] == [[], ["a"]]
-    report = scan(tmp_path).report
-    assert report.total().empty_sentences == 1
-    assert "train: 1 rows have no tokens" in report.warnings()
-
-
 BAD_IMGID = [
     ("a\tO\n\n", 4, "no IMGID", "a token came before any IMGID: line"),
     ("IMGID:\na\tO\n\n", 4, "no IMGID", "'IMGID:' came without an id"),
     ("IMGID:2\na\tO\nb\n\n", 6, "bad line", "'b' came; expected token<TAB>tag"),
     ("IMGID:2\na\t\n\n", 5, "bad line", "expected token<TAB>tag"),
-    ("IMGID:2\na\tNN\tO\n\n", 5, "bad line", "'a\\tNN\\tO' came"),
     ("IMGID:2\na b c O\n\n", 5, "bad line", "expected token<TAB>tag"),
-    ("IMGID:2\na\tO\nb\tPER\n\n", 6, "not IOB2", "'PER' came as tag 2 (token 'b')"),
     ("IMGID:1\na\tO\n\n", 4, "duplicate id", "id '1' came before"),
 ]
 
@@ -194,46 +165,31 @@ def test_malformed_imgid_names_the_line_and_costs_one_sentence(tmp_path, text, l
     assert scan(tmp_path, errors="skip").report.total("train", "en").skipped == {reason: 1}
 
 
-def test_captions(tmp_path):
-    path = imgid(tmp_path / "captions.txt", "1.jpg :a: b :c \n\nmy file.jpg :\nbroken\n")
-    first, second, third = read_captions(path)
-    assert (first, second) == ((1, "1.jpg", "a: b :c "), (3, "my file.jpg", ""))
-    assert (third.line, third.reason) == (4, "bad caption")
-
-
-def test_captions_are_found_matched_and_counted(tmp_path):
-    imgid(tmp_path / "train.txt", "IMGID:1\na\tO\n\nIMGID:2\nb\tO\n\nIMGID:3.png\nc\tO\n")
-    imgid(tmp_path / "BLIP.txt", "1.jpg :one\n3.png :three\n")
-    imgid(tmp_path / "notes.txt", "Some words.\n")
-    assert [row["caption"] for row in rows_of(tmp_path)] == ["one", None, "three"]
-    assert scan(tmp_path).report.total().without_caption == 1
-    imgid(tmp_path / "other.txt", "1.jpg :uno\n")
-    with pytest.raises(ValueError, match="several files of captions"):
-        Corpus(tmp_path)
-    assert [row["caption"] for row in rows_of(tmp_path, captions="other.txt")] == ["uno", None, None]
+def test_captions_are_matched_and_counted(tmp_path):
+    imgid(tmp_path / "train.txt", "IMGID:1\na\tO\n\nIMGID:2\nb\tO\n\nIMGID:3.png\nc\tO\n\nIMGID:4\nd\tO\n")
+    captions = imgid(tmp_path / "BLIP.txt", "1.jpg :a: b :c \n\n3.png :three\n4.jpg :\n1.jpg :a: b :c \n")
+    assert [row["caption"] for row in rows_of(tmp_path, captions="BLIP.txt")] == ["a: b :c ", None, "three", ""]
+    assert scan(tmp_path, captions="BLIP.txt").report.total().without_caption == 1
+    assert "caption" not in scan(tmp_path).columns
+    for line, reason in (("1.jpg :two", "duplicate caption"), ("broken", "bad caption")):
+        captions.write_text(f"1.jpg :one\n{line}\n")
+        with pytest.raises(MalformedRow, match=r"BLIP\.txt:2: .* came; expected") as caught:
+            scan(tmp_path, captions=captions)
+        assert caught.value.reason == reason
+        assert scan(tmp_path, captions=captions, errors="skip").report.bad_captions == {reason: 1}
 
 
 def test_a_pipe_among_the_files_is_not_waited_for(tmp_path):
     imgid(tmp_path / "train.txt", "IMGID:1\na\tO\n")
     for name in ("notes.txt", "dev.txt"):
         os.mkfifo(tmp_path / name)
-    assert len(rows_of(tmp_path)) == 1 and Corpus(tmp_path).captions_file is None
+    assert len(rows_of(tmp_path)) == 1
     with pytest.raises(OSError, match="notes.txt is a folder, a pipe or a device"):
         Corpus(tmp_path, captions="notes.txt")
     (tmp_path / "de").mkdir()
     (tmp_path / "README.md").write_text("a card")
     os.mkfifo(tmp_path / "de" / "train-00000.parquet")
     assert not is_parquet(tmp_path) and not find_shards(tmp_path)
-
-
-def test_contradicting_captions_are_malformed(tmp_path):
-    imgid(tmp_path / "train.txt", "IMGID:1\na\tO\n")
-    imgid(tmp_path / "captions.txt", "1.jpg :one\n1.jpg :one\n1.jpg :two\n")
-    with pytest.raises(MalformedRow, match=r"captions\.txt:3: a second, other caption of 1\.jpg"):
-        scan(tmp_path)
-    report = scan(tmp_path, errors="skip").report
-    assert report.bad_captions == {"duplicate caption": 1}
-    assert [row["caption"] for row in rows_of(tmp_path, errors="skip")] == ["one"]
 
 
 TEXT = st.text(st.characters(exclude_characters="\t\n\r", exclude_categories=("Cs",)), max_size=8)
@@ -247,21 +203,16 @@ SENTENCES = st.lists(
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(SENTENCES, st.sampled_from(["\n", "\r\n"]), st.booleans())
 def test_what_is_written_is_read(tmp_path, sentences, end, bom):
-    blocks = [
-        "".join(f"{line}{end}" for line in (f"IMGID:{number}", *(f"{token}\t{tag}" for token, tag in sentence)))
-        for number, sentence in enumerate(sentences)
-    ]
-    path = imgid(tmp_path / "train.txt", "\ufeff" * bom + end.join(blocks))
-    assert [list(zip(row.tokens, row.tags, strict=True)) for row in read_imgid(path)] == sentences
-    records = [
-        {"id": str(number), "tokens": [token for token, _ in sentence], "ner_tags": [tag for _, tag in sentence]}
-        for number, sentence in enumerate(sentences)
-    ]
-    path = imgid(
-        tmp_path / "train.jsonl",
-        "\ufeff" * bom + "".join(json.dumps(record, ensure_ascii=False) + end for record in records),
-    )
-    assert [list(zip(row.tokens, row.tags, strict=True)) for row in read_jsonl(path)] == sentences
+    blocks, records = [], []
+    for number, sentence in enumerate(sentences):
+        lines = [f"IMGID:{number}", *(f"{token}\t{tag}" for token, tag in sentence)]
+        blocks.append("".join(f"{line}{end}" for line in lines))
+        tokens, tags = [token for token, _ in sentence], [tag for _, tag in sentence]
+        record = {"id": str(number), "tokens": tokens, "ner_tags": tags}
+        records.append(json.dumps(record, ensure_ascii=False) + end)
+    for name, text, read in (("a.txt", end.join(blocks), read_imgid), ("a.jsonl", "".join(records), read_jsonl)):
+        path = imgid(tmp_path / name, "\ufeff" * bom + text)
+        assert [list(zip(row.tokens, row.tags, strict=True)) for row in read(path)] == sentences
 
 
 # The samples of the field's formats: (format, split, language, id, "token|tag ..."), image and URL where there is one
@@ -315,7 +266,6 @@ FORMATS = {
         ("train", "en", "1", "No names here .", BOAT_FILE, BOAT),
         ("validation", "en", "0", "Alra|B-Organization wins .", BOAT_FILE, BOAT),
     ],
-    "wikidiverse_candidates": [("train", "en", "0", WIKIDIVERSE, BOAT_FILE, BOAT)],
 }
 
 
@@ -343,19 +293,12 @@ def test_samples_of_each_format(name, tmp_path):
     assert sorted(loaded) == sorted(row[:4] for row in FORMATS[name])
 
 
-def test_every_sample_is_read():
-    assert {path.name for path in SAMPLES.iterdir()} == set(FORMATS)
-
-
 def test_what_has_no_column_and_what_is_converted_is_counted(caplog, tmp_path):
     report = LoadReport()
     list(read_source(SAMPLES / "conll2003", report=report))
     # Entities begin seven times after O, the edge or another type; only Max follows one of his own type.
     assert report.total().repaired_tags == 7 and report.total("train", "de").repaired_tags == 1
     assert report.ignored_keys == {"column 2": 5, "column 3": 5, "column 4": 1}
-    report = LoadReport()
-    list(read_source(SAMPLES / "fmnerg", report=report))
-    assert report.ignored_keys == {"column 3": 2}
     # A copy: of each file it is said once that it is not UTF-8.
     list(read_source(shutil.copytree(SAMPLES / "conll2002", tmp_path / "conll2002")))
     assert "left out, as of other languages: ned.train" in caplog.text
@@ -374,17 +317,6 @@ def test_only_the_languages_asked_for_are_read(tmp_path):
         list(read_source(tmp_path / "none"))
 
 
-def test_a_finished_dataset_is_a_source(tmp_path):
-    jsonl(tmp_path / "set" / "de" / "train.jsonl", GOOD | {"lang": "de", "image_url": "http://a.example/b.png"})
-    jsonl(tmp_path / "set" / "en" / "test.jsonl", GOOD)
-    folder = write_parquet(load(tmp_path / "set", cache_dir=tmp_path / "cache"), tmp_path / "written")
-    rows = [(split, row.id, row.lang, row.tokens, row.tags) for split, row in read_source(folder)]
-    assert rows == [
-        ("test", "a", "en", ["In", "Paris"], ["O", "B-LOC"]),
-        ("train", "a", "de", ["In", "Paris"], ["O", "B-LOC"]),
-    ]
-
-
 # The format by the content, split and language by the name
 
 
@@ -395,8 +327,6 @@ def test_a_finished_dataset_is_a_source(tmp_path):
         ("a\tb\tO\n\nIMGID:1\na\tb\tO\n", "train.conll", "imgid"),
         ("0\ta\tO\n1\tb\tO\n", "train.txt", "numbered"),
         ("1\ta\tO\n2\tb\tB-X\tQ1\n\n1\tc\tO\n", "train_en.tsv", "numbered"),
-        ("1\ta\tO\n1\tb\tO\n", "train.tsv", "conll"),
-        ("1996 CD O\n1997 CD O\n", "train.conllu", "conll"),
         ("-DOCSTART- O\n\na O\n", "esp.testa", "conll"),
         ('{"id": 1}\n', "train.json", "jsonl"),
         ('\n [["a", null, "t", []]]', "train.json", "wikidiverse"),
@@ -419,6 +349,8 @@ def test_formats_by_content(tmp_path, text, name, expected):
         ("Just words here.\n", "eng.train", "of no known format, .*expected one of conll"),
         ("3\n", "train.json", "of no known format, .*expected one of jsonl, wikidiverse"),
         ("New B-LOC\nYork E-LOC\nwins O\nAnna S-PER\n", "train.txt", "'E-LOC' looks like a tag of BIOES or BILOU"),
+        # Where only the chunks are well-formed tags, they are not taken for the entities.
+        ("Anna NNP B-NP S-PER\nsings VB B-VP O\n", "train.txt", "'S-PER' looks like a tag of BIOES or BILOU"),
         (
             "IMGID:1\rParis\tB-LOC\r\rIMGID:2\rx\tO\r",
             "train.txt",
@@ -438,16 +370,12 @@ def test_files_of_no_or_of_several_formats_say_what_was_seen(tmp_path, text, nam
     [
         ("train.tsv", ("train", None)),
         ("test_en.tsv", ("test", "en")),
-        ("dev-fr.conll", ("validation", "fr")),
         ("esp.train", ("train", "esp")),
         ("eng.testa", ("validation", "eng")),
-        ("train_w_10cands.json", ("train", None)),
-        ("ned.testa", ("validation", "ned")),
+        ("train_w_10cands.json", None),
         ("train", None),
         ("train_small.txt", None),
-        ("test_train.txt", None),
         ("train_de_en.txt", None),
-        ("17_06_12483.jpg", None),
     ],
 )
 def test_what_file_names_say(name, expected):
@@ -463,11 +391,9 @@ def test_what_file_names_say(name, expected):
         (["deu.train", "train_de.txt"], "holds deu.train, train_de.txt: expected one file for the split 'train'"),
         (["train_it.tsv"], r"holds no dataset.*Of other languages: train_it\.tsv"),
         (["it/train.txt", "de/train.txt", "extra/train.txt"], "holds splits in extra, it, expected folders named"),
-        (["valid.txt", "dev.txt"], "holds valid.txt, dev.txt: expected one file for the split 'validation'"),
+        (["valid.txt", "dev.txt"], "holds dev.txt, valid.txt: expected one file for the split 'validation'"),
         ([], "holds no dataset: expected train, validation or test"),
-        (["it/train.txt"], "holds splits in it, expected folders named en, de, fr, es"),
         (["train.txt", "en/test.txt"], "not both"),
-        (["train.txt", "train.jsonl"], "one file for the split"),
     ],
 )
 def test_names_that_contradict_each_other(tmp_path, files, message):
@@ -477,12 +403,6 @@ def test_names_that_contradict_each_other(tmp_path, files, message):
         discover(tmp_path)
 
 
-def test_an_empty_file_has_the_format_of_the_others(tmp_path):
-    imgid(tmp_path / "train.txt", "a O\nb B-X\n")
-    imgid(tmp_path / "test.txt", "\n")
-    assert [source.reader.name for source in discover(tmp_path)] == ["conll", "conll"]
-
-
 # Columns
 
 
@@ -490,10 +410,8 @@ def test_an_empty_file_has_the_format_of_the_others(tmp_path):
     ("text", "line", "reason", "detail"),
     [
         ("0\ta\n", 4, "bad line", "'0\\ta' came; expected number<TAB>token<TAB>tag"),
-        ("x\ta\tO\n", 4, "bad line", "'x\\ta\\tO' came"),
         ("0\ta\tO\n2\tb\tO\n", 5, "bad number", "token 2 came; expected 1"),
         ("7\ta\tO\n", 4, "bad number", "token 7 came; expected 0 or 1 at the start"),
-        ("0\ta\tPER\n", 4, "not IOB2", "'PER' came as tag 1"),
     ],
 )
 def test_malformed_numbered_tokens_cost_one_sentence(tmp_path, text, line, reason, detail):
@@ -524,12 +442,6 @@ def test_a_few_broken_lines_of_utf8_are_reported_and_not_guessed_at(tmp_path):
     assert [row.tokens for _, row in read_source(tmp_path, errors="skip")] == [["río", "señor"]]
 
 
-def test_a_line_without_the_fine_type_of_fmnerg_is_malformed(tmp_path):
-    path = imgid(tmp_path / "train.txt", "IMGID:1\nParis B-LOC B-city\n.  O O\nbad O\n")
-    (problem,) = read_imgid(path)
-    assert (problem.line, problem.detail) == (4, "'bad O' came; expected token<TAB>tag<TAB>column 3")
-
-
 CHUNKS = "Anna B-NP B-PER\nsings B-VP O\nin B-PP O\nBergen B-NP B-LOC\n"
 
 
@@ -556,7 +468,6 @@ def test_several_columns_that_look_like_tags_are_ambiguous(tmp_path, text, colum
     ("text", "tag_column", "tags"),
     [
         (CHUNKS, 3, ["B-PER", "O", "O", "B-LOC"]),
-        (CHUNKS, -1, ["B-PER", "O", "O", "B-LOC"]),
         (CHUNKS, 2, ["B-NP", "B-VP", "B-PP", "B-NP"]),
         ("0\tAnna\tB-NP\tB-PER\n1\tsings\tB-VP\tO\n", 4, ["B-PER", "O"]),
         # One column alone looks like tags, wherever it stands; and the known kinds, as published.
@@ -574,14 +485,6 @@ def test_the_column_of_the_tags(tmp_path, text, tag_column, tags):
     imgid(tmp_path / "train.txt", text)
     ((_, row),) = read_source(tmp_path, lang="en", tag_column=tag_column)
     assert row.tags == tags and row.tokens[0] == "Anna"
-
-
-def test_a_column_of_tags_in_another_scheme_does_not_leave_the_chunks_alone(tmp_path):
-    """Where only the chunks are well-formed tags, they are not taken for the entities."""
-    for text in ("Anna B-NP S-PER\nsings B-VP O\n", "Anna NNP B-NP S-PER\nsings VB B-VP O\n"):
-        imgid(tmp_path / "train.txt", text)
-        with pytest.raises(ValueError, match="'S-PER' looks like a tag of BIOES or BILOU"):
-            list(read_source(tmp_path, lang="en"))
 
 
 @pytest.mark.parametrize("tag_column", [0, 1, 4, -3, -4])
@@ -627,19 +530,12 @@ def test_a_test_split_may_have_no_gold_labels_at_all(tmp_path, hidden):
             list(read_source(source))
 
 
-@pytest.mark.parametrize("split", ["train", "validation"])
-def test_other_splits_may_not(tmp_path, split):
-    path = jsonl(tmp_path / f"{split}.jsonl", GOOD | {"ner_tags": [-1, -1]})
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_other_rows_may_not(tmp_path, split):
+    path = jsonl(tmp_path / f"{split}.jsonl", GOOD, GOOD | {"id": "b", "ner_tags": [-1, -1]})
     with pytest.raises(MalformedRow) as caught:
         load(tmp_path, cache_dir=tmp_path / "cache")
-    assert str(caught.value).startswith(f"{path}:1: -1 came as tag 1 (token 'In'), which is no gold label")
-
-
-def test_a_test_split_is_labelled_or_not_as_a_whole(tmp_path):
-    path = jsonl(tmp_path / "test.jsonl", GOOD, GOOD | {"id": "b", "ner_tags": [-1, -1]})
-    with pytest.raises(MalformedRow) as caught:
-        scan(tmp_path)
-    assert str(caught.value).startswith(f"{path}:2: -1 came as tag 1")
+    assert str(caught.value).startswith(f"{path}:2: -1 came as tag 1 (token 'In'), which is no gold label")
     assert [row["id"] for row in rows_of(tmp_path, errors="skip")] == ["a"]
 
 
@@ -687,13 +583,11 @@ def test_the_entities_of_the_words_are_the_mentions(case):
     ("item", "reason", "detail"),
     [
         ({"a": 1}, "bad item", "a dict came; expected [sentence, image_url, topic, mentions]"),
-        (["a", "u", "t"], "bad item", "a list of 3 came"),
         ([1, "u", "t", []], "wrong value", "sentence is 1"),
         (["a", 1, "t", []], "wrong value", "image_url is 1; expected a string or null"),
         (["a", None, "t", "b"], "wrong value", "mentions is 'b'"),
         (["a b", None, "t", [["a", "X", 0]]], "wrong value", "a mention is ['a', 'X', 0]"),
         (["a b", None, "t", [["a", "X", 0, 9, ""]]], "wrong value", "the place of 'a' is [0, 9]; expected offsets"),
-        (["a b", None, "t", [["a", "X", False, True, ""]]], "wrong value", "is [False, True]"),
         (["a b", None, "t", [["b", "X", 0, 1, ""]]], "misplaced mention", "'b' came, but 'a' stands at 0:1"),
         (
             ["a b c", None, "t", [["a b", "X", 0, 3, ""], ["b c", "Y", 2, 5, ""]]],
@@ -726,15 +620,6 @@ def test_a_file_of_wikidiverse_that_does_not_parse_is_one_problem(tmp_path, cont
     (tmp_path / "train.json").write_bytes(content)
     (problem,) = read_wikidiverse(tmp_path / "train.json")
     assert isinstance(problem, MalformedRow) and (problem.line, problem.reason) == (1, reason)
-
-
-def test_the_released_images_of_wikidiverse_are_found(tmp_path):
-    folder = tmp_path / "set"
-    (folder / "images").mkdir(parents=True)
-    wikidiverse(folder, ["Ida", BOAT, "t", []])
-    Image.new("RGB", (4, 4)).save(folder / "images" / BOAT_FILE.replace(".*", ".jpg"))
-    dataset = load(folder, cache_dir=tmp_path / "cache")
-    assert dataset["train"][0]["image"].size == (4, 4)
 
 
 # IOB2
@@ -781,13 +666,10 @@ def test_iob1_is_an_error_where_iob2_is_asked_for(tmp_path):
 
 def test_an_inside_tag_that_begins_an_entity_is_repaired_and_counted_or_malformed(tmp_path):
     path = imgid(tmp_path / "train.txt", "IMGID:1\na\tO\nb\tI-PER\nc\tI-PER\nd\tI-LOC\n\nIMGID:2\ne\tB-LOC\n")
-    corpus = Corpus(tmp_path, iob2="repair")
-    inventory = corpus.scan(LANGUAGES)
-    assert inventory.labels == ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
-    tags = [[inventory.labels[tag] for tag in row["ner_tags"]] for row in rows_of(tmp_path, iob2="repair")]
-    assert tags == [["O", "B-PER", "I-PER", "B-LOC"], ["B-LOC"]]
-    assert inventory.report.total().repaired_tags == 2
-    assert inventory.report.warnings()[1].startswith("train: 2 I- tags that begin an entity were read as B-: ")
+    report = scan(tmp_path, iob2="repair").report
+    assert [row["ner_tags"] for row in rows_of(tmp_path, iob2="repair")] == [[0, 3, 4, 1], [1]]
+    assert report.total().repaired_tags == 2
+    assert report.warnings()[1].startswith("train: 2 I- tags that begin an entity were read as B-: ")
     with pytest.raises(MalformedRow, match=r"'I-PER' came as tag 2 \(token 'b'\) after 'O'.*iob2='repair'") as caught:
         scan(tmp_path, iob2="strict")
     assert (caught.value.path, caught.value.line) == (path, 3)
@@ -832,13 +714,6 @@ def test_options_that_make_no_sense(tmp_path, options, error, message):
     imgid(tmp_path / "train.txt", "IMGID:1\na\tO\n")
     with pytest.raises(error, match=message):
         Corpus(tmp_path, **options)
-
-
-def test_no_rows_left_is_an_error(tmp_path):
-    imgid(tmp_path / "train.txt", "IMGID:1\na\tO\n")
-    with pytest.raises(ValueError, match=r"no rows in de .*rows in other languages: en \(1 rows\).*Give lang="):
-        Corpus(tmp_path).scan(("de",))
-    assert Corpus(tmp_path, lang="de").scan(("de",)).report.total("train", "de").rows == 1
 
 
 def test_files_that_look_like_parts_of_a_split_are_named(tmp_path, caplog):

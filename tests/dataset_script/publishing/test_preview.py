@@ -11,7 +11,7 @@ from PIL import Image
 
 import dataset_script
 from dataset_script.publishing.parquet import write_parquet
-from dataset_script.publishing.preview import DARK_GROUNDS, DARK_TEXT, GROUNDS, TEXT, add_arguments, preview, run
+from dataset_script.publishing.preview import add_arguments, preview, run
 
 VOID = {"meta", "img", "br", "link", "input"}
 
@@ -71,10 +71,6 @@ def folder(tmp_path):
     records[0]["caption"] = "A <i>green</i> field"
     lines = "".join(json.dumps(record) + "\n" for record in records)
     (tmp_path / "set" / "train.jsonl").write_text(lines, encoding="utf-8")
-    facts = {"name": "a.png", "licence": "CC0 <1.0>", "author": None, "source": 'https://example.org/a?b=1&c="2"'}
-    other = {"name": "b.png", "licence": None, "author": "Eve", "source": "javascript:alert(1)"}
-    lines = "".join(json.dumps(record) + "\n" for record in (facts, other))
-    (tmp_path / "set" / "pictures.jsonl").write_text(lines, encoding="utf-8")
     return tmp_path / "set"
 
 
@@ -96,11 +92,9 @@ def test_text_is_shown_and_never_run(folder, tmp_path):
     ]
     assert [one["lang"] for one in read.all("p", class_="sentence")] == ["de", "de", "fr", "fr", "fr"]
     texts = [one["text"] for one in read.all("dd")]
-    assert "A <i>green</i> field" in texts and "CC0 <1.0>" in texts and "Eve" in texts
-    assert [one["href"] for one in read.all("a")] == ['https://example.org/a?b=1&c="2"']
-    assert texts.count("not stated") == 2
-    assert "1 I-X began an entity and are shown as B-X" in texts
-    assert "1 malformed rows were left out: length mismatch 1." in read.all("header")[0]["text"]
+    assert "A <i>green</i> field" in texts
+    summary = read.all("header")[0]["text"]
+    assert "1 I-X began an entity and are shown as B-X. 1 malformed rows were left out: length mismatch 1." in summary
 
 
 def test_images_are_inside_and_nothing_is_asked_for(folder, tmp_path):
@@ -135,7 +129,7 @@ def test_draw_depends_on_the_seed_and_the_options(folder, tmp_path):
     assert len(drawn()) == 20 and drawn() == drawn() != drawn(seed=1)
     assert len(drawn(lang="de")) == 20 and all("(de, " in text for text in drawn(lang="de"))
     assert len({text for seed in range(30) for text in drawn(seed=seed)}) > 240
-    with pytest.raises(ValueError, match=r"no rows in fr, any split; it has test de: 150, test en: 150"):
+    with pytest.raises(ValueError, match=r"no rows in fr, any split; it has test en, test de"):
         drawn(lang="fr")
     with pytest.raises(ValueError, match="--rows is 0; expected 1 or more"):
         preview(folder, tmp_path / "x.html", rows=0)
@@ -150,17 +144,3 @@ def test_parquet_and_command_line(folder, tmp_path, capsys):
     assert capsys.readouterr().out == f"{(tmp_path / 'p.html').as_posix()}\n"
     read = Page((tmp_path / "p.html").read_text(encoding="utf-8"))
     assert len(read.all("article")) == 2 and len(read.all("img")) == 1
-
-
-def _luminance(colour):
-    channels = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
-    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-
-@pytest.mark.parametrize(("grounds", "text"), [(GROUNDS, TEXT), (DARK_GROUNDS, DARK_TEXT)])
-def test_contrast_is_that_of_wcag_aaa(grounds, text):
-    assert len(set(grounds)) == 8
-    for ground in grounds:
-        low, high = sorted((_luminance(ground), _luminance(text)))
-        assert (high + 0.05) / (low + 0.05) >= 7, ground

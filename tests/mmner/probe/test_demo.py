@@ -1,7 +1,5 @@
 """The demonstration: which texts it shows, and that its table tells right from wrong."""
 
-import json
-
 import pytest
 
 from mmner.probe import dataset as probe
@@ -13,20 +11,9 @@ def folder(tmp_path_factory):
     return probe.build(tmp_path_factory.mktemp("demo") / "probe", num_sentences=400)
 
 
-def test_examples_are_texts_whose_entities_depend_on_the_image(folder):
-    examples = demo.ambiguous_examples(folder)
-    assert {example.lang for example in examples} == {"en", "de", "fr", "es"}
-    assert len(demo.ambiguous_examples(folder, texts_per_language=2)) == 2 * len(examples)
-    for example in examples:
-        rows = [json.loads(line) for line in (folder / example.lang / "test.jsonl").read_text("utf-8").splitlines()]
-        tags = {tuple(row["ner_tags"]) for row in rows if " ".join(row["tokens"]) == example.text}
-        assert len(tags) == len(example.images) == len(set(example.images.values())) > 1
-        for image, entities in example.images.items():
-            assert image.is_file() and entities and all(words in example.text for words, _ in entities)
-
-
 def test_the_report_counts_what_is_correct(folder):
     examples = demo.ambiguous_examples(folder)
+    assert {example.lang for example in examples} == {"en", "de", "fr", "es"}
     expected = {str(image): entities for example in examples for image, entities in example.images.items()}
 
     def oracle(texts, images):

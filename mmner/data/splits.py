@@ -1,0 +1,209 @@
+"""The splits of the dataset of a run: loaded, renamed, and reduced to the rows that were asked for."""
+
+import contextlib
+import logging
+import random
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow.compute as pc
+
+import dataset_script
+from dataset_script.formats.registry import SPLIT_NAMES
+from dataset_script.parquet import attach_report, is_parquet
+from mmner.data.shards import ParquetShards, find_shards
+from mmner.options import DataArguments
+from mmner.probe import dataset as probe
+
+logger = logging.getLogger(__name__)
+
+SPLITS = {"train": "train", "validation": "eval", "test": "test"}
+"""The splits of a dataset, and the prefix of the scores and counts of each."""
+FOLDER_OPTIONS = ("dataset_lang", "dataset_errors", "dataset_iob2", "image_folder", "captions", "tag_column")
+"""Options of `DataArguments` that say how to read the files of a folder."""
+
+
+def load_splits(
+    args: DataArguments, needed: Collection[str], cache: str | Path, seed: int = 0, build: bool = True
+) -> dict[str, datasets.Dataset | ParquetShards]:
+    """
+    The splits of the dataset that was asked for: the probe, a folder, or a name on the Hub.
+
+    Args:
+        needed: which of `train`, `validation` and `test`; those that there are are returned.
+        cache: a folder of the run's own, where the probe is written; with `build=False` by another process.
+        seed: of the random subset of `train`; the subsets of dev and test are the same for every seed.
+
+    Returns:
+        The splits; with `streaming`, `train` as `ParquetShards`.
+
+    Raises:
+        FileNotFoundError: the dataset is neither a folder nor a name that the Hub could have.
+        ValueError: a row is malformed, an option does not fit this dataset, or the needed splits are absent.
+    """
+    loaded = _load_streaming(args, needed) if args.streaming else _renamed(_load(args, Path(cache), build))
+    if others := sorted(set(loaded) - set(SPLITS)):
+        logger.warning(f"The splits {', '.join(others)} are not read; {', '.join(SPLITS)} are.")
+    absent = [split for split in SPLITS if split in needed and split not in loaded]
+    if "train" in absent or len(absent) == len(needed):
+        raise ValueError(
+            f"{args.dataset} has the splits {', '.join(loaded)}, but {', '.join(needed) or 'none'} would be needed; "
+            "see --do_train, --do_eval and --do_predict."
+        )
+    if absent:
+        logger.warning(f"{args.dataset} has no {' and no '.join(absent)} split; its evaluation is skipped.")
+    if args.train_languages is not None and "train" in needed:
+        loaded["train"] = _in_languages(loaded["train"], args.train_languages.split(","))
+    sizes = {"train": args.max_train_samples, "validation": args.max_eval_samples, "test": args.max_predict_samples}
+    # Runs of several seeds are scored on the same sentences.
+    return {
+        split: _subset(loaded[split], sizes[split], seed if split == "train" else 0)
+        for split in SPLITS
+        if split in needed and split in loaded
+    }
+
+
+def _load(args: DataArguments, cache: Path, build: bool) -> dict[str, datasets.Dataset]:
+    if args.dataset is None:
+        raise ValueError("There is no dataset: give --dataset a folder, a name on the Hub, or 'probe'.")
+    folder, config = Path(args.dataset).expanduser(), args.dataset_config or "all"
+    options = {name.removeprefix("dataset_"): getattr(args, name) for name in FOLDER_OPTIONS}
+    if args.dataset == "probe":
+        folder = cache / f"probe-{args.probe_sentences}"
+        if build:
+            probe.build(folder, num_sentences=args.probe_sentences)
+        logger.warning("The probe is SYNTHETIC: it shows whether the image is used, nothing about natural text.")
+        return dataset_script.load(folder, config, cache_dir=cache / "arrow", **options)
+    if folder.is_dir():
+        return dataset_script.load(folder, config, **options)
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", args.dataset):
+        raise FileNotFoundError(
+            f"There is no folder {args.dataset}; expected --dataset 'probe', a folder, or a name on the Hub."
+        )
+    _refuse_folder_options(args, "comes from the Hub")
+    return datasets.load_dataset(args.dataset, args.dataset_config)
+
+
+def _load_streaming(
+    args: DataArguments, needed: Collection[str]
+) -> dict[str, datasets.Dataset | ParquetShards | None]:
+    """The same of a dataset in Parquet: `train` stays in its files; `None` for a split that is not needed."""
+    if args.dataset in (None, "probe"):
+        raise ValueError(
+            f"--streaming reads Parquet files, and the dataset is {args.dataset}: give --dataset a folder of them or "
+            "a name on the Hub, or leave --streaming out."
+        )
+    _refuse_folder_options(args, "is read as Parquet")
+    folder = Path(args.dataset).expanduser()
+    config = args.dataset_config or ("all" if is_parquet(folder) else None)
+    files, features = find_shards(args.dataset, config)
+    files = _renamed(files)
+    loaded: dict[str, datasets.Dataset | ParquetShards | None] = dict.fromkeys(files)
+    if others := {split: files[split] for split in files if split in needed and split != "train"}:
+        loaded.update(datasets.load_dataset("parquet", data_files=others, features=features))
+        if is_parquet(folder):
+            attach_report({split: loaded[split] for split in others}, folder, config or "all")
+    if "train" in needed and "train" in files:
+        loaded["train"] = ParquetShards(files["train"], features)
+    return loaded
+
+
+def _refuse_folder_options(args: DataArguments, reason: str) -> None:
+    if unused := [f"--{name}" for name in FOLDER_OPTIONS if getattr(args, name) not in (None, "raise", "auto")]:
+        raise ValueError(f"{args.dataset} {reason}, where {', '.join(unused)} do not apply: leave them out.")
+
+
+def _renamed(splits: dict[str, Any]) -> dict[str, Any]:
+    """The splits by the names of `SPLITS`: `dev` becomes `validation`, unless there is a `validation`, and so on."""
+    renamed = dict(splits)
+    for name in splits:
+        split = SPLIT_NAMES.get(name, name)
+        if split in splits:
+            continue
+        if split in renamed:
+            raise ValueError(f"Of the splits {', '.join(splits)}, several stand for {split}: expected one of them.")
+        logger.info(f"The split {name} is read as {split}.")
+        renamed[split] = renamed.pop(name)
+    return renamed
+
+
+def count_images(rows: datasets.Dataset) -> dict[str, int]:
+    """
+    Counts `samples`, `samples_with_image` and, where the report of the dataset tells them of just these rows,
+    `missing_images`: rows whose image was not there or did not open when the dataset was loaded.
+    """
+    counts = {"samples": len(rows), "samples_with_image": len(rows_with_image(rows))}
+    with contextlib.suppress(ValueError):  # a dataset on the Hub has no report
+        report = dataset_script.load_report(rows)
+        parts = [report.total(str(rows.split), lang) for lang in set(column(rows, "lang") or [None])]
+        missing = sum(part.missing_rows + part.unreadable_rows for part in parts)
+        if missing == 0 or sum(part.rows for part in parts) == len(rows):  # else these are a subset of its rows
+            counts["missing_images"] = missing
+    return counts
+
+
+def _in_languages(rows: datasets.Dataset, languages: Sequence[str]) -> datasets.Dataset:
+    found = column(rows, "lang") or []
+    if missing := sorted(set(languages) - set(found)):
+        raise ValueError(
+            f"--train_languages names {', '.join(missing)}, and the training rows have "
+            f"{', '.join(sorted(set(filter(None, found)))) or 'no languages'}: name some of these, joined by commas."
+        )
+    return rows.select([row for row, lang in enumerate(found) if lang in languages])
+
+
+def _subset(rows: datasets.Dataset, size: int | None, seed: int) -> datasets.Dataset:
+    """A random subset of the rows, in their order; all of them for a size of `None` or more than there are."""
+    if size is None or size >= len(rows):
+        return rows
+    if size < 1:
+        raise ValueError(f"A subset of {size} rows was asked for; expected 1 or more, or the option left out.")
+    logger.info(f"A random {size} of the {len(rows)} rows of {rows.split} are used (seed {seed}).")
+    return rows.select(sorted(random.Random(seed).sample(range(len(rows)), size)))
+
+
+def label_names(rows: datasets.Dataset) -> list[str]:
+    """
+    The tags of a dataset, in id order.
+
+    Raises:
+        ValueError: there is no column of tokens or tags, or the tags are not class labels.
+    """
+    if missing := [name for name in ("tokens", "ner_tags") if name not in rows.column_names]:
+        raise ValueError(
+            f"The dataset has no column {' or '.join(missing)}; it has {', '.join(rows.column_names)}. Rename them: "
+            "tokens (words), ner_tags (class labels, IOB2) and, if it has them, id, lang, image, image_relation."
+        )
+    names = getattr(getattr(rows.features["ner_tags"], "feature", None), "names", None)
+    if names is None:
+        raise ValueError(
+            f"The column ner_tags is {rows.features['ner_tags']}; expected a list of class labels whose names are the "
+            'tags: cast it to List(ClassLabel(names=["O", "B-PER", "I-PER", ...])).'
+        )
+    return list(names)
+
+
+def column(rows: datasets.Dataset, name: str) -> list | None:
+    """The values of a column; `None` if there is no such column."""
+    return rows[name][:] if name in rows.column_names else None
+
+
+def image_cells(rows: datasets.Dataset) -> datasets.Dataset | None:
+    """The column of images, not decoded; `None` if there is no such column."""
+    if "image" not in rows.column_names:
+        return None
+    return rows.select_columns("image").cast_column("image", datasets.Image(decode=False))
+
+
+def rows_with_image(rows: datasets.Dataset) -> list[int]:
+    """The numbers of the rows that have an image."""
+    if (cells := image_cells(rows)) is None:
+        return []
+    present: list[bool] = []
+    for batch in cells.with_format("arrow").iter(batch_size=1000):
+        has_bytes, has_path = (pc.struct_field(batch["image"], part).is_valid() for part in ("bytes", "path"))
+        present += pc.or_(has_bytes, has_path).to_pylist()
+    return [row for row, has_image in enumerate(present) if has_image]
