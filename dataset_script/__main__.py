@@ -5,12 +5,13 @@ import logging
 import sys
 
 from .auditing import audit
-from .building import build
+from .building import build, mixture
 from .publishing import preview, push
 from .publishing.card import write_card
 
 COMMANDS = {
     "build": (build, "make a dataset of sentences and images"),
+    "mix": (mixture, "bring several sources together, partly labelled ones too"),
     "audit": (audit, "look for leaks within a dataset, or between two"),
     "preview": (preview, "write a page of sampled rows to look at"),
     "push": (push, "push a finished dataset to the Hub"),
