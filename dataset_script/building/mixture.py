@@ -17,7 +17,7 @@ import yaml
 from ..files import replacing
 from ..formats.readers import read_source
 from ..images import ImageFolder, find_image_root
-from ..rows import Row, mended_tags
+from ..rows import Row, check, mended_tags
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +58,7 @@ class Part:
             if part == split:
                 known = None if self.known_types is None else list(self.known_types)
                 row = replace(row, id=f"{self.folder.name}-{row.lang}-{number}", known_types=known or row.known_types)
+                check(row)
                 yield joined_handles(row) if self.handles == "join" else row
 
 

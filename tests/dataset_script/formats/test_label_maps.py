@@ -20,6 +20,7 @@ SOURCES = {
     "multinerd-to-four": "PER LOC ORG ANIM BIO CEL DIS EVE FOOD INST MEDIA PLANT MYTH TIME VEHI",
     "wikidiverse-to-four": "Person Organization Location Country Event Works Misc",
     "fmnerg-to-four": "person location building organization product art event other",
+    "germeval14-to-four": "PER LOC ORG OTH PERderiv LOCderiv ORGderiv OTHderiv PERpart LOCpart ORGpart OTHpart",
 }
 
 
@@ -46,7 +47,7 @@ def test_a_map_of_ones_own(tmp_path):
         ("NO: A\n", "'False: A' came; expected entity types, in quotes if need be"),
         ("A: ' B'\n", "'A:  B' came"),
         ("{", "is no YAML file"),
-        (None, "map.yaml', which is neither a file nor one of conll, fmnerg-to-four, multinerd-"),
+        (None, "map.yaml', which is neither a file nor one of conll, fmnerg-to-four, germeval14-"),
     ],
 )
 def test_files_that_are_no_map(tmp_path, text, message):

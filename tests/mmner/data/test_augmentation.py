@@ -2,7 +2,8 @@
 
 import random
 
-from mmner.data.augmentation import STYLES, augmented, lower, no_punctuation, upper
+from dataset_script.rows import iob2_problems
+from mmner.data.augmentation import STYLES, augmented, lower, no_punctuation, posted, upper
 from mmner.entity_f1 import find_entities
 
 TOKENS = ["Then", ",", "in", "New", "-", "York", ":", "Ann", "Straße", "...", "sang", "!"]
@@ -30,3 +31,18 @@ def test_every_style_is_drawn_and_keeps_the_entities():
             for kind, start, end in sorted(find_entities([tags])[0], key=lambda entity: entity[1])
         ]
         assert names == [("LOC", "new - york"), ("PER", "ann strasse")]
+
+
+def test_a_post_keeps_its_names_or_cuts_them_off_and_its_tags_are_iob2():
+    name = {"LOC": "newyork", "PER": "annstraße"}
+    seen = set()
+    for seed in range(300):
+        tokens, tags = posted(TOKENS, TAGS, random.Random(seed))
+        assert len(tokens) == len(tags) and all(token.strip() for token in tokens) and not list(iob2_problems(tags))
+        for kind, start, end in find_entities([tags])[0]:
+            letters = "".join(filter(str.isalnum, "".join(tokens[start:end]))).lower()
+            assert letters == name[kind], (tokens, tags)
+        if tokens[:1] == ["RT"]:
+            seen.add("RT")
+        seen |= {kind for kind in ("http://t.co/", "#NewYork", "#newyork", "@", "…") if any(kind in w for w in tokens)}
+    assert seen == {"RT", "http://t.co/", "#NewYork", "#newyork", "@", "…"}
