@@ -36,9 +36,7 @@ SAMPLE_SENTENCES = (
     "Im Herbst zog Familie Özdemir nach Köln, wo der FC Sankt Pauli am Samstag 3:1 gewann.",
     "L'été dernier, Aïcha Dubois a visité le musée d'Orsay à Paris avec l'équipe de l'UNESCO.",
     "¿Cuándo volverá José Núñez de Bogotá? El Real Betis juega mañana en Sevilla.",
-    "@maria loves #Rome 🙂 https://example.org/a1b2",
-    "12,5 % (2020/21) – »Faust«, Act II",
-    "No.",
+    "@maria loves #Rome 🙂",
 )
 
 
@@ -193,14 +191,13 @@ class OnnxEmissions:
 
     Args:
         folder: what `export_onnx` wrote.
-        threads: threads of one operation. Default: ONNX Runtime's choice, one a core.
 
     Raises:
         ImportError: `onnxruntime` is not installed.
         ValueError: the folder's files are not those that the export lists.
     """
 
-    def __init__(self, folder: str | os.PathLike, threads: int | None = None):
+    def __init__(self, folder: str | os.PathLike):
         runtime = _required("onnxruntime")
         self.folder = Path(folder)
         facts = _facts(self.folder)
@@ -214,15 +211,10 @@ class OnnxEmissions:
                 f"{self.folder} does not hold what its {EXPORT_FILE} lists: {', '.join(wrong)} (missing, damaged or "
                 f"added); {_advice(self.folder)}."
             )
-        options = runtime.SessionOptions()
-        if threads is not None:
-            options.intra_op_num_threads = threads
-
-        def session(name):
-            path = str(self.folder / name)
-            return runtime.InferenceSession(path, options, providers=PROVIDERS) if name in files else None
-
-        self._text, self._image, self._fusion = map(session, (TEXT_GRAPH, IMAGE_GRAPH, FUSION_GRAPH))
+        self._text, self._image, self._fusion = (
+            runtime.InferenceSession(self.folder / name, providers=PROVIDERS) if name in files else None
+            for name in (TEXT_GRAPH, IMAGE_GRAPH, FUSION_GRAPH)
+        )
 
     @classmethod
     def for_model(cls, model, onnx: Any = True) -> "OnnxEmissions":
@@ -390,10 +382,8 @@ def _input_ranges(source: Path, sample: dict[str, np.ndarray]) -> dict[str, floa
     )
     path = source.with_name(f"watched_{source.name}")  # beside the weights, if they have a file of their own
     onnx.save(watched, path)
-    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = runtime.InferenceSession(str(path), providers=PROVIDERS)
     values = dict(zip(inputs, session.run(inputs, sample), strict=True)) if inputs else {}
-    del session
-    path.unlink()
     widths = {name: float(np.ptp(value) / np.sqrt(np.mean(value**2))) for name, value in values.items()}
     return {node.name: widths[node.input[0]] for node in products}
 

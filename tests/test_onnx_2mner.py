@@ -46,7 +46,7 @@ def varied_model(**options):
 
 
 def exported(folder, model, processor=None, **options) -> OnnxEmissions:
-    return OnnxEmissions(export_onnx(model, processor or FixedInputs(), folder, **options), threads=1)
+    return OnnxEmissions(export_onnx(model, processor or FixedInputs(), folder, **options))
 
 
 @pytest.fixture(scope="module")
