@@ -20,6 +20,7 @@ from torch import nn
 
 TEXT_GRAPH, IMAGE_GRAPH, FUSION_GRAPH = "text.onnx", "image.onnx", "fusion.onnx"
 EXPORT_FILE = "onnx.json"
+AGAIN = "export the model again: export_onnx(model, processor, {!r})"
 PROVIDERS = ["CPUExecutionProvider"]
 ONNX_FOLDER = "onnx"  # of a model folder, where `onnx=True` looks if the export is not in the folder itself
 
@@ -170,12 +171,8 @@ def _facts(folder: Path) -> dict[str, Any]:
         return {"precision": facts["precision"], "fingerprint": facts["fingerprint"], "files": dict(facts["files"])}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{path} is damaged ({error!r}); delete it and *.onnx* beside it, then {_advice(folder)}."
+            f"{path} is damaged ({error!r}); delete it and *.onnx* beside it, then {AGAIN.format(str(folder))}."
         ) from error
-
-
-def _advice(folder: Path | str) -> str:
-    return f"export the model again: export_onnx(model, processor, {str(folder)!r})"
 
 
 class OnnxEmissions:
@@ -209,7 +206,7 @@ class OnnxEmissions:
             wrong = sorted({name for name, _ in found.items() ^ files.items()})
             raise ValueError(
                 f"{self.folder} does not hold what its {EXPORT_FILE} lists: {', '.join(wrong)} (missing, damaged or "
-                f"added); {_advice(self.folder)}."
+                f"added); {AGAIN.format(str(self.folder))}."
             )
         self._text, self._image, self._fusion = (
             runtime.InferenceSession(self.folder / name, providers=PROVIDERS) if name in files else None
@@ -244,7 +241,7 @@ class OnnxEmissions:
         if emissions.fingerprint != fingerprint(model):
             raise ValueError(
                 f"{emissions.folder} is the export of another model than this one (other labels, weights or dtype); "
-                f"{_advice(emissions.folder)}."
+                f"{AGAIN.format(str(emissions.folder))}."
             )
         return emissions
 

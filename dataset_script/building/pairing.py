@@ -66,13 +66,7 @@ def keep_to_own(
             _depict(pairs, row, plan, found, numbers, DEPICTS if found else plan.relation(row.id, False))
 
 
-def draw_unrelated(
-    stage: Stage,
-    provider: ImageProvider,
-    seed: int,
-    pairs: Pairs,
-    split: np.ndarray,
-) -> None:
+def draw_unrelated(stage: Stage, provider: ImageProvider, seed: int, pairs: Pairs, split: np.ndarray) -> None:
     """Give an image of something else to the rows that are to have one.
 
     ``split``: (rows,) the split of each row, negative for a row left out. Images come from those that depict an

@@ -187,7 +187,7 @@ def test_nothing_is_asked_again_by_another_run(server, tmp_path):
     second = run(tmp_path, *mentions)
     assert len(server.log) == asked and second.counts == first.counts and second.images == first.images
     assert [second.entity(mention) for mention in mentions] == [first.entity(mention) for mention in mentions]
-    third = run(tmp_path, *mentions[2:], max_mentions=1)
+    third = run(tmp_path, mentions[2])
     assert len(server.log) == asked and len(third.images) == 1 and third.counts["mentions asked"] == 1
 
 
