@@ -170,9 +170,8 @@ def _facts(folder: Path) -> dict[str, Any]:
         facts = json.loads(path.read_text())
         return {"precision": facts["precision"], "fingerprint": facts["fingerprint"], "files": dict(facts["files"])}
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is damaged ({error!r}); delete it and *.onnx* beside it, then {AGAIN.format(str(folder))}."
-        ) from error
+        remedy = f"delete it and *.onnx* beside it, then {AGAIN.format(str(folder))}."
+        raise ValueError(f"{path} is damaged ({error!r}); {remedy}") from error
 
 
 class OnnxEmissions:
@@ -208,10 +207,11 @@ class OnnxEmissions:
                 f"{self.folder} does not hold what its {EXPORT_FILE} lists: {', '.join(wrong)} (missing, damaged or "
                 f"added); {AGAIN.format(str(self.folder))}."
             )
-        self._text, self._image, self._fusion = (
-            runtime.InferenceSession(self.folder / name, providers=PROVIDERS) if name in files else None
-            for name in (TEXT_GRAPH, IMAGE_GRAPH, FUSION_GRAPH)
-        )
+
+        def session(name):
+            return runtime.InferenceSession(self.folder / name, providers=PROVIDERS) if name in files else None
+
+        self._text, self._image, self._fusion = map(session, (TEXT_GRAPH, IMAGE_GRAPH, FUSION_GRAPH))
 
     @classmethod
     def for_model(cls, model, onnx: Any = True) -> "OnnxEmissions":
