@@ -297,7 +297,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--image_urls", type=Path, help="TSV or JSONL of the images' URLs: " + ", ".join(urls.COLUMNS))
     text = "your mail address or URL, sent to servers with every request; or $MMNER_CONTACT"
     group.add_argument("--contact", default=os.environ.get("MMNER_CONTACT"), help=text)
-    for name, kind, text in (("requests_per_second", float, "to any one host"), ("workers", int, "at a time")):
+    for name, kind, text in (
+        ("requests_per_second", float, "to any one host"),
+        ("workers", int, "requests at a time"),
+    ):
         group.add_argument(f"--{name}", type=kind, default=getattr(Politeness, name), help=f"{text} (%(default)s)")
 
 
