@@ -91,11 +91,6 @@ class Runs:
                 start_new_session=True,
             )
 
-    def check_end(self, process: subprocess.Popen) -> None:
-        """Waits for a run; raises RuntimeError where it failed."""
-        if process.wait():
-            raise RuntimeError(f"A run ended with {process.returncode}:\n{(self.scratch / 'log').read_text()[-4000:]}")
-
     def newest_step(self, name: str) -> int:
         """The step of the newest checkpoint, 0 for none; raises where one cannot be read."""
         checkpoints = list((self.scratch / name).glob("checkpoint-*"))
@@ -108,9 +103,8 @@ class Runs:
     def outcome(self, name: str) -> dict[str, Any]:
         """What must be the same, without what is measured in seconds."""
         folder = self.scratch / name
-        state = torch.load(folder / f"checkpoint-{self.newest_step(name)}" / "optimizer.pt", weights_only=True)[
-            "state"
-        ]
+        newest = folder / f"checkpoint-{self.newest_step(name)}"
+        state = torch.load(newest / "optimizer.pt", weights_only=True)["state"]
         results = json.loads((folder / "all_results.json").read_text())
         return {
             "weights": (folder / "model.safetensors").read_bytes(),
@@ -123,7 +117,8 @@ class Runs:
 def trial(options: str, kills: int, rng: random.Random, scratch: Path) -> dict[str, Any]:
     """The run left alone, and the killed ones against it."""
     runs, started = Runs(options, scratch), time.monotonic()
-    runs.check_end(runs.start("whole"))
+    if code := runs.start("whole").wait():
+        raise RuntimeError(f"The run ended with {code}:\n{(scratch / 'log').read_text()[-4000:]}")
     length_s = time.monotonic() - started
     whole = runs.outcome("whole")
     moments: list[dict[str, Any]] = []
@@ -138,8 +133,7 @@ def trial(options: str, kills: int, rng: random.Random, scratch: Path) -> dict[s
                 except subprocess.TimeoutExpired:
                     os.killpg(process.pid, signal.SIGKILL)
             if process.wait() != -signal.SIGKILL:
-                runs.check_end(process)
-                break
+                break  # if it failed, `outcome` finds no results
             before, step = step, runs.newest_step(name)
             if step < before:
                 raise RuntimeError(f"Checkpoint {before} was lost: the newest is {step}.")

@@ -192,7 +192,7 @@ def hostile(tmp_path):
 def test_an_eps_of_a_dataset_folder_does_not_reach_ghostscript(hostile, ghostscript, tmp_path, monkeypatch):
     monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # as Pillow has it
     loaded = load(hostile, cache_dir=tmp_path / "cache")
-    assert load_report(loaded).total("train").unreadable_rows == 1
+    assert load_report(loaded).total("train").unreadable.total() == 1
     assert [image and image.size for image in loaded["train"]["image"]] == [None, (24, 16)]
     report = audit.audit(hostile)
     assert [sorted(problems) for problems in report.unreadable.values()] == [["x.png"]]

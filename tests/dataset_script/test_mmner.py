@@ -109,7 +109,7 @@ def test_missing_and_unreadable_images_are_null_counted_and_logged(corpus_folder
     part = load_report(dataset).total("train")
     assert (part.rows, part.images, part.without_image) == (12, 4, 2)
     assert part.missing == {"gone.jpg": 4} and part.unreadable == {"broken.jpg": 2}
-    assert (part.missing_rows, part.unreadable_rows) == (4, 2)
+    assert (part.missing.total(), part.unreadable.total()) == (4, 2)
     assert "runcated" in part.causes["broken.jpg"]
     assert load_report(dataset).total("train", "de").missing == {"gone.jpg": 2}
     assert "train: 1 images of 4 rows are missing: gone.jpg" in caplog.messages
@@ -134,7 +134,7 @@ def test_imgid_folder_with_images_and_captions(tmp_path, load_here):
     with pytest.raises(ValueError, match="has no rows in fr"):
         load_here(folder, "fr")
     elsewhere = load_here(folder, image_folder=tmp_path)
-    assert load_report(elsewhere).total().missing_rows == 3
+    assert load_report(elsewhere).total().missing.total() == 3
 
 
 def test_wrong_calls_say_what_is_expected(corpus_folder, load_here, tmp_path):
@@ -187,9 +187,9 @@ def test_a_change_of_text_of_the_same_size_and_time_is_seen(corpus_folder, load_
 
 
 def test_a_change_of_images_is_seen(corpus_folder, load_here, monkeypatch):
-    assert load_report(load_here(corpus_folder)).total().missing_rows == 4
+    assert load_report(load_here(corpus_folder)).total().missing.total() == 4
     Image.new("RGB", (8, 6)).save(corpus_folder / "images" / "gone.jpg")
-    assert load_report(load_here(corpus_folder)).total().missing_rows == 0
+    assert load_report(load_here(corpus_folder)).total().missing.total() == 0
     (corpus_folder / "images" / "red.png").write_bytes(b"no image")
     assert load_here(corpus_folder)["test"][0]["image"] is None
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 8 * 6 - 1)
@@ -278,7 +278,7 @@ def test_rows_changed_before_writing_are_counted_anew(corpus_folder, load_here, 
         write_parquet(dataset, tmp_path / "parquet")
     assert any("not those that were loaded" in message for message in caplog.messages)
     total = load_report(load_here(tmp_path / "parquet")).total()
-    assert (total.rows, total.images, total.without_image, total.missing_rows) == (8, 3, 5, 0)
+    assert (total.rows, total.images, total.without_image, total.missing.total()) == (8, 3, 5, 0)
 
 
 def test_the_same_dataset_gives_the_same_bytes_and_replaces_its_own_folder_only(corpus_folder, load_here, tmp_path):
@@ -342,7 +342,7 @@ def test_twitter(load_here, year, sizes, types, repaired):
     names = dataset["train"].features["ner_tags"].feature.names
     assert names == ["O"] + [f"{prefix}-{kind}" for kind in types.split() for prefix in "BI"]
     total = load_report(dataset).total()
-    assert (len(total.missing), total.missing_rows, total.images) == (sum(sizes), sum(sizes), 0)
+    assert (len(total.missing), total.missing.total(), total.images) == (sum(sizes), sum(sizes), 0)
     assert (total.repaired_tags, total.skipped.total(), total.without_caption) == (repaired, 0, 0)
     for split, rows in dataset.items():
         text = (folder / ("valid.txt" if split == "validation" else f"{split}.txt")).read_bytes().decode()
