@@ -1,7 +1,6 @@
 """The model: towers, the batch contract, collaborations, losses, saving and loading, a transformers model's duties."""
 
 import itertools
-import json
 import os
 import subprocess
 import sys
@@ -230,12 +229,6 @@ def test_loss_is_the_weighted_sum_of_its_parts():
     assert min(output.ner_loss, output.alignment_loss, output.consistency_loss) > 0
 
 
-def test_ner_loss_is_the_mean_over_sentences():
-    model, batch = tiny_model(), tiny_batch()
-    single = [model(**rows_of(batch, [row])).ner_loss for row in range(4)]
-    torch.testing.assert_close(model(**batch).ner_loss, torch.stack(single).mean())
-
-
 @pytest.mark.parametrize("saved", [None, "softmax", "crf"])
 def test_softmax_head_is_cross_entropy_and_argmax(saved, tmp_path):
     model, batch = tiny_model(tagging_head=saved or "softmax"), tiny_batch()
@@ -249,17 +242,6 @@ def test_softmax_head_is_cross_entropy_and_argmax(saved, tmp_path):
     torch.testing.assert_close(output.ner_loss, expected)
     assert torch.equal(output.predictions[words], output.logits.argmax(-1)[words])
     assert not any(p.requires_grad for p in model.crf.parameters())
-
-
-def test_crf_predictions_keep_to_iob2():
-    model = tiny_model()
-    with torch.no_grad():
-        model.classifier.bias[LABELS.index("I-LOC")] = 3
-    output = model(**tiny_batch())
-    assert (output.logits.argmax(-1)[:, 0] == LABELS.index("I-LOC")).all()  # what no sentence begins with
-    for tags in output.predictions.tolist():
-        names = ["O", *(LABELS[tag] for tag in tags if tag >= 0)]
-        assert not [pair for pair in itertools.pairwise(names) if pair[1][0] == "I" and pair[0][1:] != pair[1][1:]]
 
 
 def test_consistency_is_the_kl_of_the_posteriors():
@@ -281,13 +263,6 @@ def test_modality_dropout_hides_images_in_training_alone():
     torch.manual_seed(0)
     shown = sum(int((half.model(**without(batch, "labels")).image_index >= 0).sum()) for _ in range(200))
     assert 340 < shown < 460
-
-
-def test_no_image_tower_where_nothing_reads_an_image():
-    model = tiny_model(collaboration="none", alignment="none")
-    assert model.model.vision_model is None
-    batch = tiny_batch()
-    torch.testing.assert_close(model(**batch).logits, model(**text_of(batch)).logits)
 
 
 @pytest.mark.parametrize("collaboration", COLLABORATIONS)
@@ -457,13 +432,6 @@ def test_saved_folder_works_alone_offline_in_another_process(tmp_path):
     assert torch.equal(loaded(**batch).predictions, model(**batch).predictions)
 
 
-def test_saved_config_maps_every_auto_class(tmp_path):
-    tiny_model().save_pretrained(tmp_path)
-    saved = json.loads((tmp_path / "config.json").read_text())
-    assert set(saved["auto_map"]) == {"AutoConfig", "AutoModel", "AutoModelForTokenClassification", "AutoProcessor"}
-    assert set(saved["custom_pipelines"]) >= {"token-classification", "ner"}
-
-
 def test_base_and_tagger_share_their_weights(tmp_path):
     model = tiny_model(alignment="clip")
     model.save_pretrained(tmp_path / "tagger")
@@ -492,14 +460,6 @@ def test_attention_from_words_to_image(collaboration, keys):
     model.set_attn_implementation("sdpa")
     assert model.model.text_model.config._attn_implementation == "sdpa"
     torch.testing.assert_close(output.logits, model(**batch).logits, atol=1e-5, rtol=0)
-
-
-def test_gates_lie_between_none_and_all_and_are_zero_without_an_image():
-    output = tiny_model()(**tiny_batch())
-    assert output.gates.shape == (4, 5)
-    assert not output.gates[1].any()
-    assert ((output.gates[0] > 0) & (output.gates[0] < 1)).all()
-    assert not output.gates[2, 1:].any()  # no word
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import tracemalloc
 
 import datasets
 import numpy as np
@@ -16,7 +15,6 @@ import torch
 from tiny_pipelines import (
     LABELS,
     LETTERS,
-    MAX_POSITIONS,
     TEXTS,
     check_layout,
     limited,
@@ -101,12 +99,6 @@ class TestEntities:
         same(entities, ner(text, images=image))
         assert all(len(entity["alternatives"]) == 1 for entity in ner(text, top_k=1))
 
-    def test_layout_and_json(self, ner):
-        found = ner(TEXTS)
-        for text, entities in zip(TEXTS, found, strict=True):
-            check_layout(text, entities)
-        assert json.loads(json.dumps(found)) == found
-
     @pytest.mark.parametrize("label", ["B-work-of-art", "B-DAY"])
     def test_types_may_have_hyphens_or_no_inside_tag(self, towers, label):
         labels = ["O", "B-work-of-art", "I-work-of-art", "B-DAY"]
@@ -116,19 +108,6 @@ class TestEntities:
             pipe.model.classifier.bias.copy_(torch.tensor([5.0 * (other == label) for other in labels]))
         found = [(entity["entity_group"], entity["word"]) for entity in pipe("Orange gewinnt")]
         assert found == [(label[2:], "Orange"), (label[2:], "gewinnt")]
-
-    def test_softmax_head_is_read_strictly(self, towers):
-        pipe = make_pipeline(towers, tagging_head="softmax")
-        with torch.no_grad():
-            pipe.model.classifier.weight.zero_()
-            pipe.model.classifier.bias.copy_(torch.tensor([0.0, 0.0, 5.0, 0.0, 0.0]))
-        assert pipe("Jordan was seen") == []  # every word is I-PER: an entity that never began
-
-    def test_half_precision(self, towers):
-        pipe = make_pipeline(towers)
-        pipe.model.to(torch.bfloat16)
-        for text, entities in zip(TEXTS, pipe(TEXTS, images=[plain_image("blue")] * len(TEXTS)), strict=True):
-            check_layout(text, entities)
 
 
 class TestInputs:
@@ -363,21 +342,6 @@ class TestLongTexts:
             assert len(windowed.processor.windows(words, stride=stride)) > 3 and expected
             same(windowed(" ".join(words), stride=stride, batch_size=3), expected)
 
-    def test_an_entity_is_found_once_wherever_the_seam_falls(self, context_free):
-        pipe = context_free
-        outside = next(letter for letter in LETTERS[:26] if not pipe(letter))
-        name = next(
-            name
-            for name in map(" ".join, itertools.product(LETTERS[:26], repeat=3))
-            if [entity["word"] for entity in pipe(f"{outside} {outside} {name} {outside} {outside}")] == [name]
-        )
-        windowed = limited(pipe, 12)  # ten words a window
-        for before in range(25):
-            text = f"{outside} " * before + name + f" {outside}" * 12
-            entities = windowed(text, stride=4)
-            assert [(entity["word"], entity["start"]) for entity in entities] == [(name, 2 * before)]
-            same(entities, pipe(text))
-
     def test_the_image_goes_with_every_window(self, ner):
         windowed = limited(ner, 32)
         text = " ".join(TEXTS)
@@ -392,23 +356,6 @@ class TestLongTexts:
         tags = windowed.model.crf.decode(torch.stack(emissions)[None], mask)[0].tolist()
         found = [(entity["start"], entity["end"], entity["entity_group"]) for entity in windowed(text, images=RED)]
         assert found == [(offsets[start][0], offsets[end - 1][1], kind) for start, end, kind in spans_of(tags)]
-
-    def test_what_is_kept_of_a_long_text_is_little(self, context_free, monkeypatch):
-        """A hundred thousand characters: some hundred bytes a word in Python, and one window's tensors at a time."""
-        text = ("Jordan was seen in Paris, L'Amazone coule. " * 2400)[:100_000]
-        rows, emissions = [], context_free.model.emissions
-        monkeypatch.setattr(
-            context_free.model,
-            "emissions",
-            lambda **inputs: rows.append(inputs["input_ids"].numel()) or emissions(**inputs),
-        )
-        tracemalloc.start()
-        entities = context_free(text, batch_size=16)
-        peak_bytes = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        check_layout(text, entities)
-        assert len(entities) > 1000 and peak_bytes < 2000 * len(context_free.processor.split_words(text)[0])
-        assert max(rows) <= 16 * MAX_POSITIONS
 
 
 def test_a_text_only_model_says_that_images_have_no_effect(context_free, monkeypatch):

@@ -123,17 +123,6 @@ def test_decompression_bombs_are_refused_undecoded(tmp_path, side, monkeypatch):
         assert decoded[0] == (side, side)
 
 
-def test_each_file_is_decoded_once(tmp_path, monkeypatch):
-    READABLE["rgb.jpg"](tmp_path / "rgb.jpg")
-    (tmp_path / "broken.jpg").write_bytes(b"")
-    calls = []
-    monkeypatch.setattr(images, "open_image", lambda path: calls.append(path.name) or open_image(path))
-    folder = ImageFolder(tmp_path)
-    for _ in range(3):
-        folder.find("rgb.jpg"), folder.find("broken.jpg"), folder.find("rgb.*")
-    assert calls == ["rgb.jpg", "broken.jpg"]
-
-
 def test_names_without_suffix_find_their_file(tmp_path):
     assert candidates("a.jpg") == ("a.jpg",)
     assert candidates("1.2.*")[:3] == ("1.2.jpg", "1.2.jpeg", "1.2.png")

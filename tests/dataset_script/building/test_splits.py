@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataset_script.building.draws import choice, position, uniform
-from dataset_script.building.splits import keep_given, numbered, resplit
+from dataset_script.building.splits import keep_given, resplit
 from dataset_script.rows import iob2_spans
 
 ROWS = 40
@@ -52,11 +52,6 @@ def test_resplit_gives_an_entity_that_is_everywhere_a_split_of_its_own():
     assert len(set(with_hub[with_hub >= 0])) == 1
 
 
-def test_resplit_of_nothing_and_of_one_split():
-    assert resplit(0, (0.8, 0.1, 0.1), 0, pairs([]), pairs([])).split.size == 0
-    assert set(resplit(50, (1, 0, 0), 0, pairs([]), pairs([])).split) == {0}
-
-
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(0, 2), min_size=ROWS, max_size=ROWS), pairs_of_rows, row_and_thing)
 def test_keep_given_leaves_out_training_for_the_sake_of_testing(given_splits, together, ties):
@@ -76,11 +71,6 @@ def test_keep_given_leaves_out_training_for_the_sake_of_testing(given_splits, to
     assert assignment.left_out.total() == len(leaking)
     kept = assignment.split >= 0
     assert (assignment.split[kept] == np.array(given_splits)[kept]).all()
-
-
-def test_numbered_gives_equal_keys_equal_numbers():
-    numbers, count = numbered(["b", "a", "b", "c", "a"])
-    assert numbers.tolist() == [0, 1, 0, 2, 1] and count == 3
 
 
 def test_draws_depend_on_names_alone_and_are_uniform():

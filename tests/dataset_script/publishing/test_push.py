@@ -177,12 +177,6 @@ def test_refusals_and_what_cannot_be_reached_are_named(hub, folder, monkeypatch,
     assert not any("PUT" in request for request in hub.requests)
 
 
-def test_someone_else_commits_meanwhile(hub, folder, monkeypatch):
-    hub.fail_next("POST .*/commit/", how=412)
-    with pytest.raises(HfHubHTTPError, match="412"):
-        push(folder, "org/mmner")
-
-
 def _without_card(folder: Path) -> None:
     (folder / "README.md").unlink()
 
