@@ -115,26 +115,6 @@ def test_missing_and_unreadable_images_are_null_counted_and_logged(corpus_folder
     assert not any(message.startswith(("validation", "test")) for message in caplog.messages)
 
 
-def test_imgid_folder_with_images_and_captions(tmp_path, load_here):
-    folder = tmp_path / "tweets"
-    (folder / "images").mkdir(parents=True)
-    Image.new("RGB", (4, 4)).save(folder / "images" / "17_06_1.jpg")
-    (folder / "train.txt").write_text("IMGID:17_06_1\nRT\tO\nBerlin\tB-OTHER\n\nIMGID:O_2\nx\tO\n\n", encoding="utf-8")
-    (folder / "valid.txt").write_text("IMGID:3\ny\tO\n", encoding="utf-8")
-    (folder / "captions.txt").write_text("17_06_1.jpg :a black square\n", encoding="utf-8")
-    dataset = load_here(folder, "de", lang="de", captions="captions.txt")
-    assert dataset["train"].column_names == [*COLUMNS, "caption"]
-    first, second = dataset["train"]
-    assert (first["id"], first["lang"], first["caption"]) == ("17_06_1", "de", "a black square")
-    assert first["image"].size == (4, 4)
-    assert (second["image"], second["caption"]) == (None, None)
-    assert load_report(dataset).total().missing == {"O_2.jpg": 1, "3.jpg": 1}
-    with pytest.raises(ValueError, match="has no rows in fr"):
-        load_here(folder, "fr")
-    elsewhere = load_here(folder, image_folder=tmp_path)
-    assert load_report(elsewhere).total().missing_rows == 3
-
-
 def test_wrong_calls_say_what_is_expected(corpus_folder, load_here, tmp_path):
     with pytest.raises(ValueError, match="config is 'it'; expected one of en, de, fr, es, all"):
         load_here(corpus_folder, "it")

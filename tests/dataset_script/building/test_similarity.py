@@ -81,10 +81,8 @@ def test_sentences_agree_with_comparing_all_pairs(sentences, threshold):
     [
         ("a b c d", "a b c d", True),
         ("la la", "la la la la la", False),
-        ("la la la la la", "la la la la la la", True),
         ("Der Kanzler besucht heute Paris .", "der kanzler besucht heute paris", True),
         ("Ann met Bo in Kiel http://t.co/a", "Ann met Bo in Kiel http://t.co/b", True),
-        ("? !", "?", False),
         ("? !", "? !", True),
     ],
 )
