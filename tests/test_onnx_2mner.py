@@ -331,7 +331,6 @@ def test_an_int8_export_in_the_models_folder_is_used_at_each_load(towers, tmp_pa
     [
         ("onnx", lambda: export_onnx(None, None, ".")),
         ("onnxscript", lambda: export_onnx(None, None, ".")),
-        ("onnxruntime", lambda: export_onnx(None, None, ".", quantize=True)),
         ("onnxruntime", lambda: OnnxEmissions(".")),
     ],
 )
