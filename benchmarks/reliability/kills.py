@@ -1,9 +1,9 @@
 """Runs killed at random moments against the same run left alone: ``python benchmarks/reliability/kills.py``.
 
-Each recipe below is run to its end. Then it is started, killed with its worker processes at a random moment, resumed by
-the same command, and so on until it ends; then anew in another folder, until there were ``--kills`` kills. After every
+Each recipe below is run to its end. Then it is started, killed with its workers at a random moment, resumed by the
+same command, and so on until it ends; then anew in another folder, until there were ``--kills`` kills. After every
 kill each checkpoint must be readable, and the newest no older than before. Weights, optimizer state, predictions and
-scores must equal those of the run left alone, bit for bit. Writes ``benchmarks/results/kills.json``; exits with 1 else.
+scores must equal those of the run left alone, bit for bit. Writes ``benchmarks/results/kills.json``.
 """
 
 import argparse
