@@ -1,5 +1,6 @@
 """The model: towers, the batch contract, collaborations, losses, saving and loading, a transformers model's duties."""
 
+import functools
 import itertools
 from pathlib import Path
 
@@ -509,8 +510,14 @@ def test_labels_that_are_not_iob2_need_a_softmax(tmp_path):
     output = tiny_model(labels=labels, tagging_head="softmax")(**tiny_batch())
     assert output.logits.shape[-1] == 5 and output.loss.isfinite()
     folder = save_tower(TEXT_CONFIGS["bert"], tmp_path)
-    with pytest.raises(ValueError, match="at least one label"):
-        TwoMNERForTokenClassification.from_towers(folder, folder, labels=[])
+    from_towers = functools.partial(TwoMNERForTokenClassification.from_towers, folder, folder, collaboration="none")
+    with pytest.raises(ValueError, match="A CRF .* take tagging_head='softmax'"):
+        from_towers(labels=labels)
+    assert from_towers(labels=labels, tagging_head="softmax").config.labels == labels
+    assert from_towers(labels=["LABEL_0", "LABEL_1"]).crf.allowed_start is None
+    for head, wrong in itertools.product(("crf", "softmax"), ([], ["O", "O"])):
+        with pytest.raises(ValueError, match="expected at least one label, and each once"):
+            from_towers(labels=wrong, tagging_head=head)
 
 
 @pytest.mark.parametrize(
