@@ -1,4 +1,4 @@
-"""The rules of the rooms: which module may import which, at most 800 lines a module, and what travels with the weights."""
+"""The rooms: what each may import, how long a module may be, and how much code travels with the weights."""
 
 import ast
 from pathlib import Path
