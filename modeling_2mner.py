@@ -589,7 +589,7 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
             text: name or folder of the text tower.
             vision: name or folder of the image tower; of a text-image model its image side is taken.
             global_vision: name or folder of a second image tower, read as one pooled vector.
-            labels: the tags in id order, e.g. `["O", "B-PER", "I-PER"]`; other than IOB2 with `tagging_head="softmax"`.
+            labels: the tags in id order, e.g. `["O", "B-PER", "I-PER"]`; IOB2 if there is a CRF.
             dtype: of the weights.
             **config: options of [`TwoMNERConfig`].
 
