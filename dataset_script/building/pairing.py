@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from .draws import choice, uniform
+from .draws import position, uniform
 from .plan import DEPICTS, NONE, UNKNOWN, UNRELATED, Plan
 from .providers.base import ImageProvider
 from .stage import Mention, Stage, StagedRow
@@ -108,6 +108,7 @@ def _depict(
         return
     # First an entity, then one of its images: an entity of many images is not shown more often for it. The name
     # "picture" is part of the seed.
-    mention = choice(list(dict.fromkeys(found.values())), plan.seed, "mention", row.id)
+    mentions = list(dict.fromkeys(found.values()))
+    mention = mentions[position([1] * len(mentions), plan.seed, "mention", row.id)]
     images = [name for name, shown in found.items() if shown == mention]
-    pairs.image[row.key] = numbers[choice(images, plan.seed, "picture", row.id)]
+    pairs.image[row.key] = numbers[images[position([1] * len(images), plan.seed, "picture", row.id)]]
