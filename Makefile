@@ -1,8 +1,9 @@
-# `make demo`: install, train the synthetic probe on CPU, predict with and without pictures.
+# `make demo`: install, train the synthetic probe on CPU, predict with and without images.
 # `make test`: install, check format, lint and types, run the offline tests.
 # `make test-lowest`: install the lowest versions that setup.cfg allows, run the fast tests of the model.
 # `make test-common`: fetch the source of transformers and run its own common model tests over ours.
-# All use their own environment in .venv, made again only when the dependencies change.
+# All install from a package index into .venv (test-lowest: .venv-lowest), again only when the dependencies change.
+# The tests themselves run offline.
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-common test-lowest clean

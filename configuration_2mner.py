@@ -25,7 +25,7 @@ AUTO_MAP = {
 PIPELINE = {"impl": "pipeline_2mner.TwoMNERPipeline", "pt": ["AutoModelForTokenClassification"], "type": "multimodal"}
 PIPELINE_TASKS = ("token-classification", "ner", "multimodal-ner")
 
-# Image towers that do not see a picture as it is, by type of model: why, and what to take instead.
+# Image towers that do not read an image as it is, by type of model: why, and what to take instead.
 UNFIT_IMAGE_TOWERS = {
     "siglip2_vision_model": "reads patches with a mask of them (NaFlex), not pixels; give a SigLIP 2 checkpoint of a "
     "fixed size, which is a `siglip_vision_model` (google/siglip2-base-patch16-224)",
@@ -190,7 +190,7 @@ class TwoMNERConfig(PreTrainedConfig):
             raise ValueError(f"`alignment_temperature` is {self.alignment_temperature}; expected more than 0 or None.")
 
     def validate_image_towers(self):
-        """An image tower that is read sees whole pictures, the same each time."""
+        """An image tower that is used reads whole images, the same way each time."""
         for name in ("vision_config", "global_vision_config"):
             kind = getattr(getattr(self, name), "model_type", None)
             if self.uses_images and kind in UNFIT_IMAGE_TOWERS:

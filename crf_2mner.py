@@ -15,6 +15,9 @@ from torch.nn.functional import pad
 # from the limit of float32 that several may be added.
 FORBIDDEN = -1e30
 
+# Smaller probabilities count as underflow.
+LEAST = {torch.float32: 1e-34, torch.float64: 1e-277}
+
 
 class TagConstraints(NamedTuple):
     """Which tags may start a sentence and which may follow each other; True is allowed."""
@@ -108,9 +111,6 @@ class LinearChainCRF(nn.Module):
         for parameter in self.parameters():
             nn.init.zeros_(parameter)
 
-    def extra_repr(self) -> str:
-        return f"num_tags={self.num_tags}, constrained={self.allowed_start is not None}"
-
     # Compiled, the loop over words would be unrolled, and compiled again for every length.
     @torch.compiler.disable
     def log_likelihood(self, emissions: Tensor, tags: Tensor, mask: Tensor) -> Tensor:
@@ -155,8 +155,6 @@ class LinearChainCRF(nn.Module):
         Raises:
             TypeError, ValueError: as in `log_likelihood`.
         """
-        self._check(emissions, mask)
-        num_words = mask.shape[1]
         with _full_precision(emissions):
             scores, mask = self._time_first(emissions, mask)
             start, transitions, end = self._step_scores(scores.dtype)
@@ -177,7 +175,7 @@ class LinearChainCRF(nn.Module):
             path = [last]
             for pointer in previous[1:].flip(0):
                 path.append(pointer.gather(0, path[-1]))
-            return torch.cat(path[::-1]).masked_fill(~mask, -100).T[:, :num_words].contiguous()
+            return torch.cat(path[::-1]).masked_fill(~mask, -100).T[:, : emissions.shape[1]].contiguous()
 
     @torch.compiler.disable
     def marginals(self, emissions: Tensor, mask: Tensor) -> Tensor:
@@ -186,12 +184,10 @@ class LinearChainCRF(nn.Module):
         Raises:
             TypeError, ValueError: as in `log_likelihood`.
         """
-        self._check(emissions, mask)
-        num_words = mask.shape[1]
         with _full_precision(emissions):
             scores, mask = self._time_first(emissions, mask)
             posterior = self._posterior_scores(scores, self._continuations(scores, mask)).softmax(dim=1)
-            posterior = posterior.masked_fill(~mask[:, None], 0).permute(2, 0, 1)[:, :num_words]
+            posterior = posterior.masked_fill(~mask[:, None], 0).permute(2, 0, 1)[:, : emissions.shape[1]]
             return posterior.to(self._dtype(emissions)).contiguous()
 
     def divergence(self, teacher: Tensor, student: Tensor, mask: Tensor) -> Tensor:
@@ -307,6 +303,7 @@ class LinearChainCRF(nn.Module):
 
         With the batch innermost, a step over a handful of tags is a few long vectors instead of many short ones.
         """
+        self._check(emissions, mask)
         dtype = torch.float32 if emissions.device.type == "mps" else torch.float64
         if not mask.shape[1]:
             emissions, mask = pad(emissions, (0, 0, 0, 1)), pad(mask, (0, 1))
@@ -395,10 +392,9 @@ class _ScaledMessages(torch.autograd.Function):
             torch.mm(to_from, before * likelihood, out=here)
             torch.sum(here, dim=0, keepdim=True, out=total)
             here.div_(total)
-        least = _least(messages)
-        is_exact = bool(
-            (messages[1:] > least).all() and ((messages[0] > least) | (start < FORBIDDEN / 2)[:, None]).all()
-        )
+        least = LEAST[messages.dtype]
+        is_forbidden = (start < FORBIDDEN / 2)[:, None]
+        is_exact = bool((messages[1:] > least).all() and ((messages[0] > least) | is_forbidden).all())
         ctx.save_for_backward(messages, likelihoods, sums, step)
         scale = sums.log()
         scale[1:] += highest[:-1] + step_highest
@@ -409,7 +405,7 @@ class _ScaledMessages(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor, _: None) -> tuple[Tensor, Tensor, Tensor]:
         messages, likelihoods, sums, step = ctx.saved_tensors
-        ratio = gradient / messages.clamp(min=_least(messages))  # becomes total gradient / message
+        ratio = gradient / messages.clamp(min=LEAST[messages.dtype])  # becomes total gradient / message
         scaled = likelihoods[:-1] / sums[1:]
         for word in range(len(scaled) - 1, -1, -1):
             torch.addcmul(ratio[word], scaled[word], step @ ratio[word + 1], out=ratio[word])
@@ -417,11 +413,6 @@ class _ScaledMessages(torch.autograd.Function):
         outgoing = messages[:-1] * scaled
         transition_gradient = step * torch.einsum("tib,tjb->ij", outgoing, ratio[1:])
         return emission_gradient, (messages[0] * ratio[0]).sum(dim=-1), transition_gradient
-
-
-def _least(x: Tensor) -> float:
-    """The smallest probability that does not count as an underflow."""
-    return torch.finfo(x.dtype).tiny ** 0.9
 
 
 def _last_word(mask: Tensor, x: Tensor) -> Tensor:

@@ -568,7 +568,7 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(tower_width(config.text_config), config.num_labels)
         self.evidence = EvidenceHead(config) if config.collaboration == "evidence" else None
-        self.crf = LinearChainCRF(config.num_labels, _constraints(config))
+        self.crf = LinearChainCRF(config.num_labels, _constraints(config.labels, config.tagging_head))
         self.freeze_unread()
         self.post_init()
 
@@ -589,14 +589,17 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
             text: name or folder of the text tower.
             vision: name or folder of the image tower; of a text-image model its image side is taken.
             global_vision: name or folder of a second image tower, read as one pooled vector.
-            labels: the IOB2 tags in id order, e.g. `["O", "B-PER", "I-PER"]`.
+            labels: the tags in id order, e.g. `["O", "B-PER", "I-PER"]`; IOB2 if there is a CRF.
             dtype: of the weights.
             **config: options of [`TwoMNERConfig`].
 
         Raises:
-            ValueError: the labels are not IOB2, or a checkpoint lacks weights of its tower.
+            ValueError: no label, or one twice; with a CRF, labels that are not IOB2; or a checkpoint lacks weights of
+                its tower.
         """
-        iob2_constraints(labels)
+        if not labels or len(set(labels)) < len(labels):
+            raise ValueError(f"`labels` is {list(labels)}; expected at least one label, and each once.")
+        _constraints(labels, config.get("tagging_head", TwoMNERConfig.tagging_head))  # before the towers are read
         towers = {"text": pretrained_tower(text, "text", dtype), "vision": pretrained_tower(vision, "vision", dtype)}
         if global_vision is not None:
             towers["global_vision"] = pretrained_tower(global_vision, "vision", dtype)
@@ -744,12 +747,12 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
         return {"loss": loss, **losses}
 
 
-def _constraints(config: TwoMNERConfig):
+def _constraints(labels: Sequence[str], tagging_head: str):
     """The IOB2 constraints, if there is a CRF to constrain and the labels have names (`LABEL_0`, ... have none)."""
-    if config.tagging_head != "crf" or any(label.startswith("LABEL_") for label in config.labels):
+    if tagging_head != "crf" or any(label.startswith("LABEL_") for label in labels):
         return None
     try:
-        return iob2_constraints(config.labels)
+        return iob2_constraints(labels)
     except ValueError as error:
         raise ValueError(
             f"{error} A CRF is constrained to IOB2: write the labels so, or take tagging_head='softmax'."

@@ -65,13 +65,8 @@ def load(
     if config not in names:
         raise ValueError(f"config is {config!r}; expected one of {', '.join(names)}.")
     path = Path(folder).expanduser().absolute()
-    options: dict[str, Any] = {
-        "lang": lang,
-        "image_folder": image_folder,
-        "captions": captions,
-        "label_map": label_map,
-    }
-    options |= {"tag_column": tag_column, "errors": errors, "iob2": iob2}
+    options: dict[str, Any] = {"lang": lang, "image_folder": image_folder, "captions": captions}
+    options |= {"label_map": label_map, "tag_column": tag_column, "errors": errors, "iob2": iob2}
     if is_parquet(path):
         if unused := [name for name, value in options.items() if value not in (None, "raise", "auto")]:
             raise ValueError(f"{path} is a Parquet dataset, where {', '.join(unused)} has no use: leave it out.")

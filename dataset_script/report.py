@@ -32,16 +32,6 @@ class ReportPart:
     repair_examples: list[str] = field(default_factory=list)  # the first ``MAX_EXAMPLES`` messages
     skip_examples: list[str] = field(default_factory=list)  # likewise
 
-    @property
-    def missing_rows(self) -> int:
-        """Rows whose image file was not there."""
-        return self.missing.total()
-
-    @property
-    def unreadable_rows(self) -> int:
-        """Rows whose image file did not open."""
-        return self.unreadable.total()
-
     def skip(self, reason: str, message: str) -> None:
         """Count a row that is left out."""
         self.skipped[reason] += 1
@@ -65,8 +55,8 @@ class ReportPart:
         """A line for each kind of loss or change."""
         unreadable = _some([f"{name} ({self.causes[name]})" for name in self.unreadable])
         lines = [
-            (self.missing_rows, f"{len(self.missing)} images of {{}} rows are missing: {_some(self.missing)}"),
-            (self.unreadable_rows, f"{len(self.unreadable)} images of {{}} rows do not open: {unreadable}"),
+            (self.missing.total(), f"{len(self.missing)} images of {{}} rows are missing: {_some(self.missing)}"),
+            (self.unreadable.total(), f"{len(self.unreadable)} images of {{}} rows do not open: {unreadable}"),
             (self.empty_sentences, "{} rows have no tokens"),
             (self.without_caption, "{} rows name an image for which the captions file has no line"),
             (self.repaired_tags, f"{{}} I- tags that begin an entity were read as B-: {_some(self.repair_examples)}"),

@@ -11,14 +11,13 @@ import hashlib
 import json
 import os
 import re
-import threading
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
+from loopback import Handler, Loopback
 
 
 class HubError(Exception):
@@ -52,7 +51,7 @@ class Repo:
         return sha
 
 
-class HubServer:
+class HubServer(Loopback):
     """``with HubServer(folder) as hub``: serves at ``hub.url`` until the block ends; ``folder`` holds the files.
 
     ``hub.token`` may read and write, ``hub.read_token`` only read, any other is refused; without one everything may be
@@ -62,25 +61,10 @@ class HubServer:
     token, read_token = "hf_write", "hf_read"
 
     def __init__(self, folder: str | Path):
+        super().__init__()
         self.objects = Path(folder) / "objects"
         self.objects.mkdir(parents=True)
         self.repos: dict[tuple[str, str], Repo] = {}
-        self.requests: list[str] = []
-        self.faults: list[tuple[str, str | int]] = []
-        self.stopping = threading.Event()
-
-    def __enter__(self) -> "HubServer":
-        handler = type("Handler", (_Handler,), {"hub": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self._server.daemon_threads, self._server.block_on_close = True, False
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stopping.set()
-        self._server.shutdown()
-        self._server.server_close()
 
     def environment(self, home: str | Path) -> dict[str, str]:
         """The environment of a subprocess that is to use this Hub, with its caches and settings in ``home``."""
@@ -115,22 +99,6 @@ class HubServer:
         repo = self.repo(kind, name)
         return {path: self.objects / sha256 for path, sha256 in sorted(repo.commits[repo.sha(revision)].items())}
 
-    def fail_next(self, pattern: str, times: int = 1, how: str | int = "cut") -> None:
-        """Lets the next ``times`` requests whose ``"METHOD /path"`` has the regular expression ``pattern`` fail.
-
-        ``how``: a status such as 503, ``"cut"`` (the connection breaks) or ``"hang"`` (no answer, ever).
-        """
-        self.faults += [(pattern, how)] * times
-
-    def take(self, request: str) -> str | int | None:
-        """Logs the request; the fault that is to befall it, if any."""
-        self.requests.append(request)
-        for fault in self.faults:
-            if re.search(fault[0], request):
-                self.faults.remove(fault)
-                return fault[1]
-        return None
-
 
 _REPO = r"/(?P<kind>models|datasets)/(?P<name>[^/]+/[^/]+)"
 _ROUTES = [
@@ -148,28 +116,21 @@ _ROUTES = [
 _NEED_WRITE = ("create", "preupload", "commit", "branch", "lfs_batch")
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Handler):
     """One request. The method of its route returns JSON or raises ``HubError``; ``_resolve`` sends a file itself."""
 
-    hub: HubServer
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_: object) -> None:
-        """Silent: ``HubServer.requests`` has the log."""
-
     def _handle(self) -> None:
+        self.hub: HubServer = self.server.owner
         url = urlsplit(self.path)
         fault = self.hub.take(f"{self.command} {url.path}")
-        if fault == "hang":
-            self.hub.stopping.wait()
-        if fault in ("hang", "cut"):
+        if fault and fault.how == "cut":
             self.close_connection = True
             return
         self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.query = parse_qs(url.query)
         try:
             if fault:
-                raise HubError(int(fault), "a fault that the test asked for")
+                raise HubError(int(fault.how), "a fault that the test asked for")
             verb = self.command.replace("HEAD", "GET")
             tried = ((re.fullmatch(pattern, url.path), route) for method, pattern, route in _ROUTES if method == verb)
             match, route = next((pair for pair in tried if pair[0]), (None, ""))
@@ -183,10 +144,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self.repo = self.hub.repo(kind, self.name)
             answer = getattr(self, "_" + route)(**found)
             if route != "resolve":
-                self._send(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
+                self.send(200, {"Content-Type": "application/json"}, json.dumps(answer).encode())
         except HubError as error:
             headers = {"X-Error-Code": error.code, "X-Error-Message": str(error), "Content-Type": "application/json"}
-            self._send(error.status, json.dumps(error.body).encode(), headers)
+            self.send(error.status, headers, json.dumps(error.body).encode())
 
     do_GET = do_HEAD = do_POST = do_PUT = _handle  # noqa: N815 - the names that http.server calls
 
@@ -286,16 +247,10 @@ class _Handler(BaseHTTPRequestHandler):
         if wanted := re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")):
             headers["Content-Range"] = f"bytes {wanted[1]}-{wanted[2]}/{len(content)}"
             content = content[int(wanted[1]) : int(wanted[2]) + 1]
-        self._send(206 if wanted else 200, content, headers)
+        self.send(206 if wanted else 200, headers, content)
 
-    def _send(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for key, value in ({"Content-Length": str(len(body))} | headers).items():
-            if value:
-                self.send_header(key, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
+
+HubServer.handler = _Handler
 
 
 def validate_yaml(content: str) -> dict[str, list]:

@@ -1,4 +1,4 @@
-"""Rules of the house: no module over 800 lines, and imports that only point down the floors."""
+"""The rooms: what each may import, how long a module may be, and how much code travels with the weights."""
 
 import ast
 from pathlib import Path
@@ -13,7 +13,7 @@ MODULES = sorted(
 )
 TRAVELLING = sorted(path.stem for path in ROOT.glob("*_2mner.py")) + ["handler"]
 
-# Floors from the ground up: a module may import from its own floor and from those below it.
+# The rooms of each group in order: a module may import from its own line and from the lines before it.
 FLAT = [
     ["configuration_2mner", "alignment_2mner", "crf_2mner"],
     ["processing_2mner", "collaboration_2mner"],
@@ -37,10 +37,8 @@ MMNER = [
     ["mmner.results"],
     ["mmner.probe.demo"],
 ]
-HOUSES = {"FLAT": FLAT, "DATASET": DATASET, "MMNER": MMNER}
-FLOORS = {
-    name: (house, floor) for house, floors in HOUSES.items() for floor, names in enumerate(floors) for name in names
-}
+GROUPS = {"FLAT": FLAT, "DATASET": DATASET, "MMNER": MMNER}
+PLACES = {name: (group, line) for group, lines in GROUPS.items() for line, names in enumerate(lines) for name in names}
 
 
 def name_of(path: Path) -> str:
@@ -49,10 +47,10 @@ def name_of(path: Path) -> str:
 
 
 def place_of(module: str) -> tuple[str, int] | None:
-    """The house and floor of a module: those of its longest known prefix."""
+    """The group and line of a module: those of its longest known prefix."""
     parts = module.split(".")
     prefixes = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
-    return next((FLOORS[prefix] for prefix in prefixes if prefix in FLOORS), None)
+    return next((PLACES[prefix] for prefix in prefixes if prefix in PLACES), None)
 
 
 def imports_of(path: Path) -> set[str]:
@@ -85,11 +83,11 @@ def test_a_module_has_at_most_800_lines(path):
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_imports_point_down(path):
+def test_a_module_imports_only_its_own_line_and_those_before_it(path):
     name, imported = name_of(path), imports_of(path)
-    house = name.split(".")[0]
+    top = name.split(".")[0]
     assert "run_mmner" not in imported
-    if house == "dataset_script":
+    if top == "dataset_script":
         assert not {one for one in imported if one.endswith("_2mner") or one.startswith("mmner")}
     if name in TRAVELLING:
         assert not {one for one in imported if one.startswith(("dataset_script", "mmner"))}
@@ -98,7 +96,7 @@ def test_imports_point_down(path):
     for other in imported:
         place = place_of(other)
         if place is not None and place[0] == place_of(name)[0]:
-            assert place[1] <= place_of(name)[1], f"{name} imports {other}, which stands above it"
+            assert place[1] <= place_of(name)[1], f"{name} imports {other}, whose room comes after its own"
 
 
 def test_at_most_ten_files_travel_with_the_weights():

@@ -46,7 +46,7 @@ def varied_model(**options):
 
 
 def exported(folder, model, processor=None, **options) -> OnnxEmissions:
-    return OnnxEmissions(export_onnx(model, processor or FixedInputs(), folder, **options), threads=1)
+    return OnnxEmissions(export_onnx(model, processor or FixedInputs(), folder, **options))
 
 
 @pytest.fixture(scope="module")
@@ -331,7 +331,6 @@ def test_an_int8_export_in_the_models_folder_is_used_at_each_load(towers, tmp_pa
     [
         ("onnx", lambda: export_onnx(None, None, ".")),
         ("onnxscript", lambda: export_onnx(None, None, ".")),
-        ("onnxruntime", lambda: export_onnx(None, None, ".", quantize=True)),
         ("onnxruntime", lambda: OnnxEmissions(".")),
     ],
 )

@@ -67,18 +67,6 @@ class TestLookAhead:
         ner(["Paris"] * 10, batch_size=4)
         assert sizes == [4, 4, 2]
 
-    def test_images_that_are_read_ahead_are_few(self, ner, monkeypatch):
-        monkeypatch.setattr(pipeline_2mner, "LOOK_AHEAD_IMAGES", 3)
-        read = []
-
-        def items():
-            for number in range(20):
-                read.append(number)
-                yield {"text": TEXTS[0], "image": plain_image((number, 0, 0))}
-
-        for number, _ in enumerate(ner(items()), start=1):
-            assert len(read) <= number + 3
-
 
 class TestResults:
     @pytest.mark.parametrize("batch_size", [None, 1, 3, 500])

@@ -100,17 +100,6 @@ def test_a_text_that_cannot_be_read_or_a_url_is_an_error(ner):
         checked(ner, TEXT, {"path": None, "url": "http://127.0.0.1/a.png"})
 
 
-def test_every_type_has_a_colour_and_examples_have_texts_with_and_without_an_image():
-    from answers import colours
-    from examples import EXAMPLES
-
-    assert len(colours(f"T{number}" for number in range(100))) == 100
-    assert len(set(colours(["PER", "LOC", "ORG", "MISC", "BIRD", "FISH"]).values())) == 6
-    drawn = [example.draw() for example in EXAMPLES if example.draw]
-    assert len({image.tobytes() for image in drawn}) == 2 and all(image.mode == "RGB" for image in drawn)
-    assert len({example.text for example in EXAMPLES}) == 4
-
-
 def test_the_card_is_one_that_spaces_read():
     head = (SPACE / "README.md").read_text(encoding="utf-8").split("---\n")[1]
     card = yaml.safe_load(head)

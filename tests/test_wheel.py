@@ -1,6 +1,5 @@
 """The package as a wheel: used from an empty folder, in a process that does not see the repository."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -67,20 +66,7 @@ def installed(tmp_path_factory) -> Path:
 
 def test_modules_metric_recipes_and_a_run(installed, tmp_path):
     """Every module is imported, the metric and the recipes are found, a run trains and writes its model and card."""
-    done = subprocess.run(
-        [
-            sys.executable,
-            *stranger.OPTIONS,
-            stranger.script(f"sys.path.insert(0, sys.argv[1])\n{STRANGER}"),
-            installed,
-        ],
-        cwd=tmp_path,
-        env=os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
+    stranger.run(f"sys.path.insert(0, sys.argv[1])\n{STRANGER}", tmp_path, installed)
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"README.md", "recipe.yaml", "model.safetensors", "modeling_2mner.py", "predictions_test.jsonl"} <= names
 

@@ -8,11 +8,11 @@ A system is a line of ``systems.yaml`` beside this file, or of another ``--syste
 ``run_mmner.py``, in a folder of its own under ``--output_dir``; finished runs are not run again, so the same command
 resumes a grid. The checkpoint is chosen on dev; test is scored once per run, with the images hidden and shuffled too.
 
-Writes ``accuracy.json`` into ``--output_dir``, or to ``--output``: for each run its scores, mistakes, calibration, and
-what its images repair and break; for each system against each of ``--against``, and against itself with images hidden
-or shuffled, the mean difference over seeds, its bootstrap interval and its p-value. The predictions are written to
-``predictions/SET.npz`` beside that file. A system of ``--against`` that is not among ``--systems`` is not trained: its
-predictions are read from there or from ``benchmarks/results/predictions``.
+Writes ``accuracy.json`` into ``--output_dir``, or to ``--output``: for each run its scores; for each system against
+each of ``--against``, and against itself with images hidden or shuffled, the mean difference over seeds, its bootstrap
+interval and its p-value. The predictions are written to ``predictions/SET.npz`` beside that file. A system of
+``--against`` that is not among ``--systems`` is not trained: its predictions are read from there or from
+``benchmarks/results/predictions``.
 """
 
 import argparse
@@ -30,11 +30,9 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.accuracy.analysis import calibration, mistakes, repairs  # noqa: E402
 from benchmarks.accuracy.predictions import Rows, publish, read, with_gold  # noqa: E402
 from benchmarks.accuracy.significance import bootstrap_interval, micro_f1, randomization_test, sentence_counts  # noqa: E402
 from benchmarks.measuring import RESULTS, about, write  # noqa: E402
-from mmner.entity_f1 import find_entities  # noqa: E402
 
 SLICES = ("all", "depicts", "unrelated", "none")
 CONTROLS = {"text_only_tags": "images hidden", "shuffled_image_tags": "images shuffled"}
@@ -64,27 +62,12 @@ def predictions_of(folder: Path) -> Rows:
         return [json.loads(line) for line in file]
 
 
-def facts_of(folder: Path, rows: Rows) -> dict[str, Any]:
-    """Scores of a run (dev and test, with controls), and mistakes and calibration of its test predictions, `rows`."""
+def facts_of(folder: Path) -> dict[str, Any]:
+    """Scores of a run: dev and test, with controls."""
     results = json.loads((folder / "all_results.json").read_text(encoding="utf-8"))
-    scores, right = [], []
-    gold, predicted = ([row[key] for row in rows] for key in ("ner_tags", "predicted_tags"))
-    for row, true, found in zip(rows, find_entities(gold), find_entities(predicted), strict=True):
-        scores += [entity["score"] for entity in row["entities"]]
-        right += [span in true for span in found]
-    made, changed = {}, {}
-    for name in SLICES:
-        if part := [row for row in rows if in_slice(row, name)]:
-            gold, own = ([row[key] for row in part] for key in ("ner_tags", "predicted_tags"))
-            made[name] = mistakes(gold, own)
-            if "text_only_tags" in part[0]:
-                changed[name] = repairs(gold, [row["text_only_tags"] for row in part], own)
     f1 = {name: value for name, value in results.items() if "f1" in name and isinstance(value, float)}
     return {
         "scores": {name: round(value, 5) for name, value in f1.items()},
-        "mistakes": made,
-        "images": changed,
-        "calibration": calibration(np.clip(scores, 0, 1).tolist(), right),
         "train_samples": results.get("train_samples"),
         "runtime_s": round(results.get("total_runtime", 0)),
     }
@@ -165,7 +148,7 @@ def one_set(
     runs, comparisons, new = [], [], {}
     for name in systems:
         for seed, predicted in zip(arguments.seeds, tagged[name], strict=True):
-            runs.append({"system": name, "seed": seed} | facts_of(folders[name, seed], predicted))
+            runs.append({"system": name, "seed": seed} | facts_of(folders[name, seed]))
             new[name, seed] = predicted
         for tags, label in CONTROLS.items():
             if all(tags in predicted[0] for predicted in tagged[name]):

@@ -1,11 +1,9 @@
 """Runs killed at random moments against the same run left alone: ``python benchmarks/reliability/kills.py``.
 
-Each recipe below is first run to its end. Then it is started, killed with all its worker processes at a moment drawn
-uniformly from the length of the whole run, started again by the same command (with ``--resume_from_checkpoint auto``),
-and so on until it ends; then anew in another folder, until there were ``--kills`` kills. After every kill each
-checkpoint must be readable, and the newest no older than before. Weights, optimizer state, predictions and scores of
-each run must equal those of the run left alone, bit for bit. Writes ``benchmarks/results/kills.json``; exits with 1 if
-they do not.
+Each recipe below is run to its end. Then it is started, killed with its workers at a random moment, resumed by the
+same command, and so on until it ends; then anew in another folder, until there were ``--kills`` kills. After every
+kill each checkpoint must be readable, and the newest no older than before. Weights, optimizer state, predictions and
+scores must equal those of the run left alone, bit for bit. Writes ``benchmarks/results/kills.json``.
 """
 
 import argparse
@@ -39,7 +37,6 @@ alignment: clip
 modality_dropout: 0.2
 text_augmentation: 0.3
 learning_rate: 1e-3
-logging_steps: 5
 use_cpu: true
 disable_tqdm: true
 seed: 7
@@ -80,21 +77,17 @@ class Runs:
         folders = {"towers": self.scratch / "towers", "store": self.scratch / f"store-{name}"}
         recipe.write_text((COMMON + self.options).format(**folders))
         command = [sys.executable, str(ROOT / "run_mmner.py"), str(recipe), "--output_dir", str(self.scratch / name)]
+        command += ["--resume_from_checkpoint", "auto"]
         environment = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(self.scratch / "home")}
         with log.open("w") as file:
             return subprocess.Popen(
-                [*command, "--resume_from_checkpoint", "auto"],
+                command,
                 cwd=ROOT,
                 env=os.environ | environment,
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-
-    def check_end(self, process: subprocess.Popen) -> None:
-        """Waits for a run; raises RuntimeError where it failed."""
-        if process.wait():
-            raise RuntimeError(f"A run ended with {process.returncode}:\n{(self.scratch / 'log').read_text()[-4000:]}")
 
     def newest_step(self, name: str) -> int:
         """The step of the newest checkpoint, 0 for none; raises where one cannot be read."""
@@ -108,9 +101,8 @@ class Runs:
     def outcome(self, name: str) -> dict[str, Any]:
         """What must be the same, without what is measured in seconds."""
         folder = self.scratch / name
-        state = torch.load(folder / f"checkpoint-{self.newest_step(name)}" / "optimizer.pt", weights_only=True)[
-            "state"
-        ]
+        newest = folder / f"checkpoint-{self.newest_step(name)}"
+        state = torch.load(newest / "optimizer.pt", weights_only=True)["state"]
         results = json.loads((folder / "all_results.json").read_text())
         return {
             "weights": (folder / "model.safetensors").read_bytes(),
@@ -123,7 +115,8 @@ class Runs:
 def trial(options: str, kills: int, rng: random.Random, scratch: Path) -> dict[str, Any]:
     """The run left alone, and the killed ones against it."""
     runs, started = Runs(options, scratch), time.monotonic()
-    runs.check_end(runs.start("whole"))
+    if code := runs.start("whole").wait():
+        raise RuntimeError(f"The run ended with {code}:\n{(scratch / 'log').read_text()[-4000:]}")
     length_s = time.monotonic() - started
     whole = runs.outcome("whole")
     moments: list[dict[str, Any]] = []
@@ -138,8 +131,7 @@ def trial(options: str, kills: int, rng: random.Random, scratch: Path) -> dict[s
                 except subprocess.TimeoutExpired:
                     os.killpg(process.pid, signal.SIGKILL)
             if process.wait() != -signal.SIGKILL:
-                runs.check_end(process)
-                break
+                break  # if it failed, `outcome` finds no results
             before, step = step, runs.newest_step(name)
             if step < before:
                 raise RuntimeError(f"Checkpoint {before} was lost: the newest is {step}.")
@@ -148,7 +140,6 @@ def trial(options: str, kills: int, rng: random.Random, scratch: Path) -> dict[s
             print(f"  {moments[-1]}", flush=True)
         killed = runs.outcome(name)
         ended.append({"kills": own_kills, **{f"same_{key}": whole[key] == killed[key] for key in whole}})
-        print(f"  {ended[-1]}", flush=True)
         shutil.rmtree(scratch / name)
     same = all(run[f"same_{key}"] for run in ended for key in whole)
     return {"seconds_left_alone": round(length_s, 3), "kills": moments, "runs": ended, "all_the_same": same}

@@ -295,12 +295,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--image_folder", type=Path, help="where they lie; images/ beside the index if left out")
     group = parser.add_argument_group("--provider wikimedia, urls")
     group.add_argument("--image_urls", type=Path, help="TSV or JSONL of the images' URLs: " + ", ".join(urls.COLUMNS))
-    group.add_argument("--max_mentions", type=int, help="look up only so many names, the most frequent ones")
     text = "your mail address or URL, sent to servers with every request; or $MMNER_CONTACT"
     group.add_argument("--contact", default=os.environ.get("MMNER_CONTACT"), help=text)
     for name, kind, text in (
         ("requests_per_second", float, "to any one host"),
-        ("workers", int, "requests under way at a time"),
+        ("workers", int, "requests at a time"),
     ):
         group.add_argument(f"--{name}", type=kind, default=getattr(Politeness, name), help=f"{text} (%(default)s)")
 
@@ -348,7 +347,7 @@ def _provider(arguments: argparse.Namespace, work: Path) -> ImageProvider:
     if arguments.provider == "urls":
         polite = replace(urls.PATIENCE, **rate)
         return urls.Urls(work / "urls", arguments.contact, arguments.image_urls, polite)
-    return Wikimedia(work / "wikimedia", arguments.contact, arguments.max_mentions, Politeness(**rate))
+    return Wikimedia(work / "wikimedia", arguments.contact, Politeness(**rate))
 
 
 def _public(value: Any) -> Any:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from .draws import choice, uniform
+from .draws import position, uniform
 from .plan import DEPICTS, NONE, UNKNOWN, UNRELATED, Plan
 from .providers.base import ImageProvider
 from .stage import Mention, Stage, StagedRow
@@ -66,13 +66,7 @@ def keep_to_own(
             _depict(pairs, row, plan, found, numbers, DEPICTS if found else plan.relation(row.id, False))
 
 
-def draw_unrelated(
-    stage: Stage,
-    provider: ImageProvider,
-    seed: int,
-    pairs: Pairs,
-    split: np.ndarray,
-) -> None:
+def draw_unrelated(stage: Stage, provider: ImageProvider, seed: int, pairs: Pairs, split: np.ndarray) -> None:
     """Give an image of something else to the rows that are to have one.
 
     ``split``: (rows,) the split of each row, negative for a row left out. Images come from those that depict an
@@ -114,6 +108,7 @@ def _depict(
         return
     # First an entity, then one of its images: an entity of many images is not shown more often for it. The name
     # "picture" is part of the seed.
-    mention = choice(list(dict.fromkeys(found.values())), plan.seed, "mention", row.id)
+    mentions = list(dict.fromkeys(found.values()))
+    mention = mentions[position([1] * len(mentions), plan.seed, "mention", row.id)]
     images = [name for name, shown in found.items() if shown == mention]
-    pairs.image[row.key] = numbers[choice(images, plan.seed, "picture", row.id)]
+    pairs.image[row.key] = numbers[images[position([1] * len(images), plan.seed, "picture", row.id)]]

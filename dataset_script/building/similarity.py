@@ -16,9 +16,10 @@ from ..images import open_image
 
 K = TypeVar("K", bound=Hashable)
 
-PERMUTATIONS = 128
-RECALL = 0.995
-"""The chance at least that two sentences exactly as similar as the threshold share a band of their signatures."""
+NEAR_DUPLICATE = 0.8
+"""The Jaccard similarity of word pairs from which sentences are near-duplicates."""
+PERMUTATIONS, BANDS, ROWS = 128, 21, 6
+"""Of a MinHash signature: the longest bands that two sentences at the threshold share in 995 of 1,000 cases."""
 MIN_WORDS = 5
 """Sentences of fewer words are duplicates only when equal: one word more or less makes them another sentence."""
 MIN_BITS_SET = 28
@@ -26,8 +27,6 @@ MIN_BITS_SET = 28
 MAX_RESIDUE = 2.0
 """Standard deviation, in grey levels of 256, of an image of one colour or of stripes after JPEG compression."""
 _CHUNK = 1000  # sentences whose signatures are made at a time
-NEAR_DUPLICATE = 0.8
-"""The Jaccard similarity of word pairs from which sentences are near-duplicates."""
 IMAGE_DISTANCE = 6
 """The bits of 64 in which the perceptual hashes of near-duplicate images may differ."""
 
@@ -39,11 +38,8 @@ def words(tokens: Iterable[str]) -> list[str]:
     return kept or plain
 
 
-def near_duplicate_sentences(
-    rows: Iterable[tuple[int, Sequence[str]]], threshold: float = NEAR_DUPLICATE
-) -> Iterator[tuple[int, int, float]]:
-    """Find the pairs of sentences whose bigrams of words have a Jaccard similarity of at least ``threshold``, in (0,
-    1].
+def near_duplicate_sentences(rows: Iterable[tuple[int, Sequence[str]]]) -> Iterator[tuple[int, int, float]]:
+    """Find the pairs of sentences whose bigrams of words have a Jaccard similarity of at least ``NEAR_DUPLICATE``.
 
     Each pair is checked exactly. One at the very threshold is missed once in 200 times, more similar ones hardly
     ever. ``rows`` are (key, tokens), each key once.
@@ -64,7 +60,7 @@ def near_duplicate_sentences(
             keys.append(key)
             shingles.append(_shingles(found))
     candidates: set[tuple[int, int]] = set()
-    for band in _bands(shingles, threshold):
+    for band in _bands(shingles):
         order = np.argsort(band, kind="stable")
         _, starts, counts = np.unique(band[order], return_index=True, return_counts=True)
         for start, count in zip(starts[counts > 1], counts[counts > 1], strict=True):
@@ -72,7 +68,7 @@ def near_duplicate_sentences(
     for earlier, later in sorted(candidates):
         common = len(np.intersect1d(shingles[earlier], shingles[later], assume_unique=True))
         similarity = common / (len(shingles[earlier]) + len(shingles[later]) - common)
-        if similarity >= threshold:
+        if similarity >= NEAR_DUPLICATE:
             yield keys[earlier], keys[later], similarity
 
 
@@ -97,10 +93,8 @@ def image_hash(image: Image.Image | Path | bytes) -> int:
     return _colour_layout(image) if plain else perceptual
 
 
-def near_duplicate_images(
-    hashes: Iterable[tuple[K, int]], max_distance: int = IMAGE_DISTANCE
-) -> Iterator[tuple[K, K, int]]:
-    """Find the pairs of images whose hashes (``image_hash``) differ in at most ``max_distance`` of 64 bits.
+def near_duplicate_images(hashes: Iterable[tuple[K, int]]) -> Iterator[tuple[K, K, int]]:
+    """Find the pairs of images whose hashes (``image_hash``) differ in at most ``IMAGE_DISTANCE`` of 64 bits.
 
     Yields:
         (name, name, distance in bits). Of images of one hash, each is paired with the first of them alone, and only
@@ -114,7 +108,7 @@ def near_duplicate_images(
     names, bits = list(first_of.values()), np.fromiter(first_of, np.uint64, len(first_of))
     for number, value in enumerate(bits):  # 100,000 images take seconds
         distances = np.bitwise_count(bits[number + 1 :] ^ value)
-        for offset in np.flatnonzero(distances <= max_distance):
+        for offset in np.flatnonzero(distances <= IMAGE_DISTANCE):
             yield names[number], names[number + 1 + offset], int(distances[offset])
 
 
@@ -145,24 +139,14 @@ def _shingles(found: Sequence[str]) -> np.ndarray:
     return np.unique(np.frombuffer(b"".join(_hash(text, 8) for text in texts), "<u8"))
 
 
-def _shape(threshold: float) -> tuple[int, int]:
-    """How many bands of how many rows: the longest, most telling bands that keep ``RECALL`` at the threshold."""
-    for rows in range(PERMUTATIONS, 1, -1):
-        bands = PERMUTATIONS // rows
-        if 1 - (1 - threshold**rows) ** bands >= RECALL:
-            return bands, rows
-    return PERMUTATIONS, 1
-
-
-def _bands(shingles: Sequence[np.ndarray], threshold: float) -> np.ndarray:
+def _bands(shingles: Sequence[np.ndarray]) -> np.ndarray:
     """(bands, sentences) uint64: equal where a band of the MinHash signatures of two sentences is."""
-    bands, rows = _shape(threshold)
-    mixed = np.zeros((bands, len(shingles)), np.uint64)
+    mixed = np.zeros((BANDS, len(shingles)), np.uint64)
     for start in range(0, len(shingles), _CHUNK):
         low_32_bits = [(one & 0xFFFFFFFF).tolist() for one in shingles[start : start + _CHUNK]]
         signatures = MinHash.bulk(low_32_bits, num_perm=PERMUTATIONS, seed=1, hashfunc=int, scheme="affine32")
-        values = np.stack([signature.hashvalues for signature in signatures])[:, : bands * rows].astype(np.uint64)
-        for row in values.reshape(-1, bands, rows).transpose(2, 1, 0):  # FNV-1a over 64 bits
+        values = np.stack([signature.hashvalues for signature in signatures])[:, : BANDS * ROWS].astype(np.uint64)
+        for row in values.reshape(-1, BANDS, ROWS).transpose(2, 1, 0):  # FNV-1a over 64 bits
             part = (mixed[:, start : start + _CHUNK] ^ row) * np.uint64(0x100000001B3)
             mixed[:, start : start + _CHUNK] = part ^ (part >> np.uint64(29))
     return mixed

@@ -143,10 +143,11 @@ class Layout:
         if len(tags) == 2:
             first, second = (cells[column] for column in tags)
             kinds = [cell[2:] for cell in first if cell != "O"]
+            same_prefixes = all(one[:1] == other[:1] for one, other in zip(first, second, strict=False))
             has_chunks = sum(kind in _CHUNKS for kind in kinds) >= _MOST * len(kinds)
             if has_chunks and tags == [columns - 2, columns - 1] and columns >= 4 + numbered:
                 tags = tags[1:]  # CoNLL-2003
-            elif looks_imgid(lines) and not has_chunks and _same_prefixes(first, second):
+            elif looks_imgid(lines) and not has_chunks and same_prefixes:
                 tags = tags[:1]  # FMNERG
         return cls(columns, tuple(tags), numbered)
 
@@ -228,10 +229,6 @@ def _read(
 
 def _content(lines: Iterable[str]) -> Iterator[str]:
     return (line for line in lines if line.strip(" \t") and not line.startswith(IMGID) and not _is_docstart(line))
-
-
-def _same_prefixes(first: list[str], second: list[str]) -> bool:
-    return all(one[:1] == other[:1] for one, other in zip(first, second, strict=False))
 
 
 def _is_docstart(line: str) -> bool:

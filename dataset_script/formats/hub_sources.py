@@ -20,10 +20,7 @@ OPTIONAL = ("caption", "image_relation", "image_url")
 
 
 def open_hub_source(
-    name: str,
-    languages: Sequence[str] = LANGUAGES,
-    lang: str | None = None,
-    with_images: bool = False,
+    name: str, languages: Sequence[str] = LANGUAGES, lang: str | None = None, with_images: bool = False
 ) -> Iterator[tuple[str, Row | MalformedRow]]:
     """The sentences of a dataset on the Hub, or of a folder laid out like one, with their split; in place of a row
     whose tokens or tags are malformed, the problem.

@@ -133,7 +133,7 @@ def _limits(facts: Facts, total: Part) -> Iterator[str]:
     if total.images and not facts.origins:
         yield "Nothing is known of the origin and the licences of the images."
     report = facts.report.total()
-    if lost := report.missing_rows + report.unreadable_rows:
+    if lost := report.missing.total() + report.unreadable.total():
         yield f"{lost:,} rows have no image because its file was missing or did not open when they were loaded."
     if report.repaired_tags:
         yield f"{report.repaired_tags:,} I- tags began an entity and were read as B-."

@@ -32,7 +32,6 @@ def push(
     private: bool = False,
     token: str | None = None,
     revision: str | None = None,
-    commit_message: str | None = None,
 ) -> str:
     """Push ``folder``, so that ``load_dataset(repo_id, "de")`` reads it.
 
@@ -56,7 +55,7 @@ def push(
     files, rows = _check(folder)
     api = HfApi(token=token)
     try:
-        return _commit(api, folder, repo_id, files, private, revision, commit_message or f"Push {rows} rows")
+        return _commit(api, folder, repo_id, files, private, revision, f"Push {rows} rows")
     except (TransportError, RuntimeError) as error:  # the client wraps what befalls an upload into a RuntimeError
         if isinstance(error.__cause__, HfHubHTTPError):
             raise error.__cause__ from None
@@ -142,11 +141,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("repo_id", metavar="ORG/NAME", help="the dataset on the Hub, made if there is none")
     parser.add_argument("--private", action="store_true", help="make the repository a private one")
     parser.add_argument("--revision", help="a branch, made if there is none (main)")
-    parser.add_argument("--commit_message")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Push, and print the address."""
-    options = arguments.private, None, arguments.revision, arguments.commit_message
-    print(push(arguments.folder, arguments.repo_id, *options))
+    print(push(arguments.folder, arguments.repo_id, arguments.private, revision=arguments.revision))
     return 0

@@ -139,7 +139,7 @@ def count_images(rows: datasets.Dataset) -> dict[str, int]:
     with contextlib.suppress(ValueError):  # a dataset on the Hub has no report
         report = dataset_script.load_report(rows)
         parts = [report.total(str(rows.split), lang) for lang in set(column(rows, "lang") or [None])]
-        missing = sum(part.missing_rows + part.unreadable_rows for part in parts)
+        missing = sum(part.missing.total() + part.unreadable.total() for part in parts)
         if missing == 0 or sum(part.rows for part in parts) == len(rows):  # else these are a subset of its rows
             counts["missing_images"] = missing
     return counts

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from accelerate.utils import broadcast_object_list
 
 from mmner.options import TrainingArguments, find_recipe
 from mmner.training.trainer import TwoMNERTrainer
@@ -82,8 +83,9 @@ def search(trainer: TwoMNERTrainer, space: dict[str, dict[str, Any]], trials: in
         best = max if args.greater_is_better else min
         counted = [trials_so_far.get(trial.number, line), line] if kept["load_best_model_at_end"] else [line]
         trials_so_far[trial.number] = best(counted, key=lambda line: line[metric])
-        lines = [json.dumps(line) + "\n" for line in trials_so_far.values()]
-        Path(args.output_dir, "search.jsonl").write_text("".join(lines), encoding="utf-8")
+        if args.process_index == 0:
+            lines = [json.dumps(line) + "\n" for line in trials_so_far.values()]
+            Path(args.output_dir, "search.jsonl").write_text("".join(lines), encoding="utf-8")
         return trials_so_far[trial.number][metric]
 
     args.__dict__.update(ONCE)
@@ -99,6 +101,7 @@ def search(trainer: TwoMNERTrainer, space: dict[str, dict[str, Any]], trials: in
         )
     finally:
         args.__dict__.update(kept)
+    (best,) = broadcast_object_list([best])  # the study is on the first process; the others got None
     args.__dict__.update(best.hyperparameters)
     logger.info(f"Trial {best.run_id} is the best of {trials}, {metric} {best.objective:.4f}: training with it.")
     return best.hyperparameters

@@ -8,23 +8,19 @@ from typing import Any
 
 import datasets
 import pyarrow as pa
+import sharded_rows
 from PIL import Image
 
 from dataset_script.parquet import ShardWriter
 from dataset_script.publishing import card
 
 LABELS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC", "B-MISC", "I-MISC"]
-FEATURES = datasets.Features(
-    {
-        "id": datasets.Value("string"),
-        "lang": datasets.Value("string"),
-        "tokens": datasets.List(datasets.Value("string")),
-        "ner_tags": datasets.List(datasets.ClassLabel(names=LABELS)),
-        "image": datasets.Image(),
-        "image_relation": datasets.Value("string"),
-        "image_name": datasets.Value("string"),
-    }
-)
+FEATURES = sharded_rows.FEATURES | {
+    "ner_tags": datasets.List(datasets.ClassLabel(names=LABELS)),
+    "image_relation": datasets.Value("string"),
+    "image_name": datasets.Value("string"),
+}
+FEATURES = datasets.Features(FEATURES)
 NAMES = {
     "PER": [["Ada", "Lovelace"], ["Jordan"], ["Émilie", "du", "Châtelet"]],
     "LOC": [["Paris"], ["New", "York"], ["Córdoba"]],
@@ -70,13 +66,10 @@ def make(folder: Path, rows: int = 40, shards: int = 1, languages: tuple[str, ..
                     for start in range(0, len(records), 7):
                         writer.write(pa.Table.from_pylist(records[start : start + 7], FEATURES.arrow_schema))
     if built:
+        author = "A <b>Photographer</b>"
         lines = [
-            {
-                "name": name,
-                "licence": LICENCES[int(name[0]) % 4],
-                "author": None if name == "1.jpg" else "A <b>Photographer</b>",
-                "source": f"https://example.org/{name}",
-            }
+            {"name": name, "licence": LICENCES[int(name[0]) % 4], "author": None if name == "1.jpg" else author}
+            | {"source": f"https://example.org/{name}"}
             for name in sorted(used)
         ]
         (folder / "pictures.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

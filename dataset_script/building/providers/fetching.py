@@ -77,10 +77,8 @@ class Politeness:
 
     def __post_init__(self) -> None:
         if not (self.requests_per_second > 0 and self.workers >= 1):
-            raise ValueError(
-                f"--requests_per_second is {self.requests_per_second} and --workers is {self.workers}; expected a "
-                "number above 0 and a number of at least 1."
-            )
+            shown = f"--requests_per_second is {self.requests_per_second} and --workers is {self.workers}"
+            raise ValueError(f"{shown}; expected a number above 0 and a number of at least 1.")
 
 
 POLITE = Politeness()

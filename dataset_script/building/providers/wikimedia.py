@@ -5,7 +5,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -79,21 +78,14 @@ class Wikimedia(ImageProvider):
 
     All that was answered or downloaded is in ``workspace``, a folder of this provider's own, as soon as it came, so
     a run that was killed goes on where it was. Questions that got no answer are counted, and asked again by the
-    next run. ``max_mentions``: only that many names are looked up, the most frequent ones.
+    next run.
     """
 
     name = "wikimedia"
     natural = False
 
-    def __init__(
-        self,
-        workspace: Path,
-        contact: str | None,
-        max_mentions: int | None = None,
-        politeness: Politeness = POLITE,
-    ):
+    def __init__(self, workspace: Path, contact: str | None, politeness: Politeness = POLITE):
         super().__init__()
-        self._max_mentions = max_mentions
         self._taxonomy = Taxonomy(self._parents)
         fetcher = Fetcher(contact, politeness)
         self._wiki = MediaWiki(fetcher)
@@ -109,7 +101,7 @@ class Wikimedia(ImageProvider):
         """
         outcomes: dict[Mention, str] = {}
         titles: dict[Mention, str] = {}
-        for mention in islice(stage.mentions(), self._max_mentions):
+        for mention in stage.mentions():
             title = title_of(mention.surface)
             if mention.type not in CLASSES:
                 outcomes[mention] = "type without classes"

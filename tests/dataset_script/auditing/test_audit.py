@@ -11,7 +11,7 @@ from PIL import Image
 
 import dataset_script
 from dataset_script.auditing.audit import add_arguments, audit, markdown, run
-from dataset_script.auditing.image_kinds import features, predictability
+from dataset_script.auditing.image_kinds import predictability
 from dataset_script.auditing.overlap import overlaps
 from dataset_script.publishing.parquet import write_parquet
 
@@ -84,13 +84,6 @@ def test_a_clean_dataset_is_called_clean(official):
         "No sentence and no image of a test or validation set occurs in what comes before it.",
         "All rows of official are well-formed IOB2.",
     ]
-
-
-def test_the_same_folder_twice_is_told_apart(official):
-    report = audit(official[0], official[0])
-    assert report.datasets == ["A:official", "B:official"]
-    assert found(report, "sentences", "A:official/test", "B:official/test").exact == 10
-    assert not lines(report, "LEAK")
 
 
 def test_nearly_the_same_sentences_across_splits(tmp_path):
@@ -226,10 +219,6 @@ def test_copies_of_one_image_do_not_count_as_knowledge():
     alone = predictability("t", "d", look, labels, [str(number) for number in range(320)])
     assert alone.accuracy == 1 and grouped.accuracy < 0.8
     assert predictability("t", "d", look[:20], labels[:20], groups[:20]) is None
-
-
-def test_features_of_an_image_of_any_shape_are_finite():
-    assert np.isfinite(features(Image.new("L", (1, 500)))).all()
 
 
 def test_overlaps_agree_with_comparing_all_rows():

@@ -267,18 +267,14 @@ def test_an_index_says_which_names_of_own_images_are_one_entity(source, tmp_path
 
 
 def test_command_line_builds_and_says_what_is_wrong(source, tmp_path, capsys):
-    index = str(source / "index.tsv")
     command = ["build", str(source), "--provider", "folder", "--output_dir", str(tmp_path / "out")]
-    command += ["--image_index", index]
+    command += ["--image_index", str(source / "index.tsv")]
     assert main(command) == 0
     assert capsys.readouterr().out.strip().endswith("out/README.md")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "letter.txt").write_text("mine")
     for wrong, message in (
-        (
-            [*command[:4], "--output_dir", str(tmp_path / "full"), "--image_index", index],
-            "full holds letter.txt, which",
-        ),
+        ([*command[:5], str(tmp_path / "full"), *command[6:]], "full holds letter.txt, which"),
         (command[:6], "needs --image_index"),
         ([*command, "--splits", "0.8,0.2"], "three numbers as 0.8,0.1,0.1"),
         ([*command, "--missing_share", "0.9"], "of at most 1 together"),

@@ -81,8 +81,8 @@ def digests(folder):
 def test_faults_and_a_kill_change_nothing(server, source, tmp_path):
     whole = subprocess.run(command(server, source, tmp_path / "whole"), cwd=ROOT, capture_output=True, text=True)
     assert whole.returncode == 0, whole.stderr
-    asked_for_whole = Counter(server.log)
-    server.log.clear()
+    asked_for_whole = Counter(server.requests)
+    server.requests.clear()
 
     server.delay_s = 0.01
     for pattern, how in (("^/thumb/", "truncated"), ("^/en/", "503"), ("^/thumb/", "cut"), ("^/wikidata/", "maxlag")):
@@ -104,7 +104,7 @@ def test_faults_and_a_kill_change_nothing(server, source, tmp_path):
 
     assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
     # Five requests failed, and at most two were under way at the kill: nothing else was asked twice.
-    assert sum((Counter(server.log) - asked_for_whole).values()) <= 5 + 2
+    assert sum((Counter(server.requests) - asked_for_whole).values()) <= 5 + 2
 
     pictures = [json.loads(line) for line in (tmp_path / "whole" / "pictures.jsonl").read_text().splitlines()]
     entities = {item["entity"] for item in pictures}

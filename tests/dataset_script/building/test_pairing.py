@@ -107,12 +107,6 @@ def test_without_an_image_to_draw_rows_go_without_and_are_counted(stage):
     assert pairs.counts["rows left without an image since no unrelated one was found"] == len(stage.rows)
 
 
-@pytest.mark.parametrize("shares", [(-0.1, 0.2), (0.7, 0.4), (float("nan"), 0)])
-def test_shares_that_make_no_sense_are_refused(shares):
-    with pytest.raises(ValueError, match="at most 1 together"):
-        Plan(*shares)
-
-
 def test_stage_keeps_rows_counts_names_and_makes_ids_unique(tmp_path):
     stage = Stage(tmp_path)
 

@@ -4,9 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dataset_script.building.draws import choice, position, uniform
-from dataset_script.building.splits import keep_given, numbered, resplit
-from dataset_script.rows import iob2_spans
+from dataset_script.building.splits import keep_given, resplit
 
 ROWS = 40
 pairs_of_rows = st.lists(st.tuples(st.integers(0, ROWS - 1), st.integers(0, ROWS - 1)), max_size=20)
@@ -52,11 +50,6 @@ def test_resplit_gives_an_entity_that_is_everywhere_a_split_of_its_own():
     assert len(set(with_hub[with_hub >= 0])) == 1
 
 
-def test_resplit_of_nothing_and_of_one_split():
-    assert resplit(0, (0.8, 0.1, 0.1), 0, pairs([]), pairs([])).split.size == 0
-    assert set(resplit(50, (1, 0, 0), 0, pairs([]), pairs([])).split) == {0}
-
-
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(0, 2), min_size=ROWS, max_size=ROWS), pairs_of_rows, row_and_thing)
 def test_keep_given_leaves_out_training_for_the_sake_of_testing(given_splits, together, ties):
@@ -76,31 +69,3 @@ def test_keep_given_leaves_out_training_for_the_sake_of_testing(given_splits, to
     assert assignment.left_out.total() == len(leaking)
     kept = assignment.split >= 0
     assert (assignment.split[kept] == np.array(given_splits)[kept]).all()
-
-
-def test_numbered_gives_equal_keys_equal_numbers():
-    numbers, count = numbered(["b", "a", "b", "c", "a"])
-    assert numbers.tolist() == [0, 1, 0, 2, 1] and count == 3
-
-
-def test_draws_depend_on_names_alone_and_are_uniform():
-    drawn = [uniform(0, "name", number) for number in range(20_000)]
-    assert 0 <= min(drawn) and max(drawn) < 1
-    assert np.allclose(np.histogram(drawn, bins=10, range=(0, 1))[0] / 20_000, 0.1, atol=0.01)
-    assert uniform(0, "a", "b") != uniform(0, "ab") != uniform(1, "ab")
-    shares = np.bincount([position((3, 0, 1), 0, number) for number in range(8000)], minlength=3) / 8000
-    assert np.allclose(shares, (0.75, 0, 0.25), atol=0.02)
-    assert {choice("xyz", 0, number) for number in range(50)} == set("xyz")
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(["PER", "LOC", None]), st.integers(1, 3)), max_size=8))
-def test_spans_are_those_that_the_tags_were_made_of(parts):
-    tags, spans = [], []
-    for kind, length in parts:
-        if kind is None:
-            tags += ["O"] * length
-        else:
-            spans.append((len(tags), len(tags) + length, kind))
-            tags += [f"B-{kind}", *[f"I-{kind}"] * (length - 1)]
-    assert list(iob2_spans(tags)) == spans

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from collections import Counter
 from itertools import product
 
@@ -114,17 +113,6 @@ def test_header_is_one_the_hub_accepts(folder, text):
             assert all(list(folder.glob(pattern)) for pattern in entry["path"])
 
 
-def test_datasets_reads_features_and_numbers_of_rows_from_the_card_alone(folder, tmp_path):
-    (tmp_path / "set").mkdir()
-    shutil.copytree(folder, tmp_path / "set", dirs_exist_ok=True)
-    for path in (tmp_path / "set").glob("*/*.parquet"):
-        path.write_bytes(b"")
-    builder = datasets.load_dataset_builder(str(tmp_path / "set"), "de", cache_dir=str(tmp_path / "cache"))
-    whole = datasets.load_dataset(str(folder), "de", cache_dir=str(tmp_path / "cache2"))
-    assert builder.info.features == whole["train"].features
-    assert {k: v.num_examples for k, v in builder.info.splits.items()} == {k: len(v) for k, v in whole.items()}
-
-
 @pytest.mark.parametrize("kind", ["<script>x</script>", "a|b", "`t`", "a_b_*c*", "&lt;", "{{ 7 }}"])
 def test_a_type_is_shown_letter_by_letter_whatever_it_is(kind, tmp_path):
     (tmp_path / "own").mkdir()
@@ -145,12 +133,6 @@ def test_a_type_is_shown_letter_by_letter_whatever_it_is(kind, tmp_path):
     assert f" of the types {' and '.join(sorted([kind, 'PER']))}. " in shown[at]
     assert kind in shown[shown.index("Entities by type:") :]
     assert not {"html_inline", "html_block"} & {token.type for token in [*tokens, *sum(inline, [])]}
-
-
-def test_same_folder_same_bytes(folder):
-    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    card.write_card(folder)
-    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
 def test_a_file_that_it_did_not_write_is_not_replaced(tmp_path):

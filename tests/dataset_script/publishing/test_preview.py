@@ -4,44 +4,14 @@ import argparse
 import base64
 import io
 import json
-from html.parser import HTMLParser
 
 import pytest
+from html_page import Page
 from PIL import Image
 
 import dataset_script
 from dataset_script.publishing.parquet import write_parquet
 from dataset_script.publishing.preview import add_arguments, preview, run
-
-VOID = {"meta", "img", "br", "link", "input"}
-
-
-class Page(HTMLParser):
-    """Elements in order, each with its attributes and all text within; checks that tags are balanced."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.elements, self._open = [], []
-        self.feed(text)
-        self.close()
-        assert self._open == []
-
-    def handle_starttag(self, tag, attrs):
-        element = {"tag": tag, "text": "", **dict(attrs)}
-        self.elements.append(element)
-        if tag not in VOID:
-            self._open.append(element)
-
-    def handle_endtag(self, tag):
-        assert self._open.pop()["tag"] == tag
-
-    def handle_data(self, data):
-        for element in self._open:
-            element["text"] += data
-
-    def all(self, tag, **attributes):
-        wanted = {name.rstrip("_"): value for name, value in attributes.items()}
-        return [one for one in self.elements if one["tag"] == tag and wanted.items() <= one.items()]
 
 
 @pytest.fixture
@@ -52,14 +22,7 @@ def folder(tmp_path):
     Image.new("RGBA", (900, 300), (0, 200, 0, 255)).save(images / "a.png")
     (images / "b.png").write_bytes(b"no picture")
     rows = [
-        (
-            "1",
-            "de",
-            ["<script>", "alert(1)", "</script>", "&amp;"],
-            ["B-PER", "I-PER", "O", "B-LOC"],
-            "a.png",
-            "depicts",
-        ),
+        ("1", "de", "<script> alert(1) </script> &amp;".split(), "B-PER I-PER O B-LOC".split(), "a.png", "depicts"),
         ("2", "de", ["Köln", '"x"'], ["B-LOC", "O"], "b.png", "unrelated"),
         ("3", "fr", ["rien"], ["O"], None, "none"),
         ("4", "fr", ["Ann"], ["B-'><b>"], "gone.png", None),

@@ -1,7 +1,11 @@
 """The search for hyper-parameters: what it tries, what it keeps, what it trains in the end."""
 
 import json
+import os
+import subprocess
+import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -49,6 +53,38 @@ def test_its_model_is_that_of_a_run_with_the_best_options(searched):
     run_mmner.main([*OPTIONS, *options, "--output_dir", str(folder / "plain")])
     first, second = (load_file(folder / name / "model.safetensors") for name in ("run", "plain"))
     assert set(first) == set(second) and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_two_processes_train_with_the_same_best_options(tmp_path):
+    """The study of Transformers is on the first process; on the others its search returns None."""
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump({"weight_decay": SPACE["weight_decay"]}))
+    (tmp_path / "rank.py").write_text(
+        "import json, os, sys, torch, run_mmner\n"
+        "torch.set_num_threads(1)\n"
+        "found = run_mmner.main(sys.argv[2:])['search']\n"
+        "open(f\"{sys.argv[1]}/rank{os.environ['RANK']}.json\", 'w').write(json.dumps(found))\n"
+    )
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "rank.py")]
+    options = [
+        *OPTIONS,
+        "--search_trials",
+        "2",
+        "--search_space",
+        str(tmp_path / "space.yaml"),
+        "--do_predict",
+        "false",
+    ]
+    done = subprocess.run(
+        [sys.executable, *torchrun, str(tmp_path), *options, "--output_dir", str(tmp_path / "run")],
+        env={**os.environ, "PYTHONPATH": str(Path(run_mmner.__file__).parent), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
+    trace = [json.loads(line) for line in (tmp_path / "run" / "search.jsonl").read_text().splitlines()]
+    assert first == second == max(trace, key=lambda line: line["eval_f1"])["options"]
 
 
 class FakeTrainer:

@@ -51,7 +51,7 @@ def test_a_row_gets_its_own_image(server, tmp_path, suffix):
     assert (first.licence, first.author, first.source) == ("CC0", "Someone", "an album")
     assert (second.licence, second.source, second.entity) == (None, f"{server.url}/b.jpg", None)
     assert first.path.read_bytes() == picture("a") and second.path.read_bytes() == picture("b")
-    assert sorted(server.log) == ["/a.jpg", "/b.jpg"]
+    assert sorted(server.requests) == ["/a.jpg", "/b.jpg"]
     assert made.counts == {
         "lines of the table for no row of the set": 1, "rows": 4, "rows that name an image": 3,
         "rows with an image": 3, "images": 2, "URLs without an answer": 0,
@@ -89,11 +89,11 @@ def test_another_run_asks_for_what_got_no_answer_or_is_lost_and_for_nothing_else
     made = prepare(Urls(tmp_path, "me@example.org", politeness=HURRIED), *rows)
     assert (made.counts["URLs without an answer"], made.counts["rows with an image"]) == (1, 2)
     server.faults.clear()
-    server.log.clear()
+    server.requests.clear()
     made.images[next(iter(made.candidates(rows[2])))].path.unlink()
     made.close()
     made = prepare(Urls(tmp_path, "me@example.org", politeness=HURRIED), *rows)
-    assert sorted(server.log) == ["/b.jpg", "/c.jpg"]
+    assert sorted(server.requests) == ["/b.jpg", "/c.jpg"]
     assert (made.counts["URLs without an answer"], made.counts["rows with an image"]) == (0, 3)
     made.close()
 
@@ -108,7 +108,7 @@ def test_rows_cannot_name_addresses_that_are_not_public(server, tmp_path, monkey
     urls = [f"{server.url}/a.jpg", f"{server.url}/away.jpg", server.url.replace("127.0.0.1", "127.0.0.3") + "/b.jpg"]
     made = prepare(Urls(tmp_path / "work", "me@example.org", politeness=HURRIED), *map(row, "123", urls))
     assert (made.counts["rows with an image"], made.counts["URLs refused: not a public address"]) == (1, 2)
-    assert sorted(server.log) == ["/a.jpg", "/away.jpg"] and server.passwords == set()
+    assert sorted(server.requests) == ["/a.jpg", "/away.jpg"] and server.passwords == set()
     assert "The proxies for http are not used" in caplog.text
     made.close()
 

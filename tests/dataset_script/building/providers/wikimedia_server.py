@@ -6,13 +6,11 @@ The shapes of the answers are those of formatversion=2, as https://www.mediawiki
 import io
 import json
 import re
-import threading
 import time
 from collections import Counter
-from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+from loopback import Fault, Handler, Loopback
 from PIL import Image
 
 from dataset_script.building.providers.mediawiki import MediaWiki
@@ -28,32 +26,29 @@ def picture(name: str, width: int = 60, kind: str = "JPEG") -> bytes:
     return out.getvalue()
 
 
-@dataclass
-class Fault:
-    """The next ``times`` requests whose path and query match a pattern fail in some way."""
-
-    pattern: re.Pattern
-    how: str
-    times: int
-    headers: dict[str, str]
+class _Handler(Handler):
+    def do_GET(self) -> None:
+        self.server.owner.answer(self)
 
 
-class WikimediaServer:
+class WikimediaServer(Loopback):
     """``pages[lang][title]``: dicts of item, image, disambiguation; ``redirects[lang][title]``: (to, fragment).
 
     ``items[id]``: dicts of P31, P279, P18 (lists of values or of (value, rank)), or ``merged`` into another id.
     ``files[name]``: dicts of mime, licence, artist, ...; ``raw[path]``: (content type, bytes).
-    ``silent``: titles and ids that answers leave out.
+    ``silent``: titles and ids that answers leave out. Besides a status and ``cut``, answers may be ``truncated``,
+    ``maxlag``, ``html`` or ``junk``.
     """
 
+    handler = _Handler
+
     def __init__(self) -> None:
+        super().__init__()
         self.pages: dict[str, dict[str, dict]] = {}
         self.redirects: dict[str, dict[str, tuple[str, str | None]]] = {}
         self.items: dict[str, dict] = {}
         self.files: dict[str, dict] = {}
         self.raw: dict[str, tuple[str, bytes]] = {}
-        self.faults: list[Fault] = []
-        self.log: list[str] = []
         self.agents: set[str] = set()
         self.passwords: set[str] = set()
         self.violations: list[str] = []
@@ -62,46 +57,16 @@ class WikimediaServer:
         self.delay_s = 0.0
         self.silent: set[str] = set()
         self._now = 0
-        self._lock = threading.Lock()
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            disable_nagle_algorithm = True
-            wbufsize = -1
-
-            def do_GET(self) -> None:
-                server._answer(self)
-
-            def log_message(self, *arguments: object) -> None:
-                pass
-
-        self._httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._httpd.daemon_threads = True
-        self._httpd.handle_error = lambda *arguments: None  # a client that has read enough
-        self.url = f"http://127.0.0.1:{self._httpd.server_address[1]}"
-
-    def __enter__(self) -> "WikimediaServer":
-        threading.Thread(target=self._httpd.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._httpd.shutdown()
-        self._httpd.server_close()
+        self._server.handle_error = lambda *arguments: None  # a client that has read enough
 
     def apis(self, fetcher: object) -> MediaWiki:
         """What the provider asks, in place of the real ones."""
         api = "/w/api.php"
         return MediaWiki(fetcher, self.url + "/{lang}" + api, f"{self.url}/wikidata{api}", f"{self.url}/commons{api}")
 
-    def fail_next(self, pattern: str, how: str, times: int = 1, **headers: str) -> None:
-        """``how``: a status, or ``cut``, ``truncated``, ``maxlag``, ``html``, ``junk``."""
-        named = {name.replace("_", "-"): value for name, value in headers.items()}
-        self.faults.append(Fault(re.compile(pattern), how, times, named))
-
     def asked(self, pattern: str) -> list[str]:
         """The requests so far whose path and query match."""
-        return [line for line in self.log if re.search(pattern, line)]
+        return [line for line in self.requests if re.search(pattern, line)]
 
     def downloads(self) -> Counter[str]:
         """The thumbnails that were asked for."""
@@ -116,27 +81,21 @@ class WikimediaServer:
         if image:
             self.files[image] = {"licence": "CC BY-SA 4.0", "artist": "<a href='x'>Someone</a>", **file}
 
-    def _answer(self, handler: BaseHTTPRequestHandler) -> None:
+    def answer(self, handler: Handler) -> None:
+        fault = self.take(handler.path)
         with self._lock:
             self._now += 1
             self.most_at_once = max(self.most_at_once, self._now)
-            self.log.append(handler.path)
             self.agents.add(handler.headers.get("User-Agent", ""))
             self.passwords.update(handler.headers.get_all("Authorization", []))
-            path = unquote(handler.path)
-            fault = next((fault for fault in self.faults if fault.times and fault.pattern.search(path)), None)
-            if fault:
-                fault.times -= 1
         try:
             time.sleep(self.delay_s)
             self._send(handler, fault)
-        except (BrokenPipeError, ConnectionResetError):
-            pass
         finally:
             with self._lock:
                 self._now -= 1
 
-    def _send(self, handler: BaseHTTPRequestHandler, fault: Fault | None) -> None:
+    def _send(self, handler: Handler, fault: Fault | None) -> None:
         status, headers, body = self._respond(handler.path)
         how = fault.how if fault else ""
         if how.isdigit():
@@ -150,16 +109,10 @@ class WikimediaServer:
         elif how == "maxlag":
             error = {"code": "maxlag", "info": "Waiting for host: 7 seconds lagged", "host": "host", "lag": 7}
             body = json.dumps({"error": error}).encode()
-        handler.send_response(status)
-        for name, value in {**headers, **(fault.headers if fault else {})}.items():
-            handler.send_header(name, value)
-        handler.send_header("Content-Length", str(len(body)))
-        handler.end_headers()
-        if how == "cut":
-            handler.wfile.write(body[: len(body) // 2])
-            handler.close_connection = True
-            return
-        handler.wfile.write(body)
+        elif how == "cut":
+            headers = headers | {"Content-Length": str(len(body))}
+            body, handler.close_connection = body[: len(body) // 2], True
+        handler.send(status, headers | (fault.headers if fault else {}), body)
 
     def _respond(self, target: str) -> tuple[int, dict[str, str], bytes]:
         parts = urlsplit(target)
