@@ -1,11 +1,18 @@
 """Sets whose annotators tagged only some of the types: the likelihood sums over what they could not have said."""
 
 import itertools
+import json
 
+import numpy as np
 import pytest
 import torch
 
 from crf_2mner import LinearChainCRF, iob2_constraints
+from dataset_script import load
+from mmner.data.collator import MultimodalCollator
+from mmner.data.sentences import WindowedSentences
+from modeling_2mner import TwoMNERForTokenClassification
+from processing_2mner import TwoMNERProcessor
 
 LABELS = ["O", "B-PER", "I-PER", "B-MISC", "I-MISC"]
 
@@ -57,3 +64,56 @@ def test_tags_that_no_allowed_sequence_has_are_refused(crf):
     allowed[0, :, 2] = True
     with pytest.raises(ValueError, match="row 0"):
         crf.log_likelihood(torch.zeros(1, 2, 5), allowed, torch.ones(1, 2, dtype=torch.bool))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two rows: of one the annotators tagged people alone."""
+    folder = tmp_path_factory.mktemp("partly")
+    rows = [
+        {"id": "0", "tokens": ["Ann", "saw", "Katrina"], "ner_tags": ["B-PER", "O", "B-MISC"]},
+        {"id": "1", "tokens": ["Ann", "saw", "Katrina"], "ner_tags": ["B-PER", "O", "O"], "known_types": ["PER"]},
+    ]
+    for split in ("train", "validation"):
+        lines = [json.dumps({"lang": "en", "image": None} | row) for row in rows]
+        (folder / f"{split}.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def test_from_file_to_loss_and_score(folder, towers, tmp_path):
+    rows = load(folder, cache_dir=tmp_path)["train"]
+    assert rows["known_types"] == [None, ["PER"]]
+    labels = rows.features["ner_tags"].feature.names
+    processor = TwoMNERProcessor.from_towers(towers / "text", towers / "vision")
+    model = TwoMNERForTokenClassification.from_towers(towers / "text", towers / "vision", labels=labels)
+    sentences = WindowedSentences(rows, processor, model.config.label2id, training=True)
+    batch = MultimodalCollator(processor)([sentences[0], sentences[1]])
+    assert batch["unknown_tags"].tolist() == [[False] * 5, [False, True, True, False, False]]  # O, MISC, PER
+    assert "unknown_tags" not in MultimodalCollator(processor)([sentences[0], sentences[0]])
+    for parameter in model.crf.parameters():
+        torch.nn.init.normal_(parameter)
+    output = model(**batch)
+
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    ids = [model.config.label2id[tag] for tag in ("O", "B-MISC", "I-MISC")]
+    person = model.config.label2id["B-PER"]
+    gold = model.crf.log_likelihood(output.logits[:1], torch.tensor([[person, ids[0], ids[1]]]), mask)
+    paths = [
+        model.crf.log_likelihood(output.logits[1:], torch.tensor([[person, second, third]]), mask)
+        for second, third in itertools.product(ids, ids)
+        if second != ids[2] and (third != ids[2] or second == ids[1])
+    ]
+    assert len(paths) == 5
+    expected = -(gold + torch.stack(paths).logsumexp(dim=0)).mean() / 2
+    torch.testing.assert_close(output.ner_loss, expected, rtol=1e-5, atol=1e-5)
+
+    everything = np.array([[person, ids[0], ids[1]]] * 2)  # Katrina is no mistake where nobody looked for her
+    assert sentences.scores(everything)["f1"] == 1
+    assert sentences.predicted_tags(everything)[1] == ["B-PER", "O", "B-MISC"]
+
+
+def test_a_tag_that_nobody_could_have_given_is_refused(tmp_path):
+    row = {"id": "1", "lang": "en", "tokens": ["Ann"], "ner_tags": ["B-PER"], "known_types": ["LOC"]}
+    (tmp_path / "train.jsonl").write_text(json.dumps(row))
+    with pytest.raises(ValueError, match=r"train.jsonl:1: an entity of type PER came, which known_types \(LOC\)"):
+        load(tmp_path, cache_dir=tmp_path / "cache")

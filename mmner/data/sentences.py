@@ -286,8 +286,15 @@ class WindowedSentences(torch.utils.data.Dataset):
         return [[self.id2label[index] for index in ids] for ids in self.stitch(predictions)]
 
     def scores(self, predictions: np.ndarray) -> dict[str, float]:
-        """The scores of the predicted tag ids `(num_windows, num_words)`; see `entity_scores`."""
-        return entity_scores(self.tags or [], self.predicted_tags(predictions), self.languages, self.relations)
+        """
+        The scores of the predicted tag ids `(num_windows, num_words)`; see `entity_scores`. Entities of types that a
+        row's annotators did not tag do not count.
+        """
+        predicted = self.predicted_tags(predictions)
+        for tags, known in zip(predicted, self._known_types, strict=bool(self._known_types)):
+            if known is not None:
+                tags[:] = [tag if tag[2:] in known else "O" for tag in tags]
+        return entity_scores(self.tags or [], predicted, self.languages, self.relations)
 
     @property
     def score_names(self) -> set[str]:
