@@ -5,9 +5,8 @@ Speed and peak memory of a training step: text only, with images, and with store
 
 Each cell is a run of ``run_mmner.py`` with ``recipes/local.yaml`` in a process of its own, which ends after
 ``--steps`` steps. A step is all that lies between the beginnings of two: batch, forward, backward, clipping and
-optimizer; its time is given for 1,000 tokens, padding included. The cells take turns, so that all see the same machine;
-``--against`` adds the same runs of another checkout of this repository. Without towers and dataset: tiny towers and the
-synthetic probe. Writes
+optimizer; its time is given for 1,000 tokens, padding included. The cells take turns; ``--against`` adds the same runs
+of another checkout of this repository. Without towers and dataset: tiny towers and the synthetic probe. Writes
 ``benchmarks/results/training.json``.
 """
 
