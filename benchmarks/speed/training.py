@@ -5,8 +5,8 @@ Speed and peak memory of a training step: text only, with images, and with store
 
 Each cell is a run of ``run_mmner.py`` with ``recipes/local.yaml`` in a process of its own, which ends after
 ``--steps`` steps. A step is all that lies between the beginnings of two: batch, forward, backward, clipping and
-optimizer. The cells take turns, so that all see the same machine; ``--against`` adds the same runs of another checkout
-of this repository. Without towers and dataset: tiny towers and the synthetic probe. Writes
+optimizer; its time is given for 1,000 tokens, padding included. The cells take turns; ``--against`` adds the same runs
+of another checkout of this repository. Without towers and dataset: tiny towers and the synthetic probe. Writes
 ``benchmarks/results/training.json``.
 """
 
@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import runpy
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -39,14 +38,16 @@ def work(checkout: str, result: str, steps: int, options: list[str]) -> None:
     from transformers import Trainer
 
     starts: list[float] = []
+    tokens: list[int] = []
     training_step = Trainer.training_step
 
     def timed(self, *args, **kwargs):
         starts.append(time.perf_counter())
         if len(starts) > steps + WARM_UP:
-            taken = [after - before for before, after in zip(starts[WARM_UP:], starts[WARM_UP + 1 :], strict=False)]
-            Path(result).write_text(json.dumps({"seconds": taken, "peak_mib": peak_mib()}))
+            taken = (starts[-1] - starts[WARM_UP]) / sum(tokens[WARM_UP:])
+            Path(result).write_text(json.dumps({"seconds": 1000 * taken, "peak_mib": peak_mib()}))
             os._exit(0)  # without scores, card and plots
+        tokens.append(args[1]["input_ids"].numel())
         return training_step(self, *args, **kwargs)
 
     setattr(Trainer, "training_step", timed)  # noqa: B010
@@ -56,7 +57,7 @@ def work(checkout: str, result: str, steps: int, options: list[str]) -> None:
     raise RuntimeError("Training ended too early: give fewer --steps or more --sentences.")
 
 
-def measure(arguments: argparse.Namespace, way: str, batch: int, checkout: Path) -> dict[str, list[float] | float]:
+def measure(arguments: argparse.Namespace, way: str, batch: int, checkout: Path) -> dict[str, float]:
     """One cell, once."""
     with tempfile.TemporaryDirectory() as folder:
         options = [option.format(folder=folder) for option in WAYS[way]]
@@ -103,14 +104,13 @@ def main() -> None:
             found[way, batch, name].append(measure(arguments, way, batch, checkouts[name]))
     results = []
     for (way, batch, name), runs in found.items():
-        medians = [statistics.median(run["seconds"]) for run in runs]
-        step_ms = spread([1000 * median for median in medians])
-        result = {"way": way, "batch": batch, "step_ms": step_ms, "peak_mib": round(max(r["peak_mib"] for r in runs))}
-        result["sentences_per_s"] = round(1000 * batch / step_ms["median"], 1)
+        seconds = [run["seconds"] for run in runs]
+        result = {"way": way, "batch": batch, "ms_per_1000_tokens": spread([1000 * second for second in seconds])}
+        result["peak_mib"] = round(max(run["peak_mib"] for run in runs))
         if name:
-            others = [statistics.median(run["seconds"]) for run in found[way, batch, ""]]
+            ours = [run["seconds"] for run in found[way, batch, ""]]
             result["against"] = True
-            result["times_ours"] = spread([other / own for other, own in zip(medians, others, strict=True)])
+            result["times_ours"] = spread([other / own for other, own in zip(seconds, ours, strict=True)])
         results.append(result)
         print(json.dumps(result), flush=True)
     towers = [Path(arguments.text_model).name, Path(arguments.vision_model).name]
