@@ -3,9 +3,9 @@ A model of ours beside models that one would pick instead, on the validation set
 
     DATA=FOLDER python benchmarks/accuracy/peers.py models/2m-ner-small --spacy fr_core_news_sm es_core_news_sm
 
-Strict entity F1 by set and language, words per second, and megabytes on disk. All get the same words. Types that a set's
-annotators did not tag do not count. Ours is also read with images hidden and shuffled, where a set has them. spaCy's
-labels are mapped to the four types; a model is scored on its own language alone. Writes
+Strict entity F1 by set and language, words per second, and megabytes on disk; all get the same words. Types that a
+set's annotators did not tag do not count. Ours is also read with images hidden and shuffled, where a set has them.
+spaCy's labels are mapped to the four types; a model is scored on its own language alone. Writes
 ``benchmarks/results/peers.json``, or ``--output``.
 """
 
