@@ -1,4 +1,6 @@
-# `make demo`: install, train the synthetic probe on CPU, predict with and without images.
+# `make demo`: install, read posts in four languages with the model in hand, with and without their images.
+# `make probe`: install, train the synthetic probe on CPU: a test that images are used.
+# `make model DATA=FOLDER TEXT_MODEL=FOLDER VISION_MODEL=FOLDER`: train models/2m-ner-small from the raw sets; resumes.
 # `make test`: install, check format, lint and types, run the offline tests.
 # `make test-lowest`: install the lowest versions that setup.cfg allows, run the fast tests of the model.
 # `make test-common`: fetch the source of transformers and run its own common model tests over ours.
@@ -6,7 +8,7 @@
 # The tests themselves run offline.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-common test-lowest clean
+.PHONY: help demo probe model test test-common test-lowest clean
 
 # The first Python >= 3.11 on the path; `make PYTHON=/path/to/python ...` chooses another.
 PYTHON ?= $(firstword $(foreach name,python3 python3.11 python3.12 python3.13 python3.14,$(shell \
@@ -19,8 +21,20 @@ help:
 	@sed -n 's/^# `\(make [a-z-]*\)`: /\1  /p' Makefile
 
 demo: $(INSTALLED)
+	$(BIN)/python -m mmner.demo
+
+probe: $(INSTALLED)
 	$(BIN)/python run_mmner.py recipes/probe.yaml --output_dir outputs/probe
 	$(BIN)/python -m mmner.probe.demo outputs/probe
+
+model: $(INSTALLED)
+	DATA=$(DATA) $(BIN)/python -m dataset_script mix recipes/small_mixture.yaml --output_dir outputs/small-mixture
+	OMP_NUM_THREADS=1 $(BIN)/python -m torch.distributed.run --standalone --nproc_per_node 2 run_mmner.py \
+		recipes/small.yaml --text_model $(TEXT_MODEL) --vision_model $(VISION_MODEL) \
+		--dataset outputs/small-mixture --output_dir outputs/small --resume_from_checkpoint auto
+	$(BIN)/python -m mmner.results.release outputs/small models/2m-ner-small
+	DATA=$(DATA) $(BIN)/python benchmarks/accuracy/peers.py models/2m-ner-small
+	$(BIN)/python -m mmner.results.release models/2m-ner-small models/2m-ner-small
 
 test: $(INSTALLED)
 	$(BIN)/ruff format --check --quiet .

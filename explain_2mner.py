@@ -93,7 +93,7 @@ class Explanation:
             parts.append("<h2>Without the image</h2>")
             parts.append(_paragraph(highlight(self.text, self.entities_without_image)))
         if self.image is not None:
-            parts.append(_figure(self.image))
+            parts.append(figure(self.image))
         for index, explained in enumerate(self.entities):
             entity = explained.entity
             parts.append(_paragraph(highlight(entity["word"], [{**entity, "start": 0, "end": len(entity["word"])}])))
@@ -103,7 +103,7 @@ class Explanation:
             shown = [f"<li>{html.escape(name)}: {value:.3f}</li>" for name, value in rows if value is not None]
             parts.append(f"<ul>{''.join(shown)}</ul>")
             if self.image is not None and explained.attention is not None:
-                parts.append(_figure(self.heat_map(index)))
+                parts.append(figure(self.heat_map(index)))
         body = "\n".join(parts)
         return (
             '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>Named entities</title>'
@@ -131,7 +131,7 @@ def _paragraph(content: str) -> str:
     return f'<p class="text" dir="auto">{content}</p>'
 
 
-def _figure(image: Image.Image) -> str:
+def figure(image: Image.Image) -> str:
     """An image inside the page itself, small."""
     image = image.copy()
     image.thumbnail((PAGE_IMAGE_PIXELS, PAGE_IMAGE_PIXELS))

@@ -35,7 +35,7 @@ MMNER = [
     ["mmner.data"],
     ["mmner.training"],
     ["mmner.results"],
-    ["mmner.probe.demo"],
+    ["mmner.probe.demo", "mmner.demo"],
 ]
 GROUPS = {"FLAT": FLAT, "DATASET": DATASET, "MMNER": MMNER}
 PLACES = {name: (group, line) for group, lines in GROUPS.items() for line, names in enumerate(lines) for name in names}
