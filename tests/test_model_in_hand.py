@@ -27,7 +27,7 @@ SENTENCES = {
         [BBC|ORG] says [Boris Johnson|PER] will resign
         Just watched [Titanic|MISC] again, crying
         Breaking: explosion near [Brussels Airport|LOC], police say
-        [Google|ORG] opens a new office in La[gos|LOC]
+        [Google|ORG] opens a new office in [Lagos|LOC]
         [Serena Williams|PER] beats [Venus|PER] in [Melbourne|LOC]
         my nan still calls it the wireless
         [Liverpool|ORG] 3-1 [Everton|ORG], what a night
@@ -42,7 +42,7 @@ SENTENCES = {
         Wir sind in [Wien|LOC] angekommen ☀️ #urlaub
         Die [UNO|ORG] warnt vor Hunger im [Sudan|LOC]
         Guten Morgen zusammen, Kaffee?
-        [Helene Fischer|PER] singt am Samstag in Le[ipzig|LOC]
+        [Helene Fischer|PER] singt am Samstag in [Leipzig|LOC]
     """,
     "fr": """
         [Emmanuel Macron|PER] est arrivé à [Berlin|LOC]
