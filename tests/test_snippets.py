@@ -30,7 +30,7 @@ def blocks(markdown: str, language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
-    """A folder in which `models/2m-ner-small` is a model, `org/model` one with the card that it is published with ..."""
+    """A folder in which `models/2m-ner-small` is a model, `org/model` one with the card of its publication ..."""
     folder = tmp_path_factory.mktemp("world")
     torch.manual_seed(0)
     towers = make_tiny_towers(folder / "towers", [ROW["tokens"]], vocab_size=300, image_size_px=32)

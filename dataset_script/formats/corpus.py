@@ -133,8 +133,7 @@ class Corpus(Options):
         for row in self.rows(source, LoadReport(), unlabelled_tests=True):
             if row.lang in languages:
                 image = self.images.find(row.image).path if row.image is not None else None
-                optional = {"caption": _caption(row, captions), "image_relation": row.image_relation}
-                optional["known_types"] = row.known_types
+                optional = {name: getattr(row, name) for name in _OPTIONAL} | {"caption": _caption(row, captions)}
                 yield {
                     "id": row.id,
                     "lang": row.lang,

@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TEMPLATE = ROOT / "recipes" / "small_card.md"
 RESULTS = ROOT / "benchmarks" / "results" / "peers.json"
 NATURAL = "natural_dev"
-METADATA = {
+METADATA: dict[str, Any] = {
     "language": ["en", "de", "fr", "es"],
     "license": "cc-by-nc-sa-4.0",
     "library_name": "transformers",
