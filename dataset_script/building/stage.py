@@ -55,11 +55,19 @@ class Stage:
         self._ids: set[str] = set()
 
     def add(self, rows: Iterable[tuple[str, Row]], source: str) -> Counter[str]:
-        """Take the (split, row) pairs of a source. Returns the number of rows by language."""
+        """Take the (split, row) pairs of a source. Returns the number of rows by language.
+
+        Raises:
+            ValueError: a row is of a set that was tagged for some types only.
+        """
         counts: Counter[str] = Counter()
         files = ImageFiles(self.images / source)
         for split, row in rows:
             lang = str(row.lang)
+            if row.known_types is not None:
+                raise ValueError(
+                    f"{source}: a row states known_types, which a build does not keep; mix sets with them."
+                )
             if row.image_bytes is not None:
                 row.image = files.add(row.image_bytes, str(row.image))
             tokens, tags = (list(map(sys.intern, texts)) for texts in (row.tokens, row.tags))  # each text once

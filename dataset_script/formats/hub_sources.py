@@ -16,7 +16,7 @@ KNOWN = Path(__file__).with_suffix(".yaml")
 TOKENS = ("tokens", "words")
 TAGS = ("ner_tags", "tags", "ner")
 LANGS = ("lang", "language")
-OPTIONAL = ("caption", "image_relation", "image_url")
+OPTIONAL = ("caption", "image_relation", "image_url", "known_types")
 
 
 def open_hub_source(
@@ -84,7 +84,7 @@ def _row(
         return MalformedRow(path, position + 1, error.reason, str(error))
     row_id = str(position) if record.get("id") in (None, "") else str(record["id"])
     row = Row(path, position + 1, row_id, lang, list(record[tokens]), read_tags)
-    row.caption, row.image_relation, row.image_url = (record.get(key) for key in OPTIONAL)
+    row.caption, row.image_relation, row.image_url, row.known_types = (record.get(key) for key in OPTIONAL)
     taken = {tokens, tags, "id", *LANGS, *OPTIONAL}
     if with_images:
         taken |= {"image", "image_name"}

@@ -91,6 +91,8 @@ class Policy:
                 part.repair(_short(repaired))
             if self.label_map and labelled:
                 row.tags = self.label_map.tags(row)
+                if row.known_types is not None:
+                    row.known_types = [kind for old in row.known_types if (kind := self.label_map.types.get(old, old))]
             yield row
 
 

@@ -65,3 +65,15 @@ def test_wrong_mixtures(sources, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("DATA")
     assert "names a variable that is not set" in error("- {path: $DATA/posts}\n")
     assert not (tmp_path / "out").exists()
+
+
+def test_known_types_follow_the_map_and_a_build_does_not_drop_them(tmp_path, capsys):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    row = {"id": "1", "lang": "en", "tokens": ["Rome"], "ner_tags": ["B-GPE"], "known_types": ["GPE", "X"]}
+    (folder / "train.jsonl").write_text(json.dumps(row))
+    loaded = load(folder, label_map={"GPE": "LOC", "X": "O"}, cache_dir=tmp_path / "cache")
+    assert loaded["train"]["known_types"] == [["LOC"]]
+    command = ["build", str(folder), "--provider", "none", "--output_dir", str(tmp_path / "out")]
+    assert main(command) == 2
+    assert "states known_types, which a build does not keep" in capsys.readouterr().err
