@@ -84,8 +84,8 @@ def test_from_file_to_loss_and_score(folder, towers, tmp_path):
     rows = load(folder, cache_dir=tmp_path)["train"]
     assert rows["known_types"] == [None, ["PER"]]
     labels = rows.features["ner_tags"].feature.names
-    processor = TwoMNERProcessor.from_towers(towers / "text", towers / "vision")
-    model = TwoMNERForTokenClassification.from_towers(towers / "text", towers / "vision", labels=labels)
+    processor = TwoMNERProcessor.from_towers(*towers)
+    model = TwoMNERForTokenClassification.from_towers(*towers, labels=labels)
     sentences = WindowedSentences(rows, processor, model.config.label2id, training=True)
     batch = MultimodalCollator(processor)([sentences[0], sentences[1]])
     assert batch["unknown_tags"].tolist() == [[False] * 5, [False, True, True, False, False]]  # O, MISC, PER
