@@ -51,6 +51,6 @@ def test_sizes_that_are_not_possible(size):
 def test_another_kind_of_vocabulary(towers):
     from transformers import AutoModel, AutoTokenizer
 
-    model, tokenizer = AutoModel.from_pretrained(towers[0]), AutoTokenizer.from_pretrained(towers[0])
+    model, tokenizer = AutoModel.from_pretrained(towers / "text"), AutoTokenizer.from_pretrained(towers / "text")
     with pytest.raises(ValueError, match="--vocabulary_size cuts Unigram vocabularies"):
         cut_vocabulary(model, tokenizer, [["storm"]], 20)
