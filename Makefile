@@ -28,7 +28,7 @@ probe: $(INSTALLED)
 	$(BIN)/python -m mmner.probe.demo outputs/probe
 
 model: $(INSTALLED)
-	DATA=$(DATA) $(BIN)/python -m dataset_script mix recipes/small_mixture.yaml --output_dir outputs/small-mixture
+	DATA=$(DATA) $(BIN)/python -m dataset_script mix recipes/mixtures/small.yaml --output_dir outputs/small-mixture
 	OMP_NUM_THREADS=1 $(BIN)/python -m torch.distributed.run --standalone --nproc_per_node 2 run_mmner.py \
 		recipes/small.yaml --text_model $(TEXT_MODEL) --vision_model $(VISION_MODEL) \
 		--dataset outputs/small-mixture --output_dir outputs/small --resume_from_checkpoint auto

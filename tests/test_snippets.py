@@ -30,7 +30,7 @@ def blocks(markdown: str, language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:
-    """A folder in which `models/2m-ner-small` is a model, `org/model` one with the card of its publication ..."""
+    """A folder in which models of the README and of serving, `org/model` one with the card of its publication ..."""
     folder = tmp_path_factory.mktemp("world")
     torch.manual_seed(0)
     towers = make_tiny_towers(folder / "towers", [ROW["tokens"]], vocab_size=300, image_size_px=32)
@@ -45,7 +45,8 @@ def world(tmp_path_factory) -> Path:
         Image.new("RGB", (40, 24), "red").save(image)
 
     text_only = {"collaboration": "none", "alignment": "none"}
-    for place, options in (("models/2m-ner-small", {}), ("org/model", {}), ("org/text", text_only)):
+    places = {"models/2m-ner-small": {}, "outputs/probe": {}, "org/model": {}, "org/text": text_only}
+    for place, options in places.items():
         model = TwoMNERForTokenClassification.from_towers(*towers, labels=LABELS, **options)
         ner = TwoMNERPipeline(model=model, processor=TwoMNERProcessor.from_towers(*towers), device="cpu")
         ner.save_pretrained(folder / place)

@@ -154,7 +154,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.strip().split("\n")[0])
     parser.add_argument("models", nargs="+", help="folders of models of ours")
     parser.add_argument("--spacy", nargs="*", default=[], help="names of installed spaCy models")
-    parser.add_argument("--sets", type=Path, default=ROOT / "recipes" / "small_validation.yaml")
+    parser.add_argument("--sets", type=Path, default=ROOT / "recipes" / "mixtures" / "small_validation.yaml")
     parser.add_argument("--output", type=Path, default=RESULTS / "peers.json")
     arguments = parser.parse_args()
     sets = {}

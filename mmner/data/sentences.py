@@ -266,9 +266,9 @@ class WindowedSentences(torch.utils.data.Dataset):
     def _augmented(self, index: int, tokens: list[str], tags: list[str]) -> tuple[list[str], list[str]]:
         rng = self._rng("text", index)
         changed = tokens, tags
-        if rng.random() < self._post_augmentation:
+        if self._post_augmentation and rng.random() < self._post_augmentation:
             changed = posted(*changed, rng)
-        if rng.random() < self._text_augmentation:
+        if self._text_augmentation and rng.random() < self._text_augmentation:
             changed = augmented(*changed, rng)
         # Capitals may take more tokens than the window has room for.
         return changed if sum(self._processor.token_counts(changed[0])) <= self._budget else (tokens, tags)
