@@ -68,7 +68,7 @@ def test_attempts_end_and_backing_off_doubles_and_jitters(server, waits, how):
     fetcher.close()
     assert len(waits) == 5 and len(server.requests) == 6
     for number, seconds in enumerate(waits):
-        least = 5 if how == "maxlag" else 0  # what its answer asks for
+        least = 5 if how == "maxlag" else 0  # LAG_S of the fetcher
         assert max(least, 2**number) <= seconds <= max(least, 2**number + 1)
     assert len({seconds % 1 for seconds in waits}) > 1
 
