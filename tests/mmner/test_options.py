@@ -54,7 +54,8 @@ def test_every_recipe_is_valid(path, tmp_path):
     model, _, training = parse_arguments([str(path), "--output_dir", str(tmp_path), "--use_cpu", "--bf16", "false"])
     config = TwoMNERConfig(**model.config_options())
     # These train a model whose choices were made before.
-    assert training.load_best_model_at_end == (training.eval_strategy != "no") == (path.stem not in ("small", "small_posts"))
+    chooses = path.stem not in ("small", "small_posts")
+    assert training.load_best_model_at_end == chooses == (training.eval_strategy != "no")
     if path.stem == "paper":
         # 2 * (0.8 * ner + 0.2 * (cl_a + cl_b)), temperature 0.5: PAPER section 3.4 and the release
         assert (config.ner_weight, config.alignment_weight) == (2 * 0.8, 2 * 0.2)
