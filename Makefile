@@ -32,10 +32,7 @@ model: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m torch.distributed.run --standalone --nproc_per_node 2 run_mmner.py \
 		recipes/small.yaml --text_model $(TEXT_MODEL) --vision_model $(VISION_MODEL) \
 		--dataset outputs/small-mixture --output_dir outputs/small --resume_from_checkpoint auto
-	DATA=$(DATA) $(BIN)/python -m dataset_script mix recipes/mixtures/small_posts.yaml --output_dir outputs/small-posts-mixture
-	OMP_NUM_THREADS=1 $(BIN)/python -m torch.distributed.run --standalone --nproc_per_node 2 run_mmner.py \
-		recipes/small_posts.yaml --dataset outputs/small-posts-mixture --resume_from_checkpoint auto
-	$(BIN)/python -m mmner.results.release outputs/small-posts models/2m-ner-small
+	$(BIN)/python -m mmner.results.release outputs/small models/2m-ner-small
 	DATA=$(DATA) $(BIN)/python benchmarks/accuracy/peers.py models/2m-ner-small
 	$(BIN)/python -m mmner.results.release models/2m-ner-small models/2m-ner-small
 

@@ -1,0 +1,1 @@
+../../alignment_2mner.py

@@ -1,0 +1,1 @@
+../../collaboration_2mner.py
