@@ -16,7 +16,7 @@ from transformers import pipeline
 from explain_2mner import STYLE, figure, highlight
 
 MODEL = Path(__file__).resolve().parents[1] / "models" / "2m-ner-small"
-NOTICE = "Invented posts with drawn images, read by 2m-ner-small on this machine. Its card says how good it is."
+NOTICE = "Invented posts with drawn images, read by 2m-ner-small on this machine. It errs; its card says how often."
 TITLE = "<title>2M-NER: posts</title>"
 PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>2M-NER: posts</title>
