@@ -47,51 +47,51 @@ def posted(words: Sequence[str], tags: Sequence[str], rng: random.Random) -> Tag
     a common word does; the sentence is cut, elongated, repeated as RT, gets a handle, hashtags of its names, a link,
     an emoji. Hashtags are one word, or the sign and a word.
     """
-    pieces = _pieces(words, tags)
-    for index, (piece, kind) in enumerate(pieces):
+    parts = _parts(words, tags)
+    for index, (part, kind) in enumerate(parts):
         if kind and rng.random() < 0.2:
-            pieces[index] = _hashtag(piece, rng), kind
-        elif not kind and len(piece[0]) > 3 and piece[0].isalpha() and rng.random() < 0.03:
-            pieces[index] = [f"#{piece[0]}"], None
-        elif not kind and len(piece[0]) > 2 and piece[0].isalpha() and rng.random() < 0.01:
-            pieces[index] = [piece[0] + piece[0][-1] * rng.randint(1, 4)], None
-    names = [(piece, kind) for piece, kind in pieces if kind and piece[0][0] != "#"]
-    if len(pieces) > 6 and rng.random() < 0.2:
-        pieces = pieces[: rng.randint(5, len(pieces) - 1)]
-        if pieces[-1][1] is None and pieces[-1][0][0].isalpha():
-            pieces[-1] = [pieces[-1][0][0][: rng.randint(1, 8)]], None
-        pieces.append((["…"], None))
+            parts[index] = _hashtag(part, rng), kind
+        elif not kind and len(part[0]) > 3 and part[0].isalpha() and rng.random() < 0.03:
+            parts[index] = [f"#{part[0]}"], None
+        elif not kind and len(part[0]) > 2 and part[0].isalpha() and rng.random() < 0.01:
+            parts[index] = [part[0] + part[0][-1] * rng.randint(1, 4)], None
+    names = [(part, kind) for part, kind in parts if kind and part[0][0] != "#"]
+    if len(parts) > 6 and rng.random() < 0.2:
+        parts = parts[: rng.randint(5, len(parts) - 1)]
+        if parts[-1][1] is None and parts[-1][0][0].isalpha():
+            parts[-1] = [parts[-1][0][0][: rng.randint(1, 8)]], None
+        parts.append((["…"], None))
     if rng.random() < 0.2:
-        pieces[:0] = [(["RT"], None), ([_handle(words, rng)], None), ([":"], None)]
+        parts[:0] = [(["RT"], None), ([_handle(words, rng)], None), ([":"], None)]
     elif rng.random() < 0.15:
-        pieces.insert(rng.choice((0, len(pieces))), ([_handle(words, rng)], None))
-    for piece, kind in rng.sample(names, min(len(names), rng.choice((0, 0, 0, 1, 2)))):
-        pieces.append((_hashtag(piece, rng), kind))
+        parts.insert(rng.choice((0, len(parts))), ([_handle(words, rng)], None))
+    for part, kind in rng.sample(names, min(len(names), rng.choice((0, 0, 0, 1, 2)))):
+        parts.append((_hashtag(part, rng), kind))
     for _ in range(rng.choice((0, 0, 1, 1, 2))):
-        pieces.append(([f"http://t.co/{''.join(rng.choices(string.ascii_letters + string.digits, k=10))}"], None))
+        parts.append(([f"http://t.co/{''.join(rng.choices(string.ascii_letters + string.digits, k=10))}"], None))
     if rng.random() < 0.15:
-        pieces.insert(rng.choice((len(pieces), rng.randint(0, len(pieces)))), ([rng.choice(EMOJI)], None))
+        parts.insert(rng.choice((len(parts), rng.randint(0, len(parts)))), ([rng.choice(EMOJI)], None))
     words, tags = [], []
-    for piece, kind in pieces:
-        words += piece
-        sign = len(piece) > 1 and piece[0] == "#"
-        tags += ["O"] * sign + [f"{'B' if i == 0 else 'I'}-{kind}" if kind else "O" for i in range(len(piece) - sign)]
+    for part, kind in parts:
+        words += part
+        sign = len(part) > 1 and part[0] == "#"
+        tags += ["O"] * sign + [f"{'B' if i == 0 else 'I'}-{kind}" if kind else "O" for i in range(len(part) - sign)]
     return words, tags
 
 
 EMOJI = tuple("😀😂😍😭😡😱🙏👏👍💔🔥🎉⚽🚨📸🌊🤔🥳✨😢")
 
 
-def _pieces(words: Sequence[str], tags: Sequence[str]) -> list[tuple[list[str], str | None]]:
+def _parts(words: Sequence[str], tags: Sequence[str]) -> list[tuple[list[str], str | None]]:
     """Entities with their types, and single words between them."""
     starts = {start: (stop, kind) for start, stop, kind in iob2_spans(tags)}
-    pieces: list[tuple[list[str], str | None]] = []
+    parts: list[tuple[list[str], str | None]] = []
     place = 0
     while place < len(words):
         stop, kind = starts.get(place, (place + 1, None))
-        pieces.append((list(words[place:stop]), kind))
+        parts.append((list(words[place:stop]), kind))
         place = stop
-    return pieces
+    return parts
 
 
 def _hashtag(name: Sequence[str], rng: random.Random) -> list[str]:
