@@ -382,7 +382,7 @@ class TwoMNERPipeline(Pipeline):
 
     def get_iterator(
         self, inputs, num_workers: int, batch_size: int, preprocess_params, forward_params, postprocess_params
-    ) -> Iterator[list[dict[str, Any]]]:
+    ) -> Iterator[Any]:
         """The entities of each input, in order. Batches are filled with windows, whichever texts they come from."""
         is_stream, skips = not isinstance(inputs, list), forward_params.get("errors") == "skip"
         batch_tokens = CPU_BATCH_TOKENS if self.device.type == "cpu" else ACCELERATOR_BATCH_TOKENS

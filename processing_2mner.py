@@ -265,8 +265,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 SPACE = r"\s\p{Cc}\p{Default_Ignorable_Code_Point}"
 
 # Words as the training data of the four languages has them (Wikipedia as spaCy cuts it): clitics apart (l'|eau,
-# John|'s, did|n't), hyphenated words whole but not ranges and results (1985|-|86, 2:1|-|Sieg), a mention whole, a
-# hashtag's name apart from its sign. What stands between two words is space, nothing else.
+# John|'s, did|n't), hyphenated words whole but not ranges and results (1985|-|86, 2:1|-|Sieg); handles and hashtags
+# whole, as posts have them. What stands between two words is space, nothing else.
 #
 # No group is repeated without a bound: `regex` keeps some hundred bytes for each repetition. Single classes are
 # repeated freely, which costs nothing.
@@ -275,7 +275,7 @@ WORD_PATTERN = regex.compile(
     (?! [SPACE] )
     (?:
       (?: https?:// | www\. ) [^SPACE<>"]* [^SPACE<>"'’.,;:!?)\]}]       # a URL, less the punctuation after it
-    | (?<! [\p{L}\p{N}_@] ) @ [\p{L}\p{N}_]+                                        # a mention
+    | (?<! [\p{L}\p{N}_@\#&] ) (?: @ | \# (?= [\p{N}_]* \p{L} ) ) [\p{L}\p{N}_]+    # a handle, a hashtag
     | [\p{L}\p{N}] [\p{L}\p{N}_.+%-]{0,63} @ (?: [\p{L}\p{N}-]{1,63} \. ){1,8} \p{L}{2,}   # an e-mail address
     | (?<! [\p{L}\p{N}] ) (?: (?: \p{L}{1,2} \. ){2,16}                    # U.S., z.B., Ph.D.
                              | \p{Lu} \. (?= [SPACE]* [^SPACE\p{L}\p{N}] | [SPACE]+ [^SPACE] )  # J. Fox; not the end

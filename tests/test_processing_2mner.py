@@ -142,7 +142,8 @@ WORDS = {
     "everywhere": [
         "",
         "Jordan",
-        "#|NBA in #|1",
+        "we are #|1",
+        "#NepalQuake|, #BlackLivesMatter|! #1984Book|, #été|-|x C|# no|#|b|",
         "@me|, @Real_Me2|: hi",
         "👨‍👩‍👧|🇩🇪|🇫🇷|👍🏽 1️⃣ 🏳️‍🌈",
         "siehe https://x.org/a-b?c=1|, (|www.x.org/page|)|.",
