@@ -35,7 +35,8 @@ MMNER = [
     ["mmner.data"],
     ["mmner.training"],
     ["mmner.results"],
-    ["mmner.probe.demo", "mmner.demo"],
+    ["mmner.probe.demo", "mmner.demo", "mmner.annotation"],
+    ["mmner.cli", "mmner.__main__"],
 ]
 GROUPS = {"FLAT": FLAT, "DATASET": DATASET, "MMNER": MMNER}
 PLACES = {name: (group, line) for group, lines in GROUPS.items() for line, names in enumerate(lines) for name in names}
