@@ -155,7 +155,7 @@ def check(model_args: ModelArguments, data_args: DataArguments, args: TrainingAr
     if args.push_to_hub and not args.do_train:
         raise ValueError(
             "--do_train is false, so there is nothing new to push. To publish a finished run: "
-            "python -m mmner.results.publish outputs/name org/name"
+            "mmner publish outputs/name org/name"
         )
     if data_args.streaming and args.do_train:
         check_streaming(data_args, args)

@@ -5,7 +5,9 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
+
+from dataset_script.arguments import Parser, UsageError
 
 from . import MODEL
 
@@ -21,17 +23,6 @@ USAGE = """mmner COMMAND ...
 
 `mmner COMMAND --help` says more. MODEL is a folder or a name on the Hub; without it, the model in hand,
 2m-ner-small, is used. --debug shows where an error came from."""
-
-
-class UsageError(ValueError):
-    """A command line that cannot be read."""
-
-
-class Parser(argparse.ArgumentParser):
-    """As `argparse` has it, but an error is an exception, and says which command to ask for help."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; see {self.prog} --help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -219,7 +210,7 @@ def data(words: Sequence[str]) -> int:
     """The commands of datasets."""
     from dataset_script.__main__ import main
 
-    return main(list(words))
+    return main(list(words), "mmner data")
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {

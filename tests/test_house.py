@@ -23,7 +23,7 @@ FLAT = [
     ["handler"],
 ]
 DATASET = [
-    [f"dataset_script.{name}" for name in ("rows", "report", "images", "files", "parquet")],
+    [f"dataset_script.{name}" for name in ("rows", "report", "images", "files", "parquet", "arguments")],
     ["dataset_script.formats"],
     ["dataset_script.mmner", "dataset_script.loading", "dataset_script"],
     ["dataset_script.building"],

@@ -26,8 +26,8 @@ def ner(tmp_path_factory):
     return make_pipeline(make_towers(tmp_path_factory.mktemp("towers")))
 
 
-def run(ner, source, output: Path, columns: Columns = Columns(), **options) -> list[dict]:
-    annotate(ner, str(source), output, columns, options, "tiny")
+def run(ner, source, output: Path, **options) -> list[dict]:
+    annotate(ner, str(source), output, Columns(), options, "tiny")
     return [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
 
 
