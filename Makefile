@@ -29,9 +29,9 @@ probe: $(INSTALLED)
 
 model: $(INSTALLED)
 	DATA=$(DATA) $(BIN)/python -m dataset_script mix recipes/mixtures/small.yaml --output_dir outputs/small-mixture
-	OMP_NUM_THREADS=1 $(BIN)/python -m torch.distributed.run --standalone --nproc_per_node 2 run_mmner.py \
-		recipes/small.yaml --text_model $(TEXT_MODEL) --vision_model $(VISION_MODEL) \
-		--dataset outputs/small-mixture --output_dir outputs/small --resume_from_checkpoint auto
+	$(BIN)/python run_mmner.py recipes/small.yaml --text_model $(TEXT_MODEL) --vision_model $(VISION_MODEL) \
+		--dataset outputs/small-mixture --image_feature_store outputs/small-images --output_dir outputs/small \
+		--resume_from_checkpoint auto
 	$(BIN)/python -m mmner.results.release outputs/small models/2m-ner-small
 	DATA=$(DATA) $(BIN)/python benchmarks/accuracy/peers.py models/2m-ner-small
 	$(BIN)/python -m mmner.results.release models/2m-ner-small models/2m-ner-small
