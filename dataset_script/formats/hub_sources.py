@@ -10,12 +10,11 @@ import datasets
 import yaml
 
 from ..rows import LANGUAGES, SPLIT_FILES, MalformedRow, Row, TagError, tag_names
-from .registry import LANGUAGE_CODES, FileName
+from .records import LANGS, TAGS
+from .registry import FileName, language_of
 
 KNOWN = Path(__file__).with_suffix(".yaml")
 TOKENS = ("tokens", "words")
-TAGS = ("ner_tags", "tags", "ner")
-LANGS = ("lang", "language")
 OPTIONAL = ("caption", "image_relation", "image_url", "known_types")
 
 
@@ -119,7 +118,7 @@ def _streams(name: str, languages: Sequence[str]) -> Iterator[tuple[str, str | N
             yield split, lang, datasets.load_dataset(name, **place, streaming=True)
         return
     configs = datasets.get_dataset_config_names(name)
-    by_language = {LANGUAGE_CODES[config]: config for config in configs if config in LANGUAGE_CODES}
+    by_language = {lang: config for config in configs if (lang := language_of(config))}
     wanted: list[tuple[str, str | None]] = [(by_language[lang], lang) for lang in languages if lang in by_language]
     if by_language and not wanted:
         raise ValueError(f"{name} has no config of {', '.join(languages)} (configs: {', '.join(configs)}).")
@@ -130,7 +129,7 @@ def _streams(name: str, languages: Sequence[str]) -> Iterator[tuple[str, str | N
             parsed = FileName.parse(f"{split_name}.txt")
             if parsed is None:
                 raise ValueError(f"{name} has a split {split_name!r}; expected train, validation or test.")
-            stated = LANGUAGE_CODES.get(parsed.lang) if parsed.lang else stated_by_config
+            stated = parsed.lang or stated_by_config
             if parsed.lang is None or stated in languages:
                 yield parsed.split, stated, rows
 

@@ -1,79 +1,93 @@
-"""Reader of this project's own format: a JSON object a line."""
+"""Readers of JSON: an object a line, as this project and most tools write, and a file that is one array or object."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..rows import IMAGE_RELATIONS, MalformedRow, Row, is_unlabelled
+from ..rows import MalformedRow, Row
 from .lines import numbered_lines
+from .records import RecordReader
 
-REQUIRED_KEYS = ("id", "tokens", "ner_tags")
-OPTIONAL_KEYS = ("lang", "image", "caption", "image_relation", "image_url", "known_types")
+_ARRAY = re.compile(r"""\s*\[\s*(\{ | \[\s*"(?:[^"\\]|\\.)*"\s*,\s*(\{|$))""", re.VERBOSE)
+"""An array of objects, or of spaCy's pairs: text and ``{"entities": [[start, end, type], ...]}``."""
 
 
-def read_jsonl(path: Path) -> Iterator[Row | MalformedRow]:
-    """A JSON object a line: ``id``, ``tokens``, ``ner_tags`` (null in a row that has no gold labels), and optionally
-    ``lang``, ``image``, ``caption``, ``image_relation``, ``image_url``, ``known_types`` (a list). Blank
-    lines are passed over."""
+def read_jsonl(path: Path, **columns: Any) -> Iterator[Row | MalformedRow]:
+    """A JSON object a line, as of ``RecordReader``; in our own format ``tokens``, ``ner_tags`` (null in a row that has
+    no gold labels), and optionally ``id``, ``lang``, ``image``, ``caption``, ``image_relation``, ``image_url``,
+    ``known_types`` (a list). Blank lines are passed over."""
+    reader = RecordReader(path, **columns)
     for number, line in numbered_lines(path):
         if isinstance(line, MalformedRow):
             yield line
         elif line.strip():
             try:
-                yield _json_row(path, number, line)
+                yield reader.row(number, _parsed(path, number, line, "one JSON object a line"))
             except MalformedRow as problem:
                 yield problem
 
 
+def read_json(path: Path, **columns: Any) -> Iterator[Row | MalformedRow]:
+    """One JSON array of records or of spaCy's pairs, or an object that holds one; the line of an error is the number
+    of the item, from 1. spaCy's ``paragraphs`` are read too, with the BILOU tags of their tokens.
+    """
+    reader = RecordReader(path, **columns)
+    try:
+        content = _parsed(path, 1, path.read_bytes().decode("utf-8-sig"), "one JSON array or object")
+    except UnicodeDecodeError as error:
+        yield MalformedRow(path, 1, "not UTF-8", f"{error}; expected one JSON array in UTF-8")
+        return
+    except MalformedRow as problem:
+        yield problem
+        return
+    if isinstance(content, dict):
+        lists = [value for key in ("annotations", "data", "paragraphs") if isinstance(value := content.get(key), list)]
+        content = [content] if "paragraphs" in content or not lists else lists[0]
+    for number, record in enumerate(_sentences(content), 1):
+        if record is None:
+            continue  # the tool that writes "annotations" leaves null where a text was not annotated
+        pair = isinstance(record, list) and len(record) == 2 and isinstance(record[1], dict)
+        try:
+            yield reader.row(number, {"text": record[0]} | record[1] if pair else record)
+        except MalformedRow as problem:
+            yield problem
+
+
 def looks_jsonl(lines: Sequence[str]) -> bool:
     """Whether the first line is an object."""
-    return next((line for line in lines if line.strip()), "").lstrip().startswith("{")
+    return next((line for line in lines if line.strip()), "").lstrip().startswith("{") and not looks_json(lines)
 
 
-def wrong_value(path: Path, number: int, key: str, value: Any, expected: str) -> MalformedRow:
-    """The error for a value of JSON that is not as expected; a long one is cut."""
-    shown = repr(value)
-    shown = shown if len(shown) <= 80 else f"{shown[:80]}..."
-    return MalformedRow(path, number, "wrong value", f"{key} is {shown}; expected {expected}")
+def looks_json(lines: Sequence[str]) -> bool:
+    """Whether an array of objects or of spaCy's pairs begins, or an object that goes on in other lines or that holds
+    an array of records."""
+    text = "\n".join(lines[:100])
+    first = next((line for line in lines if line.strip()), "").strip()
+    if first == "{" or re.match(r'\{\s*"(classes|annotations|paragraphs)"', first):
+        return True
+    return _ARRAY.match(text) is not None
 
 
-def _json_row(path: Path, number: int, line: str) -> Row:
+def _parsed(path: Path, number: int, text: str, expected: str) -> Any:
     try:
-        record = json.loads(line)
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise MalformedRow(path, number, "bad JSON", f"{error}; expected one JSON object a line") from None
-    if not isinstance(record, dict):
-        kind = type(record).__name__
-        raise MalformedRow(path, number, "bad JSON", f"a {kind} came; expected one JSON object a line")
-    missing = [key for key in REQUIRED_KEYS if key not in record]
-    if missing:
-        came = ", ".join(record) or "none"
-        expected = ", ".join(REQUIRED_KEYS)
-        raise MalformedRow(path, number, "missing key", f"no {', '.join(missing)} (keys: {came}); expected {expected}")
+        raise MalformedRow(path, number, "bad JSON", f"{error}; expected {expected}") from None
 
-    def require(key: str, is_valid: bool, expected: str) -> None:
-        if not is_valid:
-            raise wrong_value(path, number, key, record[key], expected)
 
-    tokens, tags = record["tokens"], record["ner_tags"]
-    if tags is None and isinstance(tokens, list):
-        tags = [None] * len(tokens)
-    for key, values in (("tokens", tokens), ("ner_tags", tags)):
-        require(key, isinstance(values, list), "a list of strings")
-        strange = [item for item in values if not isinstance(item, str)]
-        if strange and not (key == "ner_tags" and is_unlabelled(values)):
-            raise wrong_value(path, number, f"an item of {key}", strange[0], "a string")
-    row_id = str(record["id"]) if type(record["id"]) is int else record["id"]
-    require("id", isinstance(row_id, str) and row_id != "", "a string that is not empty")
-    for key in OPTIONAL_KEYS[:-1]:
-        require(key, isinstance(record.get(key), str | None), "a string or null")
-    known = record.get("known_types")
-    is_list = isinstance(known, list) and all(isinstance(kind, str) for kind in known)
-    require("known_types", known is None or is_list, "a list of strings or null")
-    require("image", record.get("image") != "", "a file name or null")
-    expected = f"{', '.join(IMAGE_RELATIONS)} or null"
-    require("image_relation", record.get("image_relation") in (None, *IMAGE_RELATIONS), expected)
-    values = {key: record.get(key) for key in OPTIONAL_KEYS} | {"image_url": record.get("image_url") or None}
-    ignored = tuple(key for key in record if key not in REQUIRED_KEYS + OPTIONAL_KEYS)
-    return Row(path, number, row_id, tokens=tokens, tags=tags, ignored_keys=ignored, **values)
+def _sentences(items: list[Any]) -> Iterator[Any]:
+    """The records; of spaCy's documents, each sentence as one."""
+    for item in items:
+        if not (isinstance(item, dict) and isinstance(item.get("paragraphs"), list)):
+            yield item
+            continue
+        for paragraph in item["paragraphs"]:
+            for sentence in paragraph.get("sentences", []):
+                tokens = sentence.get("tokens", [])
+                tags = [token.get("ner") for token in tokens]
+                yield {
+                    "tokens": [token.get("orth") for token in tokens],
+                    "ner_tags": [None if tag in (None, "-", "") else tag for tag in tags],
+                }

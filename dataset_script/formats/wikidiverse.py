@@ -3,13 +3,13 @@
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ..rows import MalformedRow, Row
-from .jsonl import wrong_value
-from .words import Span, tag_words
+from ..rows import MalformedRow, Row, TagError
+from .jsonl import looks_json
+from .records import wrong_value
+from .words import Span, check_apart, tag_words
 
 
 def read_wikidiverse(path: Path) -> Iterator[Row | MalformedRow]:
@@ -38,7 +38,7 @@ def read_wikidiverse(path: Path) -> Iterator[Row | MalformedRow]:
 
 def looks_wikidiverse(lines: Sequence[str]) -> bool:
     """Whether an array begins."""
-    return next((line for line in lines if line.strip()), "").lstrip().startswith("[")
+    return next((line for line in lines if line.strip()), "").lstrip().startswith("[") and not looks_json(lines)
 
 
 def _fields(path: Path, number: int, item: Any) -> tuple[str, str | None, list[Any]]:
@@ -60,10 +60,10 @@ def _fields(path: Path, number: int, item: Any) -> tuple[str, str | None, list[A
 
 def _row(path: Path, number: int, text: str, url: str | None, mentions: list[Any]) -> Row:
     spans = sorted({_span(path, number, text, mention) for mention in mentions})
-    for one, other in pairwise(spans):
-        if other.start < one.end:
-            shown = " and ".join(f"{text[span.start : span.end]!r} ({span.kind})" for span in (one, other))
-            raise MalformedRow(path, number, "overlapping mentions", f"{shown} overlap; expected mentions apart")
+    try:
+        check_apart(text, spans)
+    except TagError as error:
+        raise MalformedRow(path, number, "overlapping mentions", str(error)) from None
     tokens, tags = tag_words(text, spans)
     row = Row(path, number, str(number - 1), "en", tokens, tags, ignored_keys=("topic", "entity url"))
     if url:

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import regex
 
+from ..rows import TagError
+
 WORD = regex.compile(
     r"""
       https?://\S* [^\s"'’.,;:!?)\]}…]
@@ -45,3 +47,45 @@ def tag_words(text: str, spans: Sequence[Span]) -> tuple[list[str], list[str]]:
             words.append(text[start:end])
             tags.append("O" if inside is None else f"{'B' if start == inside.start else 'I'}-{inside.kind}")
     return words, tags
+
+
+def tag_spans(text: str, spans: Sequence[Span]) -> tuple[list[str], list[str]]:
+    """As ``tag_words``, of spans that a person marked: white space at their ends is left out, one given twice counts
+    once.
+
+    Raises:
+        TagError: a span is outside the text or holds no word, begins or ends within a word, or overlaps another.
+    """
+    begins, ends = {}, {}
+    for match in WORD.finditer(text):
+        begins[match.start()] = ends[match.end()] = match
+    inner = set()
+    for span in spans:
+        there = text[span.start : span.end] if 0 <= span.start < span.end <= len(text) else ""
+        if not there.strip():
+            place = f"{span.kind} at {span.start}:{span.end} came; expected a span that holds a word"
+            raise TagError("misplaced span", f"{place}, in a text of {len(text)} characters")
+        start = span.start + len(there) - len(there.lstrip())
+        end = start + len(there.strip())
+        if start not in begins or end not in ends:
+            cut = next(
+                match
+                for match in WORD.finditer(text)
+                if match.start() < (end if start in begins else start) < match.end()
+            )
+            raise TagError(
+                "span within a word",
+                f"{text[start:end]!r} ({span.kind}, {start}:{end}) came, which begins or ends within {cut[0]!r}; "
+                "expected whole words",
+            )
+        inner.add(Span(start, end, span.kind))
+    check_apart(text, sorted(inner))
+    return tag_words(text, sorted(inner))
+
+
+def check_apart(text: str, spans: Sequence[Span]) -> None:
+    """Raise a ``TagError`` that shows both if two of the sorted ``spans`` overlap."""
+    for one, other in pairwise(spans):
+        if other.start < one.end:
+            shown = " and ".join(f"{text[span.start : span.end]!r} ({span.kind})" for span in (one, other))
+            raise TagError("overlapping spans", f"{shown} overlap; expected spans apart, none inside another")

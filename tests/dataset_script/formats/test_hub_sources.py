@@ -166,7 +166,7 @@ def test_splits_and_configs_of_other_names(tmp_path):
         list(open_hub_source(str(tmp_path), lang="de"))
     configs = [{"config_name": name, "data_files": "data/*.parquet"} for name in ("it", "small")]
     (tmp_path / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': configs})}---\n")
-    with pytest.raises(ValueError, match=r"several configs \(it, small\), none of a language"):
+    with pytest.raises(ValueError, match=r"has no config of en, de, fr, es \(configs: it, small\)"):
         list(open_hub_source(str(tmp_path), lang="de"))
     configs[0]["config_name"] = "de"
     (tmp_path / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': configs})}---\n")
@@ -178,7 +178,9 @@ def finished(folder: Path, rows: list[list[str]]) -> Path:
     """A folder that ``read_source`` streams as it streams a dataset of the Hub."""
     records = [{"tokens": ["a"] * len(tags), "ner_tags": [TAGS.index(tag) for tag in tags]} for tags in rows]
     write_parquet_file(folder / "de" / "train-00000.parquet", records, TAGS)
-    configs = [{"config_name": "de", "data_files": [{"split": "train", "path": "de/*.parquet"}]}]
+    configs = [
+        {"config_name": name, "data_files": [{"split": "train", "path": "de/*.parquet"}]} for name in ("all", "de")
+    ]
     (folder / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': configs})}---\n")
     return folder
 

@@ -1,0 +1,81 @@
+"""Tag schemes: which one a file has, and its tags as IOB2."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..rows import Row, mended_tags
+
+IOB = "IOB"
+"""IOB2 and IOB1, which ``policy`` tells apart: they have the same tags in other places."""
+IO = "IO"
+"""Types without a prefix."""
+LETTERS = {IOB: "BI", "BIOES": "BIES", "BILOU": "BILU", "BMEWO": "BMEW", "BMES": "BMES"}
+_PREFIXED = re.compile(r"([BIESLUMW])-(\S|\S.*\S)")
+_BARE = re.compile(r"(?=.*[^\W\d_])(?![A-Z]-)\S(.*\S)?")
+_INSIDE, _OPEN = "IEML", "BIM"
+"""Prefixes of a word that goes on with an entity, and of one after which it must go on."""
+
+
+def scheme_of(path: Path, rows: Sequence[Row], most_broken: float) -> str:
+    """The scheme of a file: ``IO``, or one of ``LETTERS``; ``rows`` are its labelled ones.
+
+    Args:
+        most_broken: share of the rows that may break the scheme; above it, the file is of no scheme.
+
+    Raises:
+        ValueError: the tags contradict each other; the message names two of them and where they are.
+    """
+    seen: dict[str, tuple[Row, int]] = {}  # prefix, or "" for none -> the first tag that has it
+    with_o = False
+    for row in rows:
+        for position, tag in enumerate(row.tags):
+            with_o = with_o or tag == "O"
+            if isinstance(tag, str) and tag != "O":
+                match = _PREFIXED.fullmatch(tag)
+                seen.setdefault(match[1] if match else "" if _BARE.fullmatch(tag) else "?", (row, position))
+    if seen.keys() == {""} and with_o:
+        return IO
+    prefixes = seen.keys() - {"", "?"}
+    fitting = [name for name, letters in LETTERS.items() if prefixes <= set(letters)]
+    if IOB in fitting:
+        return IOB
+    strange = [row for row in rows if any(re.match(r"[ESLUMW]-", str(tag)) for tag in row.tags)]
+    broken: list[tuple[Row, int]] = []
+    if fitting:
+        broken = [(row, found[0][0]) for row in rows if (found := to_iob2(row.tags, fitting[0])[1])]
+        if len(broken) <= most_broken * len(rows):
+            return fitting[0]
+    if len(strange) <= most_broken * len(rows):
+        return IOB  # slips, each an error of its row
+    first = min(prefixes - set("BI"))
+    other = broken[0] if fitting else seen[min(prefixes - set(LETTERS["BIOES"]) or prefixes - {first})]
+    shown = " and ".join(
+        f"{row.tags[position]!r} (line {row.problem('', '', position).line})" for row, position in (seen[first], other)
+    )
+    raise ValueError(
+        f"{path}: the tags {shown} came, which no one scheme explains; expected all tags to be IO, IOB1, IOB2, "
+        f"{', '.join(list(LETTERS)[1:])}: correct them."
+    )
+
+
+def to_iob2(tags: Sequence[str], scheme: str) -> tuple[list[str], list[tuple[int, str, str]]]:
+    """Tags of a scheme of ``LETTERS`` or ``IO`` as IOB2; and where they break the scheme: the position, the tag, and
+    the IOB2 tag as which it is read.
+    """
+    if scheme == IO:
+        return mended_tags([tag if tag == "O" else f"I-{tag}" for tag in tags]), []
+    read: list[str] = []
+    wrong: dict[int, str] = {}
+    unfinished: str | None = None  # the type of the entity that must go on
+    for position, tag in enumerate((*tags, "O")):
+        match = _PREFIXED.fullmatch(str(tag))
+        letter, kind = (match[1], match[2]) if match else ("O", "")
+        goes_on = letter in _INSIDE and kind == unfinished
+        read.append(f"{'I' if goes_on else 'B'}-{kind}" if match else tag)
+        if unfinished is not None and not goes_on:
+            wrong[position - 1] = read[position - 1]
+        if letter in _INSIDE and not goes_on:
+            wrong[position] = read[position]
+        unfinished = kind if letter in _OPEN else None
+    return read[:-1], [(position, tags[position], mended) for position, mended in sorted(wrong.items())]

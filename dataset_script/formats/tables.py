@@ -1,0 +1,175 @@
+"""Readers of tables: Parquet, Arrow, folders of ``save_to_disk``, and CSV or TSV."""
+
+import ast
+import csv
+import io
+import json
+import re
+import tokenize
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from ..rows import MalformedRow, Row
+from .lines import head
+from .records import SPANS, TAGS, TEXTS, TOKENS, RecordReader
+
+SENTENCES = ("sentence_id", "sentence #", "sent_id", "sentence_idx", "sentence")
+"""Columns that say, in lower case, to which sentence a token of a table belongs."""
+
+
+def read_table(path: Path, **columns: Any) -> Iterator[Row | MalformedRow]:
+    """The records of a Parquet or Arrow file or of a folder that ``Dataset.save_to_disk`` wrote, read by ``datasets``,
+    as of ``RecordReader``. The line of an error is the number of the row, from 1.
+
+    Raises:
+        ValueError: the file is damaged, or none of its kind.
+    """
+    try:
+        if path.is_dir():
+            rows = datasets.load_from_disk(str(path)).to_iterable_dataset()
+        else:
+            kind = path.suffix.removeprefix(".")
+            rows = datasets.load_dataset(kind, data_files=str(path), split="train", streaming=True)
+        rows = rows.decode(False)  # no time is spent on decoding images
+        records = iter(rows)
+        first = next(records, None)
+    except Exception as error:  # of pyarrow or datasets, of many classes
+        raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error}); is it whole?") from error
+    labels = {
+        name: kind.feature.names
+        for name, kind in (rows.features or {}).items()
+        if isinstance(getattr(kind, "feature", None), datasets.ClassLabel)
+    }
+    given = columns.get("tags_column")
+    named = given if given in labels else next((name for name in TAGS + SPANS if name in labels), None)
+    reader = RecordReader(path, **columns, names=labels.get(named, ()))
+    number = 0
+    while first is not None:
+        number += 1
+        try:
+            yield reader.row(number, first)
+        except MalformedRow as problem:
+            yield problem
+        first = next(records, None)
+
+
+def read_csv(path: Path, **columns: Any) -> Iterator[Row | MalformedRow]:
+    """A table with a header, separated by commas, semicolons or tabs: a sentence a line, with lists as JSON or Python
+    writes them, or a token a line. Then a column of ``SENTENCES`` tells the sentences apart (a number in each line, or
+    in the first of a sentence), or blank lines do.
+
+    Raises:
+        ValueError: there is a token a line, and nothing tells the sentences apart.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        lines = csv.reader(file, **_dialect(head(path)))
+        try:
+            header = [name.strip() for name in next(lines, [])]
+            numbered = [(lines.line_num, cells) for cells in lines]
+        except (csv.Error, UnicodeDecodeError) as error:
+            yield MalformedRow(path, lines.line_num + 1, "bad table", f"{error}; expected a table in UTF-8")
+            return
+    text, tags = _columns(header, **columns)
+    reader = RecordReader(path, text, tags, columns.get("image_column"))
+    records = [(number, dict(zip(header, cells, strict=False))) for number, cells in numbered]
+    wrong = [(number, cells) for number, cells in numbered if cells and len(cells) != len(header)]
+    for number, cells in wrong:
+        detail = f"{len(cells)} cells came; expected {len(header)} ({', '.join(header)})"
+        yield MalformedRow(path, number, "bad line", detail)
+    places = {number for number, _ in wrong}
+    records = [(number, record) for number, record in records if number not in places]
+    texts = [record[text].strip() for _, record in records if text in record]
+    if tags in header and not any(cell.startswith("[") or re.search(r"\s", cell) for cell in texts):
+        sentence = next((name for name in header if name.lower() in SENTENCES and name != text), "")
+        if not sentence and len(records) > 1 and all(record for _, record in records):
+            raise ValueError(
+                f"{path} has a token a line, and neither blank lines nor a column {', '.join(SENTENCES)} tell the "
+                f"sentences apart (columns: {', '.join(header)}): add one."
+            )
+        records = list(_grouped(records, str(text), str(tags), sentence))
+    for number, record in records:
+        if record:
+            values = {
+                key: _value(cell) if key in (text, tags, "known_types") else cell for key, cell in record.items()
+            }
+            if isinstance(values.get(tags), str) and re.fullmatch(r"\S+( \S+)*", values[tags]):
+                values[tags] = values[tags].split(" ")
+            try:
+                yield reader.row(number, {key: None if value == "" else value for key, value in values.items()})
+            except MalformedRow as problem:
+                yield problem
+
+
+def looks_csv(lines: Sequence[str]) -> bool:
+    """Whether the first line is a header that names a column of text and one of tags, and the next lines have lists or
+    the numbers of sentences: a header over plain columns is one of CoNLL's.
+    """
+    header = next(csv.reader(lines[:1], **_dialect(lines)), [])
+    text, tags = _columns([name.strip() for name in header])
+    has_lists = len(lines) > 1 and re.search(r"(^|[\t,;\"])\[", lines[1]) is not None
+    return None not in (text, tags) and (has_lists or any(name.strip().lower() in SENTENCES for name in header))
+
+
+def _dialect(lines: Sequence[str]) -> dict[str, Any]:
+    """How a table is separated and quoted: by the first line, and tabs without lists have no quotes."""
+    counts = {delimiter: lines[0].count(delimiter) for delimiter in "\t,;"} if lines else {",": 0}
+    delimiter = max(counts, key=lambda one: counts[one])
+    quoted = delimiter != "\t" or any('\t"' in line or line.startswith('"[') for line in lines[:2])
+    return {"delimiter": delimiter, "quoting": csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE, "strict": quoted}
+
+
+def _columns(
+    header: list[str], text_column: str | None = None, tags_column: str | int | None = None, **_: Any
+) -> tuple[str | None, str | None]:
+    """The columns of text and tags: those given, else those of known names."""
+    lower = {name.lower(): name for name in reversed(header)}
+    if isinstance(tags_column, int):
+        place = tags_column - (tags_column > 0)
+        tags_column = header[place] if -len(header) <= place < len(header) else str(tags_column)
+    text = text_column or next((lower[name] for name in (*TOKENS, "token", "word", *TEXTS) if name in lower), None)
+    names = (*TAGS, "ner_tag", "tag", *SPANS)
+    return text, tags_column or next((lower[name] for name in names if name in lower and lower[name] != text), None)
+
+
+def _grouped(
+    records: list[tuple[int, dict[str, str]]], text: str, tags: str, sentence: str
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The tokens of a table by sentence; a line without cells and a new number of a sentence begin one."""
+    group: tuple[int, dict[str, Any]] | None = None
+    current = ""
+    for number, record in records:
+        stated = record.get(sentence, "")
+        if group and (not record or stated not in ("", current)):
+            yield group
+            group = None
+        current = stated or current
+        if record:
+            group = group or (number, record | {text: [], tags: []})
+            cell = record[tags].strip()
+            group[1][text].append(record[text])
+            group[1][tags].append(int(cell) if re.fullmatch(r"-?\d+", cell) else cell or None)
+    if group:
+        yield group
+
+
+def _value(cell: Any) -> Any:
+    """A list as JSON or Python writes it; other text as it is."""
+    if not isinstance(cell, str) or not cell.lstrip().startswith("["):
+        return cell
+    try:
+        return json.loads(cell)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        values = ast.literal_eval(cell.strip())
+        strings = [
+            one for one in tokenize.generate_tokens(io.StringIO(cell.strip()).readline) if one.type == tokenize.STRING
+        ]
+    except (ValueError, SyntaxError, RecursionError, tokenize.TokenError):
+        return cell
+    # Python joins strings that stand side by side, as NumPy writes them: that would be one token of two.
+    is_plain = all(isinstance(value, str) for value in values)
+    return values if not is_plain or len(strings) == len(values) else cell
