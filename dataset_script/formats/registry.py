@@ -23,7 +23,6 @@ from .lines import head
 from .markup import looks_markup, read_markup
 from .records import OPTIONS
 from .tables import looks_csv, read_csv, read_table
-from .wikidiverse import looks_wikidiverse, read_wikidiverse
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +67,6 @@ READERS = (
     Reader("imgid", _COLUMN_SUFFIXES, read_imgid, looks_imgid, "en", own_ids=True, options=_TAGS),
     Reader("numbered", _COLUMN_SUFFIXES, read_numbered, looks_numbered, options=_TAGS),
     Reader("conll", (*_COLUMN_SUFFIXES, ""), read_conll, looks_conll, options=_TAGS),
-    Reader("wikidiverse", (".json",), read_wikidiverse, looks_wikidiverse, "en"),
     Reader("markup", (".txt",), read_markup, looks_markup),
     Reader("csv", (".csv", ".tsv"), read_csv, looks_csv, own_ids=True, options=OPTIONS),
     Reader("table", (".parquet", ".arrow"), read_table, own_ids=True, options=OPTIONS),

@@ -6,7 +6,8 @@ import io
 import json
 import re
 import tokenize
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import datasets
 
 from ..rows import MalformedRow, Row
 from .lines import head
-from .records import SPANS, TAGS, TEXTS, TOKENS, RecordReader
+from .records import SPANS, TAGS, TEXTS, TOKENS, RecordReader, column_name
 
 SENTENCES = ("sentence_id", "sentence #", "sent_id", "sentence_idx", "sentence")
 """Columns that say, in lower case, to which sentence a token of a table belongs."""
@@ -38,22 +39,20 @@ def read_table(path: Path, **columns: Any) -> Iterator[Row | MalformedRow]:
         first = next(records, None)
     except Exception as error:  # of pyarrow or datasets, of many classes
         raise ValueError(f"{path} cannot be read ({type(error).__name__}: {error}); is it whole?") from error
-    labels = {
-        name: kind.feature.names
-        for name, kind in (rows.features or {}).items()
-        if isinstance(getattr(kind, "feature", None), datasets.ClassLabel)
-    }
-    given = columns.get("tags_column")
-    named = given if given in labels else next((name for name in TAGS + SPANS if name in labels), None)
-    reader = RecordReader(path, **columns, names=labels.get(named, ()))
-    number = 0
-    while first is not None:
-        number += 1
+    reader = RecordReader(path, **columns, names=class_names(rows.features or {}, columns.get("tags_column")))
+    for number, record in enumerate(() if first is None else chain([first], records), 1):
         try:
-            yield reader.row(number, first)
+            yield reader.row(number, record)
         except MalformedRow as problem:
             yield problem
-        first = next(records, None)
+
+
+def class_names(features: Mapping[str, Any], column: str | int | None = None) -> Sequence[str]:
+    """The names of the ClassLabels of ``column``, or of the first column of tags that has them."""
+    classes = {key: kind.feature for key, kind in features.items() if hasattr(kind, "feature")}
+    names = {key: kind.names for key, kind in classes.items() if isinstance(kind, datasets.ClassLabel)}
+    given = column_name(column, list(features))
+    return next((names[key] for key in ((given,) if given else TAGS + SPANS) if key in names), ())
 
 
 def read_csv(path: Path, **columns: Any) -> Iterator[Row | MalformedRow]:
@@ -72,15 +71,15 @@ def read_csv(path: Path, **columns: Any) -> Iterator[Row | MalformedRow]:
         except (csv.Error, UnicodeDecodeError) as error:
             yield MalformedRow(path, lines.line_num + 1, "bad table", f"{error}; expected a table in UTF-8")
             return
-    text, tags = _columns(header, **columns)
-    reader = RecordReader(path, text, tags, columns.get("image_column"))
-    records = [(number, dict(zip(header, cells, strict=False))) for number, cells in numbered]
-    wrong = [(number, cells) for number, cells in numbered if cells and len(cells) != len(header)]
-    for number, cells in wrong:
-        detail = f"{len(cells)} cells came; expected {len(header)} ({', '.join(header)})"
-        yield MalformedRow(path, number, "bad line", detail)
-    places = {number for number, _ in wrong}
-    records = [(number, record) for number, record in records if number not in places]
+    text, tags = _columns(header, columns.get("text_column"), columns.get("tags_column"))
+    reader = RecordReader(path, text or None, tags or None, columns.get("image_column"))
+    records: list[tuple[int, dict[str, Any]]] = []
+    for number, cells in numbered:
+        if cells and len(cells) != len(header):
+            detail = f"{len(cells)} cells came; expected {len(header)} ({', '.join(header)})"
+            yield MalformedRow(path, number, "bad line", detail)
+        else:
+            records.append((number, dict(zip(header, cells, strict=False))))
     texts = [record[text].strip() for _, record in records if text in record]
     if tags in header and not any(cell.startswith("[") or re.search(r"\s", cell) for cell in texts):
         sentence = next((name for name in header if name.lower() in SENTENCES and name != text), "")
@@ -89,18 +88,16 @@ def read_csv(path: Path, **columns: Any) -> Iterator[Row | MalformedRow]:
                 f"{path} has a token a line, and neither blank lines nor a column {', '.join(SENTENCES)} tell the "
                 f"sentences apart (columns: {', '.join(header)}): add one."
             )
-        records = list(_grouped(records, str(text), str(tags), sentence))
+        records = list(_grouped(records, text, tags, sentence))
     for number, record in records:
-        if record:
-            values = {
-                key: _value(cell) if key in (text, tags, "known_types") else cell for key, cell in record.items()
-            }
-            if isinstance(values.get(tags), str) and re.fullmatch(r"\S+( \S+)*", values[tags]):
-                values[tags] = values[tags].split(" ")
-            try:
+        values = {key: _value(cell) if key in (text, tags, "known_types") else cell for key, cell in record.items()}
+        if isinstance(values.get(tags), str) and re.fullmatch(r"\S+( \S+)*", values[tags]):
+            values[tags] = values[tags].split(" ")
+        try:
+            if record:
                 yield reader.row(number, {key: None if value == "" else value for key, value in values.items()})
-            except MalformedRow as problem:
-                yield problem
+        except MalformedRow as problem:
+            yield problem
 
 
 def looks_csv(lines: Sequence[str]) -> bool:
@@ -110,7 +107,7 @@ def looks_csv(lines: Sequence[str]) -> bool:
     header = next(csv.reader(lines[:1], **_dialect(lines)), [])
     text, tags = _columns([name.strip() for name in header])
     has_lists = len(lines) > 1 and re.search(r"(^|[\t,;\"])\[", lines[1]) is not None
-    return None not in (text, tags) and (has_lists or any(name.strip().lower() in SENTENCES for name in header))
+    return bool(text and tags) and (has_lists or any(name.strip().lower() in SENTENCES for name in header))
 
 
 def _dialect(lines: Sequence[str]) -> dict[str, Any]:
@@ -121,21 +118,16 @@ def _dialect(lines: Sequence[str]) -> dict[str, Any]:
     return {"delimiter": delimiter, "quoting": csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE, "strict": quoted}
 
 
-def _columns(
-    header: list[str], text_column: str | None = None, tags_column: str | int | None = None, **_: Any
-) -> tuple[str | None, str | None]:
-    """The columns of text and tags: those given, else those of known names."""
+def _columns(header: list[str], text: str | None = None, tags: str | int | None = None) -> tuple[str, str]:
+    """The columns of text and tags: those given, else those of known names; ``""`` where there is none."""
     lower = {name.lower(): name for name in reversed(header)}
-    if isinstance(tags_column, int):
-        place = tags_column - (tags_column > 0)
-        tags_column = header[place] if -len(header) <= place < len(header) else str(tags_column)
-    text = text_column or next((lower[name] for name in (*TOKENS, "token", "word", *TEXTS) if name in lower), None)
-    names = (*TAGS, "ner_tag", "tag", *SPANS)
-    return text, tags_column or next((lower[name] for name in names if name in lower and lower[name] != text), None)
+    text = text or next((lower[name] for name in (*TOKENS, "token", "word", *TEXTS) if name in lower), "")
+    names = (lower[name] for name in (*TAGS, "ner_tag", "tag", *SPANS) if name in lower and lower[name] != text)
+    return text, column_name(tags, header) or next(names, "")
 
 
 def _grouped(
-    records: list[tuple[int, dict[str, str]]], text: str, tags: str, sentence: str
+    records: list[tuple[int, dict[str, Any]]], text: str, tags: str, sentence: str
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """The tokens of a table by sentence; a line without cells and a new number of a sentence begin one."""
     group: tuple[int, dict[str, Any]] | None = None

@@ -49,16 +49,14 @@ def tag_words(text: str, spans: Sequence[Span]) -> tuple[list[str], list[str]]:
     return words, tags
 
 
-def tag_spans(text: str, spans: Sequence[Span]) -> tuple[list[str], list[str]]:
+def tag_spans(text: str, spans: Sequence[Span], cut: bool = False) -> tuple[list[str], list[str]]:
     """As ``tag_words``, of spans that a person marked: white space at their ends is left out, one given twice counts
-    once.
+    once. With ``cut``, a word that a span begins or ends within is cut there.
 
     Raises:
         TagError: a span is outside the text or holds no word, begins or ends within a word, or overlaps another.
     """
-    begins, ends = {}, {}
-    for match in WORD.finditer(text):
-        begins[match.start()] = ends[match.end()] = match
+    words = [match.span() for match in WORD.finditer(text)]
     inner = set()
     for span in spans:
         there = text[span.start : span.end] if 0 <= span.start < span.end <= len(text) else ""
@@ -67,25 +65,20 @@ def tag_spans(text: str, spans: Sequence[Span]) -> tuple[list[str], list[str]]:
             raise TagError("misplaced span", f"{place}, in a text of {len(text)} characters")
         start = span.start + len(there) - len(there.lstrip())
         end = start + len(there.strip())
-        if start not in begins or end not in ends:
-            cut = next(
-                match
-                for match in WORD.finditer(text)
-                if match.start() < (end if start in begins else start) < match.end()
-            )
-            raise TagError(
-                "span within a word",
-                f"{text[start:end]!r} ({span.kind}, {start}:{end}) came, which begins or ends within {cut[0]!r}; "
-                "expected whole words",
-            )
+        within = [text[one:last] for one, last in words if one < start < last or one < end < last]
+        if within and not cut:
+            came = f"{text[start:end]!r} ({span.kind}, {start}:{end}) came, which begins or ends within {within[0]!r}"
+            raise TagError("span within a word", f"{came}; expected whole words")
         inner.add(Span(start, end, span.kind))
     check_apart(text, sorted(inner))
     return tag_words(text, sorted(inner))
 
 
-def check_apart(text: str, spans: Sequence[Span]) -> None:
-    """Raise a ``TagError`` that shows both if two of the sorted ``spans`` overlap."""
+def check_apart(text: Sequence[str], spans: Sequence[Span]) -> None:
+    """Raise a ``TagError`` that shows both if two of the sorted ``spans`` of a text, or of tokens, overlap."""
     for one, other in pairwise(spans):
         if other.start < one.end:
-            shown = " and ".join(f"{text[span.start : span.end]!r} ({span.kind})" for span in (one, other))
+            shown = " and ".join(
+                f"{''.join(text[span.start : span.end]).strip()!r} ({span.kind})" for span in (one, other)
+            )
             raise TagError("overlapping spans", f"{shown} overlap; expected spans apart, none inside another")

@@ -14,10 +14,10 @@ from seqeval.scheme import IOB1, IOB2, Entities
 from dataset_script import load
 from dataset_script.formats.columns import read_imgid, read_numbered
 from dataset_script.formats.corpus import Corpus
-from dataset_script.formats.jsonl import read_jsonl
+from dataset_script.formats.jsonl import read_json, read_jsonl
 from dataset_script.formats.readers import read_source
 from dataset_script.formats.registry import discover
-from dataset_script.formats.wikidiverse import Span, read_wikidiverse, tag_words
+from dataset_script.formats.words import Span, tag_words
 from dataset_script.publishing.parquet import write_parquet
 from dataset_script.report import LoadReport
 from dataset_script.rows import LANGUAGES, MalformedRow, iob2_problems
@@ -284,7 +284,7 @@ def test_only_the_languages_asked_for_are_read(tmp_path):
     [
         ("0\tCD\tO\n\n1\tCD\tO\n", "train.tsv", r"several formats \(numbered, conll\), .*'0\\tCD\\tO'.*would tell"),
         ("id\ttext\n1\tsome words\n", "train.tsv", r"no known format, its first lines are 'id\\ttext'.*imgid"),
-        ("3\n", "train.json", "of no known format, .*expected one of jsonl, json, wikidiverse"),
+        ("3\n", "train.json", "of no known format, .*expected one of jsonl, json"),
         ("IMGID:1\rParis\tB-LOC\r\rIMGID:2\rx\tO\r", "train.txt", "a carriage return came at column 8"),
     ],
 )
@@ -489,14 +489,14 @@ def test_the_entities_of_the_words_are_the_mentions(case):
 @pytest.mark.parametrize(
     ("item", "reason", "detail"),
     [
-        ({"a": 1}, "bad item", "a dict came; expected [sentence, image_url, topic, mentions]"),
-        ([1, "u", "t", []], "wrong value", "sentence is 1"),
-        (["a b", None, "t", [["a", "X", 0]]], "wrong value", "a mention is ['a', 'X', 0]"),
-        (["a b", None, "t", [["a", "X", 0, 9, ""]]], "wrong value", "the place of 'a' is [0, 9]; expected offsets"),
-        (["a b", None, "t", [["b", "X", 0, 1, ""]]], "misplaced mention", "'b' came, but 'a' stands at 0:1"),
+        ({"a": 1}, "missing key", "no text came (keys: a)"),
+        ([1, "u", "t", []], "missing key", "no text came"),
+        (["a b", None, "t", [["a", "X", 0]]], "wrong value", "a span is {'text': 'a', 'label': 'X', 'start': 0}"),
+        (["a b", None, "t", [["a", "X", 0, 9, ""]]], "misplaced span", "'a' came, but 'a b' stands at 0:9"),
+        (["a b", None, "t", [["b", "X", 0, 1, ""]]], "misplaced span", "'b' came, but 'a' stands at 0:1"),
         (
             ["a b c", None, "t", [["a b", "X", 0, 3, ""], ["b c", "Y", 2, 5, ""]]],
-            "overlapping mentions",
+            "overlapping spans",
             "'a b' (X) and 'b c' (Y) overlap",
         ),
     ],
@@ -523,7 +523,7 @@ def test_malformed_items_of_wikidiverse_are_numbered(tmp_path, item, reason, det
 )
 def test_a_file_of_wikidiverse_that_does_not_parse_is_one_problem(tmp_path, content, reason):
     (tmp_path / "train.json").write_bytes(content)
-    (problem,) = read_wikidiverse(tmp_path / "train.json")
+    (problem,) = read_json(tmp_path / "train.json")
     assert isinstance(problem, MalformedRow) and (problem.line, problem.reason) == (1, reason)
 
 
