@@ -265,7 +265,7 @@ def test_bad_spans_name_row_and_cause(tmp_path, spans, reason, message):
         ({"tokenized_text": ["a", "b"], "ner": [[0, 1, "X"], [1, 1, "Y"]]}, r"'a b' \(X\) and 'b' \(Y\) overlap"),
         ({"tokens": ["a"], "etiketten": ["O"]}, r"no tags came \(keys: tokens, etiketten\).*--tags_column"),
         ({"satz": "a", "tags": ["O"]}, r"no text came \(keys: satz, tags\).*--text_column"),
-        ({"tokens": ["a"], "ner_tags": [1]}, r"an item of ner_tags is 1.*Write these, one a line in their order, to .*labels\.txt"),
+        ({"tokens": ["a"], "ner_tags": [1]}, r"an item of ner_tags is 1.*Write these, one a line .*labels\.txt"),
         (
             {"data": {"text": "a b"}, "annotations": [{"result": []}, {"result": [
                 {"value": {"start": 0, "end": 1, "labels": ["X"]}}]}]},
