@@ -7,7 +7,7 @@ from pathlib import Path
 from ..rows import MalformedRow, Row, TagError
 from .words import Span, tag_spans
 
-_ENTITY = re.compile(r"(T\S+)\t(\S+) ([\d ;]+)\t?(.*)")
+_ENTITY = re.compile(r"(T\S+)\t(\S+) (\d+ \d+(?:;\d+ \d+)*)\t(.*)")
 
 
 def read_spacy(path: Path) -> Iterator[Row | MalformedRow]:
@@ -54,44 +54,40 @@ def read_brat(folder: Path) -> Iterator[Row | MalformedRow]:
 
 
 def _brat_rows(path: Path) -> Iterator[Row | MalformedRow]:
-    annotations = path.with_suffix(".ann")
-    text = _text(path)
+    annotations, text = path.with_suffix(".ann"), _text(path)
     spans: list[tuple[int, Span]] = []
     ignored: set[str] = set()
     for number, line in enumerate(_text(annotations).split("\n"), 1):
         if not line.startswith("T"):
             ignored.update({f"annotations {line[0]}"} if line.strip() else ())
             continue
-        match = _ENTITY.fullmatch(line)
-        if match is None or not re.fullmatch(r"\d+ \d+(;\d+ \d+)*", match[3]):
+        if (match := _ENTITY.fullmatch(line)) is None:
             detail = f"{line!r} came; expected an id, a tab, the type, start and end, a tab and the text"
             raise MalformedRow(annotations, number, "bad annotation", detail)
         edges = [int(edge) for edge in re.split("[ ;]", match[3])]
         there = text[edges[0] : edges[-1]]
-        if "\n" in there or any(start > end + 1 for end, start in zip(edges[1:-1:2], edges[2::2], strict=True)):
-            detail = f"{match[1]} ({match[4]!r}) is in several parts or lines; expected an entity in one"
-            raise MalformedRow(annotations, number, "parted span", detail)
-        if match[4] and there != match[4]:
-            detail = f"{match[4]!r} came, but {there!r} stands at {edges[0]}:{edges[-1]}; expected the text there"
-            raise MalformedRow(annotations, number, "misplaced span", detail)
+        gaps = [text[end:start].strip(" ") for end, start in zip(edges[1:-1:2], edges[2::2], strict=True)]
+        if "\n" in there or any(gaps) or there != match[4]:
+            detail = (
+                f"{match[4]!r} came, but {there!r} stands at {edges[0]}:{edges[-1]}; expected an entity in one part"
+            )
+            raise MalformedRow(annotations, number, "misplaced span", f"{detail} and line, and its text there")
         spans.append((number, Span(edges[0], edges[-1], match[2])))
     start = 0
     for number, line in enumerate(text.split("\n")):
+        row = Row(path, number + 1, f"{path.stem}-{number}", None, [], [], ignored_keys=tuple(sorted(ignored)))
         inside = [(place, span) for place, span in spans if start <= span.start <= start + len(line)]
-        if line.strip():
-            moved = [Span(span.start - start, span.end - start, span.kind) for _, span in inside]
-            row = Row(path, number + 1, f"{path.stem}-{number}", None, [], [], ignored_keys=tuple(sorted(ignored)))
-            try:
-                row.tokens, row.tags = tag_spans(line, moved)
-                yield row
-            except TagError as error:
-                shown = [
-                    place
-                    for place, span in inside
-                    if line[span.start - start : span.end - start].strip() in str(error)
-                ]
-                yield MalformedRow(annotations, (shown or [inside[0][0]])[-1], error.reason, str(error))
+        moved = [Span(span.start - start, span.end - start, span.kind) for _, span in inside]
         start += len(line) + 1
+        try:
+            row.tokens, row.tags = tag_spans(line, moved)
+            if row.tokens:
+                yield row
+        except TagError as error:
+            shown = [
+                place for (place, _), span in zip(inside, moved, strict=True) if line[slice(*span[:2])] in str(error)
+            ]
+            yield MalformedRow(annotations, shown[-1], error.reason, str(error))
 
 
 def _text(path: Path) -> str:

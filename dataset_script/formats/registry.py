@@ -15,7 +15,7 @@ from typing import Any
 
 import datasets
 
-from ..rows import LANGUAGES, SPLIT_FILES, MalformedRow, Row, language_order
+from ..rows import LANGUAGES, SPLIT_FILES, MalformedRow, Row, language_order, split_order
 from .columns import looks_conll, looks_imgid, looks_numbered, read_conll, read_imgid, read_numbered
 from .documents import is_brat, read_brat, read_spacy
 from .jsonl import looks_json, looks_jsonl, read_json, read_jsonl
@@ -177,7 +177,7 @@ def discover(folder: Path, columns: Mapping[str, Any] | None = None) -> list[Sou
     if folder.is_file():
         name = FileName.parse(folder.name, loosely=True) or FileName("train", None)
         return _with_formats(folder, [Source(folder, name.split, name.lang, READERS[0])], columns or {})
-    sources = _saved_splits(folder) or _named_sources(folder) or _documents(folder) or _data_files(folder)
+    sources = _split_folders(folder) or _named_sources(folder) or _data_files(folder)
     if not sources and (found := _named_files(folder, loosely=True)):
         sources = _by_split(folder, None, found)
     if not sources:
@@ -193,28 +193,18 @@ def discover(folder: Path, columns: Mapping[str, Any] | None = None) -> list[Sou
     return _with_formats(folder, sources, columns or {})
 
 
-def _saved_splits(folder: Path) -> list[Source]:
-    """The splits of a folder that ``save_to_disk`` wrote."""
-    if (folder / "state.json").is_file():
-        split = json.loads((folder / "state.json").read_text(encoding="utf-8")).get("_split")
-        return [Source(folder, SPLIT_NAMES.get(str(split), "train"), None, _BY_NAME["table"])]
-    if not (folder / "dataset_dict.json").is_file():
-        return []
-    names = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
-    splits = {name: SPLIT_NAMES.get(name) for name in names}
-    if others := [name for name, split in splits.items() if split is None]:
-        logger.warning("%s: not read: %s. Splits are train, validation and test.", folder, ", ".join(others))
-    return _of_splits(folder, [(split, None, folder / name) for name, split in splits.items() if split])
-
-
-def _documents(folder: Path) -> list[Source]:
-    """A folder of BRAT, or one with such a folder a split."""
-    if is_brat(folder):
-        return [Source(folder, SPLIT_NAMES.get(folder.name, "train"), None, _BY_NAME["brat"])]
-    inside = [
-        path for path in sorted(folder.iterdir()) if path.name in SPLIT_NAMES and path.is_dir() and is_brat(path)
-    ]
-    return _of_splits(folder, [(SPLIT_NAMES[path.name], None, path) for path in inside])
+def _split_folders(folder: Path) -> list[Source]:
+    """A folder that ``save_to_disk`` wrote or one of BRAT, or a folder with such a folder a split."""
+    inside = [path for path in (folder, *sorted(folder.iterdir())) if (path / "state.json").is_file() or is_brat(path)]
+    found = []
+    for path in inside[:1] if folder in inside else inside:
+        state = path / "state.json"
+        saved = json.loads(state.read_text(encoding="utf-8")).get("_split") if state.is_file() else None
+        split = SPLIT_NAMES.get(path.name) or SPLIT_NAMES.get(str(saved), "train" if path == folder else "")
+        if not split:
+            logger.warning("%s: not read: %s. Splits are train, validation and test.", folder, path.name)
+        found += [(split, None, path)] if split else []
+    return _ordered(found)
 
 
 def _data_files(folder: Path) -> list[Source]:
@@ -235,23 +225,23 @@ def _data_files(folder: Path) -> list[Source]:
             parsed = FileName.parse(file.name, loosely=True)
             lang = (parsed and parsed.lang) or (language_of(file.parent.name) if file.parent != folder else None)
             found.append((SPLIT_NAMES[str(split)], lang, file))
-    return _of_splits(folder, found)
+    return _ordered(found)
 
 
-def _of_splits(folder: Path, found: Iterable[tuple[str, str | None, Path]]) -> list[Source]:
-    order = list(SPLIT_FILES)
-    key = lambda one: (language_order(one[1]) if one[1] else (-1, ""), order.index(one[0]), str(one[2]))  # noqa: E731
+def _ordered(found: Iterable[tuple[str, str | None, Path]]) -> list[Source]:
+    def key(one: tuple[str, str | None, Path]) -> tuple:
+        return (*(language_order(one[1]) if one[1] else (-1, "")), split_order(one[0]), one[2])
+
     return [Source(path, split, lang, READERS[0]) for split, lang, path in sorted(found, key=key)]
 
 
 def _named_sources(folder: Path) -> list[Source]:
     """The files that are named by a split, in the folder or in folders of languages."""
     sources = _by_split(folder, None, _named_files(folder))
-    inside = {path.name: _named_files(path) for path in sorted(folder.iterdir()) if path.is_dir()}
-    inside |= {
-        name: _named_files(folder / name, loosely=True)
-        for name in inside
-        if not inside[name] and language_of(name) and name not in SPLIT_NAMES
+    inside = {
+        path.name: _named_files(path) or (_named_files(path, loosely=True) if language_of(path.name) else [])
+        for path in sorted(folder.iterdir())
+        if path.is_dir()
     }
     by_language = {name: found for name, found in inside.items() if found}
     if sources and by_language:
@@ -299,7 +289,7 @@ def _by_split(folder: Path, lang: str | None, named: Iterable[tuple[FileName, Pa
     if None in examples and len(examples) > 1:
         bare, other = examples.pop(None), list(examples.values())[-1]
         raise ValueError(f"{folder} holds {bare} and {other}: expected all names to say a language, or none.")
-    return _of_splits(folder, [(split, language, paths[0]) for (language, split), paths in found.items()])
+    return _ordered([(split, language, paths[0]) for (language, split), paths in found.items()])
 
 
 def _with_formats(folder: Path, sources: list[Source], columns: Mapping[str, Any]) -> list[Source]:

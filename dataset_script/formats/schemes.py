@@ -26,36 +26,25 @@ def scheme_of(path: Path, rows: Sequence[Row], most_broken: float) -> str:
     Raises:
         ValueError: the tags contradict each other; the message names two of them and where they are.
     """
-    seen: dict[str, tuple[Row, int]] = {}  # prefix, or "" for none -> the first tag that has it
-    with_o = False
+    seen: dict[str, tuple[Row, int]] = {}  # prefix, O, or what has neither -> the first tag of the kind
     for row in rows:
         for position, tag in enumerate(row.tags):
-            with_o = with_o or tag == "O"
-            if isinstance(tag, str) and tag != "O":
-                match = _PREFIXED.fullmatch(tag)
-                seen.setdefault(match[1] if match else "" if _BARE.fullmatch(tag) else "?", (row, position))
-    if seen.keys() == {""} and with_o:
+            match = _PREFIXED.fullmatch(str(tag))
+            kind = match[1] if match else "O" if tag == "O" else "bare" if _BARE.fullmatch(str(tag)) else "?"
+            seen.setdefault(kind, (row, position))
+    if seen.keys() == {"bare", "O"}:
         return IO
-    prefixes = seen.keys() - {"", "?"}
-    fitting = [name for name, letters in LETTERS.items() if prefixes <= set(letters)]
-    if IOB in fitting:
-        return IOB
-    strange = [row for row in rows if any(re.match(r"[ESLUMW]-", str(tag)) for tag in row.tags)]
-    broken: list[tuple[Row, int]] = []
-    if fitting:
-        broken = [(row, found[0][0]) for row in rows if (found := to_iob2(row.tags, fitting[0])[1])]
-        if len(broken) <= most_broken * len(rows):
-            return fitting[0]
-    if len(strange) <= most_broken * len(rows):
+    prefixes = seen.keys() - {"O", "bare", "?"}
+    for scheme in (scheme for scheme, letters in LETTERS.items() if prefixes <= {*letters}):
+        if scheme == IOB or sum(bool(to_iob2(row.tags, scheme)[1]) for row in rows) <= most_broken * len(rows):
+            return scheme
+    if sum(any(re.match("[ESLUMW]-", str(tag)) for tag in row.tags) for row in rows) <= most_broken * len(rows):
         return IOB  # slips, each an error of its row
-    first = min(prefixes - set("BI"))
-    other = broken[0] if fitting else seen[min(prefixes - set(LETTERS["BIOES"]) or prefixes - {first})]
-    shown = " and ".join(
-        f"{row.tags[position]!r} (line {row.problem('', '', position).line})" for row, position in (seen[first], other)
-    )
+    places = (seen[prefix] for prefix in sorted(prefixes))
+    shown = ", ".join(f"{row.tags[place]!r} (line {row.problem('', '', place).line})" for row, place in places)
     raise ValueError(
         f"{path}: the tags {shown} came, which no one scheme explains; expected all tags to be IO, IOB1, IOB2, "
-        f"{', '.join(list(LETTERS)[1:])}: correct them."
+        f"{', '.join([*LETTERS][1:])}: correct them."
     )
 
 
