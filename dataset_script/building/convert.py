@@ -9,22 +9,21 @@ from typing import Any
 import datasets
 
 from ..files import mark, refuse_unlisted, replacing, scratch
-from ..formats.policy import ERRORS, IOB2
 from ..images import ImageFiles, find_image_root
 from ..loading import load
 
 KIND = "rows"
-OPTIONS = (
-    "lang",
-    "errors",
-    "iob2",
-    "label_map",
-    "text_column",
-    "tags_column",
-    "image_column",
-    "image_folder",
-    "captions",
-)
+OPTIONS = {
+    "lang": "language of rows that do not state theirs: en, it, pt-BR",
+    "errors": "raise (default), or skip malformed rows and count them",
+    "iob2": "what to do about tags that break their scheme: auto (default), repair or strict",
+    "label_map": "a name such as multinerd-to-four, or a YAML file",
+    "text_column": "the column of the tokens, or of text with spans",
+    "tags_column": "the column of the tags or spans: a name or a number",
+    "image_column": "the column of the image",
+    "image_folder": "where the images are, if not in images/",
+    "captions": "a file of captions",
+}
 
 
 def convert(source: str | Path, output: str | Path, split: str | None = None, **options: Any) -> Path:
@@ -85,22 +84,20 @@ def _write(rows: datasets.Dataset, path: Path, images: Path, root: Path | None =
     """Write the rows of a split; images in ``root``, where the file finds them, keep their place if all are there."""
     labels = [*rows.features["ner_tags"].feature.names, None]
     rows = rows.cast_column("image", datasets.Image(decode=False))
-    places = [Path(cell["path"]) for cell in rows["image"] if cell and cell["bytes"] is None] if root else []
-    found = root if len(places) == sum(cell is not None for cell in rows["image"]) else None
-    found = found if found and all(place.is_relative_to(found) for place in places) else None
+    places = (
+        [Path(cell["path"]) if cell["bytes"] is None else Path() for cell in rows["image"] if cell] if root else []
+    )
+    root = root if root and all(place.is_relative_to(root) for place in places) else None
     files = ImageFiles(images)
     with path.open("w", encoding="utf-8") as file:
         for row in rows:
             tags = [labels[tag] for tag in row["ner_tags"]]
-            record = row | {"ner_tags": None if tags and all(tag is None for tag in tags) else tags}
+            row["ner_tags"] = None if tags and all(tag is None for tag in tags) else tags
             if cell := row["image"]:
-                content = cell["bytes"] or b""
                 place = Path(cell["path"] or "image")
-                if found:
-                    record["image"] = place.relative_to(found).as_posix()
-                else:
-                    record["image"] = files.add(content or place.read_bytes(), place.name)
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+                content = None if root else cell["bytes"] or place.read_bytes()
+                row["image"] = files.add(content, place.name) if content else place.relative_to(str(root)).as_posix()
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -110,15 +107,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", required=True, help="rows.jsonl for one split, or a folder")
     parser.add_argument("--split", help="of several, the one to write")
-    parser.add_argument("--errors", choices=ERRORS, default="raise", help="leave malformed rows out with skip")
-    parser.add_argument("--iob2", choices=IOB2, default="auto", help="what to do about tags that break their scheme")
-    parser.add_argument("--lang", metavar="CODE", help="language of rows that do not state theirs")
-    parser.add_argument("--label_map", help="a name such as multinerd-to-four, or a YAML file")
-    parser.add_argument("--text_column", metavar="COLUMN", help="that of the tokens, or of text with spans")
-    parser.add_argument("--tags_column", metavar="COLUMN", help="that of the tags or spans: a name or a number")
-    parser.add_argument("--image_column", metavar="COLUMN", help="that of the image")
-    parser.add_argument("--image_folder", help="where the images are, if not in images/")
-    parser.add_argument("--captions", help="a file of captions")
+    for name, text in OPTIONS.items():
+        parser.add_argument(f"--{name}", metavar="COLUMN" if name.endswith("column") else None, help=text)
 
 
 def run(arguments: argparse.Namespace) -> int:

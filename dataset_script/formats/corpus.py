@@ -206,11 +206,8 @@ class Corpus(Options):
             part.missing[found.name] += 1
 
     def _image(self, row: Row) -> FoundImage:
-        return (
-            self.images.find(row.image or "")
-            if row.image_bytes is None
-            else self.images.opened(row.image_bytes, row.image or "")
-        )
+        name, content = row.image or "", row.image_bytes
+        return self.images.find(name) if content is None else self.images.opened(content, name)
 
     def _read_captions(self, report: LoadReport) -> dict[str, str] | None:
         if self.captions_file is None:

@@ -10,13 +10,10 @@ from ..rows import (
     UNKNOWN_LANGUAGE,
     MalformedRow,
     Row,
-    TagError,
     check,
     iob2_problems,
     is_iob1,
     is_unlabelled,
-    mended_tags,
-    tag_names,
 )
 from .label_maps import LabelMap
 from .schemes import IOB, scheme_of, to_iob2
@@ -90,17 +87,14 @@ class Policy:
         default = lang or default_lang
         seen: set[str] = set()
         for item in items:
-            own = item.lang if isinstance(item, Row) and LANGUAGE.fullmatch(item.lang or "") else None
-            part = report.part(
-                split,
-                lang or own or default or ("?" if isinstance(item, MalformedRow) or item.lang else UNKNOWN_LANGUAGE),
-            )
+            own = (item.lang or default or UNKNOWN_LANGUAGE) if isinstance(item, Row) else default or "?"
+            part = report.part(split, lang or (own if LANGUAGE.fullmatch(own) else default or "?"))
             try:
                 if isinstance(item, MalformedRow):
                     raise item
                 row = _with_language(item, lang, default)
                 labelled = not (unlabelled and is_unlabelled(row.tags))
-                repairs = repair_tags(row, scheme, repair) if labelled else []
+                repairs = _as_iob2(row, scheme, repair) if labelled else []
                 check(row, labelled)
                 if own_ids and row.id in seen:
                     raise row.problem("duplicate id", f"id {row.id!r} came before in this file", None, _ID_REMEDY)
@@ -125,30 +119,19 @@ def needs_repair(tags: Iterable[str]) -> bool:
     return any(mended is not None for _, _, mended in iob2_problems(tags))
 
 
-def repair_tags(row: Row, scheme: str = IOB, repair: bool = True) -> list[MalformedRow]:
+def _as_iob2(row: Row, scheme: str, repair: bool) -> list[MalformedRow]:
     """Turn the tags of ``row`` into IOB2 in place, and return what was wrong; if not to ``repair``, raise it."""
-    if scheme == IOB:
-        found = iob2_problems(row.tags) if repair else iter(())
-        repairs = [
-            row.problem("not IOB2", f"{tag!r} begins an entity", position)
-            for position, tag, mended in found
-            if mended is not None
-        ]
-        row.tags = mended_tags(row.tags) if repair else row.tags
-        return repairs
-    try:
-        tag_names(row.tokens, row.tags)
-    except TagError as error:
-        raise row.problem(error.reason, str(error), error.position) from None
-    row.tags, broken = to_iob2(row.tags, scheme)
-    repairs = [
-        row.problem(f"not {scheme}", f"{tag!r} came as tag {position + 1} (token {row.tokens[position]!r}), against "
-                    f"{scheme}, and would be {mended!r}", position)
-        for position, tag, mended in broken
-    ]  # fmt: skip
-    if repairs and not repair:
-        raise repairs[0]
-    return repairs
+    if scheme == IOB and not repair:
+        return []  # left to ``check``
+    tags, broken = to_iob2(row.tags, scheme)  # ``check`` looks at tags of none
+    problems = [
+        row.problem(f"not {scheme}", f"{tag!r} came as tag {place + 1} against {scheme}, read as {mended!r}", place)
+        for place, tag, mended in broken
+    ]
+    if problems and not repair:
+        raise problems[0]
+    row.tags = tags
+    return problems
 
 
 def _short(problem: MalformedRow) -> str:

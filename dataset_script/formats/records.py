@@ -4,8 +4,6 @@ Our own JSONL and the columns of ``datasets`` have tokens and tags, as text or n
 and spaCy have text and spans of characters, GLiNER tokens and spans of tokens.
 """
 
-import base64
-import binascii
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -133,7 +131,7 @@ class RecordReader:
             remedy = f"Write these, one a line in their order, to {self.path.parent / LABELS_FILE}."
             detail = f"an item of {key} is {numbers[0]}; expected a string, or the names of the numbers"
             raise row.problem("wrong value", detail, None, remedy)
-        return tag_names(row.tokens, tags, self.names)
+        return tag_names(row.tokens, tags, self.names) if numbers else tags
 
     def _take_optional(self, row: Row, record: Mapping[str, Any]) -> set[str]:
         """Fill in what a row may have beside tokens and tags; the keys that were read."""
@@ -233,16 +231,9 @@ def _label_studio(row: Row, record: Mapping[str, Any], text_column: str | None) 
 
 
 def _take_image(row: Row, key: str, cell: Any, name: Any) -> None:
-    """The image of a row: the name of a file, a ``data:`` URI, bytes, or a cell of ``datasets.Image``."""
+    """The image of a row: the name of a file, bytes, or a cell of ``datasets.Image``."""
     if isinstance(cell, Mapping):
         name, cell = name or cell.get("path"), cell.get("bytes") or cell.get("path")
-    if isinstance(cell, str) and cell.startswith("data:"):
-        try:
-            name, cell = "image", base64.b64decode(cell.partition(",")[2], validate=True)
-        except binascii.Error as error:
-            raise row.problem(
-                "bad image", f"a data: URI came that is no base64 ({error}); expected an image"
-            ) from None
     _need(row, key, cell, isinstance(cell, bytes | str | None) and cell != "", "a file name or null")
     if isinstance(cell, bytes):
         row.image_bytes, row.image = cell, PurePosixPath(name or "").name.strip(".") or "image"

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..rows import Row, mended_tags
+from ..rows import NO_LABEL, Row
 
 IOB = "IOB"
 """IOB2 and IOB1, which ``policy`` tells apart: they have the same tags in other places."""
@@ -49,20 +49,20 @@ def scheme_of(path: Path, rows: Sequence[Row], most_broken: float) -> str:
 
 
 def to_iob2(tags: Sequence[str], scheme: str) -> tuple[list[str], list[tuple[int, str, str]]]:
-    """Tags of a scheme of ``LETTERS`` or ``IO`` as IOB2; and where they break the scheme: the position, the tag, and
-    the IOB2 tag as which it is read.
+    """Tags of a scheme of ``LETTERS`` or ``IO`` as IOB2; and where they break the scheme, or in ``IOB`` are not IOB2:
+    the position, the tag, and the IOB2 tag as which it is read.
     """
     if scheme == IO:
-        return mended_tags([tag if tag == "O" else f"I-{tag}" for tag in tags]), []
+        return to_iob2([f"I-{tag}" if tag not in ("O", *NO_LABEL) else tag for tag in tags], IOB)[0], []
     read: list[str] = []
     wrong: dict[int, str] = {}
-    unfinished: str | None = None  # the type of the entity that must go on
+    unfinished: str | None = None  # the type of the entity that may go on, or must in schemes other than IOB
     for position, tag in enumerate((*tags, "O")):
         match = _PREFIXED.fullmatch(str(tag))
-        letter, kind = (match[1], match[2]) if match else ("O", "")
+        letter, kind = (match[1], match[2]) if match and match[1] in LETTERS[scheme] else ("O", "")
         goes_on = letter in _INSIDE and kind == unfinished
-        read.append(f"{'I' if goes_on else 'B'}-{kind}" if match else tag)
-        if unfinished is not None and not goes_on:
+        read.append(f"{'I' if goes_on else 'B'}-{kind}" if kind else tag)
+        if unfinished is not None and not goes_on and scheme != IOB:
             wrong[position - 1] = read[position - 1]
         if letter in _INSIDE and not goes_on:
             wrong[position] = read[position]

@@ -1,11 +1,10 @@
 """Readers of tables: Parquet, Arrow, folders of ``save_to_disk``, and CSV or TSV."""
 
 import ast
+import contextlib
 import csv
-import io
 import json
 import re
-import tokenize
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -151,17 +150,9 @@ def _value(cell: Any) -> Any:
     """A list as JSON or Python writes it; other text as it is."""
     if not isinstance(cell, str) or not cell.lstrip().startswith("["):
         return cell
-    try:
-        return json.loads(cell)
-    except (ValueError, RecursionError):
-        pass
-    try:
-        values = ast.literal_eval(cell.strip())
-        strings = [
-            one for one in tokenize.generate_tokens(io.StringIO(cell.strip()).readline) if one.type == tokenize.STRING
-        ]
-    except (ValueError, SyntaxError, RecursionError, tokenize.TokenError):
-        return cell
-    # Python joins strings that stand side by side, as NumPy writes them: that would be one token of two.
-    is_plain = all(isinstance(value, str) for value in values)
-    return values if not is_plain or len(strings) == len(values) else cell
+    for parse in (json.loads, ast.literal_eval):
+        # Python joins strings that stand side by side, as NumPy writes them: that would be one token of two.
+        if parse is json.loads or not re.search(r"""['"]\s+['"]""", cell):
+            with contextlib.suppress(ValueError, SyntaxError, RecursionError):
+                return parse(cell.strip())
+    return cell

@@ -216,7 +216,7 @@ def test_a_slip_in_bioes_is_mended_and_counted_or_an_error(tmp_path):
     report = LoadReport()
     assert texts(path, report=report)[-1] == "c|B-X d"
     assert report.total().repaired_tags == 1
-    with pytest.raises(MalformedRow, match=r"train\.txt:61: 'B-X' came as tag 1 \(token 'c'\), against BIOES"):
+    with pytest.raises(MalformedRow, match=r"train\.txt:61: 'B-X' came as tag 1 against BIOES, read as 'B-X'"):
         list(read_source(path, iob2="strict"))
 
 
