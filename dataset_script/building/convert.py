@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def convert(source: str | Path, output: str | Path, split: str | None = None, **
 
 
 def _loaded(source: str | Path, output: Path, options: dict[str, Any]) -> datasets.DatasetDict:
-    if Path(source).expanduser().exists() or str(source).count("/") != 1:
+    if Path(source).expanduser().exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(source)):
         return load(source, **options)
     output.parent.mkdir(parents=True, exist_ok=True)
     with scratch(output.parent, f"{output.name}-hub") as aside:

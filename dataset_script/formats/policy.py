@@ -40,7 +40,8 @@ class Policy:
     def __post_init__(self) -> None:
         for option, expected in (("errors", ERRORS), ("iob2", IOB2)):
             if getattr(self, option) not in expected:
-                raise ValueError(f"{option} is {getattr(self, option)!r}; expected one of {expected}.")
+                came = f"{option} (--dataset_{option}, --{option}) is {getattr(self, option)!r}"
+                raise ValueError(f"{came}; expected one of {', '.join(expected)}.")
 
     def scheme(self, path: Path, items: Iterable[Row | MalformedRow]) -> tuple[str, bool]:
         """The tag scheme of the file that ``items`` are of (``schemes.scheme_of``), and whether rows that break it are
@@ -52,7 +53,11 @@ class Policy:
         Raises:
             ValueError: the tags are of no one scheme.
         """
-        rows = [item for item in items if isinstance(item, Row) and not is_unlabelled(item.tags)]
+        rows = []
+        for item in items:
+            if isinstance(item, Row) and not is_unlabelled(item.tags):
+                item.image_bytes = None  # the images of a file may not fit in memory
+                rows.append(item)
         scheme = scheme_of(path, rows, MAX_REPAIRED_SHARE)
         if self.iob2 != "auto":
             return scheme, self.iob2 == "repair"

@@ -607,8 +607,8 @@ def test_language_folders_of_imgid_files(tmp_path):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"errors": "ignore"}, ValueError, "errors is 'ignore'"),
-        ({"iob2": "iob1"}, ValueError, "iob2 is 'iob1'"),
+        ({"errors": "ignore"}, ValueError, "errors .* is 'ignore'; expected one of raise, skip"),
+        ({"iob2": "iob1"}, ValueError, "iob2 .* is 'iob1'"),
         ({"captions": "none.txt"}, FileNotFoundError, "captions is 'none.txt'"),
         ({"image_folder": "train.txt"}, ValueError, "expected a folder"),
     ],
