@@ -60,7 +60,7 @@ def read_csv(path: Path, **columns: Any) -> Iterator[Row | MalformedRow]:
     in the first of a sentence), or blank lines do.
 
     Raises:
-        ValueError: there is a token a line, and nothing tells the sentences apart.
+        ValueError: the table cannot be parsed, or there is a token a line and nothing tells the sentences apart.
     """
     with path.open(encoding="utf-8-sig", newline="") as file:
         lines = csv.reader(file, **_dialect(head(path)))
@@ -68,8 +68,9 @@ def read_csv(path: Path, **columns: Any) -> Iterator[Row | MalformedRow]:
             header = [name.strip() for name in next(lines, [])]
             numbered = [(lines.line_num, cells) for cells in lines]
         except (csv.Error, UnicodeDecodeError) as error:
-            yield MalformedRow(path, lines.line_num + 1, "bad table", f"{error}; expected a table in UTF-8")
-            return
+            # Where one row ends is not known: to leave it out would leave out all that follow.
+            line = lines.line_num + isinstance(error, UnicodeDecodeError)  # which comes before its line is counted
+            raise ValueError(f"{path}:{line}: {error}; expected a table in UTF-8: correct it.") from None
     text, tags = _columns(header, columns.get("text_column"), columns.get("tags_column"))
     reader = RecordReader(path, text or None, tags or None, columns.get("image_column"))
     records: list[tuple[int, dict[str, Any]]] = []

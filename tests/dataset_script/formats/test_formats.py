@@ -382,6 +382,12 @@ def test_words_that_other_readers_of_tables_take_for_nothing(tmp_path):
     assert texts(path) == ['NA|B-LOC null "', "nan"]
 
 
+def test_a_table_that_does_not_parse_is_an_error_even_if_rows_are_skipped(tmp_path):
+    path = write(tmp_path / "rows.csv", 'text,spans\n"Ada"x,[]\nBob,[]\n')
+    with pytest.raises(ValueError, match=r"rows\.csv:2: .* expected a table in UTF-8: correct it"):
+        list(read_source(path, errors="skip"))
+
+
 def test_a_damaged_table_is_one_line(tmp_path):
     path = write(tmp_path / "rows.parquet", "PAR1 no")
     with pytest.raises(ValueError, match=r"rows\.parquet cannot be read .*; is it whole\?"):
