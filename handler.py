@@ -25,7 +25,7 @@ logger = logging.get_logger(__name__)
 INPUT_FORM = 'a text, or {"text": ..., "image": base64 or data: URI}, or a list of these'
 MAX_MESSAGE_CHARACTERS = 500
 # The pipeline's options that a request may set; the pipeline checks their values.
-PARAMETERS = ("aggregation_strategy", "min_score", "entity_types", "top_k", "stride", "batch_size")
+PARAMETERS = ("aggregation_strategy", "min_score", "entity_types", "top_k", "stride", "batch_size", "offsets")
 
 
 @dataclass(frozen=True)
@@ -114,13 +114,12 @@ class EndpointHandler:
             raise RequestError("too_large", f"Got {number} {what}; the limit is {limit}. Send less at once.", 413)
 
     def _images(self, sources: list[str | None], names: list[str]) -> list[Image.Image | None]:
+        opened: dict[str, Image.Image] = {}
+        num_pixels = 0
         for source, name in zip(sources, names, strict=True):
             if source is not None and not isinstance(source, str):
                 expected = "a string: base64 or a data: URI"
                 raise RequestError("invalid_request", f"{name}.image is {_kind(source)}; expected {expected}.")
-        opened: dict[str, Image.Image] = {}
-        num_pixels = 0
-        for source, name in zip(sources, names, strict=True):
             if source is None or source in opened:
                 continue
             try:

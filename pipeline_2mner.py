@@ -2,9 +2,10 @@
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from numbers import Integral, Real
 from reprlib import Repr
 from typing import Any, NamedTuple
@@ -46,6 +47,11 @@ FIRST_TEXTS = 8
 LOOK_AHEAD_BATCHES = 32
 LOOK_AHEAD_IMAGES = 256
 
+INPUT = 'a string, {"text": ..., "image": an image or None}, or {"tokens": a list of words, "image": ...}'
+# What other libraries call an option or a key, and its name here.
+MEANT = {"threshold": "min_score", "labels": "entity_types"}
+MEANT |= dict.fromkeys(("img", "photo", "picture", "image_path"), "image")
+
 # Shows a value as it came, cut to what fits a message.
 SHOWN = Repr()
 SHOWN.maxstring = SHOWN.maxother = 80
@@ -60,6 +66,10 @@ def _is_whole(least: int) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 
 
+def _is_share(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) <= 1
+
+
 # Each option of a call: whether a value is right, and what would be. `None` is always its default.
 OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
     # The stock pipeline's enumeration is taken as well.
@@ -68,8 +78,8 @@ OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
         f"one of {', '.join(AGGREGATION_STRATEGIES)}",
     ),
     "min_score": (
-        lambda value: isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) <= 1,
-        "a number from 0 to 1",
+        lambda value: all(map(_is_share, value.values())) if isinstance(value, Mapping) else _is_share(value),
+        'a number from 0 to 1, or one for each type: {"PER": 0.5, ...}',
     ),
     "entity_types": (
         lambda value: isinstance(value, (str, list, tuple, set)) and all(isinstance(item, str) for item in value),
@@ -79,6 +89,8 @@ OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "stride": (_is_whole(0), "a whole number, 0 or more"),
     "batch_size": (_is_whole(1), "a whole number, 1 or more"),
     "num_workers": (_is_whole(0), "a whole number, 0 or more"),
+    "errors": (lambda value: value in ("raise", "skip"), "'raise' or 'skip'"),
+    "offsets": (lambda value: value in ("characters", "utf-16"), "'characters' or 'utf-16'"),
 }
 
 
@@ -92,7 +104,9 @@ def _checked(options: dict[str, Any]) -> dict[str, Any]:
     """
     for name, value in options.items():
         if name not in OPTIONS:
-            raise TypeError(f"There is no option `{name}`; expected one of {', '.join(OPTIONS)}.")
+            near = get_close_matches(MEANT.get(name, name), ["image", "images", *OPTIONS], n=1)
+            hint = f"did you mean `{near[0]}`?" if near else f"expected one of {', '.join(OPTIONS)}."
+            raise TypeError(f"There is no option `{name}`; {hint}")
         is_right, expected = OPTIONS[name]
         if value is not None and not is_right(value):
             raise InputError(f"`{name}` is {SHOWN.repr(value)}; expected {expected}.")
@@ -141,6 +155,7 @@ class PreparedText:
     emissions: dict[Window, torch.Tensor] = field(default_factory=dict)  # (kept words, num_labels) of each window
     found: list[Span] = field(default_factory=list)
     error: Exception | None = None  # why there will be no result
+    is_last: bool = False  # whether the source of the texts failed here
 
 
 def packed(lengths: Sequence[int], budget: int, size: int = 0) -> list[list[int]]:
@@ -197,10 +212,8 @@ class TwoMNERPipeline(Pipeline):
     model: Any
     processor: Any
     _load_processor = True  # type: ignore[assignment]
-    _load_tokenizer = False  # type: ignore[assignment]
-    _load_image_processor = False  # type: ignore[assignment]
-    _load_feature_extractor = False  # type: ignore[assignment]
-    _load_video_processor = False  # type: ignore[assignment]
+    _load_tokenizer = _load_image_processor = False  # type: ignore[assignment]
+    _load_feature_extractor = _load_video_processor = False  # type: ignore[assignment]
 
     def __init__(self, model, processor=None, onnx: bool | str | os.PathLike | None = None, **kwargs):
         if processor is None:
@@ -252,13 +265,16 @@ class TwoMNERPipeline(Pipeline):
                 for each of a list of strings. An image is a PIL image, path, URL, bytes, base64 or array.
             aggregation_strategy (`str`, *optional*): `"none"` for the label of each word, as the stock pipeline has it
                 of each token; `"simple"`, `"first"`, `"average"` and `"max"` give whole entities, as by default.
-            min_score (`float`, *optional*): what scores less is left out.
+            min_score (`float` or `dict`, *optional*): what scores less is left out; `{"PER": 0.5}` sets it by type.
             entity_types (`list[str]`, *optional*): what is of another type is left out.
             top_k (`int`, *optional*): adds to each entity its `"alternatives"`.
             stride (`int`, *optional*): tokens that neighbouring windows of a long text share. Default: at most 64.
             batch_size (`int`, *optional*): windows the model reads at once. Default: as many as make 512 tokens with
                 their padding, 4,096 on an accelerator. With 1, a stream is not read ahead.
             num_workers (`int`, *optional*, defaults to 0): threads that open images.
+            errors (`str`, *optional*, defaults to `"raise"`): with `"skip"`, the result of an input that cannot be
+                read is `{"error": why}`, and the next are read.
+            offsets (`str`, *optional*, defaults to `"characters"`): `"utf-16"` counts as JavaScript and Java do.
 
         Returns:
             For one text the list of its entities in order; for a list of texts the list of these lists; for another
@@ -284,12 +300,12 @@ class TwoMNERPipeline(Pipeline):
             if isinstance(images, (list, tuple)):
                 raise ValueError(f"Got a list of {len(images)} images for one text; give the image itself.")
             return super().__call__(_paired([inputs], [images]), **kwargs)[0]
+        if images is not None:
+            inputs, images = _listed(inputs), _listed(images)
         if isinstance(inputs, (list, tuple)):
             if images is not None and not isinstance(images, (list, tuple)):
-                raise ValueError(
-                    f"Got one image of type {type(images).__name__} for a list of {len(inputs)} texts; give a list of "
-                    "images, with None for a text without one."
-                )
+                came = f"one image of type {type(images).__name__} for a list of {len(inputs)} texts"
+                raise ValueError(f"Got {came}; give a list of images, with None for a text without one.")
             return super().__call__(_paired(inputs, images), **kwargs) if inputs or images else []
         if images is not None:
             raise ValueError(
@@ -313,7 +329,7 @@ class TwoMNERPipeline(Pipeline):
         Raises:
             TypeError, ValueError: as of a call.
         """
-        if refused := sorted({"aggregation_strategy", "batch_size", "num_workers"} & set(options)):
+        if refused := sorted(set(options) & set(OPTIONS) - {"min_score", "entity_types", "top_k", "stride"}):
             raise TypeError(f"explain() is about the whole entities of one text; it takes no {', '.join(refused)}.")
         preprocess_params, _, postprocess_params = self._sanitize_parameters(**options)
         preprocess_params, image = {**self._preprocess_params, **preprocess_params}, _one_of(image, images)
@@ -325,7 +341,9 @@ class TwoMNERPipeline(Pipeline):
             {**({"text": text} if words is None else {"tokens": words}), "caption": caption},
             own_image if image is None else image,
             preprocess_params,
-            {**self._postprocess_params, **postprocess_params, "aggregation_strategy": "simple"},
+            self._postprocess_params
+            | postprocess_params
+            | {"aggregation_strategy": "simple", "offsets": "characters"},
         )
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs):
@@ -340,12 +358,15 @@ class TwoMNERPipeline(Pipeline):
             options["aggregation_strategy"] = str(getattr(strategy, "value", strategy)).lower()
         if isinstance(options.get("entity_types"), str):
             options["entity_types"] = [options["entity_types"]]
-        unknown = [kind for kind in options.get("entity_types", ()) if kind not in self.entity_types]
+        least = options.get("min_score")
+        named = [*options.get("entity_types", ()), *(least if isinstance(least, Mapping) else ())]
+        unknown = [kind for kind in named if kind not in self.entity_types]
         if unknown:
             types = self.entity_types
             raise InputError(f"The model knows no entities of {SHOWN.repr(unknown)}; its types are {types}.")
         preprocess_params = {"stride": options.pop("stride")} if "stride" in options else {}
-        return preprocess_params, {}, options
+        forward_params = {"errors": options.pop("errors")} if "errors" in options else {}
+        return preprocess_params, forward_params, options
 
     # Texts and images to batches
 
@@ -361,22 +382,26 @@ class TwoMNERPipeline(Pipeline):
 
     def get_iterator(
         self, inputs, num_workers: int, batch_size: int, preprocess_params, forward_params, postprocess_params
-    ) -> Iterator[list[dict[str, Any]]]:
+    ) -> Iterator[Any]:
         """The entities of each input, in order. Batches are filled with windows, whichever texts they come from."""
-        is_stream = not isinstance(inputs, list)
+        is_stream, skips = not isinstance(inputs, list), forward_params.get("errors") == "skip"
         batch_tokens = CPU_BATCH_TOKENS if self.device.type == "cpu" else ACCELERATOR_BATCH_TOKENS
         num_texts = (batch_size or FIRST_TEXTS) if is_stream else math.inf
         items = iter(inputs)
         with ThreadPoolExecutor(max(num_workers, 1)) as pool:
-            while texts := self._look_ahead(items, num_texts, batch_tokens, batch_size, is_stream, preprocess_params):
+            limits = (batch_tokens, batch_size, is_stream, skips)
+            while texts := self._look_ahead(items, num_texts, *limits, preprocess_params):
                 num_texts *= 1 if batch_size == 1 else 2  # a first result comes soon; later, more can be sorted
                 self._read_texts(texts, batch_tokens, batch_size, pool)
                 self._decode(texts, postprocess_params)
                 for text in texts:
                     error = text.error or (text.image.error if text.image is not None else None)
-                    if error is not None:
+                    if error is None:
+                        yield self.postprocess(text, **postprocess_params)
+                    elif skips and not text.is_last and isinstance(error, (TypeError, ValueError)):
+                        yield {"error": str(error)}
+                    else:
                         raise error
-                    yield self.postprocess(text, **postprocess_params)
 
     def _read_texts(self, texts: Sequence[PreparedText], batch_tokens: int, batch_size: int, pool):
         """Gives each text the emissions of its windows, which are sorted by length."""
@@ -396,21 +421,26 @@ class TwoMNERPipeline(Pipeline):
             image.states = None
 
     def _look_ahead(
-        self, items: Iterator, num_texts: float, batch_tokens: int, batch_size: int, is_stream: bool, params: dict
+        self, items, num_texts: float, batch_tokens: int, batch_size: int, is_stream: bool, skips: bool, params: dict
     ) -> list[PreparedText]:
-        """The next texts; what cannot be read is the last of them, with its error."""
+        """The next texts; what cannot be read is there with its error, and the last of them unless `skips`."""
         texts: list[PreparedText] = []
         images: dict[Any, SharedImage] = {}
         num_words = 0
         try:
             for item in items:
-                texts.append(self._split(item, images, is_stream))
+                try:
+                    texts.append(self._split(item, images, is_stream))
+                except (TypeError, ValueError) as error:
+                    texts.append(PreparedText("", [], [], error=error))
+                    if not skips:
+                        break
                 num_words += len(texts[-1].words) + 1
                 is_enough = num_words >= LOOK_AHEAD_BATCHES * batch_tokens or len(images) >= LOOK_AHEAD_IMAGES
                 if len(texts) >= num_texts or (is_enough and len(texts) >= batch_size):
                     break
         except Exception as error:  # raised when the texts before it are answered
-            texts.append(PreparedText("", [], [], error=error))
+            texts.append(PreparedText("", [], [], error=error, is_last=True))
         self._cut(texts, **params)
         return texts
 
@@ -566,16 +596,18 @@ class TwoMNERPipeline(Pipeline):
     def postprocess(  # type: ignore[override]
         self,
         prepared: PreparedText,
-        min_score: float = 0.0,
+        min_score: float | Mapping[str, float] = 0.0,
         entity_types: Sequence[str] | None = None,
         aggregation_strategy: str = "simple",
+        offsets: str = "characters",
         **reading,
     ) -> list[dict[str, Any]]:
         """The entities (or labels) of a decoded text, with offsets into it; `reading` was `decode`'s."""
         items = []
         for span in prepared.found:
             score = math.exp(span.log_prob)
-            if score < min_score or (entity_types is not None and span.entity_type not in entity_types):
+            least = min_score.get(span.entity_type, 0.0) if isinstance(min_score, Mapping) else min_score
+            if score < least or (entity_types is not None and span.entity_type not in entity_types):
                 continue
             shown = [word for word in range(span.start, span.end) if VISIBLE.search(prepared.words[word])]
             if not shown:
@@ -585,7 +617,10 @@ class TwoMNERPipeline(Pipeline):
                 item = {"entity": span.label, "score": score, "index": span.end}
             else:
                 item = {"entity_group": span.entity_type, "score": score}
-            item |= {"word": prepared.text[start:end], "start": start, "end": end}
+            item["word"] = prepared.text[start:end]
+            if offsets == "utf-16":
+                start, end = (len(prepared.text[:n].encode("utf-16-le", "surrogatepass")) // 2 for n in (start, end))
+            item |= {"start": start, "end": end}
             if span.alternatives is not None:
                 item["alternatives"] = [{"entity_group": other, "score": score} for other, score in span.alternatives]
             items.append(item)
@@ -637,10 +672,12 @@ def _stream(inputs) -> Iterator:
         return (item for item in inputs)
     if hasattr(inputs, "__getitem__") and hasattr(inputs, "__len__"):
         return (inputs[index] for index in range(len(inputs)))
-    raise TypeError(
-        f"Got an input of type {type(inputs).__name__}; expected a string, "
-        '{"text": ..., "image": ...}, or a list, dataset or other iterable of these.'
-    )
+    raise TypeError(f"Got an input of type {type(inputs).__name__}; expected {INPUT}, or an iterable of these.")
+
+
+def _listed(values: Any) -> Any:
+    """A column of pandas, NumPy or `datasets` as a list; anything else as it is."""
+    return list(values) if type(values).__name__ in ("Series", "ndarray", "Column") else values
 
 
 def _one_of(image: Any, images: Any) -> Any:
@@ -656,9 +693,7 @@ def _paired(inputs: Sequence, images: Sequence | None) -> list:
     if len(images) != len(inputs):
         raise ValueError(f"{len(images)} images for {len(inputs)} texts; expected one (or None) for each.")
     if any(isinstance(item, dict) for item in inputs):
-        raise ValueError(
-            '`images` was given beside an input of type dict; a {"text": ..., "image": ...} brings its own image.'
-        )
+        raise ValueError("`images` was given beside an input of type dict, which brings its own image.")
     return [
         {"text" if isinstance(item, str) else "tokens": item, "image": image}
         for item, image in zip(inputs, images, strict=True)
@@ -670,24 +705,22 @@ def _parts(item: str | dict) -> tuple[str, Any, list[str] | None, str | None]:
     if isinstance(item, str):
         return item, None, None, None
     if not isinstance(item, dict):
-        raise TypeError(
-            f'Got an input of type {type(item).__name__}; expected a string, {{"text": ..., "image": ...}}, or '
-            '{"tokens": a list of words, "image": ...}.'
-        )
-    unknown = [key for key in item if key not in ("text", "tokens", "image", "caption")]
-    tokens, text, caption = item.get("tokens"), item.get("text"), item.get("caption")
+        raise TypeError(f"Got an input of type {type(item).__name__}; expected {INPUT}.")
+    known = ("text", "tokens", "image", "caption")
+    for key in set(item) - set(known):
+        if near := get_close_matches(MEANT.get(key, str(key).lower()), known, n=1, cutoff=0.8):
+            raise ValueError(f"Got an input with the key {key!r}; did you mean {near[0]!r}?")
+    text, image, caption = item.get("text"), item.get("image"), item.get("caption")
+    image = None if isinstance(image, float) and math.isnan(image) else image  # a missing value of pandas
     if not isinstance(caption, str | None):
         raise ValueError(f"Got a caption of type {type(caption).__name__}; expected a string or None.")
-    words = given_words(tokens)
-    if not unknown and text is None and words is not None:
-        return "", item.get("image"), words, caption
-    if unknown or tokens is not None or not isinstance(text, str):
+    words = given_words(item.get("tokens")) if text is None else None
+    if words is None and (not isinstance(text, str) or item.get("tokens") is not None):
         raise ValueError(
             f"Got an input with the keys {sorted(map(str, item))}, a text of type {type(text).__name__} and tokens of "
-            f"type {type(tokens).__name__}; expected "
-            '{"text": a string, "image": an image or None}, or {"tokens": a list of words, ...}.'
+            f"type {type(item.get('tokens')).__name__}; expected {INPUT}."
         )
-    return text, item.get("image"), None, caption
+    return text or "", image, words, caption
 
 
 def _text_columns(dataset):

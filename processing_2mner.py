@@ -73,10 +73,10 @@ def load_image(image: ImageLike, trusted: bool = True) -> Image.Image:
     an animation.
 
     Args:
-        image: a PIL image, a path, an http(s) URL, a `data:` URI, base64, encoded bytes, an array or tensor `(height,
-            width[, channels])` or `(channels, height, width)` (integers 0..255, floats 0..1, or booleans), or
-            `{"bytes", "path"}`. White is 255 in a PIL image of mode I or F, 65535 if a value is above that, the
-            largest value if one is above that too; in one of mode F it is 1 if no value is above 1.
+        image: a PIL image, a path, an http(s), `file:` or `data:` URI, base64, encoded bytes or a file opened for
+            them, an array or tensor `(height, width[, channels])` or `(channels, height, width)` (integers 0..255,
+            floats 0..1, or booleans), or `{"bytes", "path"}`. White is 255 in a PIL image of mode I or F, 65535 if a
+            value is above that, the largest value if one is above that too; in mode F it is 1 if no value is above 1.
         trusted: `False` for an image that a stranger sent: no path and no URL is read, only `UNTRUSTED_FORMATS` up to
             `UNTRUSTED_MAX_BYTES` and `UNTRUSTED_MAX_PIXELS` are opened.
 
@@ -145,6 +145,13 @@ def _describe(image: ImageLike) -> str:
 def _encoded(image: ImageLike, name: str, trusted: bool) -> io.BytesIO | Path:
     """The content of an image file, or its path."""
     content = image if isinstance(image, (bytes, bytearray)) else None
+    if trusted and isinstance(image, str) and image[:7].lower() == "file://":
+        image = urllib.request.url2pathname(urllib.parse.urlsplit(image).path)
+    elif trusted and hasattr(image, "read"):
+        image.seek(0)
+        content = image.read()
+        if not isinstance(content, bytes):
+            raise TypeError(f"{name} is a file opened as text; open it with mode 'rb'.")
     if isinstance(image, str) and not (trusted and _is_file(image)):
         is_url = trusted and image[:8].lower().startswith(("http://", "https://"))
         content = _download(image, name) if is_url else _from_base64(image)
@@ -258,8 +265,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 SPACE = r"\s\p{Cc}\p{Default_Ignorable_Code_Point}"
 
 # Words as the training data of the four languages has them (Wikipedia as spaCy cuts it): clitics apart (l'|eau,
-# John|'s, did|n't), hyphenated words whole but not ranges and results (1985|-|86, 2:1|-|Sieg), a mention whole, a
-# hashtag's name apart from its sign. What stands between two words is space, nothing else.
+# John|'s, did|n't), hyphenated words whole but not ranges and results (1985|-|86, 2:1|-|Sieg); handles and hashtags
+# whole, as posts have them. What stands between two words is space, nothing else.
 #
 # No group is repeated without a bound: `regex` keeps some hundred bytes for each repetition. Single classes are
 # repeated freely, which costs nothing.
@@ -268,7 +275,7 @@ WORD_PATTERN = regex.compile(
     (?! [SPACE] )
     (?:
       (?: https?:// | www\. ) [^SPACE<>"]* [^SPACE<>"'’.,;:!?)\]}]       # a URL, less the punctuation after it
-    | (?<! [\p{L}\p{N}_@] ) @ [\p{L}\p{N}_]+                                        # a mention
+    | (?<! [\p{L}\p{N}_@\#&] ) (?: @ | \# (?= [\p{N}_]* \p{L} ) ) [\p{L}\p{N}_]+    # a handle, a hashtag
     | [\p{L}\p{N}] [\p{L}\p{N}_.+%-]{0,63} @ (?: [\p{L}\p{N}-]{1,63} \. ){1,8} \p{L}{2,}   # an e-mail address
     | (?<! [\p{L}\p{N}] ) (?: (?: \p{L}{1,2} \. ){2,16}                    # U.S., z.B., Ph.D.
                              | \p{Lu} \. (?= [SPACE]* [^SPACE\p{L}\p{N}] | [SPACE]+ [^SPACE] )  # J. Fox; not the end
@@ -594,11 +601,7 @@ class TwoMNERProcessor(ProcessorMixin):
         for row, positions in enumerate(starts):
             shift = length - len(rows[row]["input_ids"]) if self.tokenizer.padding_side == "left" else 0
             word_starts[row, : len(positions)] = torch.tensor(positions, dtype=torch.long) + shift
-        return {
-            "input_ids": padded["input_ids"],
-            "attention_mask": padded["attention_mask"],
-            "word_starts": word_starts,
-        }
+        return {name: padded[name] for name in ("input_ids", "attention_mask")} | {"word_starts": word_starts}
 
     def _fitting(self, words: list[list[int]], row: int) -> list[list[int]]:
         """The words, if they fit the text tower; of a single word that does not, its beginning."""
@@ -618,7 +621,7 @@ class TwoMNERProcessor(ProcessorMixin):
         for row, (words, values) in enumerate(zip(sentences, word_labels, strict=True)):
             if len(values) != len(words):
                 raise ValueError(
-                    f"{len(values)} labels for the {len(words)} words of sentence {row}; expected one a word."
+                    f"{len(values)} labels for {len(words)} words in sentence {row}; expected one a word."
                 )
             labels[row, : len(words)] = torch.tensor(values, dtype=torch.long)
         return labels

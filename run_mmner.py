@@ -21,6 +21,7 @@ and with shuffled images. For streaming, searching hyper-parameters and publishi
 
 import contextlib
 import logging
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -33,7 +34,7 @@ from transformers import EarlyStoppingCallback, set_seed
 from mmner.data.collator import MultimodalCollator
 from mmner.data.sentences import WindowedSentences
 from mmner.data.shards import ParquetShards
-from mmner.data.splits import SPLITS, count_images, label_names, load_splits
+from mmner.data.splits import SPLITS, count_images, label_names, load_splits, with_known_types
 from mmner.options import DataArguments, ModelArguments, TrainingArguments, is_slow_in_bfloat16, parse_arguments
 from mmner.results import examples, report
 from mmner.results.model_card import write_model_card
@@ -41,6 +42,7 @@ from mmner.results.publish import publish
 from mmner.results.scoring import score_splits
 from mmner.training.checkpoints import checkpoint_to_resume, lock_output_dir, noted_checkpoint
 from mmner.training.image_features import store_image_features
+from mmner.training.labels import types_of
 from mmner.training.model import build_model
 from mmner.training.search import model_maker, read_space, search
 from mmner.training.stop_signals import save_at_signal
@@ -87,6 +89,8 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArgu
             rows = splits["train"]
             words = rows.first_tokens() if isinstance(rows, ParquetShards) else rows["tokens"][:]
         model, processor = build_model(model_args, labels, words, output / "_towers", build)
+    if model_args.new_types == "add":
+        splits = {split: with_known_types(rows, types_of(labels)) for split, rows in splits.items()}
     if model.config.consistency_weight and not (model.config.collaboration != "none" or model.config.image_as_text):
         logger.warning("The model tags without images: --consistency_weight has nothing to do.")
     results: dict[str, Any] = {}
@@ -96,8 +100,11 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArgu
         results |= {f"{SPLITS[split]}_{name}": count for name, count in counts.items()}
     sentences = {split: read(rows, split, processor, model, data_args, args) for split, rows in splits.items()}
     shown = list(sentences.values())
+    warn_of_gaps(sentences, results)
     train = sentences.pop("train", None)
 
+    if train is not None and args.min_train_steps:
+        args.num_train_epochs = max(args.num_train_epochs, epochs_for(args, len(train)))
     collator = MultimodalCollator(processor, model.config.uses_images, 8 if args.bf16 or args.fp16 else None)
     maker = model_maker(lambda: build_model(model_args, labels, words, output / "_towers", build=False)[0], model)
     patience = args.early_stopping_patience
@@ -140,6 +147,27 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArgu
     return results
 
 
+def epochs_for(args: TrainingArguments, num_windows: int) -> int:
+    """The epochs that `--min_train_steps` take."""
+    batch = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
+    return math.ceil(args.min_train_steps / max(1, math.ceil(num_windows / batch)))
+
+
+def warn_of_gaps(sentences: dict[str, Any], results: dict[str, Any]) -> None:
+    """Says which types have no example in a split that others have, and which split lost its images."""
+    types = {
+        split: set(part.groups["type"]) for split, part in sentences.items() if isinstance(part, WindowedSentences)
+    }
+    for split, own in types.items():
+        if missing := sorted(set().union(*types.values()) - own):
+            effect = "they cannot be learned" if split == "train" else "their scores say nothing"
+            logger.warning(f"{split} has no example of {', '.join(missing)}: {effect}.")
+    for split in sentences:
+        lost, shown = (results.get(f"{SPLITS[split]}_{name}", 0) for name in ("missing_images", "samples_with_image"))
+        if lost and not shown:
+            logger.warning(f"{split} lost all of its {lost} images: it is read as text. See --image_folder.")
+
+
 def check(model_args: ModelArguments, data_args: DataArguments, args: TrainingArguments) -> None:
     """
     Raises:
@@ -155,7 +183,7 @@ def check(model_args: ModelArguments, data_args: DataArguments, args: TrainingAr
     if args.push_to_hub and not args.do_train:
         raise ValueError(
             "--do_train is false, so there is nothing new to push. To publish a finished run: "
-            "python -m mmner.results.publish outputs/name org/name"
+            "mmner publish outputs/name org/name"
         )
     if data_args.streaming and args.do_train:
         check_streaming(data_args, args)

@@ -1,9 +1,9 @@
 """``python -m dataset_script build | mix | convert | audit | preview | push``: each has its own ``--help``."""
 
-import argparse
 import logging
 import sys
 
+from .arguments import Parser
 from .auditing import audit
 from .building import build, convert, mixture
 from .publishing import preview, push
@@ -19,22 +19,24 @@ COMMANDS = {
 }
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, prog: str = "python -m dataset_script") -> int:
     """Run a command. Returns its exit status: 2 where its input was at fault."""
-    parser = argparse.ArgumentParser(prog="python -m dataset_script", description="Make and judge MMNER datasets.")
+    parser = Parser(prog=prog, description="Make and judge MMNER datasets.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, (module, purpose) in COMMANDS.items():
         module.add_arguments(commands.add_parser(name, help=purpose, description=module.__doc__))
-    arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("httpx2").setLevel(logging.WARNING)  # it tells of each request to the Hub
+    command = ""
     try:
+        arguments = parser.parse_args(argv)
+        command = f" {arguments.command}"
         if arguments.command == "build":
             return build.run(arguments, write_card)
         return COMMANDS[arguments.command][0].run(arguments)
     except (OSError, ValueError) as error:
         # Both say what came, what was expected and what to do; a stack trace would bury it.
-        print(f"{parser.prog} {arguments.command}: {error}", file=sys.stderr)
+        print(f"{prog}{command}: {error}", file=sys.stderr)
         return 2
 
 

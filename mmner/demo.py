@@ -15,7 +15,8 @@ from transformers import pipeline
 
 from explain_2mner import STYLE, figure, highlight
 
-MODEL = Path(__file__).resolve().parents[1] / "models" / "2m-ner-small"
+from . import MODEL
+
 NOTICE = "Invented posts with drawn images, read by 2m-ner-small on this machine. It errs; its card says how often."
 TITLE = "<title>2M-NER: posts</title>"
 PAGE = """<!DOCTYPE html>

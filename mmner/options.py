@@ -41,6 +41,10 @@ class ModelArguments:
     _argument_group_name: ClassVar[str] = "model"
 
     model_name_or_path: str | None = _option(None, "A saved 2M-NER model to train further, evaluate or predict with.")
+    new_types: str | None = _choice(
+        ("add", "replace"),
+        "For a saved model and a dataset of other types: learn them beside the model's own (add), or alone (replace).",
+    )
     text_model: str | None = _option(None, "Name or folder of the text tower; 'tiny': an untrained one, made here.")
     vision_model: str | None = _option(None, "Name or folder of the image tower; 'tiny': an untrained one, made here.")
     global_vision_model: str | None = _option(None, "Name or folder of a second image tower, read as one vector.")
@@ -129,6 +133,7 @@ class DataArguments:
     post_augmentation: float = _option(
         0.0, "In training, the probability of changing a sentence into a post: hashtags, handles, links, a cut end."
     )
+    validation_share: float = _option(0.0, "Of a dataset without a validation split: so much of train becomes one.")
     train_languages: str | None = _option(None, "Train on these languages (en,de); dev and test keep all.")
     max_train_samples: int | None = _option(None, "A random subset of this many training rows.")
     max_eval_samples: int | None = _option(None, "A random subset of this many dev rows, the same for every seed.")
@@ -148,6 +153,8 @@ class TrainingArguments(transformers.TrainingArguments):
     head_learning_rate: float | None = _option(None, "Of the new layers but the CRF. Default: learning_rate.")
     classifier_learning_rate: float | None = _option(None, "Of the emissions' layer. Default: head_learning_rate.")
     crf_learning_rate: float | None = _option(None, "Of the CRF's transitions. Default: learning_rate.")
+    text_layer_decay: float = _option(1.0, "The learning rate of each text layer is this times that of the one above.")
+    min_train_steps: int = _option(0, "Raise --num_train_epochs until there are so many optimizer steps.")
     early_stopping_patience: int | None = _option(None, "Stop after so many evaluations without a better dev F1.")
     search_trials: int = _option(0, "First train so often with options of --search_space; go on with the best on dev.")
     search_space: str = _option("recipes/search/local.yaml", "A YAML file of the options that search_trials searches.")

@@ -23,7 +23,7 @@ FLAT = [
     ["handler"],
 ]
 DATASET = [
-    [f"dataset_script.{name}" for name in ("rows", "report", "images", "files", "parquet")],
+    [f"dataset_script.{name}" for name in ("rows", "report", "images", "files", "parquet", "arguments")],
     ["dataset_script.formats"],
     ["dataset_script.mmner", "dataset_script.loading", "dataset_script"],
     ["dataset_script.building"],
@@ -35,7 +35,8 @@ MMNER = [
     ["mmner.data"],
     ["mmner.training"],
     ["mmner.results"],
-    ["mmner.probe.demo", "mmner.demo"],
+    ["mmner.probe.demo", "mmner.demo", "mmner.annotation"],
+    ["mmner.cli", "mmner.__main__"],
 ]
 GROUPS = {"FLAT": FLAT, "DATASET": DATASET, "MMNER": MMNER}
 PLACES = {name: (group, line) for group, lines in GROUPS.items() for line, names in enumerate(lines) for name in names}

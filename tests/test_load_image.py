@@ -165,6 +165,12 @@ def test_a_path_is_that_of_a_file_and_strangers_name_none(tmp_path, monkeypatch)
     path = tmp_path / ("a" * 40)  # which could be base64
     noise().save(path, "PNG")
     assert load_image("a" * 40).size == (40, 24)
+    (tmp_path / "a b.png").write_bytes(path.read_bytes())
+    for image in ((tmp_path / "a b.png").as_uri(), io.BytesIO(path.read_bytes()), path.open("rb")):
+        for _ in range(2):  # a file is read from its start, again and again
+            assert load_image(image).tobytes() == noise().convert("RGB").tobytes()
+    with pytest.raises(TypeError, match="opened as text; open it with mode 'rb'"):
+        load_image(path.open(encoding="latin-1"))
     os.mkfifo("a.jpg")
     with pytest.raises(ValueError, match="a.jpg does not exist or is no file"):
         load_image("a.jpg")

@@ -18,12 +18,12 @@ from pipeline_2mner import TwoMNERPipeline
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "models" / "2m-ner-small"
-# As a person would mark them. The pipeline gives a hashtag without its sign.
+# As a person would mark them. A hashtag is a word with its sign.
 SENTENCES = {
     "en": """
         [Storm Ophelia|MISC] hits [Cork|LOC] tonight, stay home everyone
         RT @newsdesk: [Emma Watson|PER] visits a school in [Nairobi|LOC] with [Unicef|ORG]
-        lol #[Manchester|LOC] is under water again http://t.co/a1b2c3d4e5
+        lol [#Manchester|LOC] is under water again http://t.co/a1b2c3d4e5
         [BBC|ORG] says [Boris Johnson|PER] will resign
         Just watched [Titanic|MISC] again, crying
         Breaking: explosion near [Brussels Airport|LOC], police say

@@ -151,12 +151,16 @@ class TestInputs:
         frame = pd.DataFrame({"text": TEXTS[:2], "image": [RED, None]}, index=[5, 0])
         with pytest.raises(TypeError, match=r'Got a DataFrame.*df\["text"\].*df.to_dict\("records"\)'):
             ner(frame)
-        same(ner(frame.to_dict("records")), ner(TEXTS[:2], images=[RED, None]))
+        expected = ner(TEXTS[:2], images=[RED, None])
+        same(ner(frame.to_dict("records")), expected)
+        same(ner(frame["text"], images=frame["image"]), expected)
+        same(ner([{"text": TEXTS[0], "image": RED, "id": 7}, {"text": TEXTS[1], "image": float("nan")}]), expected)
         images = [None, RED, None, None, plain_image("blue"), None]
         table = datasets.Dataset.from_dict({"id": list("abcdef"), "text": TEXTS, "image": images})
         expected = ner(TEXTS, images=images)
         for rows in (table, table.to_iterable_dataset()):
             same(ner(rows, batch_size=2), expected)
+        same(ner(table["text"], images=table["image"]), expected)
         with pytest.raises(ValueError, match=r"columns \['id'\]; expected `text` or `tokens`"):
             ner(table.select_columns(["id"]))
 
@@ -211,7 +215,9 @@ class TestInputs:
         [
             (3, None, TypeError, "Got an input of type int; expected a string"),
             ([["two", "words"]], None, TypeError, "Got an input of type list; expected a string, "),
-            ({"text": "a", "photo": None}, None, ValueError, r"keys \['photo', 'text'\]"),
+            ({"text": "a", "photo": None}, None, ValueError, "key 'photo'; did you mean 'image'"),
+            ({"texts": "a"}, None, ValueError, "key 'texts'; did you mean 'text'"),
+            ({"content": "a"}, None, ValueError, r"keys \['content'\]"),
             ({"text": 3}, None, ValueError, "a text of type int"),
             ({"tokens": ["a", None]}, None, ValueError, "tokens of type list"),
             ("a", [None], ValueError, "a list of 1 images for one text"),
@@ -284,6 +290,43 @@ class TestOptions:
         kept = [entity for found in ner(TEXTS, min_score=middle) for entity in found]
         assert kept == [entity for entity in entities if entity["score"] >= middle] and 0 < len(kept) < len(entities)
 
+    def test_a_minimum_score_for_each_type(self, ner):
+        everything = ner(TEXTS)
+        for least in ({"PER": 1.0}, {"PER": 1, "LOC": 1}, {}):
+            expected = [[item for item in found if item["entity_group"] not in least] for found in everything]
+            assert ner(TEXTS, min_score=least) == expected
+
+    def test_offsets_as_javascript_counts_them(self, ner):
+        text = "🙂 Jordan 🙂🙂 was seen in Paris 🙂"
+        found = ner(text, offsets="utf-16")
+        code_units = text.encode("utf-16-le")
+        assert [code_units[2 * item["start"] : 2 * item["end"]].decode("utf-16-le") for item in found] == [
+            item["word"] for item in ner(text)
+        ]
+        assert found and found[-1]["start"] > ner(text)[-1]["start"]
+
+    def test_what_cannot_be_read_is_skipped(self, ner, tmp_path):
+        (tmp_path / "broken.jpg").write_bytes(b"no image")
+        broken = {"text": TEXTS[0], "image": str(tmp_path / "broken.jpg")}
+        inputs = [TEXTS[0], broken, {"text": None}, {"text": TEXTS[0], "image": RED}, 3, TEXTS[4]]
+        readable = [0, 3, 5]
+        for found in (ner(inputs, errors="skip"), list(ner(iter(inputs), errors="skip", batch_size=2))):
+            assert [place for place, item in enumerate(found) if isinstance(item, list)] == readable
+            assert "broken.jpg cannot be read as an image" in found[1]["error"] and found[2].keys() == {"error"}
+            same([found[place] for place in readable], ner([inputs[place] for place in readable]))
+        assert ner(broken, errors="skip")["error"] == found[1]["error"]
+        with pytest.raises(ValueError, match="broken.jpg"):
+            ner(inputs)
+
+        def failing():
+            yield from inputs
+            raise ValueError("the source broke")
+
+        stream = ner(failing(), errors="skip")
+        assert [next(stream) for _ in inputs]
+        with pytest.raises(ValueError, match="the source broke"):
+            next(stream)
+
     @pytest.mark.parametrize("strategy", [None, "none"])
     def test_allowed_types(self, ner, strategy):
         key = "entity" if strategy else "entity_group"
@@ -310,7 +353,12 @@ class TestOptions:
             ({"entity_types": [1]}, r"`entity_types` is \[1\]; expected a list of strings"),
             ({"aggregation_strategy": "sum"}, "'sum'; expected one of none, simple"),
             ({"aggregation_strategy": "x" * 100_000}, "^.{0,200}expected one of none, simple.{0,50}$"),
-            ({"threshold": 0.5}, "no option `threshold`; expected one of aggregation_strategy, min_score"),
+            ({"threshold": 0.5}, "no option `threshold`; did you mean `min_score`?"),
+            ({"batchsize": 4}, "no option `batchsize`; did you mean `batch_size`?"),
+            ({"colour": 4}, "no option `colour`; expected one of aggregation_strategy, min_score"),
+            ({"min_score": {"PER": 0.5, "DOG": 1}}, r"no entities of \['DOG'\]"),
+            ({"min_score": {"PER": 2}}, "expected a number from 0 to 1, or one for each type"),
+            ({"errors": "ignore"}, "`errors` is 'ignore'; expected 'raise' or 'skip'"),
         ],
     )
     def test_what_cannot_be_is_an_error(self, ner, options, message):
@@ -319,7 +367,7 @@ class TestOptions:
             lambda: ner(iter(TEXTS), **options),
             lambda: TwoMNERPipeline(model=ner.model, processor=ner.processor, device="cpu", **options),
         ):
-            with pytest.raises(TypeError if "threshold" in options else ner.InputError, match=message):
+            with pytest.raises(TypeError if "no option" in message else ner.InputError, match=message):
                 call()
 
 

@@ -28,7 +28,7 @@ def share(rows, is_one):
 
 
 def test_there_are_enough_and_no_two_are_nearly_the_same(rows):
-    assert len(rows) >= 1500
+    assert len(rows) >= 2200
     words = [{*re.findall(r"\w+", re.sub(r"https?://\S+", "", " ".join(row.tokens).lower()))} for row in rows]
     posts_of: dict[str, list[int]] = {}
     for index, own in enumerate(words):
@@ -43,7 +43,7 @@ def test_types_are_the_four_and_each_has_its_share(rows):
     entities = [kind for row in rows for _, _, kind in iob2_spans(row.tags)]
     shares = {kind: number / len(entities) for kind, number in Counter(entities).items()}
     assert set(shares) == {"PER", "LOC", "ORG", "MISC"} and len(entities) > 1.5 * len(rows)
-    assert min(shares.values()) > 0.18 and max(shares.values()) < 0.35
+    assert min(shares.values()) > 0.17 and max(shares.values()) < 0.42
     names = Counter(
         (" ".join(row.tokens[start:end]).lower(), kind) for row in rows for start, end, kind in iob2_spans(row.tags)
     )

@@ -142,7 +142,8 @@ WORDS = {
     "everywhere": [
         "",
         "Jordan",
-        "#|NBA in #|1",
+        "we are #|1",
+        "#NepalQuake|, #BlackLivesMatter|! #1984Book|, #été|-|x C|# no|#|b|",
         "@me|, @Real_Me2|: hi",
         "👨‍👩‍👧|🇩🇪|🇫🇷|👍🏽 1️⃣ 🏳️‍🌈",
         "siehe https://x.org/a-b?c=1|, (|www.x.org/page|)|.",
@@ -342,7 +343,7 @@ def test_equal_images_are_one_however_they_are_given(tmp_path):
             for words in (17, None, b"ab", {"a": "b"}, {"a", "b"}, ["a", None], ["a", b"b"], [["a"]], np.array([1, 2]))
         ],
         ({"text": ["a", "b"], "images": [None]}, ValueError, "1 images for 2 sentences"),
-        ({"text": ["a b"], "word_labels": [[0]]}, ValueError, "1 labels for the 2 words of sentence 0"),
+        ({"text": ["a b"], "word_labels": [[0]]}, ValueError, "1 labels for 2 words in sentence 0"),
         ({"text": ["a"], "return_tensors": "np"}, ValueError, "expected 'pt'"),
     ],
 )

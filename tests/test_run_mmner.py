@@ -154,7 +154,7 @@ def test_a_saved_model_is_scored_without_training(finished, recipe, tmp_path):
     assert not (tmp_path / "again" / "model.safetensors").exists()
     with pytest.raises(ValueError, match="nothing is trained yet: give a saved model"):
         run_mmner.main([recipe, "--do_train", "false", "--output_dir", str(tmp_path / "new")])
-    with pytest.raises(ValueError, match="there is nothing new to push.*mmner.results.publish"):
+    with pytest.raises(ValueError, match="there is nothing new to push.*mmner publish"):
         run_mmner.main([*argv, "--push_to_hub"])
 
 

@@ -50,6 +50,8 @@ def load_splits(
     loaded = _load_streaming(args, needed) if args.streaming else _renamed(_load(args, Path(cache), build))
     if others := sorted(set(loaded) - set(SPLITS)):
         logger.warning(f"The splits {', '.join(others)} are not read; {', '.join(SPLITS)} are.")
+    if args.validation_share and "validation" in needed and "validation" not in loaded and "train" in loaded:
+        loaded |= _with_validation(loaded["train"], args.validation_share)
     absent = [split for split in SPLITS if split in needed and split not in loaded]
     if "train" in absent or len(absent) == len(needed):
         raise ValueError(
@@ -67,6 +69,24 @@ def load_splits(
         for split in SPLITS
         if split in needed and split in loaded
     }
+
+
+def _with_validation(train: datasets.Dataset | ParquetShards, share: float) -> dict[str, datasets.Dataset]:
+    """`train` without a random share of its rows, the same for every seed, and these rows as `validation`."""
+    if isinstance(train, ParquetShards) or not 0 < share < 1:
+        raise ValueError(f"--validation_share is {share}; expected a share between 0 and 1, and no --streaming.")
+    order = random.Random(0).sample(range(len(train)), len(train))
+    taken = max(1, round(share * len(train)))
+    logger.warning(f"There is no validation split: {taken} of {len(train)} training rows are taken for it.")
+    return {"validation": train.select(sorted(order[:taken])), "train": train.select(sorted(order[taken:]))}
+
+
+def with_known_types(rows: datasets.Dataset, types: list[str]) -> datasets.Dataset:
+    """The rows with these as the types that their annotators tagged, where a row names none itself."""
+    known = column(rows, "known_types") or [None] * len(rows)
+    rows = rows.remove_columns("known_types") if "known_types" in rows.column_names else rows
+    feature = datasets.List(datasets.Value("string"))
+    return rows.add_column("known_types", [types if own is None else own for own in known], feature=feature)
 
 
 def _load(args: DataArguments, cache: Path, build: bool) -> dict[str, datasets.Dataset]:

@@ -1,10 +1,9 @@
 """
 Pushes the folder of a finished run to the Hub, in one commit.
 
-    python -m mmner.results.publish outputs/probe org/name
+    mmner publish outputs/probe org/name
 """
 
-import argparse
 import fnmatch
 import logging
 import shlex
@@ -13,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
+
+from dataset_script.arguments import Parser
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ def publish(
     except Exception as error:
         error.add_note(
             f"The model was not published, but is complete in {folder}. Publish it without training again: "
-            f"python -m mmner.results.publish {shlex.quote(str(folder))} {repo_id}"
+            f"mmner publish {shlex.quote(str(folder))} {repo_id}"
         )
         raise
     logger.info(f"Published: {commit.commit_url}")
@@ -107,7 +108,7 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Publishes the folder that the arguments name and prints the address of the commit."""
-    parser = argparse.ArgumentParser("python -m mmner.results.publish", description="Push a finished run to the Hub.")
+    parser = Parser("mmner publish", description="Push a finished run to the Hub.")
     parser.add_argument("folder", help="output_dir of a finished training, such as outputs/probe")
     parser.add_argument("repo_id", help="org/name")
     parser.add_argument("--private", action="store_true", default=None, help="make the repository private")
@@ -116,7 +117,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     commit = publish(arguments.folder, arguments.repo_id, private=arguments.private, revision=arguments.revision)
     sys.stdout.write(f"{commit.commit_url}\n")
-
-
-if __name__ == "__main__":
-    main()

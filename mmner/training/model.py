@@ -6,12 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import AutoConfig
 
+from mmner import MODEL
 from mmner.options import ModelArguments
 from mmner.probe.tiny_pretraining import pretrain_on_drawings
 from mmner.probe.tiny_towers import make_tiny_towers
+from mmner.training.labels import types_of, with_labels
 from mmner.training.vocabulary import cut_vocabulary
 from modeling_2mner import TwoMNERForTokenClassification
 from processing_2mner import TwoMNERProcessor
@@ -37,12 +40,16 @@ def build_model(
         ValueError: there is neither a saved model nor towers, or an option contradicts the saved model.
     """
     if args.model_name_or_path is not None:
+        in_hand = args.model_name_or_path == MODEL.name and not Path(MODEL.name).exists()
+        name = str(MODEL) if in_hand else args.model_name_or_path
         if unread := [f"--{name}" for name in TOWERS if getattr(args, name)]:
             logger.warning(f"The towers come with {args.model_name_or_path}: {', '.join(unread)} not read.")
-        config = AutoConfig.from_pretrained(args.model_name_or_path)
+        config = AutoConfig.from_pretrained(name)
         args.check_architecture(config)
-        processor = TwoMNERProcessor.from_pretrained(args.model_name_or_path)
-        model = TwoMNERForTokenClassification.from_pretrained(args.model_name_or_path, **args.config_options())
+        processor = TwoMNERProcessor.from_pretrained(name)
+        options = {"dtype": torch.float32, **args.config_options()}
+        model = TwoMNERForTokenClassification.from_pretrained(name, **options)
+        model = _with_types_of(labels, model, args)
     else:
         if args.text_model is None or args.vision_model is None:
             raise ValueError(
@@ -71,6 +78,24 @@ def build_model(
         elif getattr(args, f"freeze_{name}") != "none":
             logger.info(f"The model has no {name}: --freeze_{name} has nothing to do.")
     return model, processor
+
+
+def _with_types_of(
+    labels: list[str], model: TwoMNERForTokenClassification, args: ModelArguments
+) -> TwoMNERForTokenClassification:
+    """The saved model, with the types of the dataset where it lacks some."""
+    own, wanted = types_of(model.config.labels), types_of(labels)
+    new = [kind for kind in wanted if kind not in own]
+    if args.new_types == "replace":
+        return model if set(own) == set(wanted) else with_labels(model, labels)
+    if new and args.new_types is None:
+        raise ValueError(
+            f"The dataset has the types {', '.join(new)}, which {args.model_name_or_path} does not know; it knows "
+            f"{', '.join(own)}. To learn them beside these: --new_types add; to learn the dataset's types alone: "
+            "--new_types replace."
+        )
+    added = [tag for tag in labels if tag[2:] in new]
+    return with_labels(model, [*model.config.labels, *added]) if new else model
 
 
 def freeze(tower: nn.Module, how: str, name: str = "tower") -> None:

@@ -44,8 +44,9 @@ PARTS = {
 
 def parameter_groups(model: nn.Module, args: TrainingArguments) -> list[dict[str, Any]]:
     """
-    The trained parameters in groups for the optimizer: text tower, image towers, CRF, classifier, other new layers,
-    each with its own learning rate. Vectors (biases, the scales of a normalisation) and the CRF do not decay.
+    The trained parameters in groups for the optimizer: text tower (with `text_layer_decay` each of its layers), image
+    towers, CRF, classifier, other new layers, each with its own learning rate. Vectors (biases, the scales of a
+    normalisation) and the CRF do not decay.
 
     Returns:
         Groups of `params`, `lr`, `weight_decay` and a `name`. None is empty; each parameter is in one.
@@ -54,20 +55,30 @@ def parameter_groups(model: nn.Module, args: TrainingArguments) -> list[dict[str
     if rates["classifier"] is None:
         rates["classifier"] = rates["head"]
     groups: dict[str, dict[str, Any]] = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        name = name.removeprefix("module.").removeprefix("_orig_mod.")
+    trained = [
+        (name.removeprefix("module.").removeprefix("_orig_mod."), parameter)
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    ]
+    last_layer = max((_layer_of(name) for name, _ in trained if name.startswith(PARTS["text"])), default=0)
+    for name, parameter in trained:
         part = next(part for part, prefixes in PARTS.items() if name.startswith(prefixes))
         decays = parameter.ndim > 1 and part != "crf"
+        below = last_layer - _layer_of(name) if part == "text" and args.text_layer_decay != 1 else 0
+        rate = args.learning_rate if rates[part] is None else rates[part]
         group = {
-            "name": part if decays else f"{part}_no_decay",
-            "lr": args.learning_rate if rates[part] is None else rates[part],
+            "name": part + (f"_{below}_below" if below else "") + ("" if decays else "_no_decay"),
+            "lr": rate * args.text_layer_decay**below,
             "weight_decay": args.weight_decay if decays else 0.0,
             "params": [],
         }
         groups.setdefault(group["name"], group)["params"].append(parameter)
     return list(groups.values())
+
+
+def _layer_of(name: str) -> int:
+    """The layer of a parameter, by the first number in its name; -1 for what comes before the layers."""
+    return next((int(word) for word in name.split(".") if word.isdigit()), -1)
 
 
 class EpochSampler(Sampler[int]):

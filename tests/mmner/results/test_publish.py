@@ -115,7 +115,7 @@ def pushed(hub, tmp_path_factory):
     cut_off = list(hub.requests)
     present = list(hub.files("model", "org/probe"))
     hub.faults.clear()
-    second = run_python(hub, folder / "home", "-m", "mmner.results.publish", output, "org/probe")
+    second = run_python(hub, folder / "home", "-m", "mmner", "publish", output, "org/probe")
     assert second.returncode == 0, second.stderr
     return folder, first, cut_off, present, hub.requests[len(cut_off) :]
 
@@ -123,7 +123,7 @@ def pushed(hub, tmp_path_factory):
 def test_a_push_that_is_cut_off_leaves_nothing_half_done_and_says_how_to_go_on(pushed):
     folder, first, cut_off, present, _ = pushed
     assert first.returncode != 0
-    assert f"python -m mmner.results.publish '{folder / RUN}' org/probe" in first.stderr
+    assert f"mmner publish '{folder / RUN}' org/probe" in first.stderr
     assert present == [".gitattributes"]  # all in one commit, or nothing
     assert any(request.startswith("PUT /lfs") for request in cut_off)
 
@@ -223,7 +223,7 @@ def test_a_pinned_revision_stays_what_it_was_after_a_second_push(hub, pushed):
         save_file(weights, run / "model-00001-of-00001.safetensors", metadata={"format": "pt"})
         (run / "model.safetensors").unlink()
         uploads = len([request for request in hub.requests if request.startswith("PUT")])
-        done = run_python(hub, folder / "home", "-m", "mmner.results.publish", str(run), "org/probe")
+        done = run_python(hub, folder / "home", "-m", "mmner", "publish", str(run), "org/probe")
         assert done.returncode == 0, done.stderr
     finally:
         (run / "model.safetensors").write_bytes(kept)

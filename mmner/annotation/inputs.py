@@ -1,0 +1,164 @@
+"""Texts to annotate, with their images: from lines, JSONL, CSV, Parquet, or a folder of images with captions."""
+
+import csv
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from dataset_script.images import IMAGE_SUFFIXES
+
+TEXTS, WORDS, IMAGES = ("text", "caption"), ("tokens", "words"), ("image", "file_name", "image_path")
+SUFFIXES = (".txt", ".jsonl", ".csv", ".tsv", ".parquet")
+CAPTION_FILES = ("metadata.csv", "metadata.jsonl", "captions.csv", "captions.jsonl")
+
+
+@dataclass
+class Item:
+    """A text to annotate: as a string or as words. `error` says why there is none."""
+
+    id: str
+    text: str | None = None
+    tokens: list[str] | None = None
+    image: Any = None  # of any kind that `load_image` takes
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of text and image that were asked for; `None`: the first of the usual names that is there."""
+
+    text: str | None = None
+    image: str | None = None
+
+
+def read_items(source: str, columns: Columns) -> Iterator[Item]:
+    """
+    The texts of a file or folder, or of standard input (`-`: a text a line), in order; lines without a text are passed
+    over. A row that cannot be read is there with its error.
+
+    Raises:
+        ValueError: there is no such file, its kind is not known, or no row has such a column.
+    """
+    if source == "-":
+        return _lines(sys.stdin)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _folder(path, columns)
+    if not path.is_file():
+        raise ValueError(
+            f"There is no file or folder {source}; expected {', '.join(SUFFIXES)}, a folder of images, or - for "
+            "standard input. To read one text: echo 'text' | mmner predict -"
+        )
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"{source} has the suffix {path.suffix!r}; expected one of {', '.join(SUFFIXES)}.")
+    if path.suffix == ".txt":
+        return _lines(path.open(encoding="utf-8-sig"))
+    return _rows(path, columns)
+
+
+def _lines(file: TextIO) -> Iterator[Item]:
+    for number, line in enumerate(file, 1):
+        if line.strip():
+            yield Item(str(number), line.rstrip("\r\n"))
+
+
+def _folder(folder: Path, columns: Columns) -> Iterator[Item]:
+    """A folder of images: their captions in `NAME.txt` beside each, or in one of `CAPTION_FILES`."""
+    table = next((folder / name for name in CAPTION_FILES if (folder / name).is_file()), None)
+    if table is not None:
+        yield from _rows(table, columns)
+        return
+    images = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not images:
+        raise ValueError(
+            f"{folder} holds no images; expected images with their captions in NAME.txt beside each or in one of "
+            f"{', '.join(CAPTION_FILES)}. Of a dataset, give one file: {folder}/test.jsonl"
+        )
+    for image in images:
+        name, caption = image.relative_to(folder).as_posix(), image.with_suffix(".txt")
+        if caption.is_file():
+            text = caption.read_text(encoding="utf-8-sig", errors="replace").strip()
+            yield Item(name, text, image=str(image))
+        else:
+            yield Item(name, error=f"There is no caption {caption.name} beside {image.name}.")
+
+
+def _rows(path: Path, columns: Columns) -> Iterator[Item]:
+    """The rows of a table. Images are named from its folder, or from `images/` in it."""
+    rows = {".jsonl": _json_rows, ".parquet": _parquet_rows}.get(path.suffix, _csv_rows)(path)
+    known: dict[str, str | None] = {}
+    for number, row in enumerate(rows, 1):
+        if isinstance(row, str):
+            yield Item(str(number), error=row)
+            continue
+        if not known:
+            known = {
+                "text": _column(path, row, columns.text, TEXTS, "--text_column"),
+                "tokens": next((name for name in WORDS if name in row), None),
+                "image": _column(path, row, columns.image, IMAGES, "--image_column"),
+            }
+            if known["text"] is None and known["tokens"] is None:
+                expected = " or ".join((*TEXTS, *WORDS))
+                raise ValueError(f"{path} has the columns {', '.join(row)}; expected {expected}, or --text_column.")
+        yield _item(path, number, row, known)
+
+
+def _item(path: Path, number: int, row: dict[str, Any], known: dict[str, str | None]) -> Item:
+    found = {kind: None if name is None else row.get(name) for kind, name in known.items()}
+    item = Item(str(row.get("id") or number), found["text"], image=_image(path.parent, found["image"]))
+    if item.text is None and isinstance(found["tokens"], list) and all(isinstance(w, str) for w in found["tokens"]):
+        item.tokens = found["tokens"]
+    elif not isinstance(item.text, str):
+        shown = item.text if known["text"] is not None else found["tokens"]
+        item.text, item.error = None, f"The text is {str(shown)[:80]!r}; expected a string."
+    return item
+
+
+def _column(path: Path, row: dict[str, Any], asked: str | None, usual: Iterable[str], option: str) -> str | None:
+    if asked is not None and asked not in row:
+        raise ValueError(f"{path} has no column {asked} ({option}); its columns are {', '.join(row)}.")
+    return asked or next((name for name in usual if name in row), None)
+
+
+def _image(folder: Path, image: Any) -> Any:
+    if isinstance(image, dict):  # as `datasets` stores it
+        image = image.get("bytes") or image.get("path")
+    if not isinstance(image, str):
+        return image
+    places = (folder / image, folder / "images" / image)
+    return next((str(place) for place in places if len(image) < 1000 and place.is_file()), image or None)
+
+
+def _json_rows(path: Path) -> Iterator[dict[str, Any] | str]:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        for line in filter(str.strip, file):
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                row = f"The line is no JSON: {error}."
+            yield row if isinstance(row, (dict, str)) else f"The line is {line.strip()[:80]!r}; expected an object."
+
+
+def _csv_rows(path: Path) -> Iterator[dict[str, Any] | str]:
+    csv.field_size_limit(2**31 - 1)
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else _delimiter(file))
+        for row in reader:
+            yield {name: value or None for name, value in row.items() if name is not None}
+
+
+def _delimiter(file: TextIO) -> str:
+    """The one of comma, semicolon and tab that the header has most."""
+    header = file.readline()
+    file.seek(0)
+    return max(",;\t", key=header.count)
+
+
+def _parquet_rows(path: Path) -> Iterator[dict[str, Any] | str]:
+    import pyarrow.parquet
+
+    for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=64):
+        yield from batch.to_pylist()

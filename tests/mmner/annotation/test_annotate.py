@@ -1,0 +1,207 @@
+"""Annotation of files and folders: what is read, what is written, and runs that are ended on the way."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from tiny_pipelines import TEXTS, make_pipeline, make_towers, plain_image, same
+
+from mmner.annotation.annotate import annotate
+from mmner.annotation.inputs import Columns, read_items
+from mmner.annotation.outputs import FORMATS
+from mmner.cli import main
+
+SHOWN = [text for text in TEXTS if text]
+
+
+@pytest.fixture(scope="module")
+def ner(tmp_path_factory):
+    return make_pipeline(make_towers(tmp_path_factory.mktemp("towers")))
+
+
+def run(ner, source, output: Path, **options) -> list[dict]:
+    annotate(ner, str(source), output, Columns(), options, "tiny")
+    return [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+
+
+def png(colour: str) -> bytes:
+    file = io.BytesIO()
+    plain_image(colour).save(file, "PNG")
+    return file.getvalue()
+
+
+def write(kind: str, folder: Path) -> Path:
+    """The texts of `SHOWN`, the second with an image, as a file or folder of this kind."""
+    (folder / "images").mkdir()
+    (folder / "images" / "red.png").write_bytes(png("red"))
+    rows = [{"id": f"t{i}", "text": text, "image": "red.png" if i == 1 else None} for i, text in enumerate(SHOWN)]
+    path = folder / f"posts.{kind}"
+    if kind == "jsonl":
+        path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    elif kind in ("csv", "tsv", "semicolon.csv"):
+        with path.open("w", newline="", encoding="utf-8-sig") as file:
+            separator = {"csv": ",", "tsv": "\t", "semicolon.csv": ";"}[kind]
+            writer = csv.DictWriter(file, rows[0], delimiter=separator)
+            writer.writeheader()
+            writer.writerows(rows)
+    elif kind == "parquet":
+        image = {"bytes": png("red"), "path": None}
+        pyarrow.parquet.write_table(
+            pa.Table.from_pylist([{**row, "image": image if row["image"] else None} for row in rows]), path
+        )
+    elif kind == "folder":
+        path.mkdir()
+        for row in rows:
+            (path / f"{row['id']}.png").write_bytes(png("red"))
+            (path / f"{row['id']}.txt").write_text(row["text"] + "\n", encoding="utf-8")
+    else:
+        path.write_text("\n\n".join(SHOWN) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "semicolon.csv", "tsv", "parquet", "folder", "txt"])
+def test_every_kind_of_input_gives_what_the_pipeline_gives(ner, kind, tmp_path):
+    rows = run(ner, write(kind, tmp_path), tmp_path / "found.jsonl")
+    images = [plain_image("red") if kind == "folder" or (kind != "txt" and i == 1) else None for i in range(5)]
+    same([row["entities"] for row in rows], ner(SHOWN, images=images))
+    assert [row["text"] for row in rows] == SHOWN and not any("error" in row for row in rows)
+    ids = {"txt": "1 3 5 7 9".split(), "folder": [f"t{i}.png" for i in range(5)]}
+    assert [row["id"] for row in rows] == ids.get(kind, [f"t{i}" for i in range(5)])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["found.jsonl", "images", f"posts.{kind}"]
+
+
+def test_columns_by_name_words_and_captions_of_a_folder(ner, tmp_path):
+    source = tmp_path / "images"
+    source.mkdir()
+    (source / "a.png").write_bytes(png("red"))
+    (source / "metadata.jsonl").write_text(json.dumps({"file_name": "a.png", "caption": SHOWN[0], "text": "x"}))
+    (item,) = read_items(str(source), Columns(text="caption"))
+    assert (item.text, item.image) == (SHOWN[0], str(source / "a.png"))
+    (tmp_path / "words.jsonl").write_text(json.dumps({"tokens": SHOWN[0].split()}))
+    (row,) = run(ner, tmp_path / "words.jsonl", tmp_path / "out.jsonl")
+    assert row["tokens"] == SHOWN[0].split() and row["entities"] == ner({"tokens": SHOWN[0].split()})
+
+
+def test_what_cannot_be_read_stands_in_its_row(ner, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    (tmp_path / "red.png").write_bytes(png("red"))
+    lines = [
+        json.dumps({"text": SHOWN[0], "image": "broken.png"}),
+        "{not json",
+        json.dumps({"text": 7}),
+        json.dumps({"text": SHOWN[1], "image": "lost.png"}),
+        json.dumps({"text": SHOWN[0], "image": "red.png"}),
+    ]
+    (tmp_path / "posts.jsonl").write_text("\n".join(lines))
+    rows = run(ner, tmp_path / "posts.jsonl", tmp_path / "out.jsonl")
+    same([row["entities"] for row in rows], [ner(SHOWN[0]), [], [], ner(SHOWN[1]), ner(SHOWN[0], plain_image("red"))])
+    errors = [row.get("error", "") for row in rows]
+    assert "broken.png cannot be read as an image" in errors[0] and errors[0].endswith("was read without an image.")
+    assert "no JSON" in errors[1] and "'7'; expected a string" in errors[2] and "lost.png" in errors[3]
+    assert errors[4] == ""
+
+
+def test_every_kind_of_output_holds_the_same(ner, tmp_path):
+    source = write("jsonl", tmp_path)
+    rows = run(ner, source, tmp_path / "out.jsonl")
+    for suffix in FORMATS:
+        if suffix not in (".jsonl", ".spacy"):
+            annotate(ner, str(source), tmp_path / f"out{suffix}", Columns(), {}, "tiny")
+    with (tmp_path / "out.csv").open(encoding="utf-8-sig", newline="") as file:
+        lines = list(csv.DictReader(file))
+    expected = [(row["id"], e.get("word", "")) for row in rows for e in row["entities"] or [{}]]
+    assert [(line["id"], line["word"]) for line in lines] == expected
+    blocks = (tmp_path / "out.conll").read_text(encoding="utf-8").strip().split("\n\n")
+    for row, block in zip(rows, blocks, strict=True):
+        first, *words = block.split("\n")
+        assert first == f"# id = {row['id']}"
+        begun = [word.split("\t") for word in words if word.split("\t")[1].startswith("B-")]
+        assert [tag[2:] for _, tag in begun] == [entity["entity_group"] for entity in row["entities"]]
+    page = (tmp_path / "out.html").read_text(encoding="utf-8")
+    assert page.count("<mark") == sum(len(row["entities"]) for row in rows) and page.count("<img") == 1
+
+
+def test_spacy_reads_what_is_written(ner, tmp_path):
+    spacy = pytest.importorskip("spacy")
+    source = write("jsonl", tmp_path)
+    rows = run(ner, source, tmp_path / "out.jsonl")
+    annotate(ner, str(source), tmp_path / "out.spacy", Columns(), {}, "tiny")
+    vocab = spacy.blank("xx").vocab
+    for row, doc in zip(rows, spacy.tokens.DocBin().from_disk(tmp_path / "out.spacy").get_docs(vocab), strict=True):
+        found = [(entity.text, entity.label_) for entity in doc.ents]
+        assert found == [(entity["word"], entity["entity_group"]) for entity in row["entities"]]
+        assert doc.text == row["text"]
+
+
+class Ending:
+    """A pipeline that is ended after some answers."""
+
+    def __init__(self, ner, answers: int):
+        self.ner, self.answers, self.processor, self.read = ner, answers, ner.processor, 0
+
+    def __call__(self, inputs, **options):
+        for found in self.ner(inputs, batch_size=1, **options):
+            if self.read == self.answers:
+                raise KeyboardInterrupt
+            self.read += 1
+            yield found
+
+
+def test_a_run_that_was_ended_goes_on_and_each_row_is_there_once(ner, tmp_path):
+    source = write("jsonl", tmp_path)
+    whole = run(ner, source, tmp_path / "whole.jsonl")
+    output = tmp_path / "out.jsonl"
+    for done in (2, 1):
+        with pytest.raises(KeyboardInterrupt):
+            run(Ending(ner, done), source, output)
+        assert not output.exists()
+        rows = tmp_path / "out.jsonl.unfinished" / "rows-0.jsonl"
+        rows.write_bytes(rows.read_bytes() + b'[4, {"cut o')  # as a kill within a write leaves it
+    last = Ending(ner, 99)
+    rows = run(last, source, output)
+    same([row.pop("entities") for row in rows], [row.pop("entities") for row in whole])
+    assert rows == whole and last.read == 2
+    assert not (tmp_path / "out.jsonl.unfinished").exists()
+
+
+def test_rows_of_another_run_and_files_of_others_are_kept(ner, tmp_path):
+    source = write("jsonl", tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        run(Ending(ner, 2), source, tmp_path / "out.jsonl")
+    with pytest.raises(FileExistsError, match="a run with another options"):
+        run(ner, source, tmp_path / "out.jsonl", min_score=0.5)
+    source.write_text(source.read_text() + "\n")
+    with pytest.raises(FileExistsError, match="a run with another input"):
+        run(ner, source, tmp_path / "out.jsonl")
+    (tmp_path / "mine.jsonl.unfinished").mkdir()
+    (tmp_path / "mine.jsonl.unfinished" / "letter").write_text("mine")
+    with pytest.raises(FileExistsError, match="is not empty"):
+        run(ner, source, tmp_path / "mine.jsonl")
+    (tmp_path / "there.jsonl").write_text("mine")
+    with pytest.raises(FileExistsError, match="is there already"):
+        run(ner, source, tmp_path / "there.jsonl")
+    assert (tmp_path / "there.jsonl").read_text() == "mine"
+
+
+def test_two_processes_share_the_rows(tmp_path):
+    source = write("folder", tmp_path)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "mmner"]
+    done = subprocess.run(
+        [*command, "predict", str(source), "--output", str(tmp_path / "two.jsonl")],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert main(["predict", str(source), "--output", str(tmp_path / "one.jsonl")]) == 0
+    two, one = ([json.loads(line) for line in (tmp_path / f"{name}.jsonl").open()] for name in ("two", "one"))
+    same([row.pop("entities") for row in two], [row.pop("entities") for row in one])
+    assert two == one and len(one) == 5
