@@ -227,4 +227,10 @@ def read(rows, split: str, processor, model, data_args: DataArguments, args: Tra
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (OSError, ValueError) as error:
+        if "debug" in sys.argv:  # --log_level debug
+            raise
+        # Both say what came, what was expected and what to do; a traceback would bury it.
+        sys.exit(f"run_mmner.py: {error}")

@@ -1,17 +1,18 @@
-"""``python -m dataset_script build | audit | preview | push``: each has its own ``--help``."""
+"""``python -m dataset_script build | mix | convert | audit | preview | push``: each has its own ``--help``."""
 
 import logging
 import sys
 
 from .arguments import Parser
 from .auditing import audit
-from .building import build, mixture
+from .building import build, convert, mixture
 from .publishing import preview, push
 from .publishing.card import write_card
 
 COMMANDS = {
     "build": (build, "make a dataset of sentences and images"),
     "mix": (mixture, "bring several sources together, partly labelled ones too"),
+    "convert": (convert, "write a dataset in any format as JSONL"),
     "audit": (audit, "look for leaks within a dataset, or between two"),
     "preview": (preview, "write a page of sampled rows to look at"),
     "push": (push, "push a finished dataset to the Hub"),

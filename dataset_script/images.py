@@ -80,6 +80,17 @@ class ImageFolder:
             self._found[name] = found
         return self._found[name]
 
+    def opened(self, content: bytes, name: str) -> FoundImage:
+        """An image that lies in its row: with a ``cause`` if it does not open."""
+        key = f"{hashlib.sha256(content).hexdigest()} {name}"
+        if key not in self._found:
+            try:
+                open_image(content)
+                self._found[key] = FoundImage(name)
+            except OSError as error:
+                self._found[key] = FoundImage(name, None, str(error))
+        return self._found[key]
+
     def locate(self, name: str) -> FoundImage:
         """As ``find``, but the image is not opened."""
         names = candidates(name)
@@ -104,10 +115,14 @@ class ImageFolder:
         return sorted(files)
 
 
-def find_image_root(folder: Path) -> Path | None:
-    """The image folder of a dataset: ``images/`` or ``{name}_images/`` in it, or ``{name}_images/`` beside it."""
+def find_image_root(folder: Path, stem: str | None = None) -> Path | None:
+    """The image folder of a dataset: ``images/`` or ``{name}_images/`` in it, or ``{name}_images/`` beside it; of a
+    file ``{stem}.*`` in ``folder``, at first ``{stem}_images/``.
+    """
     name = f"{folder.name}_images"
-    return next((path for path in (folder / "images", folder / name, folder.parent / name) if path.is_dir()), None)
+    places = [folder / f"{stem}_images"] if stem else []
+    places += [folder / "images", folder / name, folder.parent / name]
+    return next((path for path in places if path.is_dir()), None)
 
 
 class ImageFiles:

@@ -1,4 +1,4 @@
-"""The MMNER dataset as a ``datasets`` builder: configs ``en``, ``de``, ``fr``, ``es`` and ``all``.
+"""The MMNER dataset as a ``datasets`` builder: a config for each language, by its code, and ``all``.
 
 The rows are the contract of this project: ``id``, ``lang``, ``tokens``, ``ner_tags``, ``image``, and where the source
 has them ``caption`` and ``image_relation`` (for analysis only, never an input).
@@ -15,17 +15,18 @@ from datasets.builder import Key
 from .formats.corpus import Corpus, Inventory, Options
 from .formats.registry import Source
 from .report import load_report
-from .rows import LANGUAGES
 
 
 @dataclass(eq=False)
 class MMNERConfig(datasets.BuilderConfig, Options):
-    """Which languages of the folder ``data_dir`` to read, and how; the options are those of ``load``."""
+    """Which language of ``data_dir`` to read, and how; the options are those of ``load``."""
+
+    name: str = "all"
 
     @property
-    def languages(self) -> tuple[str, ...]:
-        """The languages of this config."""
-        return LANGUAGES if self.name == "all" else (self.name,)
+    def languages(self) -> tuple[str, ...] | None:
+        """The language of this config, ``None`` for all."""
+        return None if self.name == "all" else (self.name,)
 
     def corpus(self) -> Corpus:
         """The folder, its files found but not read."""
@@ -47,7 +48,6 @@ class MMNER(datasets.GeneratorBasedBuilder):
 
     VERSION = datasets.Version("1.0.0")
     BUILDER_CONFIG_CLASS = MMNERConfig
-    BUILDER_CONFIGS = [MMNERConfig(name=name, version=datasets.Version("1.0.0")) for name in (*LANGUAGES, "all")]
     DEFAULT_CONFIG_NAME = "all"
 
     def _info(self) -> datasets.DatasetInfo:
@@ -62,7 +62,7 @@ class MMNER(datasets.GeneratorBasedBuilder):
         self.info.description = inventory.report.describe()
         by_split: dict[str, list[Source]] = {}
         for source in corpus.sources:
-            if source.lang in (None, *languages) and inventory.report.total(source.split).rows:
+            if (languages is None or source.lang in (None, *languages)) and inventory.report.total(source.split).rows:
                 by_split.setdefault(source.split, []).append(source)
         shared = {"corpus": corpus, "inventory": inventory}
         # A list in gen_kwargs is what datasets shares out among processes.

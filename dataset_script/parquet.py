@@ -18,8 +18,10 @@ _REPEATED = ["lang", "tokens.list.element", "ner_tags.list.element", "image_rela
 
 
 def is_parquet(folder: Path) -> bool:
-    """Whether ``folder`` can be read as a Parquet dataset: a ``README.md`` beside folders of ``.parquet`` files."""
-    return (folder / "README.md").is_file() and any(path.is_file() for path in folder.glob("*/*.parquet"))
+    """Whether ``folder`` is a finished dataset: ``README.md`` with a config ``all`` beside folders of ``.parquet``."""
+    card = folder / "README.md"
+    is_ours = card.is_file() and "config_name: all" in card.read_text(encoding="utf-8", errors="replace")
+    return is_ours and any(path.is_file() for path in folder.glob("*/*.parquet"))
 
 
 def read_parquet(folder: Path, config: str = "all", cache_dir: str | Path | None = None) -> datasets.DatasetDict:

@@ -28,6 +28,7 @@ class ReportPart:
     empty_sentences: int = 0  # rows without tokens, loaded as they are
     without_caption: int = 0  # rows whose image name is not in the captions file
     repaired_tags: int = 0  # I-X tags that began an entity and were read as B-X
+    converted: Counter[str] = field(default_factory=Counter)  # scheme -> rows whose tags were turned into IOB2
     skipped: Counter[str] = field(default_factory=Counter)  # reason -> rows left out (``errors="skip"``)
     repair_examples: list[str] = field(default_factory=list)  # the first ``MAX_EXAMPLES`` messages
     skip_examples: list[str] = field(default_factory=list)  # likewise
@@ -60,6 +61,7 @@ class ReportPart:
             (self.empty_sentences, "{} rows have no tokens"),
             (self.without_caption, "{} rows name an image for which the captions file has no line"),
             (self.repaired_tags, f"{{}} I- tags that begin an entity were read as B-: {_some(self.repair_examples)}"),
+            (self.converted.total(), f"tags of {{}} rows were turned into IOB2 (from {_counts(self.converted)})"),
             (self.skipped.total(), f"{{}} rows were skipped ({_counts(self.skipped)}): {_some(self.skip_examples)}"),
             (not self.rows, "no rows, so there is no such split"),
         ]

@@ -10,9 +10,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 LANGUAGES = ("en", "de", "fr", "es")
+"""The languages of the built dataset, which come first where languages are listed."""
+LANGUAGE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")
+"""A language code as of BCP 47: ``it``, ``pt-BR``, ``zh-Hans``."""
+UNKNOWN_LANGUAGE = "und"
+"""BCP 47's code for a language that nothing states."""
 SPLIT_FILES = {"train": ("train",), "validation": ("validation", "valid", "val", "dev"), "test": ("test",)}
 """Split -> the file names, without suffix, that it may have."""
 IMAGE_RELATIONS = ("depicts", "unrelated", "none")
+SKIP = "errors='skip' (--dataset_errors skip, --errors skip)"
+"""What leaves malformed rows out, as it is written in Python and on the command lines."""
 NO_LABEL = (None, -1, -100)
 """What stands for the tag of a word that has no gold label."""
 
@@ -36,7 +43,7 @@ class MalformedRow(ValueError):
 
     def __init__(self, path: Path, line: int, reason: str, detail: str, remedy: str = ""):
         self.path, self.line, self.reason, self.detail = path, line, reason, detail
-        remedy = remedy or "Correct it, or load with errors='skip' to leave such rows out and count them."
+        remedy = remedy or (f"Correct it, or leave such rows out and count them: {SKIP}.")
         super().__init__(f"{path}:{line}: {detail}. {remedy}")
 
 
@@ -54,14 +61,15 @@ class Row:
     caption: str | None = None
     image_relation: str | None = None
     ignored_keys: tuple[str, ...] = ()  # keys of the source that no column takes
-    first_token_line: int | None = None  # where each token has a line of its own, the line of the first
+    token_lines: list[int] | None = None  # where each token has a line of its own
     image_url: str | None = None  # where the image can be downloaded
     known_types: list[str] | None = None  # what its annotators tagged; a word that is O may be of another type
     image_bytes: bytes | None = None  # the image, where it lies in the row
+    missing_tags: str | None = None  # where the row has no column of tags: what came and what was expected
 
     def problem(self, reason: str, detail: str, token: int | None = None, remedy: str = "") -> MalformedRow:
         """The error for this row; ``token`` counts from 0 and gives the line where each token has its own."""
-        line = self.line if token is None or self.first_token_line is None else self.first_token_line + token
+        line = self.line if token is None or self.token_lines is None else self.token_lines[token]
         return MalformedRow(self.path, line, reason, detail, remedy)
 
 
@@ -70,21 +78,28 @@ def split_order(split: str) -> int:
     return list(SPLIT_FILES).index(split) if split in SPLIT_FILES else len(SPLIT_FILES)
 
 
+def language_order(lang: str) -> tuple[int, str]:
+    """A key to sort languages by: ``LANGUAGES``, then others by name."""
+    return (LANGUAGES.index(lang) if lang in LANGUAGES else len(LANGUAGES), lang)
+
+
 def check(row: Row, labelled: bool = True) -> None:
     """Check language, tags (if ``labelled``), text and image name.
 
     Raises:
         MalformedRow: the first problem found.
     """
-    if row.lang not in LANGUAGES:
-        raise row.problem("unknown language", f"language {row.lang!r} came; expected one of {', '.join(LANGUAGES)}")
+    if not LANGUAGE.fullmatch(row.lang or ""):
+        raise row.problem("unknown language", f"language {row.lang!r} came; expected a code such as en, it or pt-BR")
+    if labelled and row.missing_tags:
+        raise row.problem("missing key", row.missing_tags)
     try:
         if labelled:
             iob2_tags(row.tokens, row.tags)
     except TagError as error:
         remedy = error.mended and (
-            f"Correct it, or load with iob2='repair' to read it as {error.mended!r}, "
-            "or with errors='skip' to leave such rows out; either counts them."
+            f"Correct it, or load with iob2='repair' (--dataset_iob2 repair, --iob2 repair) to read it as "
+            f"{error.mended!r}, or leave such rows out: {SKIP}; either counts them."
         )
         raise row.problem(error.reason, str(error), error.position, remedy or "") from None
     strange = sorted({tag[2:] for tag in row.tags if labelled and tag != "O"} - set(row.known_types or ()))

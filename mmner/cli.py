@@ -175,7 +175,7 @@ def evaluate(words: Sequence[str]) -> None:
     parser = _model_parser("evaluate", "Score a model on the validation and test splits of a dataset.")
     parser.add_argument("data", metavar="DATA", help="a folder, a file or a name on the Hub (docs/data.md)")
     parser.add_argument("--output_dir", metavar="FOLDER", help="default: outputs/NAME_OF_DATA")
-    parser.epilog = "Other options of `mmner train` may follow, such as --dataset_lang or --tag_column."
+    parser.epilog = "Other options of `mmner train` may follow, such as --dataset_lang or --tags_column."
     given, others = parser.parse_known_args(words)
     output = given.output_dir or f"outputs/{Path(given.data).stem}"
     told = ["--model_name_or_path", given.model or str(MODEL), "--dataset", given.data, "--output_dir", output]

@@ -94,8 +94,12 @@ class DataArguments:
 
     _argument_group_name: ClassVar[str] = "data"
 
-    dataset: str | None = _option(None, "'probe' (synthetic, made here), a folder, or the name of a set on the Hub.")
-    dataset_config: str | None = _option(None, "Part of it: en, de, fr, es, all (default), or a config on the Hub.")
+    dataset: str | None = _option(
+        None, "'probe' (synthetic, made here), a folder or file of any format in docs/data.md, or a name on the Hub."
+    )
+    dataset_config: str | None = _option(
+        None, "Part of it: a language (en, it), all (default), or a config on the Hub."
+    )
     dataset_lang: str | None = _option(None, "Of a folder: the language of files that do not say theirs.")
     dataset_errors: str = _choice(("raise", "skip"), "Of a folder: what to do about a malformed row.", "raise")
     dataset_iob2: str = _choice(
@@ -104,10 +108,13 @@ class DataArguments:
         "where at most one sentence in ten has one (auto).",
         "auto",
     )
-    tag_column: int | None = _option(
+    text_column: str | None = _option(None, "The column of the tokens, or of text with spans, if not called so.")
+    tags_column: str | None = _option(
         None,
-        "Of files in columns: that of the tags, from 1 or (negative) from the end, if several look like it.",
+        "The column of the tags or spans: its name or, in files of columns, its number from 1 or (negative) from the "
+        "end.",
     )
+    image_column: str | None = _option(None, "The column of the image, if not called image.")
     captions: str | None = _option(None, "Of a folder: its file of captions, if not found by itself.")
     image_folder: str | None = _option(None, "Of a folder: where its images are, if not in images/.")
     streaming: bool = _option(False, "Train from Parquet files as they lie. Needs --max_steps.")
@@ -389,5 +396,13 @@ NOT_IN_A_RECIPE = (
 # The form of a set, which part of it was taken, and the search that gave the other options.
 OF_ONE_SET = (
     *("dataset_config", "dataset_errors", "dataset_iob2", "dataset_lang", "max_eval_samples", "max_predict_samples"),
-    *("max_train_samples", "search_trials", "streaming", "tag_column", "train_languages"),
+    *(
+        "max_train_samples",
+        "search_trials",
+        "streaming",
+        "text_column",
+        "tags_column",
+        "image_column",
+        "train_languages",
+    ),
 )

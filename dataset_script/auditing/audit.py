@@ -21,7 +21,7 @@ from ..formats.readers import rows_with_images
 from ..images import IMAGE_SUFFIXES, open_image
 from ..publishing.markdown import text
 from ..report import LoadReport
-from ..rows import LANGUAGES, Row, iob2_spans, split_order
+from ..rows import Row, iob2_spans, split_order
 from .image_kinds import Predictability, features, predictability
 from .overlap import Overlap, overlaps
 
@@ -83,13 +83,13 @@ def audit(
     *,
     lang: str | None = None,
     image_folders: Sequence[str | Path | None] = (),
-    tag_column: int | None = None,
+    tags_column: int | str | None = None,
 ) -> AuditReport:
     """Audit a dataset, or two and what they share.
 
     Args:
         folder_a, folder_b: in any format that the readers know.
-        lang, tag_column: as those of ``dataset_script.load``.
+        lang, tags_column: as those of ``dataset_script.load``.
         image_folders: where the images of each lie, if not where the readers look.
 
     Raises:
@@ -102,7 +102,7 @@ def audit(
         names = [f"{letter}:{name}" for letter, name in zip("AB", names, strict=True)]
     scan = _Scan()
     for name, folder, root in zip(names, folders, (*image_folders, None, None), strict=False):
-        scan.add(name, folder, lang=lang, image_folder=root, tag_column=tag_column)
+        scan.add(name, folder, lang=lang, image_folder=root, tags_column=tags_column)
     sentence_pairs = list(similarity.near_duplicate_sentences(scan.sentences.items()))
     logger.info("%d rows, %d images that open", len(scan.rows), len(scan.images.hashes))
     image_pairs = list(similarity.near_duplicate_images(scan.images.hashes.items()))
@@ -322,9 +322,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder_a", metavar="A", help="folder of a dataset")
     parser.add_argument("folder_b", metavar="B", nargs="?", help="another, to compare")
     parser.add_argument("--output_dir", type=Path, help="write audit.json and audit.md there")
-    parser.add_argument("--lang", choices=LANGUAGES, help="language of rows that do not state theirs")
+    parser.add_argument("--lang", metavar="CODE", help="language of rows that do not state theirs")
     parser.add_argument("--image_folder", nargs="+", default=[], help="of the images of A, and of B")
-    parser.add_argument("--tag_column", type=int, metavar="N", help="of files in columns: that of the tags (-1: last)")
+    parser.add_argument("--tags_column", metavar="COLUMN", help="that of the tags: a name or a number (-1: last)")
     parser.add_argument("--strict", action="store_true", help="exit with 1 where a leak is found")
 
 
@@ -339,7 +339,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.folder_b,
         lang=arguments.lang,
         image_folders=arguments.image_folder,
-        tag_column=arguments.tag_column,
+        tags_column=arguments.tags_column,
     )
     shown = markdown(report)
     if arguments.output_dir is not None:

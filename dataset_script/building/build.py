@@ -71,7 +71,7 @@ def build(
         languages: those of the rows to take.
         workspace: for temporary files; ``{output_dir}.work`` if left out.
         licences: of the sentences, one for each of ``sources``, where it is not one whose licence is known.
-        source_options: of ``readers.read_source``: ``lang``, ``label_map``, ``errors``, ``iob2``, ``tag_column``.
+        source_options: of ``readers.read_source``: ``lang``, ``label_map``, ``errors``, ``iob2``, ``tags_column``.
     """
     provider, plan, options = provider or ImageProvider(), plan or Plan(), source_options or {}
     output_dir = Path(output_dir).expanduser().absolute()
@@ -280,7 +280,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--licences", nargs="+", default=[], help="of the sentences, one for each SOURCE")
     parser.add_argument("--errors", choices=("raise", "skip"), default="raise", help="at a malformed row")
     parser.add_argument("--iob2", choices=("auto", "repair", "strict"), default="auto")
-    parser.add_argument("--tag_column", type=int, metavar="N", help="of files in columns: that of the tags (-1: last)")
+    parser.add_argument("--tags_column", metavar="COLUMN", help="that of the tags: a name or a number (-1: last)")
     for name, kind, text in (
         ("unrelated_share", float, "of all rows"),
         ("missing_share", float, "of all rows"),
@@ -316,7 +316,9 @@ def run(arguments: argparse.Namespace, write_card: Callable[[Path], object]) -> 
         languages=arguments.languages,
         workspace=work,
         licences=arguments.licences,
-        source_options={key: getattr(arguments, key) for key in ("lang", "label_map", "errors", "iob2", "tag_column")},
+        source_options={
+            key: getattr(arguments, key) for key in ("lang", "label_map", "errors", "iob2", "tags_column")
+        },
         write_card=write_card,
     )
     print((output_dir / "README.md").as_posix())

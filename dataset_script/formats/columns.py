@@ -1,5 +1,5 @@
-"""Readers of formats with a token a line: ``IMGID:`` CoNLL (UMT, GMNER, FMNERG, MMNERD), WikiNEuRal's and MultiNERD's
-numbered tokens, and the columns of CoNLL-2002 and CoNLL-2003."""
+"""Readers of formats with a token a line: ``IMGID:`` CoNLL (UMT, GMNER, FMNERG, MMNERD), numbered tokens (WikiNEuRal,
+MultiNERD, GermEval 2014, UNER), and columns (CoNLL-2002, CoNLL-2003, MultiCoNER, HIPE)."""
 
 import re
 from collections import Counter
@@ -17,41 +17,53 @@ DOCSTART = "-DOCSTART-"
 
 _MOST = 0.9
 """Share of the lines that must agree with a format, since some may be malformed."""
-_LOOKS_LIKE_A_TAG = re.compile(r"O|[BIESLUM]-.+")
+_LOOKS_LIKE_A_TAG = re.compile(r"O|[BIESLUMW]-.+")
+_LOOKS_LIKE_A_TYPE = re.compile(r"[^\W\d_][\w/&.-]*( [\w/&.-]+)*")
+_NO_TAG = "_"
+"""In a column of tags: no gold label."""
+_COMMENT = re.compile(r"#([ \t]|$)")
+_KEY_AND_VALUE = re.compile(r"#[ \t]*[\w:.]+([ \t]*=|[ \t]id[ \t])")
+_HEADER = frozenset("token tokens word words form".split())
+_HIPE = "NE-COARSE-LIT"
+_NOT_A_WORD = re.compile(r"\d+[-.]\d+\t")
+"""In CoNLL-U, the line of a multiword token or an empty node: its words have lines of their own."""
 _CHUNKS = frozenset("ADJP ADVP CONJP INTJ LST NP PP PRT SBAR UCP VP NC PC VC".split())
 """The types of chunks of CoNLL-2003, English and German."""
 
 
-def read_imgid(path: Path, tag_column: int | None = None) -> Iterator[Row | MalformedRow]:
+def read_imgid(path: Path, tags_column: int | str | None = None) -> Iterator[Row | MalformedRow]:
     """Sentences of an ``IMGID:`` line and then ``token<TAB>tag`` lines, ended by a blank line or the next ``IMGID:``.
 
     The image of ``IMGID:17_06_12483`` is ``17_06_12483`` with one of ``IMAGE_SUFFIXES``. A token is what stands before
     the tab, white space included; a blank stands for the tab in files that have none. Of further columns, see
     ``Layout``: FMNERG has the fine type after the coarse one, others a part of speech before the tag.
     """
-    layout = Layout.of_file(path, tag_column)
-    return _read(numbered_lines(path), lambda block, _: _imgid_row(path, block, layout))
+    layout = Layout.of_file(path, tags_column)
+    return _read(numbered_lines(path), layout, lambda block, _: _imgid_row(path, block, layout))
 
 
-def read_numbered(path: Path, tag_column: int | None = None) -> Iterator[Row | MalformedRow]:
+def read_numbered(path: Path, tags_column: int | str | None = None) -> Iterator[Row | MalformedRow]:
     """Lines of ``number<TAB>token<TAB>tag``, a blank line after each sentence; numbers begin anew in each.
 
     WikiNEuRal has these three columns. MultiNERD may have more, about the entity: of these, the first URL of an image
-    in a sentence is kept as the row's ``image_url``. Others may have a part of speech before the tag.
+    in a sentence is kept as the row's ``image_url``. Others may have a part of speech before the tag. GermEval 2014
+    has the outer tags, which are read, before the nested ones. Comments begin with ``#``.
     """
-    layout = Layout.of_file(path, tag_column, numbered=True)
-    return _read(numbered_lines(path), lambda block, number: _numbered_row(path, block, layout, number))
+    layout = Layout.of_file(path, tags_column, numbered=True)
+    return _read(numbered_lines(path), layout, lambda block, number: _numbered_row(path, block, layout, number))
 
 
-def read_conll(path: Path, tag_column: int | None = None) -> Iterator[Row | MalformedRow]:
+def read_conll(path: Path, tags_column: int | str | None = None) -> Iterator[Row | MalformedRow]:
     """The columns of CoNLL-2002 (token, perhaps part of speech, tag) and CoNLL-2003 (token, perhaps lemma, part of
-    speech, chunk, tag), separated by blanks or tabs; ``-DOCSTART-`` lines are passed over.
+    speech, chunk, tag), separated by blanks or tabs; ``-DOCSTART-`` lines and comments (``# ...``) are passed over.
+
+    The first line may name the columns; of HIPE's, NE-COARSE-LIT has the tags.
 
     The encoding is UTF-8 or, as published, ISO-8859-1 (``lines.column_encoding``).
     """
-    layout = Layout.of_file(path, tag_column)
+    layout = Layout.of_file(path, tags_column)
     lines = numbered_lines(path, column_encoding(path, path.stat().st_mtime_ns))
-    return _read(lines, lambda block, number: _column_row(path, block, layout, str(number)))
+    return _read(lines, layout, lambda block, number: _column_row(path, block, layout, str(number)))
 
 
 def looks_imgid(lines: Sequence[str]) -> bool:
@@ -63,7 +75,7 @@ def looks_numbered(lines: Sequence[str]) -> bool:
     """Whether the first column counts the tokens of each sentence, and a later one has the tags."""
     layout = Layout.of(lines, numbered=True)
     fitting = total = 0
-    for block in _blocks(enumerate(lines, 1)):
+    for block in _blocks(enumerate(lines, 1), layout):
         rows = [line.split("\t") for _, line in block.text()]
         first = rows[0][0] if rows else ""
         total += len(rows)
@@ -79,13 +91,17 @@ def looks_conll(lines: Sequence[str]) -> bool:
     Numbered tokens have such columns too. They differ in that the numbers continue within a sentence, so a file of
     nothing but sentences of one token may be either.
     """
-    long_sentences = any(len(block.lines) > 1 for block in _blocks(enumerate(lines)))
+    layout = Layout.of(lines)
+    long_sentences = any(len(block.lines) > 1 for block in _blocks(enumerate(lines), layout))
     if looks_imgid(lines) or (looks_numbered(lines) and long_sentences):
         return False
-    layout = Layout.of(lines)
-    rows = [_split(line) for line in _content(lines)]
+    rows = [
+        layout.split(line)
+        for line in _content(lines)
+        if not layout.is_header(line) and not layout.is_comment(line, begins=True)
+    ]
     fitting = sum(len(columns) == layout.columns and layout.fits(columns) for columns in rows)
-    return layout.columns >= 2 and fitting >= _MOST * len(rows)
+    return layout.columns >= 2 and fitting >= _MOST * len(rows) > 0
 
 
 @dataclass(frozen=True)
@@ -100,10 +116,13 @@ class Layout:
     columns: int
     tags: tuple[int, ...]
     numbered: bool = False
+    header: tuple[str, ...] = ()  # the names of the columns, where the first line has them
+    tabs: bool = False
+    bare: bool = False  # the tags have no prefixes
 
     @classmethod
-    def of_file(cls, path: Path, tag_column: int | None, numbered: bool = False) -> "Layout":
-        """The layout of a file, its tags in ``tag_column``, counted from 1 or, if negative, from the end.
+    def of_file(cls, path: Path, tags_column: int | str | None, numbered: bool = False) -> "Layout":
+        """The layout of a file, its tags in ``tags_column``, counted from 1 or, if negative, from the end.
 
         Raises:
             ValueError: the file has no such column after the token, or several that look like tags and none was given.
@@ -111,19 +130,27 @@ class Layout:
         lines = head(path)
         layout = cls.of(lines, numbered)
         line = next((line[:80] for line in _content(lines)), None)
-        if tag_column is None and len(layout.tags) > 1:
+        if tags_column is None and len(layout.tags) > 1:
             columns = " and ".join(str(column + 1) for column in layout.tags)
             raise ValueError(
                 f"{path}: the columns {columns} look like tags (the first line begins {line!r}): name the one to read "
-                f"by tag_column (--tag_column), for example {layout.tags[-1] + 1}."
+                f"by tags_column (--tags_column), for example {layout.tags[-1] + 1}."
             )
-        if tag_column is None or line is None:
+        if tags_column is None or line is None:
             return layout
-        column = tag_column - 1 if tag_column > 0 else layout.columns + tag_column
+        if isinstance(tags_column, str):
+            if tags_column not in layout.header:
+                came = f"names ({', '.join(layout.header)})" if layout.header else f"no header (it begins {line!r})"
+                raise ValueError(
+                    f"tags_column (--tags_column) is {tags_column!r}, but {path} has {came}: expected one of its "
+                    f"names, or a number from {numbered + 2} to {layout.columns}."
+                )
+            return replace(layout, tags=(layout.header.index(tags_column),))
+        column = tags_column - 1 if tags_column > 0 else layout.columns + tags_column
         if not numbered < column < layout.columns:
             raise ValueError(
-                f"tag_column (--tag_column) is {tag_column}, but {path} has {layout.columns} columns (the first line "
-                f"begins {line!r}): expected a number from {numbered + 2} to {layout.columns}, or -1 for the last."
+                f"tags_column (--tags_column) is {tags_column}, but {path} has {layout.columns} columns (the first "
+                f"line begins {line!r}): expected a number from {numbered + 2} to {layout.columns}, or -1, the last."
             )
         return replace(layout, tags=(column,))
 
@@ -131,7 +158,13 @@ class Layout:
     def of(cls, lines: Iterable[str], numbered: bool = False) -> "Layout":
         """The layout that most of ``lines`` have."""
         lines = list(lines)
-        rows = [line.split("\t") if numbered else _split(line) for line in _content(lines)]
+        first_line = next(_content(lines), "")
+        header = tuple(_split(first_line))
+        if header[0].lower() not in _HEADER or any(map(_LOOKS_LIKE_A_TAG.fullmatch, header)):
+            header = ()
+        plain = [line for line in _content(lines) if not line.startswith("#") and line != (header and first_line)]
+        rows = [line.split("\t") if numbered else _split(line) for line in plain or _content(lines)]
+        tabs = sum("\t" in line for line in plain) > _MOST * len(plain) > 0
         counts = Counter(len(columns) for columns in rows)
         columns = counts.most_common(1)[0][0] if counts else 2 + numbered
         cells = {column: [row[column].strip() for row in rows if len(row) > column] for column in range(columns)}
@@ -149,12 +182,41 @@ class Layout:
                 tags = tags[1:]  # CoNLL-2003
             elif looks_imgid(lines) and not has_chunks and same_prefixes:
                 tags = tags[:1]  # FMNERG
-        return cls(columns, tuple(tags), numbered)
+            elif numbered and columns == 4 and any(line.startswith("#\t") for line in lines):
+                tags = tags[:1]  # GermEval 2014
+        if _HIPE in header:
+            tags = [header.index(_HIPE)]
+        found = cells.get(tags[0], [])
+        bare = "O" in found and not any(cell[1:2] == "-" and _LOOKS_LIKE_A_TAG.fullmatch(cell) for cell in found)
+        return cls(columns, tuple(tags), numbered, header, tabs, bare)
 
     def fits(self, columns: Sequence[str]) -> bool:
         """Whether a line has a tag where it should be."""
+        pattern = _LOOKS_LIKE_A_TYPE if self.bare else _LOOKS_LIKE_A_TAG
         cells = [columns[place].strip() if place < len(columns) else "" for place in self.tags]
-        return all(cell == "O" or entity_type(cell) is not None for cell in cells)
+        return all(cell == _NO_TAG or pattern.fullmatch(cell) for cell in cells)
+
+    def split(self, line: str) -> list[str]:
+        """The cells of a line. In a file without tabs, a label may have blanks: ``Solaris B-creative work``."""
+        cells = line.split("\t") if self.tabs and "\t" not in line else _split(line)
+        last = self.columns - 1
+        if len(cells) > self.columns and self.tags[0] == last and "\t" not in line and entity_type(cells[last]):
+            cells[last:] = [" ".join(cells[last:])]
+        return cells
+
+    def is_header(self, line: str) -> bool:
+        """Whether a line names the columns."""
+        return bool(self.header) and tuple(_split(line)) == self.header
+
+    def is_comment(self, line: str, begins: bool) -> bool:
+        """Whether a line is none of a token; ``begins``: no token of its sentence came before."""
+        if self.numbered and _NOT_A_WORD.match(line):
+            return True
+        pattern = _COMMENT if begins else _KEY_AND_VALUE
+        if not (pattern.match(line) or _KEY_AND_VALUE.match(line)):
+            return False
+        cells = line.split("\t") if self.numbered else self.split(line)
+        return len(cells) != self.columns or not self.fits(cells)
 
     def __str__(self) -> str:
         names = ["number", "token"] if self.numbered else ["token"]
@@ -187,6 +249,7 @@ class _Block:
     line: int
     imgid: str | None = None
     lines: list[tuple[int, str | MalformedRow]] = field(default_factory=list)
+    comments: bool = False
 
     def text(self) -> Iterator[tuple[int, str]]:
         """The lines; raises the first problem among them."""
@@ -196,9 +259,12 @@ class _Block:
             yield number, line
 
 
-def _blocks(lines: Iterable[tuple[int, str | MalformedRow]]) -> Iterator[_Block]:
-    """The sentences of a file: what stands between blank lines, ``IMGID:`` lines and ``-DOCSTART-`` lines."""
+def _blocks(lines: Iterable[tuple[int, str | MalformedRow]], layout: Layout) -> Iterator[_Block]:
+    """The sentences of a file: what stands between blank lines, ``IMGID:`` lines and ``-DOCSTART-`` lines; in HIPE,
+    the flag ``EndOfSentence`` ends one too.
+    """
     block: _Block | None = None
+    commented = False
     for number, line in lines:
         text = line if isinstance(line, str) else "?"
         if text.startswith(IMGID):
@@ -210,21 +276,31 @@ def _blocks(lines: Iterable[tuple[int, str | MalformedRow]]) -> Iterator[_Block]
             if block and (block.lines or not _is_docstart(text)):
                 yield block
                 block = None
-        else:
+        elif layout.is_comment(text, not (block and block.lines)):
+            commented = True
+        elif not layout.is_header(text):
             block = block or _Block(number)
+            block.comments, commented = block.comments or commented, False
             block.lines.append((number, line))
+            if layout.header and "EndOfSentence" in text.rpartition("\t")[2].split("|"):
+                yield block
+                block = None
     if block:
         yield block
 
 
 def _read(
-    lines: Iterable[tuple[int, str | MalformedRow]], row_of: Callable[[_Block, int], Row]
+    lines: Iterable[tuple[int, str | MalformedRow]], layout: Layout, row_of: Callable[[_Block, int], Row]
 ) -> Iterator[Row | MalformedRow]:
-    for number, block in enumerate(_blocks(lines)):
+    for number, block in enumerate(_blocks(lines, layout)):
         try:
-            yield row_of(block, number)
+            row = row_of(block, number)
         except MalformedRow as problem:
             yield problem
+        else:
+            row.tags = [None if tag == _NO_TAG else tag for tag in row.tags]  # type: ignore[misc]
+            row.ignored_keys += ("comments",) if block.comments else ()
+            yield row
 
 
 def _content(lines: Iterable[str]) -> Iterator[str]:
@@ -254,18 +330,20 @@ def _imgid_row(path: Path, block: _Block, layout: Layout) -> Row:
 def _column_row(path: Path, block: _Block, layout: Layout, row_id: str) -> Row:
     tokens, tags = [], []
     for number, line in block.text():
-        columns = _split(line)
+        columns = layout.split(line)
         if len(columns) != layout.columns:
             raise MalformedRow(path, number, "bad line", f"{line!r} came; expected {layout}")
         tokens.append(columns[0])
         tags.append(columns[layout.tags[0]].strip())
-    extra = tuple(f"column {number + 1}" for number in range(1, layout.columns) if number != layout.tags[0])
-    first = block.lines[0][0] if block.lines else block.line
-    return Row(path, block.line, row_id, None, tokens, tags, ignored_keys=extra, first_token_line=first)
+    others = [number for number in range(1, layout.columns) if number != layout.tags[0]]
+    extra = tuple(layout.header[number] if layout.header else f"column {number + 1}" for number in others)
+    lines = [number for number, _ in block.lines]
+    return Row(path, block.line, row_id, None, tokens, tags, ignored_keys=extra, token_lines=lines)
 
 
 def _numbered_row(path: Path, block: _Block, layout: Layout, row_number: int) -> Row:
-    row = Row(path, block.line, str(row_number), None, [], [], first_token_line=block.line)
+    lines = [number for number, _ in block.lines]
+    row = Row(path, block.line, str(row_number), None, [], [], token_lines=lines)
     extra: set[str] = set()
     start: int | None = None
     for line_number, line in block.text():

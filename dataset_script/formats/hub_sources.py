@@ -1,22 +1,21 @@
 """Datasets on the Hugging Face Hub as sources of sentences, streamed: no more of them is kept than the row at hand."""
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import product
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import datasets
 import yaml
 
-from ..rows import LANGUAGES, SPLIT_FILES, MalformedRow, Row, TagError, tag_names
-from .registry import LANGUAGE_CODES, FileName
+from ..rows import LANGUAGES, SPLIT_FILES, MalformedRow, Row
+from .records import LANGS, RecordReader
+from .registry import FileName, language_of
+from .tables import class_names
 
 KNOWN = Path(__file__).with_suffix(".yaml")
-TOKENS = ("tokens", "words")
-TAGS = ("ner_tags", "tags", "ner")
-LANGS = ("lang", "language")
-OPTIONAL = ("caption", "image_relation", "image_url", "known_types")
 
 
 def open_hub_source(
@@ -27,9 +26,8 @@ def open_hub_source(
 
     ``hub_sources.yaml`` describes WikiNEuRal and MultiNERD. Of any other dataset, the splits are those of the
     configs named by a language (``de``), or else of the default config, where the names of the splits
-    (``train_de``), a column ``lang``, or ``lang`` give the language. It needs a column of tokens (one of
-    ``TOKENS``) and one of tags (one of ``TAGS``), the tags as ClassLabel or as text. Other columns or splits are a
-    ``ValueError``.
+    (``train_de``), a column ``lang``, or ``lang`` give the language. Rows are records as of ``RecordReader``. Other
+    columns or splits are a ``ValueError``.
 
     Args:
         name: ``org/name``.
@@ -42,7 +40,8 @@ def open_hub_source(
         if with_images and not isinstance(features.get("image", datasets.Image()), datasets.Image):
             raise ValueError(f"{name} has a column image of {features['image']}; expected images, of datasets.Image.")
         path = Path(name, f"{split}_{stated}" if stated else split)
-        for position, record in enumerate(rows.decode(False)):  # no time is spent on decoding images
+        reader = RecordReader(path, names=class_names(features) or _known().get(name, {}).get("tags", ()))
+        for number, record in enumerate(rows.decode(False), 1):  # no time is spent on decoding images
             row_lang = stated or next((record[key] for key in LANGS if record.get(key)), lang)
             if row_lang is not None and row_lang not in languages:
                 continue
@@ -51,59 +50,20 @@ def open_hub_source(
                     f"{name} states no language, in its configs, its splits or a column {' or '.join(LANGS)} "
                     f"(columns: {', '.join(record)}): give lang= (--lang)."
                 )
-            yield split, _row(name, path, position, record, row_lang, features, with_images)
+            try:
+                row = reader.row(number, record)
+            except MalformedRow as problem:
+                yield split, problem
+                continue
+            if with_images and row.image is not None and row.image_bytes is None:
+                raise ValueError(f"{name}: the image {row.image!r} is named, but not in the row; expected its bytes.")
+            yield split, replace(row, lang=row_lang) if with_images else replace(row, lang=row_lang, image=None)
 
 
 def stated_facts(name: str) -> dict[str, str]:
     """``licence`` and ``annotations_creators`` of a dataset, where they are known."""
     known = _known().get(name, {})
     return {key: known[key] for key in ("licence", "annotations_creators") if key in known}
-
-
-def _row(
-    name: str,
-    path: Path,
-    position: int,
-    record: dict[str, Any],
-    lang: str | None,
-    features: Mapping[str, Any],
-    with_images: bool,
-) -> Row | MalformedRow:
-    tokens, tags = _column(name, record, TOKENS), _column(name, record, TAGS)
-    tag = getattr(features.get(tags), "feature", None)
-    names = tag.names if isinstance(tag, datasets.ClassLabel) else _known().get(name, {}).get("tags", ())
-    numbers = [value for value in record[tags] if isinstance(value, int)] if isinstance(record[tags], list) else []
-    if numbers and not names:
-        raise ValueError(
-            f"{name}: the column {tags} holds numbers such as {numbers[0]}; expected a list of ClassLabel or of text. "
-            f"Which tags the numbers stand for is known of {', '.join(_known())}."
-        )
-    try:
-        read_tags = tag_names(record[tokens], record[tags], names)
-    except TagError as error:
-        return MalformedRow(path, position + 1, error.reason, str(error))
-    row_id = str(position) if record.get("id") in (None, "") else str(record["id"])
-    row = Row(path, position + 1, row_id, lang, list(record[tokens]), read_tags)
-    row.caption, row.image_relation, row.image_url, row.known_types = (record.get(key) for key in OPTIONAL)
-    taken = {tokens, tags, "id", *LANGS, *OPTIONAL}
-    if with_images:
-        taken |= {"image", "image_name"}
-        if cell := record.get("image"):
-            if cell["bytes"] is None:
-                raise ValueError(
-                    f"{name}: the image {cell['path']!r} is named, but not in the row; expected its bytes."
-                )
-            row.image = PurePosixPath(record.get("image_name") or cell["path"] or "").name.strip(".") or "image"
-            row.image_bytes = cell["bytes"]
-    row.ignored_keys = tuple(key for key in record if key not in taken)
-    return row
-
-
-def _column(name: str, record: dict[str, Any], names: Sequence[str]) -> str:
-    found = next((column for column in names if column in record), None)
-    if found is None:
-        raise ValueError(f"{name} has no column {' or '.join(names)} (columns: {', '.join(record) or 'none'}).")
-    return found
 
 
 def _streams(name: str, languages: Sequence[str]) -> Iterator[tuple[str, str | None, datasets.IterableDataset]]:
@@ -119,7 +79,7 @@ def _streams(name: str, languages: Sequence[str]) -> Iterator[tuple[str, str | N
             yield split, lang, datasets.load_dataset(name, **place, streaming=True)
         return
     configs = datasets.get_dataset_config_names(name)
-    by_language = {LANGUAGE_CODES[config]: config for config in configs if config in LANGUAGE_CODES}
+    by_language = {code: config for config in configs if (code := language_of(config))}
     wanted: list[tuple[str, str | None]] = [(by_language[lang], lang) for lang in languages if lang in by_language]
     if by_language and not wanted:
         raise ValueError(f"{name} has no config of {', '.join(languages)} (configs: {', '.join(configs)}).")
@@ -130,7 +90,7 @@ def _streams(name: str, languages: Sequence[str]) -> Iterator[tuple[str, str | N
             parsed = FileName.parse(f"{split_name}.txt")
             if parsed is None:
                 raise ValueError(f"{name} has a split {split_name!r}; expected train, validation or test.")
-            stated = LANGUAGE_CODES.get(parsed.lang) if parsed.lang else stated_by_config
+            stated = parsed.lang or stated_by_config
             if parsed.lang is None or stated in languages:
                 yield parsed.split, stated, rows
 

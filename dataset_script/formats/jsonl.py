@@ -1,79 +1,106 @@
-"""Reader of this project's own format: a JSON object a line."""
+"""Readers of JSON: an object a line, as this project and most tools write, and a file that is one array or object."""
 
+import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..rows import IMAGE_RELATIONS, MalformedRow, Row, is_unlabelled
+from ..rows import MalformedRow, Row
 from .lines import numbered_lines
-
-REQUIRED_KEYS = ("id", "tokens", "ner_tags")
-OPTIONAL_KEYS = ("lang", "image", "caption", "image_relation", "image_url", "known_types")
+from .records import RecordReader
 
 
-def read_jsonl(path: Path) -> Iterator[Row | MalformedRow]:
-    """A JSON object a line: ``id``, ``tokens``, ``ner_tags`` (null in a row that has no gold labels), and optionally
-    ``lang``, ``image``, ``caption``, ``image_relation``, ``image_url``, ``known_types`` (a list). Blank
-    lines are passed over."""
+def read_jsonl(path: Path, **columns: Any) -> Iterator[Row | MalformedRow]:
+    """A JSON object a line, as of ``RecordReader``; in our own format ``tokens``, ``ner_tags`` (null in a row that has
+    no gold labels), and optionally ``id``, ``lang``, ``image``, ``caption``, ``image_relation``, ``image_url``,
+    ``known_types`` (a list). Blank lines are passed over."""
+    reader = RecordReader(path, **columns)
     for number, line in numbered_lines(path):
         if isinstance(line, MalformedRow):
             yield line
         elif line.strip():
             try:
-                yield _json_row(path, number, line)
+                yield reader.row(number, _parsed(path, number, line, "one JSON object a line"))
             except MalformedRow as problem:
                 yield problem
 
 
+def read_json(path: Path, **columns: Any) -> Iterator[Row | MalformedRow]:
+    """One JSON array of records, of spaCy's pairs or of WikiDiverse's items, or an object that holds one; the line of
+    an error is the number of the item, from 1. Of spaCy's ``paragraphs``, each sentence is a record.
+    """
+    try:
+        content = _parsed(path, 1, path.read_bytes().decode("utf-8-sig"), "one JSON array or object")
+    except UnicodeDecodeError as error:
+        yield MalformedRow(path, 1, "not UTF-8", f"{error}; expected one JSON array in UTF-8")
+        return
+    except MalformedRow as problem:
+        yield problem
+        return
+    if isinstance(content, dict):
+        lists = [value for key in ("annotations", "data") if isinstance(value := content.get(key), list)]
+        content = lists[0] if lists and "paragraphs" not in content else [content]
+    records = [sentence for item in content for sentence in _sentences(item)]
+    reader, cutting = RecordReader(path, **columns), RecordReader(path, cut=True)
+    for number, record in enumerate(records, 1):
+        try:
+            if isinstance(record, list) and len(record) == 4:
+                yield _wikidiverse(cutting, number, *record)
+            elif record is not None:  # null stands for a text that was not annotated
+                pair = isinstance(record, list) and len(record) == 2 and isinstance(record[1], dict)
+                yield reader.row(number, {"text": record[0]} | record[1] if pair else record)
+        except MalformedRow as problem:
+            yield problem
+
+
 def looks_jsonl(lines: Sequence[str]) -> bool:
     """Whether the first line is an object."""
-    return next((line for line in lines if line.strip()), "").lstrip().startswith("{")
+    return _first(lines).startswith("{") and not looks_json(lines)
 
 
-def wrong_value(path: Path, number: int, key: str, value: Any, expected: str) -> MalformedRow:
-    """The error for a value of JSON that is not as expected; a long one is cut."""
-    shown = repr(value)
-    shown = shown if len(shown) <= 80 else f"{shown[:80]}..."
-    return MalformedRow(path, number, "wrong value", f"{key} is {shown}; expected {expected}")
+def looks_json(lines: Sequence[str]) -> bool:
+    """Whether an array begins, or an object that goes on in other lines or holds an array of records."""
+    return re.match(r'\[|\{\s*($|"(classes|annotations|paragraphs)")', _first(lines)) is not None
 
 
-def _json_row(path: Path, number: int, line: str) -> Row:
+def _first(lines: Sequence[str]) -> str:
+    return next((line for line in lines if line.strip()), "").lstrip()
+
+
+def _parsed(path: Path, number: int, text: str, expected: str) -> Any:
     try:
-        record = json.loads(line)
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise MalformedRow(path, number, "bad JSON", f"{error}; expected one JSON object a line") from None
-    if not isinstance(record, dict):
-        kind = type(record).__name__
-        raise MalformedRow(path, number, "bad JSON", f"a {kind} came; expected one JSON object a line")
-    missing = [key for key in REQUIRED_KEYS if key not in record]
-    if missing:
-        came = ", ".join(record) or "none"
-        expected = ", ".join(REQUIRED_KEYS)
-        raise MalformedRow(path, number, "missing key", f"no {', '.join(missing)} (keys: {came}); expected {expected}")
+        raise MalformedRow(path, number, "bad JSON", f"{error}; expected {expected}") from None
 
-    def require(key: str, is_valid: bool, expected: str) -> None:
-        if not is_valid:
-            raise wrong_value(path, number, key, record[key], expected)
 
-    tokens, tags = record["tokens"], record["ner_tags"]
-    if tags is None and isinstance(tokens, list):
-        tags = [None] * len(tokens)
-    for key, values in (("tokens", tokens), ("ner_tags", tags)):
-        require(key, isinstance(values, list), "a list of strings")
-        strange = [item for item in values if not isinstance(item, str)]
-        if strange and not (key == "ner_tags" and is_unlabelled(values)):
-            raise wrong_value(path, number, f"an item of {key}", strange[0], "a string")
-    row_id = str(record["id"]) if type(record["id"]) is int else record["id"]
-    require("id", isinstance(row_id, str) and row_id != "", "a string that is not empty")
-    for key in OPTIONAL_KEYS[:-1]:
-        require(key, isinstance(record.get(key), str | None), "a string or null")
-    known = record.get("known_types")
-    is_list = isinstance(known, list) and all(isinstance(kind, str) for kind in known)
-    require("known_types", known is None or is_list, "a list of strings or null")
-    require("image", record.get("image") != "", "a file name or null")
-    expected = f"{', '.join(IMAGE_RELATIONS)} or null"
-    require("image_relation", record.get("image_relation") in (None, *IMAGE_RELATIONS), expected)
-    values = {key: record.get(key) for key in OPTIONAL_KEYS} | {"image_url": record.get("image_url") or None}
-    ignored = tuple(key for key in record if key not in REQUIRED_KEYS + OPTIONAL_KEYS)
-    return Row(path, number, row_id, tokens=tokens, tags=tags, ignored_keys=ignored, **values)
+def _sentences(item: Any) -> Iterator[Any]:
+    """The record; of one of spaCy's documents, each sentence as one."""
+    if not (isinstance(item, dict) and isinstance(item.get("paragraphs"), list)):
+        yield item
+        return
+    for sentence in (one for paragraph in item["paragraphs"] for one in paragraph.get("sentences", [])):
+        tokens = sentence.get("tokens", [])
+        tags = [token.get("ner") for token in tokens]
+        tags = [None if tag in ("-", "") else tag for tag in tags]
+        yield {"tokens": [token.get("orth") for token in tokens], "ner_tags": tags}
+
+
+def _wikidiverse(reader: RecordReader, number: int, text: Any, url: Any, topic: Any, mentions: Any) -> Row:
+    """An item of WikiDiverse (Wang et al., ACL 2022): ``[sentence, image_url, topic, mentions]``, a mention being
+    ``[text, type, start, end, url]``. A word that a mention ends within is cut there.
+
+    The image is named by its URL, and by the name that it has in the images released with the set: the MD5 of the
+    URL's last part.
+    """
+    keys = ("text", "label", "start", "end")
+    if isinstance(mentions, list):
+        mentions = [dict(zip(keys, one, strict=False)) if isinstance(one, list) else one for one in mentions]
+    record = {"text": text, "image_url": url, "topic": topic, "spans": mentions}
+    row = reader.row(number, record)
+    row.lang, row.ignored_keys = "en", ("topic", "entity url")
+    if row.image_url:
+        row.image = f"{hashlib.md5(row.image_url.rsplit('/', 1)[-1].encode('utf-8', 'replace')).hexdigest()}.*"
+    return row

@@ -11,7 +11,7 @@ from ..rows import MalformedRow, Row
 from .lines import numbered_lines
 from .words import Span, tag_words
 
-_NAME = re.compile(r"\[([^][|]+)\|([^][|\s]+)\]")
+_NAME = re.compile(r"\[([^][|]+)\|([^][|\s](?:[^][|]*[^][|\s])?)\]")
 
 
 def read_markup(path: Path) -> Iterator[Row | MalformedRow]:

@@ -5,8 +5,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..report import LoadReport
-from ..rows import LANGUAGES, MalformedRow, Row, check, iob2_problems, is_iob1, is_unlabelled, mended_tags
+from ..rows import (
+    LANGUAGE,
+    UNKNOWN_LANGUAGE,
+    MalformedRow,
+    Row,
+    check,
+    iob2_problems,
+    is_iob1,
+    is_unlabelled,
+)
 from .label_maps import LabelMap
+from .schemes import IOB, scheme_of, to_iob2
 
 ERRORS = ("raise", "skip")
 IOB2 = ("auto", "repair", "strict")
@@ -30,22 +40,33 @@ class Policy:
     def __post_init__(self) -> None:
         for option, expected in (("errors", ERRORS), ("iob2", IOB2)):
             if getattr(self, option) not in expected:
-                raise ValueError(f"{option} is {getattr(self, option)!r}; expected one of {expected}.")
+                came = f"{option} (--dataset_{option}, --{option}) is {getattr(self, option)!r}"
+                raise ValueError(f"{came}; expected one of {', '.join(expected)}.")
 
-    def repairs_file(self, items: Iterable[Row | MalformedRow], may_be_iob1: bool) -> bool:
-        """Whether an I-X that begins an entity is read as B-X in the file that ``items`` are of.
+    def scheme(self, path: Path, items: Iterable[Row | MalformedRow]) -> tuple[str, bool]:
+        """The tag scheme of the file that ``items`` are of (``schemes.scheme_of``), and whether rows that break it are
+        repaired: in IOB, whether an I-X that begins an entity is read as B-X.
 
-        ``iob2="auto"`` repairs a file where at most ``MAX_REPAIRED_SHARE`` of the sentences have such a tag (374
-        tags of Twitter-2015, in 4 %), and one whose format was published as IOB1 if as few of its sentences are not
-        IOB1.
+        ``iob2="auto"`` repairs a file where at most ``MAX_REPAIRED_SHARE`` of the sentences need it (374 tags of
+        Twitter-2015, in 4 %), and one of which as few sentences are not IOB1.
+
+        Raises:
+            ValueError: the tags are of no one scheme.
         """
+        rows = []
+        for item in items:
+            if isinstance(item, Row) and not is_unlabelled(item.tags):
+                item.image_bytes = None  # the images of a file may not fit in memory
+                rows.append(item)
+        scheme = scheme_of(path, rows, MAX_REPAIRED_SHARE)
         if self.iob2 != "auto":
-            return self.iob2 == "repair"
-        rows = [item.tags for item in items if isinstance(item, Row) and not is_unlabelled(item.tags)]
-        with_entities = sum(any(tag != "O" for tag in tags) for tags in rows)
-        if may_be_iob1 and sum(not is_iob1(tags) for tags in rows) <= MAX_REPAIRED_SHARE * with_entities:
-            return True
-        return sum(map(needs_repair, rows)) <= MAX_REPAIRED_SHARE * len(rows)
+            return scheme, self.iob2 == "repair"
+        if scheme != IOB:
+            return scheme, True  # scheme_of has counted
+        with_entities = sum(any(tag != "O" for tag in row.tags) for row in rows)
+        if sum(not is_iob1(row.tags) for row in rows) <= MAX_REPAIRED_SHARE * with_entities:
+            return scheme, True
+        return scheme, sum(needs_repair(row.tags) for row in rows) <= MAX_REPAIRED_SHARE * len(rows)
 
     def admit(
         self,
@@ -55,6 +76,7 @@ class Policy:
         *,
         lang: str | None = None,
         default_lang: str | None = None,
+        scheme: str = IOB,
         repair: bool = False,
         own_ids: bool = False,
         unlabelled: bool = False,
@@ -63,21 +85,21 @@ class Policy:
 
         Args:
             lang, default_lang: the language that all rows must have; else that of rows that do not state theirs.
-            repair: whether an I-X that begins an entity is read as B-X.
+            scheme, repair: as of ``Policy.scheme``.
             own_ids: whether the file states ids, which must not repeat.
             unlabelled: whether a row may have no gold labels at all.
         """
         default = lang or default_lang
         seen: set[str] = set()
         for item in items:
-            own = item.lang if isinstance(item, Row) and item.lang in LANGUAGES else None
-            part = report.part(split, lang or own or default or "?")
+            own = (item.lang or default or UNKNOWN_LANGUAGE) if isinstance(item, Row) else default or "?"
+            part = report.part(split, lang or (own if LANGUAGE.fullmatch(own) else default or "?"))
             try:
                 if isinstance(item, MalformedRow):
                     raise item
                 row = _with_language(item, lang, default)
                 labelled = not (unlabelled and is_unlabelled(row.tags))
-                repairs = repair_tags(row) if repair and labelled else []
+                repairs = _as_iob2(row, scheme, repair) if labelled else []
                 check(row, labelled)
                 if own_ids and row.id in seen:
                     raise row.problem("duplicate id", f"id {row.id!r} came before in this file", None, _ID_REMEDY)
@@ -89,6 +111,7 @@ class Policy:
             seen.add(row.id)
             for repaired in repairs:
                 part.repair(_short(repaired))
+            part.converted.update([scheme] if labelled and scheme != IOB else [])
             if self.label_map and labelled:
                 row.tags = self.label_map.tags(row)
                 if row.known_types is not None:
@@ -101,15 +124,19 @@ def needs_repair(tags: Iterable[str]) -> bool:
     return any(mended is not None for _, _, mended in iob2_problems(tags))
 
 
-def repair_tags(row: Row) -> list[MalformedRow]:
-    """Mend the tags of ``row`` in place, and return what was wrong."""
-    repairs = [
-        row.problem("not IOB2", f"{tag!r} begins an entity", position)
-        for position, tag, mended in iob2_problems(row.tags)
-        if mended is not None
+def _as_iob2(row: Row, scheme: str, repair: bool) -> list[MalformedRow]:
+    """Turn the tags of ``row`` into IOB2 in place, and return what was wrong; if not to ``repair``, raise it."""
+    if scheme == IOB and not repair:
+        return []  # left to ``check``
+    tags, broken = to_iob2(row.tags, scheme)  # ``check`` looks at tags of none
+    problems = [
+        row.problem(f"not {scheme}", f"{tag!r} came as tag {place + 1} against {scheme}, read as {mended!r}", place)
+        for place, tag, mended in broken
     ]
-    row.tags = mended_tags(row.tags)
-    return repairs
+    if problems and not repair:
+        raise problems[0]
+    row.tags = tags
+    return problems
 
 
 def _short(problem: MalformedRow) -> str:
@@ -117,9 +144,6 @@ def _short(problem: MalformedRow) -> str:
 
 
 def _with_language(row: Row, lang: str | None, default: str | None) -> Row:
-    if row.lang in LANGUAGES and lang not in (None, row.lang):
+    if row.lang is not None and LANGUAGE.fullmatch(row.lang) and lang not in (None, row.lang):
         raise row.problem("wrong language", f"language {row.lang!r} came; expected {lang!r}, as its file")
-    if row.lang is None and default is None:
-        remedy = "Add it, or give lang= (on the command line --dataset_lang or --lang) for the rows without."
-        raise row.problem("missing key", "no lang came; expected one in each row outside a folder", None, remedy)
-    return replace(row, lang=row.lang if row.lang is not None else default)
+    return replace(row, lang=row.lang if row.lang is not None else default or UNKNOWN_LANGUAGE)

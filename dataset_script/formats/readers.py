@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 from ..images import ImageFolder, find_image_root
 from ..parquet import is_parquet
 from ..report import LoadReport
-from ..rows import LANGUAGES, MalformedRow, Row
+from ..rows import LANGUAGE, LANGUAGES, MalformedRow, Row, language_order
 from .corpus import Corpus
 from .hub_sources import open_hub_source
 from .label_maps import LabelMap
@@ -23,23 +24,24 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 def read_source(
     source: str | Path,
-    languages: Sequence[str] = LANGUAGES,
+    languages: Sequence[str] | None = None,
     lang: str | None = None,
     label_map: str | Path | Mapping[str, str] | None = None,
     errors: str = "raise",
     iob2: str = "auto",
     report: LoadReport | None = None,
     with_images: bool = False,
-    tag_column: int | None = None,
+    tags_column: int | str | None = None,
 ) -> Iterator[tuple[str, Row]]:
     """The rows of a source, checked, with the split that they have there; no image is opened.
 
     Args:
         source: a folder in one of the formats of ``registry.READERS``, a finished dataset, or ``org/name`` on the Hub,
             which is streamed.
-        languages: those wanted.
-        lang, label_map, errors, iob2, tag_column: as those of ``dataset_script.load``. What comes from the Hub is read
-            once: ``iob2="auto"`` repairs its tags, and raises at the end of a split if too many sentences needed it.
+        languages: those wanted; all if left out, of a set on the Hub ``LANGUAGES``.
+        lang, label_map, errors, iob2, tags_column: as those of ``dataset_script.load``. What comes from the Hub is
+            read once: ``iob2="auto"`` repairs its tags, and raises at the end of a split if too many sentences needed
+            it.
         report: where rows are counted, and what is repaired or skipped.
         with_images: whether images that lie in the rows of a finished dataset or of one on the Hub are taken.
 
@@ -50,23 +52,36 @@ def read_source(
             ``languages``.
     """
     report = LoadReport() if report is None else report
-    unknown = [language for language in languages if language not in LANGUAGES]
-    if unknown or not languages or isinstance(languages, str):
-        raise ValueError(f"languages are {languages!r}; expected some of {', '.join(LANGUAGES)}.")
+    if languages is not None and (not languages or isinstance(languages, str)):
+        raise ValueError(f"languages are {languages!r}; expected a list of codes such as {', '.join(LANGUAGES)}.")
     folder = Path(source).expanduser()
-    if folder.is_dir() and not is_parquet(folder):
-        corpus = Corpus(folder, lang=lang, errors=errors, iob2=iob2, label_map=label_map, tag_column=tag_column)
-        files = [file for file in corpus.sources if file.lang in (None, *languages)]
-        rows: Iterator[tuple[str, Row]] = ((file.split, row) for file in files for row in corpus.rows(file, report))
+    if folder.exists() and not is_parquet(folder):
+        corpus = Corpus(folder, lang=lang, errors=errors, iob2=iob2, label_map=label_map, tags_column=tags_column)
+        files = [file for file in corpus.sources if languages is None or file.lang in (None, *languages)]
+        if left_out := [file.path.name for file in corpus.sources if file not in files]:
+            logger.warning("%s: left out, as of other languages: %s", folder, ", ".join(left_out))
+        found: Iterator[tuple[str, Row]] = ((file.split, row) for file in files for row in corpus.rows(file, report))
+        rows = found if with_images else ((split, _without_bytes(row)) for split, row in found)
     elif folder.is_dir() or _HUB_NAME.fullmatch(str(source)):
-        if tag_column is not None:
-            raise ValueError(f"{source} holds no files in columns: tag_column has no use there, leave it out.")
+        if tags_column is not None:
+            raise ValueError(f"{source} holds no files in columns: tags_column has no use there, leave it out.")
         policy = Policy(errors, iob2, LabelMap.load(label_map))
         name = str(folder if folder.is_dir() else source)
-        rows = _admitted(open_hub_source(name, languages, lang, with_images), lang, policy, report)
+        wanted = languages or (LANGUAGES if not folder.is_dir() else _languages_of(folder))
+        rows = _admitted(open_hub_source(name, wanted, lang, with_images), lang, policy, report)
     else:
         raise FileNotFoundError(f"{source} is neither a folder nor the name of a dataset on the Hub (org/name).")
     return _counted(rows, str(source), languages, report)
+
+
+def _without_bytes(row: Row) -> Row:
+    return row if row.image_bytes is None else replace(row, image=None, image_bytes=None)
+
+
+def _languages_of(folder: Path) -> list[str]:
+    """The languages of a finished dataset, each a folder."""
+    names = {path.parent.name for path in folder.glob("*/*.parquet")}
+    return sorted(filter(LANGUAGE.fullmatch, names), key=language_order)
 
 
 def rows_with_images(
@@ -74,7 +89,7 @@ def rows_with_images(
     report: LoadReport,
     lang: str | None = None,
     image_folder: str | Path | None = None,
-    tag_column: int | None = None,
+    tags_column: int | str | None = None,
 ) -> Iterator[tuple[str, Row, Path | bytes | None]]:
     """Each well-formed row of a dataset folder, with its split and its image as a file or bytes, not opened.
 
@@ -85,7 +100,7 @@ def rows_with_images(
         if place and not place.is_dir():
             raise FileNotFoundError(f"{place} is not a folder: expected the folder of a dataset, or one of images.")
     images = ImageFolder(root)
-    options: dict[str, Any] = {"errors": "skip", "iob2": "repair", "report": report, "tag_column": tag_column}
+    options: dict[str, Any] = {"errors": "skip", "iob2": "repair", "report": report, "tags_column": tags_column}
     for split, row in read_source(folder.absolute(), lang=lang, with_images=True, **options):
         image: Path | bytes | None = row.image_bytes
         if image is None and row.image is not None:
@@ -122,11 +137,11 @@ def _limited(rows: Iterable[Row | MalformedRow], path: Path) -> Iterator[Row | M
 
 
 def _counted(
-    rows: Iterable[tuple[str, Row]], name: str, languages: Sequence[str], report: LoadReport
+    rows: Iterable[tuple[str, Row]], name: str, languages: Sequence[str] | None, report: LoadReport
 ) -> Iterator[tuple[str, Row]]:
     number = 0
     for split, row in rows:
-        if row.lang not in languages:
+        if languages is not None and row.lang not in languages:
             continue
         part = report.part(split, str(row.lang))
         part.rows += 1
@@ -137,4 +152,6 @@ def _counted(
         yield split, row
     if not number:
         left_out = report.total().skipped.total()
-        raise ValueError(f"{name} has no rows in {', '.join(languages)} ({left_out} were left out as malformed).")
+        raise ValueError(
+            f"{name} has no rows in {', '.join(languages or ('any language',))} ({left_out} were malformed)."
+        )

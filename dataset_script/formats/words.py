@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import regex
 
+from ..rows import TagError
+
 WORD = regex.compile(
     r"""
       https?://\S* [^\s"'’.,;:!?)\]}…]
@@ -45,3 +47,38 @@ def tag_words(text: str, spans: Sequence[Span]) -> tuple[list[str], list[str]]:
             words.append(text[start:end])
             tags.append("O" if inside is None else f"{'B' if start == inside.start else 'I'}-{inside.kind}")
     return words, tags
+
+
+def tag_spans(text: str, spans: Sequence[Span], cut: bool = False) -> tuple[list[str], list[str]]:
+    """As ``tag_words``, of spans that a person marked: white space at their ends is left out, one given twice counts
+    once. With ``cut``, a word that a span begins or ends within is cut there.
+
+    Raises:
+        TagError: a span is outside the text or holds no word, begins or ends within a word, or overlaps another.
+    """
+    words = [match.span() for match in WORD.finditer(text)]
+    inner = set()
+    for span in spans:
+        there = text[span.start : span.end] if 0 <= span.start < span.end <= len(text) else ""
+        if not there.strip():
+            place = f"{span.kind} at {span.start}:{span.end} came; expected a span that holds a word"
+            raise TagError("misplaced span", f"{place}, in a text of {len(text)} characters")
+        start = span.start + len(there) - len(there.lstrip())
+        end = start + len(there.strip())
+        within = [text[one:last] for one, last in words if one < start < last or one < end < last]
+        if within and not cut:
+            came = f"{text[start:end]!r} ({span.kind}, {start}:{end}) came, which begins or ends within {within[0]!r}"
+            raise TagError("span within a word", f"{came}; expected whole words")
+        inner.add(Span(start, end, span.kind))
+    check_apart(text, sorted(inner))
+    return tag_words(text, sorted(inner))
+
+
+def check_apart(text: Sequence[str], spans: Sequence[Span]) -> None:
+    """Raise a ``TagError`` that shows both if two of the sorted ``spans`` of a text, or of tokens, overlap."""
+    for one, other in pairwise(spans):
+        if other.start < one.end:
+            shown = " and ".join(
+                f"{''.join(text[span.start : span.end]).strip()!r} ({span.kind})" for span in (one, other)
+            )
+            raise TagError("overlapping spans", f"{shown} overlap; expected spans apart, none inside another")

@@ -99,7 +99,7 @@ def _values(facts: Facts) -> dict[str, Any]:
         "total": total,
         "parts": [*((*key, part) for key, part in facts.parts.items()), ("all", "", total)],
         "address": ADDRESS,
-        "languages": _listing([_LANGUAGES[lang] for lang in facts.languages]),
+        "languages": _listing([_LANGUAGES.get(lang, lang) for lang in facts.languages]),
         "types": _listing([text(kind) for kind in facts.types]),
         "columns": _COLUMNS,
         "is_constructed": _is_constructed(facts),

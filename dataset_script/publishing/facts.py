@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from ..parquet import check_columns
 from ..report import LoadReport
-from ..rows import LANGUAGES, TagError, iob2_spans, is_unlabelled, split_order, tag_names
+from ..rows import LANGUAGE, TagError, iob2_spans, is_unlabelled, language_order, split_order, tag_names
 
 NOT_STATED = "not stated"
 _BATCH_ROWS = 100
@@ -103,11 +103,11 @@ def count(folder: Path) -> Facts:
 def find_shards(folder: Path) -> dict[tuple[str, str], list[Path]]:
     """(language, split) -> its Parquet files, in the order in which they are shown."""
     found: dict[tuple[str, str], list[Path]] = {}
-    for lang in LANGUAGES:
-        for path in sorted((folder / lang).glob("*.parquet")):
-            if path.is_file() and (match := _SHARD.fullmatch(path.name)):
-                found.setdefault((lang, match["split"]), []).append(path)
-    return dict(sorted(found.items(), key=lambda item: (LANGUAGES.index(item[0][0]), split_order(item[0][1]))))
+    for path in sorted(folder.glob("*/*.parquet")):
+        lang = path.parent.name
+        if LANGUAGE.fullmatch(lang) and path.is_file() and (match := _SHARD.fullmatch(path.name)):
+            found.setdefault((lang, match["split"]), []).append(path)
+    return dict(sorted(found.items(), key=lambda item: (language_order(item[0][0]), split_order(item[0][1]))))
 
 
 def _count_file(path: Path, part: Part, labels: list[str], names: set[str]) -> None:

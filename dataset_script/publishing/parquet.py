@@ -9,7 +9,7 @@ from datasets.table import embed_table_storage, table_cast
 from ..files import DATASET, replacing
 from ..parquet import REPORT_FILE, ROWS_PER_GROUP, ShardWriter, check_columns, count_rows
 from ..report import LoadReport, load_report
-from ..rows import LANGUAGES
+from ..rows import language_order
 from .card import write_card
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def write_parquet(dataset: datasets.DatasetDict, folder: str | Path) -> Path:
             positions: dict[str, list[int]] = {}
             for position, lang in enumerate(rows["lang"]):
                 positions.setdefault(lang, []).append(position)
-            for lang in sorted(positions, key=LANGUAGES.index):
+            for lang in sorted(positions, key=language_order):
                 with ShardWriter(written / lang, split, rows.features) as writer:
                     for table in rows.select(positions[lang]).with_format("arrow").iter(ROWS_PER_GROUP):
                         writer.write(embed_table_storage(table_cast(table, writer.schema)))

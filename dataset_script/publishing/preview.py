@@ -18,7 +18,7 @@ from ..building.draws import uniform
 from ..formats.readers import rows_with_images
 from ..images import open_image
 from ..report import LoadReport
-from ..rows import LANGUAGES, SPLIT_FILES, Row, iob2_spans
+from ..rows import SPLIT_FILES, Row, iob2_spans
 
 _Drawn = tuple[str, Row, Path | bytes | None]  # split, row, image
 THUMBNAIL_PX = 320
@@ -34,7 +34,7 @@ def preview(
     lang: str | None = None,
     split: str | None = None,
     seed: int = 0,
-    tag_column: int | None = None,
+    tags_column: int | str | None = None,
 ) -> Path:
     """Write a page of rows drawn at random, each as likely as any other, to the file ``output``.
 
@@ -44,7 +44,7 @@ def preview(
         lang: of which language alone; also that of rows that do not state theirs.
         split: of which split alone.
         seed: of the draw; the same rows and seed give the same bytes.
-        tag_column: as that of ``dataset_script.load``.
+        tags_column: as that of ``dataset_script.load``.
 
     Raises:
         FileNotFoundError: the folder is not there, or holds no dataset.
@@ -55,7 +55,7 @@ def preview(
     folder, report = Path(folder).expanduser(), LoadReport()
 
     def candidates() -> Iterator[tuple[float, int, _Drawn]]:
-        for number, (place, row, image) in enumerate(rows_with_images(folder, report, lang, tag_column=tag_column)):
+        for number, (place, row, image) in enumerate(rows_with_images(folder, report, lang, tags_column=tags_column)):
             if lang in (None, row.lang) and split in (None, place):
                 yield uniform(seed, "preview", number), number, (place, row, image)
 
@@ -136,15 +136,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, default=Path("preview.html"), help="the page (%(default)s)")
     parser.add_argument("--rows", type=int, default=60, help="how many at most (%(default)s)")
     parser.add_argument(
-        "--lang", choices=LANGUAGES, help="of this language alone, which is also that of rows that do not state theirs"
+        "--lang", metavar="CODE", help="of this language alone, which is also that of rows that do not state theirs"
     )
     parser.add_argument("--split", choices=tuple(SPLIT_FILES), help="of this split alone")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--tag_column", type=int, metavar="N", help="of files in columns: that of the tags (-1: last)")
+    parser.add_argument("--tags_column", metavar="COLUMN", help="that of the tags: a name or a number (-1: last)")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the page, and say where."""
-    chosen = arguments.rows, arguments.lang, arguments.split, arguments.seed, arguments.tag_column
+    chosen = arguments.rows, arguments.lang, arguments.split, arguments.seed, arguments.tags_column
     print(preview(arguments.folder, arguments.output, *chosen).as_posix())
     return 0

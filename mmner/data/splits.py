@@ -22,7 +22,10 @@ logger = logging.getLogger(__name__)
 
 SPLITS = {"train": "train", "validation": "eval", "test": "test"}
 """The splits of a dataset, and the prefix of the scores and counts of each."""
-FOLDER_OPTIONS = ("dataset_lang", "dataset_errors", "dataset_iob2", "image_folder", "captions", "tag_column")
+FOLDER_OPTIONS = (
+    *("dataset_lang", "dataset_errors", "dataset_iob2", "image_folder", "captions"),
+    *("text_column", "tags_column", "image_column"),
+)
 """Options of `DataArguments` that say how to read the files of a folder."""
 
 
@@ -88,7 +91,7 @@ def with_known_types(rows: datasets.Dataset, types: list[str]) -> datasets.Datas
 
 def _load(args: DataArguments, cache: Path, build: bool) -> dict[str, datasets.Dataset]:
     if args.dataset is None:
-        raise ValueError("There is no dataset: give --dataset a folder, a name on the Hub, or 'probe'.")
+        raise ValueError("There is no dataset: give --dataset a folder, a file, a name on the Hub, or 'probe'.")
     folder, config = Path(args.dataset).expanduser(), args.dataset_config or "all"
     options = {name.removeprefix("dataset_"): getattr(args, name) for name in FOLDER_OPTIONS}
     if args.dataset == "probe":
@@ -97,11 +100,11 @@ def _load(args: DataArguments, cache: Path, build: bool) -> dict[str, datasets.D
             probe.build(folder, num_sentences=args.probe_sentences)
         logger.warning("The probe is SYNTHETIC: it shows whether the image is used, nothing about natural text.")
         return dataset_script.load(folder, config, cache_dir=cache / "arrow", **options)
-    if folder.is_dir():
+    if folder.exists():
         return dataset_script.load(folder, config, **options)
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", args.dataset):
         raise FileNotFoundError(
-            f"There is no folder {args.dataset}; expected --dataset 'probe', a folder, or a name on the Hub."
+            f"There is no folder or file {args.dataset}; expected 'probe', a folder, a file or a name on the Hub."
         )
     _refuse_folder_options(args, "comes from the Hub")
     return datasets.load_dataset(args.dataset, args.dataset_config)

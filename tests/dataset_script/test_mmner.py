@@ -116,7 +116,9 @@ def test_missing_and_unreadable_images_are_null_counted_and_logged(corpus_folder
 
 
 def test_wrong_calls_say_what_is_expected(corpus_folder, load_here, tmp_path):
-    with pytest.raises(ValueError, match="config is 'it'; expected one of en, de, fr, es, all"):
+    with pytest.raises(ValueError, match="config .* is 'italian'; expected all, or a language such as en"):
+        load_here(corpus_folder, "italian")
+    with pytest.raises(ValueError, match=r"has no rows in it .*rows in other languages: en \(8 rows\), de"):
         load_here(corpus_folder, "it")
     with pytest.raises(ValueError, match="no data_dir"):
         MMNER(config_name="de", cache_dir=str(tmp_path))

@@ -21,7 +21,7 @@ from hub_server import HubServer
 from dataset_script.formats.hub_sources import open_hub_source
 from dataset_script.formats.readers import read_source
 from dataset_script.report import LoadReport
-from dataset_script.rows import MalformedRow
+from dataset_script.rows import MalformedRow, check
 
 ROOT = Path(__file__).resolve().parents[3]
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
@@ -148,16 +148,19 @@ def test_tags_as_text_and_other_columns(tmp_path):
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({"text": "a", "lang": "de"}, r"has no column tokens or words \(columns: text, lang\)"),
-        ({"tokens": ["a"], "lang": "de"}, "has no column ner_tags or tags"),
+        ({"topic": "a", "lang": "de"}, r"no text came \(keys: topic, lang\); expected one of tokens, words"),
+        ({"tokens": ["a"], "lang": "de"}, r"no tags came \(keys: tokens, lang\)"),
         (ROW, r"states no language, .*\(columns: tokens, ner_tags\): give lang="),
-        (ROW | {"lang": "de"}, r"the column ner_tags holds numbers such as 0; .*is known of Babelscape/wikineural"),
+        (ROW | {"lang": "de"}, r"an item of ner_tags is 0; expected a string, or the names of the numbers"),
     ],
 )
 def test_datasets_that_are_no_source(tmp_path, record, message):
     write_jsonl(tmp_path / "train.jsonl", [record])
     with pytest.raises(ValueError, match=message):
-        list(open_hub_source(str(tmp_path)))
+        for _, row in open_hub_source(str(tmp_path)):
+            if isinstance(row, MalformedRow):
+                raise row
+            check(row)
 
 
 def test_splits_and_configs_of_other_names(tmp_path):
@@ -166,7 +169,7 @@ def test_splits_and_configs_of_other_names(tmp_path):
         list(open_hub_source(str(tmp_path), lang="de"))
     configs = [{"config_name": name, "data_files": "data/*.parquet"} for name in ("it", "small")]
     (tmp_path / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': configs})}---\n")
-    with pytest.raises(ValueError, match=r"several configs \(it, small\), none of a language"):
+    with pytest.raises(ValueError, match=r"has no config of en, de, fr, es \(configs: it, small\)"):
         list(open_hub_source(str(tmp_path), lang="de"))
     configs[0]["config_name"] = "de"
     (tmp_path / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': configs})}---\n")
@@ -178,7 +181,9 @@ def finished(folder: Path, rows: list[list[str]]) -> Path:
     """A folder that ``read_source`` streams as it streams a dataset of the Hub."""
     records = [{"tokens": ["a"] * len(tags), "ner_tags": [TAGS.index(tag) for tag in tags]} for tags in rows]
     write_parquet_file(folder / "de" / "train-00000.parquet", records, TAGS)
-    configs = [{"config_name": "de", "data_files": [{"split": "train", "path": "de/*.parquet"}]}]
+    configs = [
+        {"config_name": name, "data_files": [{"split": "train", "path": "de/*.parquet"}]} for name in ("all", "de")
+    ]
     (folder / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': configs})}---\n")
     return folder
 
@@ -214,7 +219,7 @@ WORDS = ["In", "Alra"]
     ("tokens", "tags", "message"),
     [
         (WORDS, [0, -1], "-1 came as tag 2 (token 'Alra'), which is no gold label; expected a number from 0 (O) to 4"),
-        (WORDS, None, "ner_tags is None; expected a tag for each token"),
+        (WORDS, None, "None came as tag 1 (token 'In'), which is no gold label; expected O, B-TYPE"),
         (WORDS, [0, 99], "99 came as tag 2 (token 'Alra'); expected a number from 0 (O) to 4 (I-LOC)"),
     ],
 )

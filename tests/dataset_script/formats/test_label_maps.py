@@ -11,7 +11,7 @@ from dataset_script.formats.readers import read_source
 from dataset_script.publishing.parquet import write_parquet
 from dataset_script.report import LoadReport
 
-SAMPLES = Path(__file__).with_name("samples")
+SAMPLES = Path(__file__).resolve().parents[2] / "samples"
 FOUR = {"PER", "LOC", "ORG", "MISC"}
 # The types of each set, from its paper.
 SOURCES = {

@@ -80,12 +80,12 @@ def test_missing_images_are_those_of_the_rows_that_are_used_where_they_are_known
     ("options", "needed", "error", "message"),
     [
         ({"dataset": None}, ["test"], ValueError, "There is no dataset: give --dataset a folder"),
-        ({"dataset": "./nowhere/at/all"}, ["test"], FileNotFoundError, "There is no folder ./nowhere/at/all"),
+        ({"dataset": "./nowhere/at/all"}, ["test"], FileNotFoundError, "There is no folder or file ./nowhere/at/all"),
         (
-            {"dataset": "some/set", "image_folder": "x", "dataset_errors": "skip", "tag_column": 3},
+            {"dataset": "some/set", "image_folder": "x", "dataset_errors": "skip", "tags_column": 3},
             ["test"],
             ValueError,
-            "some/set comes from the Hub, where --dataset_errors, --image_folder, --tag_column do not apply",
+            "some/set comes from the Hub, where --dataset_errors, --image_folder, --tags_column do not apply",
         ),
         ({"dataset": "probe", "max_train_samples": 0}, ["train"], ValueError, "A subset of 0 rows"),
         ({"dataset": "probe"}, [], ValueError, "has the splits train, validation, test, but none would be needed"),

@@ -1,0 +1,102 @@
+"""``convert``: any format as JSONL that reads back the same, and nothing of others is replaced."""
+
+import json
+from pathlib import Path
+
+import datasets
+import pytest
+from datasets import Dataset
+from PIL import Image
+
+from dataset_script import load
+from dataset_script.__main__ import main
+
+SAMPLES = Path(__file__).resolve().parents[2] / "samples"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def run(*words: object) -> int:
+    return main(["convert", *map(str, words)])
+
+
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def png(path: Path, colour: str) -> bytes:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (4, 4), colour).save(path)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "name", ["doccano/labels.jsonl", "schemes/bioes.txt", "csv/kaggle.csv", "brat", "gliner/train.json"]
+)
+def test_what_is_written_reads_back_the_same(name, tmp_path):
+    output = tmp_path / "out" / "rows.jsonl"
+    assert run(SAMPLES / name, "--output", output, "--lang", "nl") == 0
+    first, again = load(SAMPLES / name, lang="nl"), load(output)
+    assert first["train"].features == again["train"].features and list(first["train"]) == list(again["train"])
+    assert run(SAMPLES / name, "--output", output) == 0  # its own file is replaced
+    assert {row["lang"] for row in rows(output)} == {"und"}
+    assert sorted(path.name for path in output.parent.iterdir()) == [".2m-ner", "rows.jsonl"]
+
+
+def test_splits_go_to_a_folder_or_one_to_a_file(tmp_path, capsys):
+    assert run(SAMPLES / "multiconer", "--output", tmp_path / "folder") == 0
+    assert rows(tmp_path / "folder" / "test.jsonl")[0]["ner_tags"] is None
+    assert [row["lang"] for row in rows(tmp_path / "folder" / "train.jsonl")] == ["pt", "pt"]
+    assert run(SAMPLES / "multiconer", "--output", tmp_path / "rows.jsonl") == 2
+    assert "has the splits train, test, and rows.jsonl holds one: name it (--split train)" in capsys.readouterr().err
+    assert run(SAMPLES / "multiconer", "--output", tmp_path / "rows.jsonl", "--split", "test") == 0
+    assert len(rows(tmp_path / "rows.jsonl")) == 1
+
+
+def test_images_in_rows_are_written_beside_and_equal_ones_once(tmp_path):
+    red, blue = png(tmp_path / "red.png", "red"), png(tmp_path / "blue.png", "blue")
+    cells = [{"bytes": content, "path": name} for content, name in ((red, "a.png"), (blue, "a.png"), (red, "b.png"))]
+    columns = {"tokens": [["a"]] * 4, "ner_tags": [["B-X"], ["O"], ["O"], ["O"]]}
+    dataset = Dataset.from_dict(columns).add_column("image", [*cells, None], feature=datasets.Image())
+    dataset.to_parquet(tmp_path / "set" / "train.parquet")
+    assert run(tmp_path / "set", "--output", tmp_path / "out" / "rows.jsonl") == 0
+    names = [row["image"] for row in rows(tmp_path / "out" / "rows.jsonl")]
+    assert names[0] == names[2] == "a.png" and names[1].endswith("-a.png") and names[3] is None
+    assert len(list((tmp_path / "out" / "rows_images").glob("*.png"))) == 2
+    again = load(tmp_path / "out" / "rows.jsonl")["train"]
+    assert [image and image.getpixel((0, 0)) for image in again["image"]] == [
+        (255, 0, 0),
+        (0, 0, 255),
+        (255, 0, 0),
+        None,
+    ]
+
+
+def test_images_that_the_file_finds_stay_where_they_are(tmp_path):
+    png(tmp_path / "images" / "more" / "red.png", "red")
+    (tmp_path / "export.jsonl").write_text(
+        json.dumps({"text": "Ada", "label": [[0, 3, "P"]], "image": "more/red.png"})
+    )
+    assert run(tmp_path / "export.jsonl", "--output", tmp_path / "rows.jsonl") == 0
+    assert rows(tmp_path / "rows.jsonl")[0]["image"] == "more/red.png"
+    assert not (tmp_path / "rows_images").exists()
+    assert load(tmp_path / "rows.jsonl")["train"][0]["image"].size == (4, 4)
+
+
+def test_nothing_of_others_is_replaced_and_a_failure_leaves_nothing(tmp_path, capsys):
+    output = tmp_path / "rows.jsonl"
+    output.write_text("mine")
+    assert run(SAMPLES / "brat", "--output", output) == 2
+    assert "rows.jsonl, which this program did not write" in capsys.readouterr().err
+    assert output.read_text() == "mine"
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"text": "Ada", "label": [[0, 2, "P"]]}')
+    assert run(bad, "--output", tmp_path / "new" / "rows.jsonl") == 2
+    error = capsys.readouterr().err
+    assert f"convert: {bad}:1: 'Ad' (P, 0:2) came" in error and "--errors skip" in error and error.count("\n") == 1
+    assert not (tmp_path / "new" / "rows.jsonl").exists()
+    assert run(tmp_path / "none", "--output", tmp_path / "x.jsonl") == 2
+    assert "is neither a folder nor a file: expected a dataset" in capsys.readouterr().err
