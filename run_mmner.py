@@ -44,6 +44,7 @@ from mmner.training.checkpoints import checkpoint_to_resume, lock_output_dir, no
 from mmner.training.image_features import store_image_features
 from mmner.training.labels import types_of
 from mmner.training.model import build_model
+from mmner.training.rehearsal import with_rehearsal
 from mmner.training.search import model_maker, read_space, search
 from mmner.training.stop_signals import save_at_signal
 from mmner.training.streaming import SentenceStream, check_streaming
@@ -91,6 +92,9 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArgu
         model, processor = build_model(model_args, labels, words, output / "_towers", build)
     if model_args.new_types == "add":
         splits = {split: with_known_types(rows, types_of(labels)) for split, rows in splits.items()}
+        if data_args.rehearsal_posts and "train" in splits:
+            number = data_args.rehearsal_posts
+            splits["train"] = with_rehearsal(splits["train"], model, processor, number, args.seed)
     if model.config.consistency_weight and not (model.config.collaboration != "none" or model.config.image_as_text):
         logger.warning("The model tags without images: --consistency_weight has nothing to do.")
     results: dict[str, Any] = {}

@@ -134,6 +134,11 @@ class DataArguments:
         0.0, "In training, the probability of changing a sentence into a post: hashtags, handles, links, a cut end."
     )
     validation_share: float = _option(0.0, "Of a dataset without a validation split: so much of train becomes one.")
+    rehearsal_posts: int = _option(
+        0,
+        "With --new_types add: so many posts, tagged by the model itself, among the training rows, so that it keeps "
+        "its own types.",
+    )
     train_languages: str | None = _option(None, "Train on these languages (en,de); dev and test keep all.")
     max_train_samples: int | None = _option(None, "A random subset of this many training rows.")
     max_eval_samples: int | None = _option(None, "A random subset of this many dev rows, the same for every seed.")

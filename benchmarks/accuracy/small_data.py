@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -114,7 +115,7 @@ def main() -> None:
     start = time.perf_counter()
     command = [sys.executable, "-m", "mmner", "train", "small_data", "--dataset", str(arguments.output_dir / "data")]
     subprocess.run([*command, "--output_dir", str(run), "--seed", arguments.seed, *others], check=True, cwd=ROOT)
-    facts = {"minutes": round((time.perf_counter() - start) / 60, 2), "seed": int(arguments.seed)}
+    facts: dict[str, Any] = {"minutes": round((time.perf_counter() - start) / 60, 2), "seed": int(arguments.seed)}
     results = json.loads((run / "all_results.json").read_text())
     facts |= {
         name: round(100 * results[name], 2) for name in ("test_f1", "test_f1_DISH", "test_f1_TOOL") if name in results
