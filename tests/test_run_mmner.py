@@ -226,3 +226,25 @@ def test_a_run_that_learned_nothing_says_so_before_after_and_in_its_card(recipe,
 def test_a_run_without_a_step_is_no_success(recipe, tmp_path):
     with pytest.raises(ValueError, match="--num_train_epochs is 0, which trains nothing"):
         run_mmner.main([recipe, "--output_dir", str(tmp_path), "--num_train_epochs", "0"])
+
+
+def test_epochs_are_raised_to_the_steps_that_were_asked_for(tmp_path):
+    args = run_mmner.TrainingArguments(
+        output_dir=str(tmp_path), use_cpu=True, per_device_train_batch_size=8, min_train_steps=300
+    )
+    assert [run_mmner.epochs_for(args, rows) for rows in (1, 8, 9, 200, 2400, 5000)] == [300, 300, 150, 12, 1, 1]
+
+
+def test_a_type_without_an_example_and_a_split_without_its_images_are_told(caplog):
+    def split(*types):
+        part = object.__new__(run_mmner.WindowedSentences)
+        part.tags, part.languages, part.relations = [[f"B-{kind}"] for kind in types], ["en"] * len(types), []
+        part.relations = [None] * len(types)
+        return part
+
+    sentences = {"train": split("PER", "LOC"), "test": split("PER", "DISH")}
+    results = {"train_missing_images": 3, "train_samples_with_image": 0, "test_missing_images": 1}
+    run_mmner.warn_of_gaps(sentences, results | {"test_samples_with_image": 5})
+    assert "train has no example of DISH: they cannot be learned" in caplog.text
+    assert "test has no example of LOC: their scores say nothing" in caplog.text
+    assert "train lost all of its 3 images" in caplog.text and "test lost" not in caplog.text
