@@ -1,5 +1,6 @@
 """The server: answers over HTTP, requests read together, limits, a stop that loses none; and the Dockerfile."""
 
+import asyncio
 import base64
 import http.client
 import json
@@ -165,6 +166,23 @@ def test_more_requests_than_may_wait_are_told_to_come_again(ner):
         held.may_go.set()
         assert [one.result().status_code for one in asked] == [200, 200]
         assert client.post("/predict", json={"inputs": TEXTS[0]}).status_code == 200
+
+
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_a_body_that_does_not_come_is_not_waited_for(ner, is_gone, monkeypatch):
+    monkeypatch.setattr(serving, "BODY_TIMEOUT_S", 0.1)
+    app, sent = make_app(ner, ServerLimits()), []
+    scope = {"type": "http", "method": "POST", "path": "/predict", "headers": [], "query_string": b""}
+
+    async def receive():
+        await asyncio.sleep(0 if is_gone else 60)
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        sent.append(message)
+
+    asyncio.run(app(scope, receive, send))
+    assert sent[0]["status"] == 408 and json.loads(sent[1]["body"])["error"]["type"] == "no_body"
 
 
 def test_limits_from_the_environment():
