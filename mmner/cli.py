@@ -144,9 +144,7 @@ def explain(words: Sequence[str]) -> None:
     if given.output is None:
         sys.stdout.write(json.dumps(explanation.to_dict(), ensure_ascii=False, indent=2) + "\n")
         return
-    if given.output.exists():
-        raise FileExistsError(f"--output {given.output} is there already; remove it or give another name.")
-    given.output.write_text(explanation.to_html(), encoding="utf-8")
+    explanation.save(given.output)
 
 
 def train(words: Sequence[str]) -> None:

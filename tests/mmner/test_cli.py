@@ -110,7 +110,7 @@ WRONG = {
     "predict ./lost posts.txt": "./lost is no folder of a model",
     "explain": "the following arguments are required: TEXT",
     "explain Text --image lost.jpg": "Image lost.jpg does not exist or is no file; expected a path, a URL",
-    "explain Text --output mine.jsonl": "--output mine.jsonl is there already",
+    "explain Text --output mine.jsonl": "mine.jsonl is there already; remove it or give another name",
     "train lost.yaml": "There is no recipe lost.yaml; expected a YAML file, or one of those in recipes/: base.yaml",
     "train bad.yaml": "Unknown option 'learning_rat' in bad.yaml. Did you mean learning_rate",
     "train list.yaml": "list.yaml holds a list; expected lines of `name: value`",
