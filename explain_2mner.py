@@ -22,12 +22,13 @@ except ImportError:
 HUES = {"PER": 210, "LOC": 130, "ORG": 30, "MISC": 285, "OTHER": 285}
 PAGE_IMAGE_PIXELS = 320  # longest side
 # For its own class only, and with all colours: around it may be a notebook or a Space, perhaps a dark one.
-STYLE = """.two-mner { font: 16px/1.6 system-ui, sans-serif; max-width: 60rem; margin: auto; padding: 1rem;
+STYLE = """.two-mner { font: 16px/1.6 system-ui, sans-serif; max-width: 60rem; margin: auto; padding: .5rem;
   background: #fff; color-scheme: light } .two-mner, .two-mner :is(h1, h2, p, th, td, small) { color: #1a1a1a }
 .two-mner .text { white-space: pre-wrap; overflow-wrap: anywhere; line-height: 2.1 }
 .two-mner mark { border-radius: .3em; padding: .15em .3em; color: #111 } .two-mner mark small { font-weight: 600 }
 .two-mner .given { display: flex; flex-wrap: wrap; gap: 0 1rem; align-items: start }
 .two-mner .given p { flex: 1 1 18rem; margin: 0 0 1rem } .two-mner .given img { max-width: min(100%, 12rem) }
+.two-mner tr > :first-child { min-width: 4em }
 .two-mner table { border-collapse: collapse; width: 100% } .two-mner .changed > * { background: #fff3c4 }
 .two-mner :is(th, td) { border: 0 solid #ccc; border-bottom-width: 1px; padding: .4rem .3rem; text-align: start;
   vertical-align: top; font-size: 1rem; font-weight: 400; overflow-wrap: anywhere; background: #fff }
@@ -141,7 +142,7 @@ def _cell(entity: dict[str, Any], others: Sequence[dict[str, Any]], change: str 
     """An entity's type and score, what the image changed, and the scores of the same words as other types."""
     shown = f"{_mark(entity['entity_group'])} {entity['score']:.3f}" if entity else "not found"
     small = [change] * bool(change) + [f"as {other['entity_group']}: {other['score']:.3f}" for other in others]
-    return shown + "".join(f"<small>{html.escape(text)}</small>" for text in small)
+    return shown + "".join(f" <small>{html.escape(text)}</small>" for text in small)
 
 
 def page_head(title: str, style: str = "") -> str:
