@@ -31,7 +31,7 @@ from typing import Any
 import transformers
 from transformers import EarlyStoppingCallback, set_seed
 
-from mmner.data.collator import MultimodalCollator
+from mmner.data.collator import DataCollatorForMultimodalTokenClassification
 from mmner.data.sentences import WindowedSentences
 from mmner.data.shards import ParquetShards
 from mmner.data.splits import SPLITS, count_images, label_names, load_splits, with_known_types
@@ -109,7 +109,9 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArgu
 
     if train is not None and args.min_train_steps:
         args.num_train_epochs = max(args.num_train_epochs, epochs_for(args, len(train)))
-    collator = MultimodalCollator(processor, model.config.uses_images, 8 if args.bf16 or args.fp16 else None)
+    collator = DataCollatorForMultimodalTokenClassification(
+        processor, model.config, pad_to_multiple_of=8 if args.bf16 or args.fp16 else None
+    )
     maker = model_maker(lambda: build_model(model_args, labels, words, output / "_towers", build=False)[0], model)
     patience = args.early_stopping_patience
     trainer = TwoMNERTrainer(

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from sharded_rows import FEATURES, LABELS, png, rows_of
 
-from mmner.data.collator import MultimodalCollator
+from mmner.data.collator import DataCollatorForMultimodalTokenClassification
 from mmner.data.sentences import WindowedSentences, derangement, training_windows
 from mmner.data.splits import count_images
 from mmner.probe.tiny_towers import make_tiny_towers
@@ -148,7 +148,7 @@ def test_rows_without_any_gold_label_are_predicted_and_not_scored(processor, cap
     assert sentences.tags is None and sentences.groups == {"language": [], "type": [], "image": []}
     assert [sentences[index]["tokens"] for index in range(3)] == [TWO, ["Jordan", "won"], []]
     assert all("labels" not in sentences[index] for index in range(3))
-    batch = MultimodalCollator(processor)([sentences[0], sentences[1]])
+    batch = DataCollatorForMultimodalTokenClassification(processor)([sentences[0], sentences[1]])
     assert "labels" not in batch and batch["word_starts"].shape == (2, 2)
     with pytest.raises(ValueError, match="org/set, train, row r0: .* only a test split that has none at all"):
         WindowedSentences(rows, processor, LABEL2ID, name="org/set, train", training=True)
