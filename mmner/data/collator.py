@@ -80,7 +80,7 @@ class DataCollatorForMultimodalTokenClassification:
                 has more tokens than the model reads.
         """
         names = dict.fromkeys(name for feature in features for name in feature)
-        columns = {name: [feature.get(name) for feature in features] for name in names}
+        columns: dict[str, list[Any]] = {name: [feature.get(name) for feature in features] for name in names}
         if "labels" not in columns and not all(map(is_unlabelled, columns.get("ner_tags", [None]))):
             columns["labels"] = [self._labels(row) for row in features]
         from_pixels = self.use_images and self.features is None and "image" in columns
