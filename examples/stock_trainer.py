@@ -8,7 +8,7 @@ import argparse
 
 import evaluate
 from datasets import load_dataset
-from transformers import AutoModelForTokenClassification, AutoProcessor, Trainer, TrainingArguments, set_seed
+from transformers import AutoModelForTokenClassification, AutoProcessor, Trainer, TrainingArguments
 
 import mmner.entity_f1
 from mmner.data.collator import DataCollatorForMultimodalTokenClassification
@@ -18,7 +18,6 @@ parser.add_argument("--model", default="models/2m-ner-small")
 parser.add_argument("--data", default="examples/sentences.jsonl")  # rows of tokens, ner_tags (names) and image
 parser.add_argument("--output", default="outputs/stock")
 given = parser.parse_args()
-set_seed(1)
 rows = load_dataset("json", data_files=given.data, split="train").train_test_split(0.25, seed=1)
 model = AutoModelForTokenClassification.from_pretrained(given.model, trust_remote_code=True, dtype="float32")
 processor = AutoProcessor.from_pretrained(given.model, trust_remote_code=True)
