@@ -35,4 +35,4 @@ for split, part in (("train", rows[:-4]), ("test", rows[-4:])):  # the last dish
 recipe = ["small_data", "--dataset", str(given.output / "data"), "--dataset_lang", "en"]
 recipe += ["--min_train_steps", "100", "--rehearsal_posts", "100"]  # a third of what the recipe has, to be quick
 run_mmner.main([*recipe, "--output_dir", str(given.output / "run"), *options])
-print(load(str(given.output / "run"))("Tonight Mira Tolland ate my moussaka in Bremen."))
+print(load(str(given.output / "run"))("tonight we cook moussaka for Mira Tolland in Bremen"))
