@@ -1,15 +1,15 @@
-"""Why 2M-NER found an entity: its score without the image, its gate, and where in the image its words attended."""
+"""What an image had to do with the entities that 2M-NER found beside it: as data and as a page."""
 
 import base64
 import html
 import io
-import math
+import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -21,13 +21,29 @@ except ImportError:
 # Hue in degrees of the types that most data has; another type gets one of its own, the same on every page.
 HUES = {"PER": 210, "LOC": 130, "ORG": 30, "MISC": 285, "OTHER": 285}
 PAGE_IMAGE_PIXELS = 320  # longest side
-HEAT_COLOUR, HEAT_OPACITY = "#ff5a1f", 0.8
-# Tokens that an image tower may put before its patches: one for the whole image, and registers.
-MAX_PREFIX_TOKENS = 16
-STYLE = """body { font: 16px/1.6 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
-.text { white-space: pre-wrap; overflow-wrap: anywhere; line-height: 2.1 }
-mark { border-radius: .3em; padding: .15em .3em; color: #111 }
-mark small { font-weight: 600; margin-inline-start: .4em }"""
+# For its own class only, and with all colours: around it may be a notebook or a Space, perhaps a dark one.
+STYLE = """.two-mner { font: 16px/1.6 system-ui, sans-serif; max-width: 60rem; margin: auto; padding: .5rem;
+  background: #fff; color-scheme: light } .two-mner, .two-mner :is(h1, h2, p, th, td, small) { color: #1a1a1a }
+.two-mner .text { white-space: pre-wrap; overflow-wrap: anywhere; line-height: 2.1 }
+.two-mner mark { border-radius: .3em; padding: .15em .3em; color: #111 } .two-mner mark small { font-weight: 600 }
+.two-mner .given { display: flex; flex-wrap: wrap; gap: 0 1rem; align-items: start }
+.two-mner .given p { flex: 1 1 18rem; margin: 0 0 1rem } .two-mner .given img { max-width: min(100%, 12rem) }
+.two-mner tr > :first-child { min-width: 4em }
+.two-mner table { border-collapse: collapse; width: 100% } .two-mner .changed > * { background: #fff3c4 }
+.two-mner :is(th, td) { border: 0 solid #ccc; border-bottom-width: 1px; padding: .4rem .3rem; text-align: start;
+  vertical-align: top; font-size: 1rem; font-weight: 400; overflow-wrap: anywhere; background: #fff }
+.two-mner :is(th, td) > small { display: block; font-size: .85rem; font-weight: 400 }
+.two-mner .title { font-weight: 600; padding-top: 1rem } .two-mner tr :nth-child(4) { white-space: nowrap }
+.two-mner .head th { font-size: .85rem; font-weight: 600 } :where(.two-mner) img { max-width: 100% }
+.two-mner .bar { display: inline-block; height: .7em; min-width: 2px; background: #3b6ea8 }"""
+SCORE = "A score is the probability, from 0 to 1, that exactly these words are an entity of this type."
+# By field of an entity's explanation: its column in the table, and what stands in it.
+PARTS = {
+    "shown": ("Shown", "Shown is the probability that this is the entity of the text that the image shows."),
+    "gate": ("Image used", "Image used is how much of the image the words took up, from 0 to 1, mean over the words."),
+}
+RATIO = """How many times as likely this image is to show an entity of the type as an average image is, judged from the
+image alone. It counts for an entity's type as far as the model expects that entity to be shown."""
 
 
 @dataclass
@@ -37,98 +53,125 @@ class EntityExplanation:
     entity: dict[str, Any]  # as the pipeline returns it
     # The posterior of the same words and type when the model reads neither image nor caption.
     score_without_image: float | None = None
-    gate: float | None = None  # how much of the image the words took up, 0 to 1, mean over them
-    # (height, width): the words' attention to the image's patches, mean over words and heads.
-    attention: np.ndarray | None = None
+    gate: float | None = None  # how much of the image the words took up, 0 to 1, mean over them ("gated")
+    shown: float | None = None  # the probability that the image shows this very entity ("evidence")
 
     def to_dict(self) -> dict[str, Any]:
         """All of it in types that JSON knows."""
-        attention = None if self.attention is None else self.attention.tolist()
-        rest = {"score_without_image": self.score_without_image, "gate": self.gate, "attention": attention}
-        return {**self.entity, **rest}
+        return {**self.entity, **{name: value for name, value in vars(self).items() if name != "entity"}}
 
 
 @dataclass
 class Explanation:
-    """What [`TwoMNERPipeline.explain`] returns."""
+    """What [`TwoMNERPipeline.explain`] returns; a notebook shows it as a page."""
 
     text: str
     entities: list[EntityExplanation] = field(default_factory=list)  # in order
     # What the model finds when it reads neither image nor caption; `None` where there is none anyway.
     entities_without_image: list[dict[str, Any]] | None = None
-    image: Image.Image | None = None  # the part of the image that the model saw
+    image: Image.Image | None = None
     caption: str | None = None  # that was read after the text (`image_as_text` models)
+    # By type, how many times as likely the image is to show an entity of it as an average image is ("evidence").
+    image_ratios: dict[str, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """All of it but the image, in types that JSON knows."""
-        return {
-            "text": self.text,
-            "caption": self.caption,
-            "entities": [entity.to_dict() for entity in self.entities],
-            "entities_without_image": self.entities_without_image,
-        }
+        rest = {name: value for name, value in vars(self).items() if name != "image"}
+        return {**rest, "entities": [entity.to_dict() for entity in self.entities]}
 
-    def heat_map(self, index: int) -> Image.Image:
-        """
-        The image, coloured where the words of entity `index` attended.
-
-        Raises:
-            IndexError: there is no such entity.
-            ValueError: there is no image, or the model has no attention to it.
-        """
-        attention = self.entities[index].attention
-        if self.image is None or attention is None:
-            raise ValueError(f"Entity {index} has no attention: no image was given, or the model has none.")
-        patches = Image.fromarray((attention / max(float(attention.max()), 1e-12)).astype(np.float32))
-        heat = np.asarray(patches.resize(self.image.size, Image.Resampling.BICUBIC)).clip(0, 1)
-        opacity = Image.fromarray((255 * HEAT_OPACITY * heat).astype(np.uint8))
-        return Image.composite(Image.new("RGB", self.image.size, HEAT_COLOUR), self.image, opacity)
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes the page to a file; one that is there already is a `FileExistsError`."""
+        if Path(path).exists():
+            raise FileExistsError(f"{path} is there already; remove it or give another name.")
+        Path(path).write_text(self.to_html(), encoding="utf-8")
 
     def to_html(self) -> str:
-        """A page that needs nothing else: text and entities, with the image and without, and a heat map of each."""
-        parts = [_paragraph(highlight(self.text, [explained.entity for explained in self.entities]))]
+        """A page that needs nothing else: the text, its image, and a table of what the image changed."""
+        return f"{page_head('Named entities')}{self._content()}\n</body></html>\n"
+
+    def _repr_html_(self) -> str:
+        return f'<div class="two-mner"><style>{STYLE}</style>{self._content()}</div>'
+
+    def _content(self) -> str:
+        text = highlight(self.text, [one.entity for one in self.entities])
+        given = f'<p class="text" dir="auto">{text}</p>{"" if self.image is None else figure(self.image)}'
         if self.caption is not None:
-            parts.append(_paragraph(f"Caption: {html.escape(self.caption)}"))
-        if self.entities_without_image is not None:
-            parts.append("<h2>Without the image</h2>")
-            parts.append(_paragraph(highlight(self.text, self.entities_without_image)))
-        if self.image is not None:
-            parts.append(figure(self.image))
-        for index, explained in enumerate(self.entities):
-            entity = explained.entity
-            parts.append(_paragraph(highlight(entity["word"], [{**entity, "start": 0, "end": len(entity["word"])}])))
-            rows = [("Score", entity["score"]), ("Score without the image", explained.score_without_image)]
-            rows += [("Gate", explained.gate)]
-            rows += [(f"As {other['entity_group']}", other["score"]) for other in entity.get("alternatives", ())]
-            shown = [f"<li>{html.escape(name)}: {value:.3f}</li>" for name, value in rows if value is not None]
-            parts.append(f"<ul>{''.join(shown)}</ul>")
-            if self.image is not None and explained.attention is not None:
-                parts.append(figure(self.heat_map(index)))
-        body = "\n".join(parts)
-        return (
-            '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>Named entities</title>'
-            f"<style>{STYLE}</style></head>\n<body>\n<h1>Named entities</h1>\n{body}\n</body></html>\n"
-        )
+            given += f'<p class="text" dir="auto">Caption: {html.escape(self.caption)}</p>'
+        return f'<div class="given">{given}</div>\n<table>{"".join(self._rows())}</table>'
+
+    def _rows(self) -> Iterator[str]:
+        """The rows of the table: each entity without the image and with it, then what the image says of each type."""
+        thing, is_compared = "caption" if self.image is None else "image", self.entities_without_image is not None
+        found = {(one.entity["start"], one.entity["end"]): one for one in self.entities}
+        without = {(entity["start"], entity["end"]): entity for entity in self.entities_without_image or ()}
+        parts = [name for name in PARTS if any(getattr(one, name) is not None for one in self.entities)]
+        heads = [f"Without the {thing}", f"With the {thing}"] if is_compared else ["Type and score"]
+        heads = ["Entity", *heads, *(PARTS[name][0] for name in parts)]
+        yield _title("Entities", " ".join([SCORE, *(PARTS[name][1] for name in parts)]), len(heads))
+        head_cells = "".join(f'<th scope="col">{head}</th>' for head in heads)
+        yield f'<tr class="head">{head_cells}</tr>'
+        if not found and not without:
+            yield f'<tr><td colspan="{len(heads)}">No entity was found.</td></tr>'
+        for span in sorted({**found, **without}):
+            one, old = found.get(span), without.get(span, {})
+            new, change = {} if one is None else one.entity, ""
+            if is_compared and not (new and old):
+                change = f"only {'with' if new else 'without'} the {thing}"
+            elif is_compared and new["entity_group"] != old["entity_group"]:
+                change = f"changed: {old['entity_group']} → {new['entity_group']}"
+            cells = [_cell(new, new.get("alternatives", ()), change)]
+            if is_compared:
+                cells.insert(0, _cell(old, [{**new, "score": one.score_without_image}] if one and change else ()))
+            cells += ["–" if one is None else f"{getattr(one, name):.3f}" for name in parts]
+            row = "".join(f"<td>{cell}</td>" for cell in cells)
+            row = f'<th scope="row" dir="auto">{html.escape(self.text[slice(*span)])}</th>{row}'
+            yield f'<tr class="changed">{row}</tr>' if change else f"<tr>{row}</tr>"
+        if self.image_ratios:
+            yield _title("What the image says of each type", RATIO, len(heads))
+            for kind, ratio in sorted(self.image_ratios.items(), key=lambda pair: -pair[1]):
+                bar = f'<span class="bar" style="width:{30 * ratio / max(self.image_ratios.values()):.0f}%"></span>'
+                value = f'<td colspan="{len(heads) - 1}">{bar} {ratio:.3g} times as likely</td>'
+                yield f'<tr><th scope="row">{_mark(kind)}</th>{value}</tr>'
+
+
+def _title(name: str, note: str, num_columns: int) -> str:
+    return f'<tr><th class="title" colspan="{num_columns}">{name}<small>{note}</small></th></tr>'
+
+
+def _cell(entity: dict[str, Any], others: Sequence[dict[str, Any]], change: str = "") -> str:
+    """An entity's type and score, what the image changed, and the scores of the same words as other types."""
+    shown = f"{_mark(entity['entity_group'])} {entity['score']:.3f}" if entity else "not found"
+    small = [change] * bool(change) + [f"as {other['entity_group']}: {other['score']:.3f}" for other in others]
+    return shown + "".join(f" <small>{html.escape(text)}</small>" for text in small)
+
+
+def page_head(title: str, style: str = "") -> str:
+    """How a page begins that needs nothing else; `</body></html>` ends it."""
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<style>{STYLE}\n{style}</style></head>\n<body class="two-mner">\n<h1>{title}</h1>\n'
+    )
 
 
 def highlight(text: str, entities: Sequence[dict[str, Any]]) -> str:
     """
-    A text as HTML, its entities (as the pipeline returns them: in order, without overlap) marked and coloured by type;
+    A text as HTML, its entities (as the pipeline returns them: in order, without overlap) marked, each with its type;
     everything in it is escaped.
     """
     parts, end = [], 0
     for entity in entities:
-        kind = entity["entity_group"]
-        hue = HUES.get(kind, zlib.crc32(kind.encode()) % 360)
-        word = html.escape(text[entity["start"] : entity["end"]])
         parts.append(html.escape(text[end : entity["start"]]))
-        parts.append(f'<mark style="background:hsl({hue} 80% 86%)">{word}<small>{html.escape(kind)}</small></mark>')
+        parts.append(_mark(entity["entity_group"], text[entity["start"] : entity["end"]]))
         end = entity["end"]
     return "".join([*parts, html.escape(text[end:])])
 
 
-def _paragraph(content: str) -> str:
-    return f'<p class="text" dir="auto">{content}</p>'
+def _mark(kind: str, word: str | None = None) -> str:
+    """A type, or a word and its type, on the colour of the type."""
+    hue, shown = HUES.get(kind, zlib.crc32(kind.encode()) % 360), html.escape(kind)
+    shown = shown if word is None else f"{html.escape(word)} <small>{shown}</small>"
+    return f'<mark style="background:hsl({hue} 80% 86%)">{shown}</mark>'
 
 
 def figure(image: Image.Image) -> str:
@@ -137,7 +180,8 @@ def figure(image: Image.Image) -> str:
     image.thumbnail((PAGE_IMAGE_PIXELS, PAGE_IMAGE_PIXELS))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=85)
-    return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img alt="The image that was given with the text" src="data:image/jpeg;base64,{data}">'
 
 
 @torch.no_grad()
@@ -145,23 +189,21 @@ def explain(
     pipeline, inputs: dict[str, Any], image: Any, preprocess_params: dict[str, Any], reading: dict[str, Any]
 ) -> Explanation:
     """
-    Reads a text with its image (and caption) and without; see [`TwoMNERPipeline.explain`].
-
-    Args:
-        pipeline ([`TwoMNERPipeline`]): the pipeline.
-        inputs: one input of it, without its image.
-        image: the image, of any kind that `load_image` takes, or `None`.
-        preprocess_params, reading: options of the pipeline's `preprocess`, and of its `decode` and `postprocess`.
+    Reads one input of a [`TwoMNERPipeline`] with its image (and caption) and without; see its `explain`. `reading` are
+    the options of its `decode` and `postprocess`.
     """
     image = None if image is None else load_image(image)
     prepared = pipeline.preprocess({**inputs, "image": image}, **preprocess_params)
     explanation = Explanation(prepared.text, caption=inputs["caption"] if prepared.caption else None)
-    states = global_states = grid = None
+    states = global_states = None
     if prepared.image is not None:
-        explanation.image = image.crop(_seen_box(pipeline.processor.image_processor, image.size))
+        explanation.image = image
         pixels = prepared.image.pixels[None].to(pipeline.device)
         states, global_states = pipeline.model.model.encode_images(pixels)
-        grid = _grid(pipeline.model.config.vision_config, states.shape[1], pixels.shape[-2:])
+        if (head := pipeline.model.evidence) is not None:
+            ratios = head.log_ratios(states, global_states)[0].exp().tolist()  # (num_types + 1,), the last of no type
+            kinds = [pipeline.model.config.labels[tag].removeprefix("B-") for tag in head.begins]
+            explanation.image_ratios = dict(zip(kinds, ratios[:-1], strict=True))
     has_control = states is not None or bool(prepared.caption)
     if not prepared.windows:
         explanation.entities_without_image = [] if has_control else None
@@ -184,12 +226,10 @@ def explain(
         prepared.found = [span]
         for entity in pipeline.postprocess(prepared, **reading):
             explained = EntityExplanation(entity, score_without_image)
-            if "gates" in evidence:
+            if explanation.image_ratios is not None:
+                explained.shown = float(evidence["gates"][span.start])  # of its first word, where it begins
+            elif "gates" in evidence:
                 explained.gate = float(evidence["gates"][span.start : span.end].mean())
-            if "attention" in evidence and grid is not None:
-                height, width, prefix = grid
-                attention = evidence["attention"][span.start : span.end].mean(dim=0)  # (num_keys,)
-                explained.attention = attention[prefix : prefix + height * width].reshape(height, width).numpy()
             explanation.entities.append(explained)
     if has_control:
         prepared.found = pipeline.decode([evidence["text_logits"]], **reading)[0]
@@ -200,7 +240,7 @@ def explain(
 def _read(pipeline, token_ids, caption, states, global_states) -> dict[str, torch.Tensor]:
     """
     Reads one window of words: `logits` and, without the image, `text_logits` (1, num_words, num_labels); where there
-    are an image and the model has them, `gates` (1, num_words) and `attention` (1, num_words, num_keys).
+    are an image and the model has them, `gates` (1, num_words).
     """
     model = pipeline.model
     with pipeline.device_placement():
@@ -212,47 +252,8 @@ def _read(pipeline, token_ids, caption, states, global_states) -> dict[str, torc
             return {"logits": text_logits, "text_logits": text_logits}
         image = (states, global_states, torch.zeros(1, dtype=torch.long, device=states.device))
         emissions = model.emissions_of_states(words, mask, *image)
-        fused = model.model.fuse(words, mask, *image, output_attentions=True)
-    found = {"logits": emissions.logits, "text_logits": text_logits}
-    if emissions.gates is not None:
-        found["gates"] = emissions.gates
-    # Of several attentions the last over the image itself: UMT's first is over an image that has already read.
-    over_patches = [weights for weights in fused.image_attentions if weights.shape[-1] >= states.shape[1]]
-    if over_patches:
-        found["attention"] = over_patches[-1].mean(dim=1)  # (1, heads, words, keys) -> (1, words, keys)
-    return found
-
-
-def _grid(vision_config, num_patches: int, size: Sequence[int]) -> tuple[int, int, int] | None:
-    """
-    How a tower's sequence covers an image (height, width): height and width in patches, and the number of tokens
-    before the first patch. `None` if it covers it in no way that fits.
-    """
-    patch = getattr(vision_config, "patch_size", None)
-    if patch is not None:
-        patch_height, patch_width = (patch, patch) if isinstance(patch, int) else tuple(patch)[-2:]
-        height, width = size[0] // patch_height, size[1] // patch_width
-        if 0 <= num_patches - height * width <= MAX_PREFIX_TOKENS:
-            return height, width, num_patches - height * width
-    # A convolutional map, or patches merged on the way: cells of one shape.
-    height = max(round(math.sqrt(num_patches * size[0] / size[1])), 1)
-    return (height, num_patches // height, 0) if num_patches % height == 0 else None
-
-
-def _seen_box(image_processor, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of the part of an image (width, height) that its processor does not crop away."""
-    width, height = size
-    crop = getattr(image_processor, "crop_size", None)
-    if not getattr(image_processor, "do_center_crop", False) or not crop:
-        return 0, 0, width, height
-    target = dict(getattr(image_processor, "size", None) or {}) if image_processor.do_resize else {}
-    if "shortest_edge" in target:
-        scale_x = scale_y = target["shortest_edge"] / min(width, height)
-    else:
-        scale_x, scale_y = target.get("width", width) / width, target.get("height", height) / height
-    seen_width, seen_height = min(width, crop["width"] / scale_x), min(height, crop["height"] / scale_y)
-    left, top = (width - seen_width) / 2, (height - seen_height) / 2
-    return round(left), round(top), max(round(left + seen_width), 1), max(round(top + seen_height), 1)
+    gates = {} if emissions.gates is None else {"gates": emissions.gates}
+    return {"logits": emissions.logits, "text_logits": text_logits, **gates}
 
 
 __all__ = ["EntityExplanation", "Explanation", "explain", "highlight"]

@@ -69,8 +69,8 @@ class EndpointHandler:
         """
         Args:
             data: `{"inputs": ..., "parameters": {...}}`. `inputs` is a text, or `{"text", "image"}` with the image as
-                base64 or a `data:` URI (or `None`), or a list of these; `parameters` are options of the pipeline's
-                call. No URL is fetched.
+                base64 or a `data:` URI (or `None`), or a list of these; a model of `image_as_text` takes a
+                `"caption"`, too. `parameters` are options of the pipeline's call. No URL is fetched.
 
         Returns:
             The entities of the text, or a list of them for a list of texts, as the pipeline has them; or
@@ -90,49 +90,53 @@ class EndpointHandler:
             raise RequestError("invalid_request", f'Got {_kind(data)}; expected {{"inputs": {INPUT_FORM}}}.')
         _only_known("The request", data, ("inputs", "parameters"))
         single = not isinstance(data["inputs"], list)
-        items = [data["inputs"]] if single else data["inputs"]
-        self._check_number("texts", len(items), self.limits.max_texts)
-        names = ["inputs"] if single else [f"inputs[{index}]" for index in range(len(items))]
-        texts = [_text_of(item, name) for item, name in zip(items, names, strict=True)]
-        for text, name in zip(texts, names, strict=True):
-            self._check_number(f"characters in {name}", len(text), self.limits.max_text_characters)
-        self._check_number("characters in all", sum(map(len, texts)), self.limits.max_total_characters)
+        given = [data["inputs"]] if single else data["inputs"]
+        self._check_number("texts", len(given), self.limits.max_texts)
+        names = ["inputs"] if single else [f"inputs[{index}]" for index in range(len(given))]
+        items = [self._item(*pair) for pair in zip(given, names, strict=True)]
+        lengths = [len(item["text"]) + len(item.get("caption", "")) for item in items]
+        for name, length in zip(names, lengths, strict=True):
+            self._check_number(f"characters in {name}", length, self.limits.max_text_characters)
+        self._check_number("characters in all", sum(lengths), self.limits.max_total_characters)
         parameters = self._parameters(data.get("parameters"))
-        if not items:
-            return []
-        images = self._images([item.get("image") if isinstance(item, dict) else None for item in items], names)
+        self._open_images(items, names)
         try:
-            with self._lock:
-                found = self.ner(texts, images=images, **parameters)
+            found = self.find(items, parameters) if items else []
         except self.ner.InputError as error:
             raise RequestError("invalid_parameter", str(error)) from error
         return found[0] if single else found
+
+    def find(self, items: list[dict], parameters: dict[str, Any]) -> list[list[dict]]:
+        """The pipeline's call for a request that has been checked; a server may read several requests by one call."""
+        with self._lock:
+            return self.ner(items, **parameters)
 
     @staticmethod
     def _check_number(what: str, number: int, limit: int) -> None:
         if number > limit:
             raise RequestError("too_large", f"Got {number} {what}; the limit is {limit}. Send less at once.", 413)
 
-    def _images(self, sources: list[str | None], names: list[str]) -> list[Image.Image | None]:
+    def _item(self, given: Any, name: str) -> dict[str, Any]:
+        parts = given if isinstance(given, dict) else {"text": given}
+        _only_known(name, parts, ("text", "image", *["caption"] * self.ner.model.config.image_as_text))
+        item = {"text": None} | {key: value for key, value in parts.items() if value is not None}
+        for key, value in item.items():
+            _check_string(value, f"{name}.{key}" if parts is given else name)
+        return item
+
+    def _open_images(self, items: list[dict], names: list[str]) -> None:
         opened: dict[str, Image.Image] = {}
-        num_pixels = 0
-        for source, name in zip(sources, names, strict=True):
-            if source is not None and not isinstance(source, str):
-                expected = "a string: base64 or a data: URI"
-                raise RequestError("invalid_request", f"{name}.image is {_kind(source)}; expected {expected}.")
-            if source is None or source in opened:
-                continue
-            try:
-                opened[source] = load_image(source, trusted=False)
-            except ValueError as error:
-                raise RequestError("invalid_image", f"{name}.image: {error}", 422) from error
-            num_pixels += opened[source].width * opened[source].height
-            self._check_number("pixels in all", num_pixels, self.limits.max_total_pixels)
-        return [None if source is None else opened[source] for source in sources]
+        for item, name in zip(items, names, strict=True):
+            if (source := item.get("image")) is not None:
+                try:
+                    item["image"] = opened[source] = opened.get(source) or load_image(source, trusted=False)
+                except ValueError as error:
+                    raise RequestError("invalid_image", f"{name}.image: {error}", 422) from error
+                num_pixels = sum(image.width * image.height for image in opened.values())
+                self._check_number("pixels in all", num_pixels, self.limits.max_total_pixels)
 
     def _parameters(self, parameters: Any) -> dict[str, Any]:
-        if parameters is None:
-            return {}
+        parameters = {} if parameters is None else parameters
         if not isinstance(parameters, dict):
             raise RequestError("invalid_request", f"`parameters` is {_kind(parameters)}; expected an object.")
         _only_known("`parameters`", parameters, PARAMETERS, kind="unknown_parameter")
@@ -157,18 +161,14 @@ def _only_known(what: str, given: dict, known, kind: str = "invalid_request") ->
         raise RequestError(kind, f"{what} has the unknown {names}; known are {', '.join(known)}.")
 
 
-def _text_of(item: Any, name: str) -> str:
-    if isinstance(item, dict):
-        _only_known(name, item, ("text", "image"))
-        item, name = item.get("text"), f"{name}.text"
-    if not isinstance(item, str):
-        raise RequestError("invalid_request", f"{name} is {_kind(item)}; `inputs` is {INPUT_FORM}.")
+def _check_string(text: Any, name: str) -> None:
+    if not isinstance(text, str):
+        raise RequestError("invalid_request", f"{name} is {_kind(text)}; `inputs` is {INPUT_FORM}.")
     try:
-        item.encode()
+        text.encode()
     except UnicodeEncodeError as error:  # JSON can write half a character, which no server can send back
         message = f"{name} has half of a surrogate pair at character {error.start}; expected Unicode text."
         raise RequestError("invalid_request", message) from error
-    return item
 
 
 def _kind(value: Any) -> str:

@@ -183,7 +183,7 @@ class TwoMNERPipeline(Pipeline):
     >>> ner("Jordan was seen in Paris.", images="photo.jpg")
     >>> ner(["Jordan was seen in Paris.", "Orange gewinnt."], images=["photo.jpg", None], batch_size=8)
     >>> ner({"text": "Jordan was seen in Paris.", "image": "photo.jpg"}, entity_types=["PER"], min_score=0.5)
-    >>> ner.explain("Jordan was seen in Paris.", "photo.jpg").to_html()
+    >>> ner.explain("Jordan was seen in Paris.", "photo.jpg").save("page.html")
     ```
 
     A text longer than the encoder takes is read in overlapping windows, each with the same image; their emissions are
@@ -324,7 +324,7 @@ class TwoMNERPipeline(Pipeline):
             **options: `min_score`, `entity_types`, `top_k`, `stride`, as of a call.
 
         Returns:
-            [`Explanation`]: data (`to_dict`), a page to look at (`to_html`) and heat maps (`heat_map`).
+            [`Explanation`]: data (`to_dict`) and a page, which a notebook shows (`save`, `to_html`).
 
         Raises:
             TypeError, ValueError: as of a call.

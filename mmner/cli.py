@@ -1,4 +1,4 @@
-"""The command `mmner`: annotate, train, evaluate, explain, export and publish, and the commands of datasets."""
+"""The command `mmner`: annotate, train, evaluate, explain, export, serve and publish, and the commands of datasets."""
 
 import argparse
 import json
@@ -18,6 +18,7 @@ USAGE = """mmner COMMAND ...
   train [RECIPE] ...      train a model (as run_mmner.py, which `accelerate launch` takes)
   evaluate [MODEL] DATA   score a model on a dataset
   export [MODEL] FOLDER   write a model as ONNX graphs, in int8 if asked for
+  serve [MODEL]           answer requests over HTTP
   publish FOLDER NAME     push a trained model to the Hub
   data ...                build, mix, convert, audit, preview or push a dataset
 
@@ -143,9 +144,7 @@ def explain(words: Sequence[str]) -> None:
     if given.output is None:
         sys.stdout.write(json.dumps(explanation.to_dict(), ensure_ascii=False, indent=2) + "\n")
         return
-    if given.output.exists():
-        raise FileExistsError(f"--output {given.output} is there already; remove it or give another name.")
-    given.output.write_text(explanation.to_html(), encoding="utf-8")
+    explanation.save(given.output)
 
 
 def train(words: Sequence[str]) -> None:
@@ -199,6 +198,23 @@ def export(words: Sequence[str]) -> None:
     sys.stdout.write(f"{given.folder}\n")
 
 
+def serve(words: Sequence[str]) -> None:
+    """Answers requests over HTTP."""
+    parser = _model_parser(
+        "serve",
+        "Answer requests over HTTP: POST /predict (the JSON of handler.py), /health, /metrics, and /docs, which says\n"
+        "more. Limits are set by the environment: MMNER_MAX_TEXTS and others (docs/serving.md).",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0: also for other machines; default: %(default)s")
+    parser.add_argument("--port", type=int, default=8000, help="0: a free one; default: %(default)s")
+    given = parser.parse_args(words)
+    from . import serving
+
+    limits, bound = serving.ServerLimits.from_environment(), serving.bind(given.host, given.port)
+    name = Path(given.model).name if given.model else MODEL.name
+    serving.serve(serving.make_app(load(given.model), limits, name), bound)
+
+
 def publish(words: Sequence[str]) -> None:
     """Pushes a trained model to the Hub."""
     from .results import publish
@@ -219,6 +235,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int | None]] = {
     "train": train,
     "evaluate": evaluate,
     "export": export,
+    "serve": serve,
     "publish": publish,
     "data": data,
 }

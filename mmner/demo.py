@@ -13,26 +13,16 @@ from typing import Any
 from PIL import Image, ImageDraw
 from transformers import pipeline
 
-from explain_2mner import STYLE, figure, highlight
+from explain_2mner import figure, highlight, page_head
 
 from . import MODEL
 
 NOTICE = "Invented posts with drawn images, read by 2m-ner-small on this machine. It errs; its card says how often."
-TITLE = "<title>2M-NER: posts</title>"
-PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>2M-NER: posts</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>{style}
-article {{ display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr) 9rem; gap: 0 1.5rem; margin: 1.5rem 0;
-  border-top: 1px solid #ddd }}
-article img {{ max-width: 100% }} h2 {{ font-size: .8rem; font-weight: 600; color: #666; margin: .6rem 0 0 }}
-@media (max-width: 40rem) {{ article {{ grid-template-columns: minmax(0, 1fr) }} article img {{ max-width: 9rem }} }}
-</style></head><body>
-<h1>Named entities in posts</h1>
-<p>{notice}</p>
-{articles}
-</body></html>
-"""
+TITLE = "2M-NER: posts"
+STYLE = """article { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr) 9rem; gap: 0 1.5rem;
+  margin: 1.5rem 0; border-top: 1px solid #ddd }
+article h2 { font-size: .8rem; font-weight: 600; margin: .6rem 0 0 } article img { margin-top: .6rem }
+@media (max-width: 40rem) { article { grid-template-columns: minmax(0, 1fr) } article img { max-width: 9rem } }"""
 Post = tuple[str, Image.Image | None]
 
 
@@ -114,7 +104,8 @@ def report(ner: Callable, posts: Sequence[Post]) -> tuple[str, str]:
             cells.append(f"<div>{figure(image)}</div>")
         lines.append(f"  without an image:  {_shown(other)}")
         articles.append(f"<article>{''.join(cells)}</article>")
-    return "\n".join(lines), PAGE.format(style=STYLE, notice=NOTICE, articles="\n".join(articles))
+    page = [page_head(TITLE, STYLE), f"<p>{NOTICE}</p>", *articles, "</body></html>\n"]
+    return "\n".join(lines), "\n".join(page)
 
 
 def _cell(title: str, text: str, entities: Sequence[dict[str, Any]]) -> str:
@@ -133,7 +124,8 @@ def main() -> None:
     arguments = parser.parse_args()
     ner = pipeline("token-classification", model=arguments.model, trust_remote_code=True)
     text, page = report(ner, [(text, draw and draw()) for text, draw in POSTS])
-    if arguments.output.exists() and TITLE not in arguments.output.read_text(encoding="utf-8", errors="replace"):
+    mine = f"<title>{TITLE}</title>"
+    if arguments.output.exists() and mine not in arguments.output.read_text(encoding="utf-8", errors="replace"):
         parser.error(f"--output {arguments.output} is a file of something else: name another.")
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(page, encoding="utf-8")

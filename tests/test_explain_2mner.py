@@ -1,19 +1,22 @@
-"""Explanations: scores and attention against the model itself, heat maps where they belong, pages that are whole."""
+"""Explanations: scores, gates and ratios against the model itself, pages that are whole and hide nothing."""
 
 import json
+import re
 
-import numpy as np
 import pytest
 import torch
 from html_page import Page
 from PIL import Image
 from tiny_pipelines import LABELS, TEXTS, limited, make_pipeline, plain_image, same
-from transformers import CLIPImageProcessorPil, ViTConfig
 
-import explain_2mner
-from explain_2mner import highlight
+from explain_2mner import EntityExplanation, Explanation, highlight
 
 TEXT, LONG = TEXTS[0], " ".join(TEXTS)
+
+
+@pytest.fixture(scope="module")
+def evidence(towers):
+    return make_pipeline(towers, seed=1, collaboration="evidence")
 
 
 @pytest.fixture(scope="module", params=["none", "gated"])
@@ -67,36 +70,49 @@ class TestData:
         same(explanation.entities_without_image, pipe(LONG))
         assert explanation.entities
         for entity in explanation.entities:
-            assert (entity.gate is None) == (collaboration not in ("gated", "evidence"))
-            assert (entity.attention is None) == (collaboration == "evidence")
-            assert entity.attention is None or entity.attention.shape == (2, 2)
-            assert entity.gate is None or 0 <= entity.gate <= 1
+            assert (entity.gate is None) == (collaboration != "gated")
+            assert (entity.shown is None) == (collaboration != "evidence")
+            assert 0 <= (entity.gate or entity.shown or 0) <= 1
+        assert (explanation.image_ratios is None) == (collaboration != "evidence")
 
     def test_score_without_the_image_is_that_of_the_same_span(self, ner):
         check_scores_without_image(ner, LONG, ner.explain(LONG, halves()))
 
-    def test_gates_and_attention_are_the_models(self, ner):
-        batch = ner.processor(TEXT, images=halves())
+    def test_gates_are_the_models(self, ner):
         with torch.no_grad():
-            outputs = ner.model.model(**batch, output_attentions=True)
+            gates = ner.model.model(**ner.processor(TEXT, images=halves())).gates
         explanation = ner.explain(TEXT, halves())
         assert explanation.entities
         for entity in explanation.entities:
             span = word_range(ner, TEXT, entity.entity)
-            assert entity.gate == pytest.approx(outputs.gates[0, span].mean().item(), abs=1e-5)
-            weights = outputs.image_attentions[0][0].mean(0)[span].mean(0).numpy()  # the [CLS] of ViT, then patches
-            np.testing.assert_allclose(entity.attention.flatten(), weights[1:], atol=1e-5)
-            assert entity.attention.sum() + weights[0] == pytest.approx(1, abs=1e-5)
+            assert entity.gate == pytest.approx(gates[0, span].mean().item(), abs=1e-5)
+
+    def test_what_the_image_shows_is_from_the_evidence_head(self, evidence):
+        batch = evidence.processor(LONG, images=halves())
+        with torch.no_grad():
+            outputs, ratios = evidence.model(**batch), evidence.model.emissions(**batch).log_ratios[0].exp()
+        explanation = evidence.explain(LONG, halves())
+        assert list(explanation.image_ratios) == ["PER", "LOC"]
+        assert list(explanation.image_ratios.values()) == pytest.approx(ratios[:2].tolist(), rel=1e-4)
+        assert len({round(ratio, 4) for ratio in explanation.image_ratios.values()}) == 2
+        for entity in explanation.entities:
+            first = word_range(evidence, LONG, entity.entity).start
+            assert entity.shown == pytest.approx(outputs.gates[0, first].item(), abs=1e-5)
+        assert sum(entity.shown for entity in explanation.entities) > 0
+        other = evidence.explain("Orange", halves()).image_ratios  # of the image alone
+        assert other == pytest.approx(explanation.image_ratios)
+        assert evidence.explain(" ", halves()).image_ratios == pytest.approx(other)
+        assert evidence.explain(LONG).image_ratios is None
 
     def test_without_an_image_there_is_only_the_text(self, ner):
         explanation = ner.explain(TEXT)
         same(entities_of(explanation), ner(TEXT))
         assert explanation.entities_without_image is None and explanation.image is None
         for entity in explanation.entities:
-            assert entity == explain_2mner.EntityExplanation(entity.entity)
+            assert entity == EntityExplanation(entity.entity)
         page = Page(explanation.to_html())
         assert page.all("img") == [] and page.all("mark")
-        assert "ithout the" not in page.text and "Caption" not in page.text
+        assert not re.search("image|caption|Shown|likely", page.text, re.IGNORECASE)
         assert ner.explain("", plain_image("red")).entities == [] and ner.explain(" ").entities == []
 
     def test_long_text(self, ner):
@@ -104,7 +120,6 @@ class TestData:
         explanation = windowed.explain(LONG, halves(), stride=5)
         same(entities_of(explanation), windowed(LONG, images=halves(), stride=5))
         assert len(explanation.entities) > 2
-        assert all(entity.attention.shape == (2, 2) for entity in explanation.entities)
 
     def test_options_and_other_inputs(self, ner):
         for item, options in (
@@ -126,7 +141,11 @@ class TestData:
         data = json.loads(json.dumps(explanation.to_dict(), allow_nan=False))
         assert data["text"] == TEXT
         for item, entity in zip(data["entities"], explanation.entities, strict=True):
-            assert item["word"] == entity.entity["word"] and np.allclose(item["attention"], entity.attention)
+            assert item == {**entity.entity, "score_without_image": entity.score_without_image} | {
+                "gate": entity.gate,
+                "shown": None,
+            }
+        assert data["image_ratios"] is None and "image" not in data
 
 
 class TestCaptions:
@@ -157,52 +176,6 @@ class TestCaptions:
                 asked({"text": TEXT, "caption": self.CAPTION})
 
 
-class TestHeatMap:
-    @pytest.mark.parametrize("corner", [(0, 0), (0, 1), (1, 0), (1, 1)])
-    def test_warm_where_the_attention_is(self, corner):
-        attention = np.zeros((2, 2), np.float32)
-        attention[corner] = 0.5
-        image = Image.new("RGB", (120, 60), "black")
-        explained = explain_2mner.EntityExplanation({}, attention=attention)
-        shown = explain_2mner.Explanation("a", [explained], None, image).heat_map(0)
-        assert shown.size == image.size
-        quarters = np.asarray(shown, dtype=float).reshape(2, 30, 2, 60, 3).mean((1, 3, 4))
-        assert np.unravel_index(quarters.argmax(), (2, 2)) == corner
-
-    def test_of_nothing(self, ner):
-        with pytest.raises(IndexError):
-            ner.explain(TEXT, halves()).heat_map(99)
-        with pytest.raises(ValueError, match="no image was given"):
-            ner.explain(TEXT).heat_map(0)
-
-    @pytest.mark.parametrize(
-        ("config", "patches", "size", "expected"),
-        [
-            (ViTConfig(patch_size=16), 197, (224, 224), (14, 14, 1)),
-            (ViTConfig(patch_size=14), 261, (224, 224), (16, 16, 5)),  # four registers
-            (ViTConfig(patch_size=4), 49, (224, 224), (7, 7, 0)),  # patches merged on the way, as in Swin
-            (object(), 32, (128, 256), (4, 8, 0)),  # a convolutional map
-            (object(), 47, (224, 224), None),
-        ],
-    )
-    def test_how_a_sequence_covers_the_image(self, config, patches, size, expected):
-        assert explain_2mner._grid(config, patches, size) == expected
-
-    def test_a_cropped_image_is_shown_as_it_was_seen(self):
-        processor = CLIPImageProcessorPil(size={"shortest_edge": 48}, crop_size={"height": 32, "width": 32})
-        image = Image.new("RGB", (200, 100), "black")
-        box = explain_2mner._seen_box(processor, image.size)
-        assert box == (67, 17, 133, 83)  # two thirds of the height, as wide, from the middle
-        # What lies outside the box changes nothing in what the model sees; what lies inside does.
-        for inside, left in ((False, 20), (True, 90)):
-            marked = image.copy()
-            marked.paste("white", (left, 40, left + 20, 60))
-            pixels = [processor(shown, return_tensors="np")["pixel_values"] for shown in (image, marked)]
-            assert (pixels[0] != pixels[1]).any() == inside
-        whole = CLIPImageProcessorPil(size={"height": 32, "width": 32}, do_center_crop=False)
-        assert explain_2mner._seen_box(whole, (200, 100)) == (0, 0, 200, 100)
-
-
 class TestPage:
     def test_text_and_entities(self):
         text = "<b>Jordan</b> & Paris\n\u202eשלום"
@@ -211,7 +184,7 @@ class TestPage:
             {"entity_group": 'a"<', "score": 0.25, "word": "Paris", "start": 16, "end": 21},
         ]
         page = Page(highlight(text, entities))
-        assert page.text == '<b>JordanPER</b> & Parisa"<\n\u202eשלום'
+        assert page.text == '<b>Jordan PER</b> & Paris a"<\n\u202eשלום'
         first, second = page.all("mark")
         assert first["style"] != second["style"]
         assert Page(highlight(text, [])).text == text
@@ -222,7 +195,86 @@ class TestPage:
         assert not page.all("script")
         number = len(explanation.entities)
         assert number and len(page.all("mark")) == 2 * number + len(explanation.entities_without_image)
-        assert len(page.all("img")) == 1 + number
+        (image,) = page.all("img")
+        assert image["alt"] == "The image that was given with the text"
         links = [one[name] for one in page.elements for name in ("href", "src") if name in one]
         assert all(link.startswith("data:image/jpeg;base64,") for link in links)
-        assert f"{explanation.entities[0].score_without_image:.3f}" in page.text
+        (viewport,) = page.all("meta", name="viewport")
+        assert "width=device-width" in viewport["content"]
+        assert {rule.split("{")[0].strip()[:9] for rule in style_rules(page)} <= {".two-mner", ":where(.t"}
+
+    def test_a_row_for_each_entity_and_type(self, evidence):
+        explanation = evidence.explain(LONG, halves())
+        page = Page(explanation.to_html())
+        assert len(page.all("table")) == 1
+        rows = {row[0]: row[1:] for row in table(page)}
+        for entity in explanation.entities:
+            kind, score = entity.entity["entity_group"], entity.entity["score"]
+            without, with_image, shown = rows[entity.entity["word"]]
+            assert f"{kind} {score:.3f}" in with_image and shown == f"{entity.shown:.3f}"
+            assert f"{kind} {entity.score_without_image:.3f}" in without.replace(":", "")
+        for kind, ratio in explanation.image_ratios.items():
+            assert rows[kind] == [f"{ratio:.3g} times as likely"]
+        for part in ("A score is the probability", "Shown is the probability", "How many times as likely this image"):
+            assert page.text.count(part) == 1
+
+    def test_what_the_image_changed_is_marked(self):
+        found = [("Jordan", "PER", 0.8), ("Paris", "LOC", 0.9), ("Ann", "PER", 0.6)]
+        alone = [("Jordan", "LOC", 0.5), ("Paris", "LOC", 0.7), ("<i>Bo", "PER", 0.4)]
+        text = "Jordan, Paris, Ann, <i>Bo"
+        new = [EntityExplanation(entity(text, *one), 0.25, shown=0.125) for one in found]
+        new[0].entity["alternatives"] = [{"entity_group": "ORG", "score": 0.0625}]
+        old = [entity(text, *one) for one in alone]
+        page = Page(Explanation(text, new, old, halves(), None, {"PER": 2.0, "LOC": 0.5}).to_html())
+        assert table(page) == [
+            ["Entity", "Without the image", "With the image", "Shown"],
+            ["Jordan", "LOC 0.500 as PER: 0.250", "PER 0.800 changed: LOC → PER as ORG: 0.062", "0.125"],
+            ["Paris", "LOC 0.700", "LOC 0.900", "0.125"],
+            ["Ann", "not found as PER: 0.250", "PER 0.600 only with the image", "0.125"],
+            ["<i>Bo", "PER 0.400", "not found only without the image", "–"],
+            ["PER", "2 times as likely"],
+            ["LOC", "0.5 times as likely"],
+        ]
+        assert [row["text"][:3] for row in page.all("tr", class_="changed")] == ["Jor", "Ann", "<i>"]
+
+    def test_nothing_found(self):
+        page = Page(Explanation("hola").to_html())
+        assert table(page) == [["Entity", "Type and score"], ["No entity was found."]]
+        assert all(cell["text"] for cell in page.elements if cell["tag"] in ("td", "th", "p"))
+
+    def test_a_notebook_shows_what_is_on_the_page(self, evidence):
+        explanation = evidence.explain(TEXT, halves())
+        shown, page = Page(explanation._repr_html_()), Page(explanation.to_html())
+        assert shown.all("html") == shown.all("body") == [] and shown.elements[0]["class"] == "two-mner"
+        assert table(shown) == table(page) and shown.all("img") == page.all("img")
+        assert style_rules(shown) == style_rules(page)
+
+    def test_save_writes_a_new_file_only(self, ner, tmp_path):
+        explanation = ner.explain(TEXT, halves())
+        explanation.save(tmp_path / "page.html")
+        assert (tmp_path / "page.html").read_text(encoding="utf-8") == explanation.to_html()
+        (tmp_path / "mine.html").write_text("mine")
+        with pytest.raises(FileExistsError, match="mine.html is there already; remove it or give another name"):
+            explanation.save(str(tmp_path / "mine.html"))
+        assert (tmp_path / "mine.html").read_text() == "mine"
+
+
+def entity(text: str, word: str, kind: str, score: float) -> dict:
+    start = text.index(word)
+    return {"entity_group": kind, "score": score, "word": word, "start": start, "end": start + len(word)}
+
+
+def table(page: Page) -> list[list[str]]:
+    """The text of each cell, row by row, without the titles."""
+    rows: list[list[str]] = []
+    for one in page.elements:
+        if one["tag"] == "tr":
+            rows.append([])
+        elif one["tag"] in ("th", "td") and one.get("class") != "title":
+            rows[-1].append(one["text"].strip())
+    return [row for row in rows if row]
+
+
+def style_rules(page: Page) -> list[str]:
+    (style,) = page.all("style")
+    return [rule.strip() for rule in style["text"].split("}") if rule.strip()]

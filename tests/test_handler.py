@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from PIL import Image
 from test_load_image import encoded, encoded_size
-from tiny_pipelines import limited, noise, same
+from tiny_pipelines import limited, make_pipeline, noise, same
 
 import handler as handler_module
 from handler import EndpointHandler, Limits
@@ -94,6 +94,20 @@ def test_a_saved_model_is_served_from_its_folder(ner, tmp_path):
     assert served(with_image(in_base64(noise()))) == ner(TEXTS[0], images=noise())
 
 
+def test_a_model_of_captions_reads_them(towers):
+    ner = make_pipeline(towers, collaboration="none", image_as_text=True)
+    handler, caption = EndpointHandler(ner=ner, limits=Limits(max_text_characters=50)), "a man in Santiago"
+    expected = ner([{"text": TEXTS[0], "caption": caption}, TEXTS[0]])
+    assert expected[0] != expected[1]
+    inputs = [{"text": TEXTS[0], "caption": caption}, {"text": TEXTS[0], "caption": None}]
+    same(handler({"inputs": inputs}), expected)
+    same([handler({"inputs": one}) for one in inputs], expected)
+    for wrong in (17, [], "half \ud83d of one"):
+        error = handler({"inputs": {"text": "a", "caption": wrong}})
+        check_error(error, "invalid_request", 400, "inputs.caption ")
+    check_error(handler({"inputs": inputs[0] | {"caption": "x" * 40}}), "too_large", 413, "65 characters in inputs")
+
+
 # Requests of the wrong form
 
 
@@ -107,7 +121,11 @@ def test_a_saved_model_is_served_from_its_folder(ner, tmp_path):
         ({"inputs": Image.new("RGB", (1, 1))}, "inputs is of type Image"),
         ({"inputs": ["a", 17]}, "inputs[1] is a number"),
         ({"inputs": {"text": "a", "photo": "b"}}, "inputs has the unknown 'photo'; known are text, image"),
-        ({"inputs": {"text": "a", "image": 17}}, "inputs.image is a number; expected a string: base64"),
+        (
+            {"inputs": {"text": "a", "image": 17}},
+            'inputs.image is a number; `inputs` is a text, or {"text": ..., "image": base64',
+        ),
+        ({"inputs": {"text": "a", "caption": "b"}}, "inputs has the unknown 'caption'; known are text, image"),
         ({"inputs": "half \ud83d of one"}, "half of a surrogate pair at character 5"),
         ({"inputs": "a", "parameters": []}, "`parameters` is a list; expected an object"),
     ],

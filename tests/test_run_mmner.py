@@ -244,3 +244,25 @@ def test_a_run_with_adapters_and_tensorboard_saves_a_plain_model_and_curves(reci
     argv = [recipe, "--model_name_or_path", str(folder), "--do_train", "false", "--probe_sentences", "80"]
     again = run_mmner.main([*argv, "--output_dir", str(tmp_path / "again")])
     assert again["test_f1"] == results["test_f1"]
+
+
+def test_epochs_are_raised_to_the_steps_that_were_asked_for(tmp_path):
+    args = run_mmner.TrainingArguments(
+        output_dir=str(tmp_path), use_cpu=True, per_device_train_batch_size=8, min_train_steps=300
+    )
+    assert [run_mmner.epochs_for(args, rows) for rows in (1, 8, 9, 200, 2400, 5000)] == [300, 300, 150, 12, 1, 1]
+
+
+def test_a_type_without_an_example_and_a_split_without_its_images_are_told(caplog):
+    def split(*types):
+        part = object.__new__(run_mmner.WindowedSentences)
+        part.tags, part.languages, part.relations = [[f"B-{kind}"] for kind in types], ["en"] * len(types), []
+        part.relations = [None] * len(types)
+        return part
+
+    sentences = {"train": split("PER", "LOC"), "test": split("PER", "DISH")}
+    results = {"train_missing_images": 3, "train_samples_with_image": 0, "test_missing_images": 1}
+    run_mmner.warn_of_gaps(sentences, results | {"test_samples_with_image": 5})
+    assert "train has no example of DISH: they cannot be learned" in caplog.text
+    assert "test has no example of LOC: their scores say nothing" in caplog.text
+    assert "train lost all of its 3 images" in caplog.text and "test lost" not in caplog.text

@@ -102,7 +102,7 @@ def test_the_commands_of_a_card_and_the_readme_are_options_that_exist(here):
     assert found >= 2
 
 
-@pytest.mark.parametrize(("page", "number"), [("README.md", 4), ("docs/serving.md", 2)])
+@pytest.mark.parametrize(("page", "number"), [("README.md", 3), ("docs/serving.md", 2)])
 def test_the_snippets_of_a_page_run_one_after_the_other(here, page, number):
     names: dict = {}
     snippets = blocks((ROOT / page).read_text(encoding="utf-8"), "python")

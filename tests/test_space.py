@@ -1,14 +1,16 @@
 """The Space: what it shows, its examples and card; the page itself, served where Gradio is installed."""
 
+import json
 import re
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from html_page import Page
 from PIL import Image
 from test_load_image import encoded_size
-from tiny_pipelines import make_pipeline
+from tiny_pipelines import make_pipeline, same
 
 SPACE = Path(__file__).resolve().parent.parent / "space"
 TEXT = "Jordan was seen in Paris."
@@ -26,11 +28,21 @@ def space_modules():
 
 @pytest.fixture(scope="module")
 def ner(towers):
-    return make_pipeline(towers, labels=["O", "B-PER", "B-BIRD"])  # of one word each, hence many
+    # Entities of one word each, hence many.
+    return make_pipeline(towers, labels=["O", "B-PER", "B-BIRD"], collaboration="evidence")
 
 
-def spans(entities) -> list[dict]:
-    return [{"entity": entity["entity_group"], "start": entity["start"], "end": entity["end"]} for entity in entities]
+MARKED = "<img src=x onerror=alert(1)> Jordan <script>alert(1)</script> &amp; Paris"
+
+
+def marked(page: str) -> list[str]:
+    """Each entity of the text with its type, which stands on it as text."""
+    parsed = Page(page)
+    return [mark["text"] for mark in parsed.all("mark") if mark["text"].count(" ")]
+
+
+def shown(entities) -> list[str]:
+    return [f"{entity['word']} {entity['entity_group']}" for entity in entities]
 
 
 def saved(image: Image.Image, folder: Path, **options) -> str:
@@ -44,31 +56,34 @@ def uploaded(path: str | Path) -> dict:
 
 
 def test_an_answer_is_the_pipelines_with_the_image_and_without(ner, tmp_path):
-    from answers import COLUMNS, answer, checked
+    from answers import answer, checked
     from examples import person
 
-    shown = answer(ner, TEXT, checked(ner, TEXT, uploaded(saved(person(), tmp_path))))
+    page, data = answer(ner, TEXT, checked(ner, TEXT, uploaded(saved(person(), tmp_path))))
     expected, expected_without = ner(TEXT, images=person()), ner(TEXT)
-    assert shown.highlighted == {"text": TEXT, "entities": spans(expected)} and expected
-    assert shown.highlighted_without == {"text": TEXT, "entities": spans(expected_without)}
-    assert len(shown.rows) == len(shown.heat_maps) == len(expected)
-    for row, (heat_map, caption), entity in zip(shown.rows, shown.heat_maps, expected, strict=True):
-        assert len(row) == len(COLUMNS) and row[:2] == [entity["word"], entity["entity_group"]]
-        assert float(row[2]) == pytest.approx(entity["score"], abs=1e-3)
-        assert caption == f"{entity['word']} ({entity['entity_group']})" and heat_map.size == person().size
-    shown = answer(ner, TEXT, checked(ner, TEXT, None))
-    assert shown.highlighted == {"text": TEXT, "entities": spans(expected_without)}
-    assert shown.highlighted_without is None and not shown.heat_maps
-    assert all(row[3:] == ["", ""] for row in shown.rows)
+    assert marked(page) == shown(expected) and expected
+    same([{key: entity[key] for key in expected[0]} for entity in data["entities"]], expected)
+    same(data["entities_without_image"], expected_without)
+    assert data["image_ratios"] and "times as likely" in Page(page).text and len(Page(page).all("img")) == 1
+    page, data = answer(ner, TEXT, checked(ner, TEXT, None))
+    assert marked(page) == shown(expected_without) and data["entities_without_image"] is None
+    assert not Page(page).all("img") and "image" not in Page(page).text
 
 
-def test_heat_maps_are_few_and_small(ner, tmp_path):
-    from answers import MAX_HEAT_MAPS, MAX_IMAGE_SIDE_PX, answer, checked
+def test_what_a_visitor_writes_is_no_html(ner):
+    from answers import answer
 
-    image = checked(ner, TEXT, uploaded(saved(Image.new("RGBA", (3000, 20), "red"), tmp_path)))
-    shown = answer(ner, "Jordan was seen. " * 20, image)
-    assert 0 < len(shown.heat_maps) <= MAX_HEAT_MAPS < len(shown.rows)
-    assert max(shown.heat_maps[0][0].size) <= MAX_IMAGE_SIDE_PX
+    page = Page(answer(ner, MARKED, None)[0])
+    assert not page.all("script") and not page.all("img")
+    for part in ("<img src=x onerror=alert(1)>", "<script>", "&amp;"):
+        assert part in "".join(re.split(" (?:PER|BIRD)", page.all("p")[0]["text"]))
+
+
+def test_the_model_is_named_and_its_card_linked(tmp_path):
+    from answers import about
+
+    assert "[org/2m-ner](https://huggingface.co/org/2m-ner)" in about("org/2m-ner")
+    assert f"**{tmp_path.name}**" in about(str(tmp_path)) and "http" not in about(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -118,7 +133,7 @@ def url(ner):
         patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
         from app import build
 
-        page = build(ner)
+        page = build(ner, "org/2m-ner")
         _, local_url, _ = page.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", inbrowser=False)
         yield local_url
         page.close()
@@ -130,13 +145,10 @@ def test_the_page_answers_through_its_api(url, ner, tmp_path):
 
     badge().save(tmp_path / "a.png")
     client = Client(url, verbose=False)
-    found, without, rows, maps = client.predict(TEXT, handle_file(tmp_path / "a.png"), api_name="/entities")
-    assert "".join(part["token"] for part in found) == TEXT == "".join(part["token"] for part in without)
-    marked = [(part["token"], part["class_or_confidence"]) for part in found if part["class_or_confidence"]]
-    assert marked == [(entity["word"], entity["entity_group"]) for entity in ner(TEXT, images=badge())]
-    assert len(rows["data"]) == len(maps) == len(marked)
-    _, without, _, maps = client.predict(TEXT, None, api_name="/entities")
-    assert not without and not maps
+    found, data = client.predict(TEXT, handle_file(tmp_path / "a.png"), api_name="/entities")
+    assert marked(found) == shown(data["entities"]) == shown(ner(TEXT, images=badge()))
+    found, data = client.predict(TEXT, None, api_name="/entities")
+    assert marked(found) == shown(ner(TEXT)) and data["image_ratios"] is None
     with pytest.raises(exceptions.AppError, match="There is no text"):
         client.predict(" ", None, api_name="/entities")
     path = saved(badge(), tmp_path, format="EPS")
@@ -145,3 +157,23 @@ def test_the_page_answers_through_its_api(url, ner, tmp_path):
     for path in ("/etc/hostname", str(SPACE / "app.py")):  # a file of the server, which nobody uploaded
         with pytest.raises(exceptions.AppError):
             client.predict(TEXT, {"path": path, "meta": {"_type": "gradio.FileData"}}, api_name="/entities")
+
+
+def test_the_page_names_its_model_and_reads_an_example_at_one_click(url):
+    import urllib.request
+
+    from examples import EXAMPLES
+
+    with urllib.request.urlopen(f"{url}config") as response:
+        config = json.load(response)
+    (about, _) = [part["props"]["value"] for part in config["components"] if part["type"] == "markdown"]
+    assert "(https://huggingface.co/org/2m-ner)" in about
+    buttons = [part for part in config["components"] if "example" in (part["props"].get("elem_classes") or ())]
+    assert [part["props"]["value"].rsplit(" (")[0] for part in buttons] == [example.text for example in EXAMPLES]
+    events = {event["id"]: event for event in config["dependencies"]}
+    (answered,) = {tuple(event["outputs"]) for event in events.values() if event["api_name"] == "entities"}
+    for button in buttons:
+        (chain,) = [event["id"] for event in events.values() if [button["id"], "click"] in event["targets"]]
+        while tuple(events[chain]["outputs"]) != answered:
+            after = [event for event in events.values() if event["trigger_after"] == chain]
+            (chain,) = [event["id"] for event in after if event["trigger_only_on_success"]]

@@ -161,7 +161,8 @@ def main() -> None:
     for part in read_parts(arguments.sets):
         rows = list(part.rows("validation"))
         sets[part.folder.name] = rows, images_of(part, rows)
-    systems = {}
+    # What was measured before of other systems stays.
+    systems = json.loads(arguments.output.read_text())["systems"] if arguments.output.is_file() else {}
     for folder in arguments.models:
         print(folder, flush=True)
         systems[Path(folder).name] = score(Ours(folder), sets) | {"megabytes": megabytes(Path(folder))}

@@ -22,7 +22,7 @@ HIDDEN = regex.compile(r"[\s\p{Cc}\p{Cf}\p{Default_Ignorable_Code_Point}]")
 # As a person cuts them: "|" stands between two words that no space parts.
 WORDS = """
 Radbury Hermes Bay FC München Königin José Peña Jean-Claude Ångström the la der el und İstanbul ﬁn cafe\u0301 99 Ⅻ 3,14
-L'|Élysée d’|Artagnan qu'|il John|'s did|n't celui|-ci aujourd'hui AT&T 1985|-|86 #|NBA @me_2 a|% ... so\u00adft
+L'|Élysée d’|Artagnan qu'|il John|'s did|n't celui|-ci aujourd'hui AT&T 1985|-|86 #NBA @me_2 a|% ... so\u00adft
 https://x.org/a?b=1 a.b@c.org U.S. (|Paris|) „|Wien|“ <|b|> &|amp|; <|script|> ¿|Quién|? نمی\u200cخواهم Москва Αθήνα
 שָׁלוֹם مرحبا नमस्ते ประเทศไทย 東京 とうきょう 서울 გამარჯობა Հայաստան አዲስ தமிழ் తెలుగు বাংলা ਪੰਜਾਬੀ ລາວ မြန်မာ ខ្មែរ བོད ᏣᎳᎩ ᠮᠣᠩᠭᠣᠯ
 𐐀𐐨 𝔘𝔫𝔦 🙂 👍🏽 👨‍👩‍👧 🏳️‍🌈 🇩🇪 1️⃣ 🏴󠁧󠁢󠁥󠁮󠁧󠁿 ❤️""".split()

@@ -318,7 +318,7 @@ def _overlap_findings(report: AuditReport) -> Iterator[Finding]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``python -m dataset_script audit``."""
+    """The options of ``mmner data audit``."""
     parser.add_argument("folder_a", metavar="A", help="folder of a dataset")
     parser.add_argument("folder_b", metavar="B", nargs="?", help="another, to compare")
     parser.add_argument("--output_dir", type=Path, help="write audit.json and audit.md there")

@@ -270,7 +270,7 @@ def _opened(path: Path) -> tuple[str | None, str, int]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``python -m dataset_script build``."""
+    """The options of ``mmner data build``."""
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help="folder of sentences, or dataset on the Hub")
     parser.add_argument("--output_dir", required=True, help="folder of the finished dataset")
     parser.add_argument("--provider", required=True, choices=PROVIDERS, help="of the images")

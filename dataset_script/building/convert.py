@@ -102,7 +102,7 @@ def _write(rows: datasets.Dataset, path: Path, images: Path, root: Path | None =
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``python -m dataset_script convert``."""
+    """The options of ``mmner data convert``."""
     parser.add_argument(
         "source", metavar="DATASET", help="a folder or file of any format in docs/data.md, or org/name"
     )

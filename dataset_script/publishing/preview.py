@@ -131,7 +131,7 @@ def _thumbnail(row: Row, file: Path | bytes | None) -> tuple[str | None, str | N
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``python -m dataset_script preview``."""
+    """The options of ``mmner data preview``."""
     parser.add_argument("folder", metavar="FOLDER", help="folder of a dataset")
     parser.add_argument("--output", type=Path, default=Path("preview.html"), help="the page (%(default)s)")
     parser.add_argument("--rows", type=int, default=60, help="how many at most (%(default)s)")

@@ -1,6 +1,6 @@
 """Push a finished dataset folder to the Hub in one commit: Parquet by language, card, origins of the images; no code.
 
-``python -m dataset_script push FOLDER ORG/NAME``. An interrupted push is completed by repeating it; files that have
+``mmner data push FOLDER ORG/NAME``. An interrupted push is completed by repeating it; files that have
 arrived are not sent again.
 """
 
@@ -136,7 +136,7 @@ def _described_rows(folder: Path) -> dict[str, int]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``python -m dataset_script push``."""
+    """The options of ``mmner data push``."""
     parser.add_argument("folder", help="a finished dataset, as build writes it")
     parser.add_argument("repo_id", metavar="ORG/NAME", help="the dataset on the Hub, made if there is none")
     parser.add_argument("--private", action="store_true", help="make the repository a private one")

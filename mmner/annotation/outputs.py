@@ -7,22 +7,16 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from explain_2mner import STYLE, figure, highlight
+from explain_2mner import figure, highlight, page_head
 from processing_2mner import TwoMNERProcessor, load_image
 
 Row = dict[str, Any]
 """`id`, `text`, the pipeline's `entities`, and where there are such `tokens`, `image` (by name) and `error`."""
 
-PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>Named entities</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>{style}
-article {{ border-top: 1px solid #ddd; padding: .6rem 0; overflow: hidden }}
-article img {{ float: right; max-width: 9rem; max-height: 9rem; margin-left: 1rem }}
-.id, .error {{ font-size: .8rem; color: #595959; margin: 0 }}
-.error {{ color: #a40000 }} .text {{ margin: .3rem 0 }}</style></head><body>
-<h1>Named entities</h1>
-"""
+STYLE = """article { border-top: 1px solid #ddd; padding: .6rem 0; overflow: hidden }
+article img { float: right; max-width: 9rem; max-height: 9rem; margin-left: 1rem }
+article p.id, article p.error { font-size: .8rem; color: #595959; margin: 0 } article p.error { color: #a40000 }
+article .text { margin: .3rem 0 }"""
 
 
 def write_jsonl(rows: Iterable[Row], path: Path, processor: TwoMNERProcessor) -> None:
@@ -89,7 +83,7 @@ def _words(row: Row, processor: TwoMNERProcessor) -> tuple[list[str], list[tuple
 def write_html(rows: Iterable[Row], path: Path, processor: TwoMNERProcessor) -> None:
     """A page that needs nothing else: each text with its entities marked, and its image."""
     with path.open("w", encoding="utf-8") as file:
-        file.write(PAGE.format(style=STYLE))
+        file.write(page_head("Named entities", STYLE))
         for row in rows:
             file.writelines(_article(row))
         file.write("</body></html>\n")

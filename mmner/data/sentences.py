@@ -26,9 +26,8 @@ CAPTION_DROPOUT = 0.5
 """Probability that training hides a caption: a model that always read one would be lost without."""
 IGNORED = -100
 REMEDIES = {
-    "not IOB2": "Correct the row. If the dataset is IOB1, or has more such errors, convert it: python -m "
-    "dataset_script build SET --provider own --splits source --iob2 repair --output_dir FOLDER, and give --dataset "
-    "FOLDER.",
+    "not IOB2": "Correct the row. If the dataset is IOB1, or has more such errors, convert it: mmner "
+    "data build SET --provider own --splits source --iob2 repair --output_dir FOLDER, and give --dataset FOLDER.",
     "no gold label": "Give it gold labels or leave it out: only a test split that has none at all is predicted, and "
     "not scored.",
 }
@@ -97,7 +96,7 @@ class WindowedSentences(torch.utils.data.Dataset):
         if unknown := sorted({tag for tags in self.tags or () for tag in tags} - set(label2id)):
             raise ValueError(
                 f"The dataset has the tags {', '.join(unknown)}, which the model does not know; it knows "
-                f"{', '.join(label2id)}. Rename them in the dataset, or train a new model from towers."
+                f"{', '.join(label2id)}. Rename them in the dataset, or see --new_types."
             )
         self.label2id = dict(label2id)
         self.id2label = {index: label for label, index in label2id.items()}

@@ -45,9 +45,9 @@ def files_to_publish(folder: str | Path) -> list[str]:
 def card_for(folder: str | Path, repo_id: str) -> str:
     """The card of a run with the name of the repository in its title, metadata and snippets."""
     card, name = ModelCard.load(Path(folder) / "README.md"), repo_id.rpartition("/")[2]
-    card.text = card.text.replace(LOCATION, repo_id).replace(NAME, name)
-    if card.data.model_name == NAME:
-        card.data.model_name = name
+    own = card.data.model_name or NAME
+    card.text = card.text.replace(LOCATION, repo_id).replace(f'"{own}"', f'"{repo_id}"').replace(NAME, name)
+    card.data.model_name = name
     return str(card)
 
 

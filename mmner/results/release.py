@@ -8,6 +8,7 @@ card filled with measured results.
 import argparse
 import json
 import os
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,10 +16,12 @@ from typing import Any
 
 import jinja2
 import torch
+import yaml
 from huggingface_hub import ModelCardData
 from transformers import pipeline
 
 from dataset_script.files import replacing
+from mmner.options import TrainingArguments
 from mmner.results.examples import SENTENCES, widget_examples
 from modeling_2mner import TwoMNERForTokenClassification
 from processing_2mner import TwoMNERProcessor
@@ -44,7 +47,7 @@ def release(run: str | Path, folder: str | Path) -> Path:
     Writes weights, configuration, processor, code and card. Code that this checkout has stays there, and is linked to.
 
     Args:
-        run: the `output_dir` of a finished training, or any folder of a model.
+        run: the `output_dir` of a finished training, or the folder of an earlier release.
         folder: new, empty, or of an earlier release, which is replaced.
 
     Raises:
@@ -61,7 +64,10 @@ def release(run: str | Path, folder: str | Path) -> Path:
         ner = pipeline("token-classification", model=str(aside), trust_remote_code=True)
         widget = widget_examples(ner, list(SENTENCES.values()))
         results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-        (aside / "README.md").write_text(card(results, folder.name, widget), encoding="utf-8")
+        recipe = Path(run) / "recipe.yaml"
+        shutil.copy(recipe, aside)
+        seed = yaml.safe_load(recipe.read_text(encoding="utf-8")).get("seed", TrainingArguments.seed)
+        (aside / "README.md").write_text(card(results, folder.name, widget, seed), encoding="utf-8")
         for path in aside.glob("*.py"):
             if folder.is_relative_to(ROOT) and (ROOT / path.name).read_bytes() == path.read_bytes():
                 path.unlink()
@@ -69,7 +75,7 @@ def release(run: str | Path, folder: str | Path) -> Path:
     return folder
 
 
-def card(results: Mapping[str, Any], name: str, widget: Sequence[Mapping[str, Any]]) -> str:
+def card(results: Mapping[str, Any], name: str, widget: Sequence[Mapping[str, Any]], seed: int) -> str:
     """The card: the template filled with what `benchmarks/accuracy/peers.py` measured of the model of this name."""
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     environment.filters["signed"] = lambda value: f"{value:+.2f}"
@@ -86,7 +92,7 @@ def card(results: Mapping[str, Any], name: str, widget: Sequence[Mapping[str, An
         location=name,
         megabytes=round(own["megabytes"]),
         natural=own["sets"][NATURAL],
-        seed=1,
+        seed=seed,
         sets=[(key.replace("natural_dev", "natural posts"), facts) for key, facts in own["sets"].items()],
         peers=[
             (other, facts | {"natural": {lang: natural[other][lang] for lang in languages if lang in natural[other]}})

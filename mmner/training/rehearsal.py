@@ -30,7 +30,7 @@ def with_rehearsal(
         rows: with the column `known_types`; their types are the new ones.
         model: that has just got the new types (`with_labels`).
         processor: its processor.
-        number: of posts; 0 for none.
+        number: of posts, at least 1.
         seed: of the choice of posts.
     """
     labels, names = model.config.labels, label_names(rows)

@@ -351,7 +351,7 @@ def test_the_remedy_of_a_run_for_iob1_makes_a_set_in_iob2(tmp_path):
     table = pq.read_table(path)
     tags = pa.array([[4, 0, 2, 2]], table.schema.field("ner_tags").type)  # I-PER O I-LOC I-LOC
     pq.write_table(table.set_column(table.schema.get_field_index("ner_tags"), "ner_tags", tags), path)
-    words = re.search(r"python -m dataset_script (.*) SET (.*) FOLDER,", REMEDIES["not IOB2"]).groups()
+    words = re.search(r"mmner data (.*) SET (.*) FOLDER,", REMEDIES["not IOB2"]).groups()
     command = [*words[0].split(), str(tmp_path / "iob1"), *words[1].split(), str(tmp_path / "iob2")]
     assert main(command) == 0
     rows = load(tmp_path / "iob2", cache_dir=tmp_path / "cache")["train"]

@@ -161,3 +161,21 @@ def test_subsets_are_random_in_order_and_only_that_of_training_follows_seed_and_
     assert all(len(places) == 20 and places == sorted(places) for places in first.values())
     assert first == again and first["train"] != other["train"]
     assert first["validation"] == other["validation"] and first["test"] == other["test"]
+
+
+def test_a_validation_split_is_taken_of_train_where_there_is_none(tmp_path, caplog):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    rows = [{"id": str(n), "lang": "en", "tokens": ["a"], "ner_tags": ["O"]} for n in range(20)]
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    arguments = DataArguments(dataset=str(folder), validation_share=0.2)
+    first, second = (load_splits(arguments, ["train", "validation"], tmp_path, seed) for seed in (1, 2))
+    assert len(first["validation"]) == 4 and "4 of 20 training rows are taken" in caplog.text
+    assert sorted([*first["train"]["id"], *first["validation"]["id"]]) == sorted(row["id"] for row in rows)
+    assert first["validation"]["id"][:] == second["validation"]["id"][:]
+    (folder / "validation.jsonl").write_text(json.dumps(rows[0]))
+    own = load_splits(arguments, ["train", "validation"], tmp_path)
+    assert (len(own["train"]), len(own["validation"])) == (20, 1)
+    with pytest.raises(ValueError, match="--validation_share is 2; expected a share between 0 and 1"):
+        (folder / "validation.jsonl").unlink()
+        load_splits(DataArguments(dataset=str(folder), validation_share=2), ["train", "validation"], tmp_path)

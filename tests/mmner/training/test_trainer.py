@@ -61,6 +61,17 @@ def test_each_trained_parameter_is_in_one_group_with_the_rate_of_its_part(towers
                 assert not parameter.requires_grad or found[id(parameter)] == (rate, decay), name
 
 
+def test_each_layer_of_the_text_tower_has_its_share_of_the_rate_above_it(towers, tmp_path):
+    model, _ = make_model(towers, collaboration="none")
+    args = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, text_learning_rate=1e-2, text_layer_decay=0.5)
+    found = {id(p): group["lr"] for group in parameter_groups(model, args) for p in group["params"]}
+    text = model.model.text_model
+    layers = text.encoder.layer
+    for below, module in enumerate([*reversed(layers), text.embeddings]):
+        assert all(found[id(p)] == pytest.approx(1e-2 * 0.5**below) for p in module.parameters())
+    assert {found[id(p)] for p in model.classifier.parameters()} == {args.learning_rate}
+
+
 @given(
     lengths=st.lists(st.integers(0, 50), max_size=300),
     batch_size=st.integers(1, 9),

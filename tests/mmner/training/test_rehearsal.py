@@ -1,0 +1,55 @@
+"""Posts tagged by the model itself, beside training rows of new types."""
+
+import datasets
+import pytest
+import torch
+from tiny_pipelines import LABELS, make_pipeline, make_towers
+
+from mmner.data.splits import with_known_types
+from mmner.training.labels import with_labels
+from mmner.training.rehearsal import with_rehearsal
+
+NEW = ["O", "B-DISH", "I-DISH"]
+
+
+@pytest.fixture(scope="module")
+def ner(tmp_path_factory):
+    return make_pipeline(make_towers(tmp_path_factory.mktemp("towers")))
+
+
+@pytest.fixture(scope="module")
+def rows():
+    features = {
+        "id": datasets.Value("string"),
+        "lang": datasets.Value("string"),
+        "tokens": datasets.List(datasets.Value("string")),
+        "ner_tags": datasets.List(datasets.ClassLabel(names=NEW)),
+        "image": datasets.Image(),
+    }
+    record = {"id": "1", "lang": "en", "tokens": ["hot", "soup", "now"], "ner_tags": [1, 2, 0], "image": None}
+    return with_known_types(datasets.Dataset.from_list([record], features=datasets.Features(features)), ["DISH"])
+
+
+def test_own_tags_are_what_the_model_finds_and_rows_keep_theirs(ner, rows):
+    model = with_labels(ner.model, [*LABELS, "B-DISH", "I-DISH"])
+    with torch.no_grad():  # a model that takes everything for a dish
+        model.classifier.bias[-2:] += 100
+    found = with_rehearsal(rows, model, ner.processor, 40, seed=1)
+    names = found.features["ner_tags"].feature.names
+    assert names == [*LABELS, "B-DISH", "I-DISH"] and len(found) == 41
+    assert [names[tag] for tag in found[0]["ner_tags"]] == ["B-DISH", "I-DISH", "O"]
+    assert found[0]["known_types"] == ["DISH"] and found[0]["tokens"] == ["hot", "soup", "now"]
+    posts = found.select(range(1, 41))
+    assert all(known == ["PER", "LOC"] for known in posts["known_types"])
+    assert {*posts["lang"]} == {"de", "en", "es", "fr"}
+    for tokens, tags in zip(posts["tokens"], posts["ner_tags"], strict=True):
+        expected = ["O"] * len(tokens)
+        for word in ner({"tokens": tokens}, aggregation_strategy="none"):
+            expected[word["index"] - 1] = word["entity"]
+        assert [names[tag] for tag in tags] == expected
+
+
+def test_the_seed_chooses_the_posts(ner, rows):
+    model = with_labels(ner.model, [*LABELS, "B-DISH", "I-DISH"])
+    one, same, other = (with_rehearsal(rows, model, ner.processor, 5, seed)["tokens"][:] for seed in (1, 1, 2))
+    assert one == same != other
