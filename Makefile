@@ -73,5 +73,5 @@ clean:
 $(INSTALLED): setup.cfg pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "No Python >= 3.11 on the path. Install one, or: make PYTHON=/path/to/python"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0 --editable '.[train,data,onnx,search,serve,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0 --editable '.[train,data,onnx,search,serve,lora,tensorboard,dev]'
 	@touch $@

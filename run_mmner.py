@@ -31,7 +31,7 @@ from typing import Any
 import transformers
 from transformers import EarlyStoppingCallback, set_seed
 
-from mmner.data.collator import MultimodalCollator
+from mmner.data.collator import DataCollatorForMultimodalTokenClassification
 from mmner.data.sentences import WindowedSentences
 from mmner.data.shards import ParquetShards
 from mmner.data.splits import SPLITS, count_images, label_names, load_splits, with_known_types
@@ -43,6 +43,7 @@ from mmner.results.scoring import score_splits
 from mmner.training.checkpoints import checkpoint_to_resume, lock_output_dir, noted_checkpoint
 from mmner.training.image_features import store_image_features
 from mmner.training.labels import types_of
+from mmner.training.lora import merge_adapters
 from mmner.training.model import build_model
 from mmner.training.rehearsal import with_rehearsal
 from mmner.training.search import model_maker, read_space, search
@@ -109,7 +110,9 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArgu
 
     if train is not None and args.min_train_steps:
         args.num_train_epochs = max(args.num_train_epochs, epochs_for(args, len(train)))
-    collator = MultimodalCollator(processor, model.config.uses_images, 8 if args.bf16 or args.fp16 else None)
+    collator = DataCollatorForMultimodalTokenClassification(
+        processor, model.config, pad_to_multiple_of=8 if args.bf16 or args.fp16 else None
+    )
     maker = model_maker(lambda: build_model(model_args, labels, words, output / "_towers", build=False)[0], model)
     patience = args.early_stopping_patience
     trainer = TwoMNERTrainer(
@@ -131,6 +134,7 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArgu
     if args.do_train:
         with save_at_signal(trainer, go_on):
             results |= trainer.train(resume_from_checkpoint=checkpoint).metrics
+        merge_adapters(trainer.model)
         trainer.save_model(_internal_call=True)  # pushed at the end, with its card and scores
 
     tables = score_splits(trainer, sentences, results)
@@ -223,6 +227,7 @@ def read(rows, split: str, processor, model, data_args: DataArguments, args: Tra
         stride=data_args.stride,
         name=f"{data_args.dataset}, {split}",
         may_be_unlabelled=split == "test",
+        repeat_rare_types=data_args.repeat_rare_types,
         **options,
     )
     if is_train and not sentences.groups["type"]:

@@ -55,6 +55,9 @@ class ModelArguments:
     freeze_text_model: str = _option("none", f"The text tower. {FREEZE_HELP}")
     freeze_vision_model: str = _option("none", f"The image tower. {FREEZE_HELP}")
     freeze_global_vision_model: str = _option("none", f"The second image tower. {FREEZE_HELP}")
+    lora_rank: int | None = _option(
+        None, "Train adapters of this rank (8) on the text tower's linear layers instead of the tower itself (LoRA)."
+    )
 
     alignment: str | None = _choice(ALIGNMENTS, "Contrastive loss between text and image.")
     alignment_weight: float | None = _option(None, "Factor of the contrastive loss.")
@@ -132,6 +135,11 @@ class DataArguments:
     )
     post_augmentation: float = _option(
         0.0, "In training, the probability of changing a sentence into a post: hashtags, handles, links, a cut end."
+    )
+    repeat_rare_types: float = _option(
+        0.0,
+        "In training, sentences with a type that a smaller share of them than this has (0.05) come more often: as the "
+        "root of how much rarer it is.",
     )
     validation_share: float = _option(0.0, "Of a dataset without a validation split: so much of train becomes one.")
     rehearsal_posts: int = _option(

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from handler import EndpointHandler, Limits
-from mmner.data.collator import MultimodalCollator
+from mmner.data.collator import DataCollatorForMultimodalTokenClassification
 from processing_2mner import image_id
 
 TEXT = "Jordan was seen in Paris with Orange."
@@ -40,7 +40,7 @@ def scores(entities) -> list[float]:
 def evaluated(ner, image) -> list[float]:
     """The scores of what a run reads: the collator's batch, the model's logits."""
     words, _ = ner.processor.split_words(TEXT)
-    collator = MultimodalCollator(ner.processor)
+    collator = DataCollatorForMultimodalTokenClassification(ner.processor)
     batch = collator([{"tokens": words, "labels": [0] * len(words), "image": image}])
     assert not collator.unreadable_images
     batch.pop("labels")
@@ -78,7 +78,7 @@ def test_one_file_has_one_score_through_every_door(ner, photograph):
 
 def test_the_feature_store_and_the_pipeline_see_the_same_image(ner, photograph):
     """A store knows an image by its pixels."""
-    opened = MultimodalCollator(ner.processor).open({"path": str(photograph)})
+    opened = DataCollatorForMultimodalTokenClassification(ner.processor).open({"path": str(photograph)})
     batch = ner.processor([["Jordan"]], images=[str(photograph)])
     assert image_id(opened) == batch["image_ids"][0] == image_id(Image.open(photograph).convert("RGB"))
 

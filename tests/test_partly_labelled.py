@@ -9,7 +9,7 @@ import torch
 
 from crf_2mner import LinearChainCRF, iob2_constraints
 from dataset_script import load
-from mmner.data.collator import MultimodalCollator
+from mmner.data.collator import DataCollatorForMultimodalTokenClassification
 from mmner.data.sentences import WindowedSentences
 from modeling_2mner import TwoMNERForTokenClassification
 from processing_2mner import TwoMNERProcessor
@@ -87,9 +87,9 @@ def test_from_file_to_loss_and_score(folder, towers, tmp_path):
     processor = TwoMNERProcessor.from_towers(*towers)
     model = TwoMNERForTokenClassification.from_towers(*towers, labels=labels)
     sentences = WindowedSentences(rows, processor, model.config.label2id, training=True)
-    batch = MultimodalCollator(processor)([sentences[0], sentences[1]])
+    batch = DataCollatorForMultimodalTokenClassification(processor)([sentences[0], sentences[1]])
     assert batch["unknown_tags"].tolist() == [[False] * 5, [False, True, True, False, False]]  # O, MISC, PER
-    assert "unknown_tags" not in MultimodalCollator(processor)([sentences[0], sentences[0]])
+    assert "unknown_tags" not in DataCollatorForMultimodalTokenClassification(processor)([sentences[0], sentences[0]])
     for parameter in model.crf.parameters():
         torch.nn.init.normal_(parameter)
     output = model(**batch)

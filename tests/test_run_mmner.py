@@ -228,6 +228,24 @@ def test_a_run_without_a_step_is_no_success(recipe, tmp_path):
         run_mmner.main([recipe, "--output_dir", str(tmp_path), "--num_train_epochs", "0"])
 
 
+def test_a_run_with_adapters_and_tensorboard_saves_a_plain_model_and_curves(recipe, finished, tmp_path, caplog):
+    pytest.importorskip("peft")
+    event_file = pytest.importorskip("tensorboard.backend.event_processing.event_file_loader")
+    folder = tmp_path / "lora"
+    options = "--lora_rank 2 --repeat_rare_types 0.9 --probe_sentences 80 --num_train_epochs 1 --report_to tensorboard"
+    results = run_mmner.main([recipe, "--output_dir", str(folder), *options.split()])
+    assert (
+        "LoRA: adapters of rank 2 on " in caplog.text and "windows come again, for types in fewer than" in caplog.text
+    )
+    assert set(load_file(folder / "model.safetensors")) == set(load_file(finished[0] / "model.safetensors"))
+    (events,) = (folder / "runs").rglob("events.out.tfevents.*")
+    tags = {value.tag for event in event_file.EventFileLoader(str(events)).Load() for value in event.summary.value}
+    assert {"train/loss", "eval/f1"} <= tags
+    argv = [recipe, "--model_name_or_path", str(folder), "--do_train", "false", "--probe_sentences", "80"]
+    again = run_mmner.main([*argv, "--output_dir", str(tmp_path / "again")])
+    assert again["test_f1"] == results["test_f1"]
+
+
 def test_epochs_are_raised_to_the_steps_that_were_asked_for(tmp_path):
     args = run_mmner.TrainingArguments(
         output_dir=str(tmp_path), use_cpu=True, per_device_train_batch_size=8, min_train_steps=300

@@ -35,7 +35,7 @@ from benchmarks.measuring import peak_mib  # noqa: E402
 from benchmarks.reliability import hostile_inputs  # noqa: E402
 from benchmarks.reliability.hostile_inputs import HIDDEN, INVISIBLE, TEXTS, Body, ImageFile, Text  # noqa: E402
 from handler import EndpointHandler, Limits  # noqa: E402
-from mmner.data.collator import MultimodalCollator  # noqa: E402
+from mmner.data.collator import DataCollatorForMultimodalTokenClassification  # noqa: E402
 from mmner.probe.tiny_towers import make_tiny_towers  # noqa: E402
 from modeling_2mner import TwoMNERForTokenClassification  # noqa: E402
 from pipeline_2mner import TwoMNERPipeline  # noqa: E402
@@ -290,7 +290,10 @@ def other_images(ner: Any, file: ImageFile, answers: dict) -> Iterator[str]:
 
 def check_images(ner: Any, random: Random, number: int, report: Report, folder: Path) -> None:
     """Paths that lead to no file, and files of all kinds under any name."""
-    handler, collator = EndpointHandler(ner=ner, limits=Limits()), MultimodalCollator(ner.processor)
+    handler, collator = (
+        EndpointHandler(ner=ner, limits=Limits()),
+        DataCollatorForMultimodalTokenClassification(ner.processor),
+    )
     os.mkfifo(folder / "fifo.png")
     paths = [str(folder / "fifo.png"), str(folder), "missing.png", "/dev/zero", "a\0b.png", "x" * 5000]
     cases = [(ImageFile("path to no file", b"", False), path) for path in paths]

@@ -3,7 +3,9 @@
 import copy
 import hashlib
 import logging
+import math
 import random
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,6 +59,8 @@ class WindowedSentences(torch.utils.data.Dataset):
         text_augmentation: in training, the probability that a sentence is changed as by `augmented`; one that would
             no longer fit its window stays as it is.
         post_augmentation: in training, the probability that a sentence is changed as by `posted`, likewise.
+        repeat_rare_types: in training, windows with a type that a smaller share of them than this has come several
+            times; see `repeats`.
         seed: of the shuffled images and all that is random in training.
         name: of the split, in messages.
         may_be_unlabelled: the rows may have no gold labels (null, -1 or -100 for all tags of all rows). Then `tags` is
@@ -81,6 +85,7 @@ class WindowedSentences(torch.utils.data.Dataset):
         mention_dropout: float = 0.0,
         text_augmentation: float = 0.0,
         post_augmentation: float = 0.0,
+        repeat_rare_types: float = 0.0,
         seed: int = 0,
         name: str = "the set",
         may_be_unlabelled: bool = False,
@@ -108,12 +113,15 @@ class WindowedSentences(torch.utils.data.Dataset):
         self._cut(training, stride, max_length)
 
         for option, value in (
+            ("repeat_rare_types", repeat_rare_types),
             ("mention_dropout", mention_dropout),
             ("text_augmentation", text_augmentation),
             ("post_augmentation", post_augmentation),
         ):
             if not 0 <= value <= 1:
-                raise ValueError(f"--{option} is {value}; expected a probability between 0 and 1.")
+                raise ValueError(f"--{option} is {value}; expected a number between 0 and 1.")
+        if training and repeat_rare_types:
+            self._repeat_rare_types(repeat_rare_types, seed, name)
         self._training = training
         self._text_augmentation, self._mention_dropout = text_augmentation, mention_dropout
         self._post_augmentation = post_augmentation
@@ -180,6 +188,22 @@ class WindowedSentences(torch.utils.data.Dataset):
             self.lengths.append(length)
         if len(found) > len(self.tokens):
             logger.info(f"{len(self.tokens)} sentences in {len(found)} windows of at most {self._budget} tokens.")
+
+    def _repeat_rare_types(self, share: float, seed: int, name: str) -> None:
+        types = [
+            {tag[2:] for tag in (self.tags or [])[row][window.start : window.stop] if tag != "O"}
+            for row, window in zip(self.row_of, self.windows, strict=True)
+        ]
+        counts = Counter(kind for kinds in types for kind in kinds)
+        order = [place for place, number in enumerate(repeats(types, share, seed)) for _ in range(number)]
+        rare = [f"{kind} ({count})" for kind, count in sorted(counts.items()) if count < share * len(types)]
+        logger.info(
+            f"{name}: {len(order) - len(types)} of {len(types)} windows come again, for types in fewer than "
+            f"{share:.1%} of them: {', '.join(rare) or 'none'}."
+        )
+        self.row_of = [self.row_of[place] for place in order]
+        self.windows = [self.windows[place] for place in order]
+        self.lengths = [self.lengths[place] for place in order]
 
     def _show(self, images: str) -> None:
         self.images = images
@@ -324,6 +348,21 @@ def training_windows(token_counts: Sequence[int], tags: Sequence[str], budget: i
         windows.append(Window(start, stop, start, stop))
         start = stop
     return windows
+
+
+def repeats(types: Sequence[set[str]], share: float, seed: int) -> list[int]:
+    """
+    How often each sentence comes in an epoch: sqrt(`share` / f) times for its rarest type, which a share f of the
+    sentences has, and once where f is larger; fractions are rounded up or down at random, so that the mean is right
+    (repeat factor sampling, Gupta et al., LVIS, 2019, section 4.2).
+
+    Args:
+        types: of the entities of each sentence.
+    """
+    counts = Counter(kind for kinds in types for kind in kinds)
+    rng = random.Random(f"repeats {seed}")
+    factors = [max([1.0, *(math.sqrt(share * len(types) / counts[kind]) for kind in kinds)]) for kinds in types]
+    return [math.floor(factor + rng.random()) for factor in factors]
 
 
 def derangement(contents: Sequence[Hashable], seed: int) -> list[int]:

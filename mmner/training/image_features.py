@@ -12,7 +12,7 @@ import torch
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader, Dataset
 
-from mmner.data.collator import MultimodalCollator
+from mmner.data.collator import DataCollatorForMultimodalTokenClassification
 from mmner.data.feature_store import FeatureStore
 from mmner.data.sentences import WindowedSentences
 from mmner.training.trainer import TwoMNERTrainer
@@ -42,7 +42,7 @@ def store_image_features(
         ValueError: an image tower is trained, or training is fully sharded.
     """
     model: Any = trainer.accelerator.unwrap_model(trainer.model).model
-    collator: MultimodalCollator = trainer.data_collator
+    collator: DataCollatorForMultimodalTokenClassification = trainer.data_collator
     if not model.config.uses_images:
         logger.warning("The model reads no image: --image_feature_store has nothing to do.")
         return None
@@ -143,7 +143,7 @@ def _compute(model: Any, store: FeatureStore, files: Files, trainer: TwoMNERTrai
 class _Images(Dataset):
     """The pixels (C, H, W) of images by id, as a batch has them, to the last bit; `None` where one does not open."""
 
-    def __init__(self, files: Files, collator: MultimodalCollator):
+    def __init__(self, files: Files, collator: DataCollatorForMultimodalTokenClassification):
         self.files, self.collator = list(files.items()), collator
 
     def __len__(self) -> int:

@@ -15,6 +15,7 @@ from mmner.options import ModelArguments
 from mmner.probe.tiny_pretraining import pretrain_on_drawings
 from mmner.probe.tiny_towers import make_tiny_towers
 from mmner.training.labels import types_of, with_labels
+from mmner.training.lora import add_adapters
 from mmner.training.vocabulary import cut_vocabulary
 from modeling_2mner import TwoMNERForTokenClassification
 from processing_2mner import TwoMNERProcessor
@@ -45,6 +46,11 @@ def build_model(
         if unread := [f"--{name}" for name in TOWERS if getattr(args, name)]:
             logger.warning(f"The towers come with {args.model_name_or_path}: {', '.join(unread)} not read.")
         config = AutoConfig.from_pretrained(name)
+        if getattr(config, "lora_rank", None) is not None:
+            raise ValueError(
+                f"{name} is a checkpoint of a run with --lora_rank, which only that run can go on from "
+                "(--resume_from_checkpoint). The model is in its --output_dir when it ends."
+            )
         args.check_architecture(config)
         processor = TwoMNERProcessor.from_pretrained(name)
         options = {"dtype": torch.float32, **args.config_options()}
@@ -77,6 +83,8 @@ def build_model(
             freeze(tower, getattr(args, f"freeze_{name}"), name)
         elif getattr(args, f"freeze_{name}") != "none":
             logger.info(f"The model has no {name}: --freeze_{name} has nothing to do.")
+    if args.lora_rank is not None:
+        add_adapters(model, args.lora_rank)
     return model, processor
 
 

@@ -55,6 +55,7 @@ def check_streaming(data_args: DataArguments, args: TrainingArguments) -> None:
         "dataloader_in_order false": not args.dataloader_in_order,
         "max_train_samples": data_args.max_train_samples is not None,
         "train_languages": data_args.train_languages is not None,
+        "repeat_rare_types": data_args.repeat_rare_types != 0,
         "image_feature_store": data_args.image_feature_store != "none",
     }
     if given := [f"--{name}" for name, is_given in refused.items() if is_given]:

@@ -301,10 +301,11 @@ class TwoMNERTrainer(Trainer):
                 "cannot continue. Train the model further as a new run: --model_name_or_path."
             )
         saved, config = json.loads((checkpoint / "config.json").read_bytes()), self.model.config
-        for name in ARCHITECTURE:
-            if saved.get(name) != getattr(config, name):
+        for name in (*ARCHITECTURE, "lora_rank"):
+            own = getattr(config, name, None)
+            if saved.get(name) != own:
                 raise ValueError(
-                    f"{checkpoint} has {name}={saved.get(name)}, but this run has {name}={getattr(config, name)}. "
+                    f"{checkpoint} has {name}={saved.get(name)}, but this run has {name}={own}. "
                     "Give the options that the checkpoint was trained with."
                 )
 

@@ -7,7 +7,7 @@ from PIL import ImageOps
 
 from benchmarks.reliability import hostile
 from handler import EndpointHandler
-from mmner.data.collator import MultimodalCollator
+from mmner.data.collator import DataCollatorForMultimodalTokenClassification
 from pipeline_2mner import TwoMNERPipeline
 
 FEW = ["--strings", "80", "--images", "36", "--bodies", "18"]
@@ -41,7 +41,7 @@ def look_up(answer):
     ("kind", "name", "change", "wrong"),
     [
         (TwoMNERPipeline, "postprocess", shift, "strings"),
-        (MultimodalCollator, "open", turn, "images"),
+        (DataCollatorForMultimodalTokenClassification, "open", turn, "images"),
         (EndpointHandler, "__call__", drop, "requests"),
         (EndpointHandler, "__call__", look_up, "requests"),
     ],

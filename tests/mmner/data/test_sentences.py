@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 import random
 from collections import Counter
 
@@ -15,8 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from sharded_rows import FEATURES, LABELS, png, rows_of
 
-from mmner.data.collator import MultimodalCollator
-from mmner.data.sentences import WindowedSentences, derangement, training_windows
+from mmner.data.collator import DataCollatorForMultimodalTokenClassification
+from mmner.data.sentences import WindowedSentences, derangement, repeats, training_windows
 from mmner.data.splits import count_images
 from mmner.probe.tiny_towers import make_tiny_towers
 from processing_2mner import TwoMNERProcessor
@@ -148,7 +149,7 @@ def test_rows_without_any_gold_label_are_predicted_and_not_scored(processor, cap
     assert sentences.tags is None and sentences.groups == {"language": [], "type": [], "image": []}
     assert [sentences[index]["tokens"] for index in range(3)] == [TWO, ["Jordan", "won"], []]
     assert all("labels" not in sentences[index] for index in range(3))
-    batch = MultimodalCollator(processor)([sentences[0], sentences[1]])
+    batch = DataCollatorForMultimodalTokenClassification(processor)([sentences[0], sentences[1]])
     assert "labels" not in batch and batch["word_starts"].shape == (2, 2)
     with pytest.raises(ValueError, match="org/set, train, row r0: .* only a test split that has none at all"):
         WindowedSentences(rows, processor, LABEL2ID, name="org/set, train", training=True)
@@ -209,7 +210,7 @@ def test_augmented_text_is_that_of_training_alone_and_drawn_by_seed_and_epoch(pr
     fits = [sum(processor.token_counts(item["tokens"])) <= budget for item in free]
     assert {True, False} == set(fits)
     assert bound == [new if fit else old for new, old, fit in zip(free, plain, fits, strict=True)]
-    with pytest.raises(ValueError, match="--text_augmentation is -0.1; expected a probability"):
+    with pytest.raises(ValueError, match="--text_augmentation is -0.1; expected a number"):
         read(-0.1)
 
 
@@ -230,7 +231,7 @@ def test_mentions_are_dropped_whole_in_training_rows_with_an_image_alone(process
     assert 25 < sum(count for words, count in found.items() if words[3] == mask) < 55
     assert all(item["tokens"] == tokens for item in read(0.4) if item["image"] is None)
     assert all(item["tokens"] == tokens for item in read(0.0) + read(0.9, training=False))
-    with pytest.raises(ValueError, match="--mention_dropout is 1.5; expected a probability"):
+    with pytest.raises(ValueError, match="--mention_dropout is 1.5; expected a number"):
         read(1.5)
 
 
@@ -272,3 +273,27 @@ def test_training_hides_half_of_the_captions_and_evaluation_none(processor):
     assert all(caption in (None, own) for caption, own in zip(seen, captions, strict=True))
     assert 0.4 < sum(caption is None for caption, own in zip(seen, captions, strict=True) if own) / 300 < 0.6
     assert seen == read(training=True) != read(training=True, epoch=1) != read(training=True, seed=1)
+
+
+def test_rare_types_come_as_often_as_the_root_of_how_rare_they_are():
+    types = [{"PER"}] * 80 + [set()] * 18 + [{"PER", "DISH"}, {"TOOL"}]
+    assert repeats(types, 0.16, seed=0) == [1] * 98 + [4, 4]  # sqrt(0.16 / 0.01)
+    assert repeats(types, 0.001, seed=0) == [1] * 100
+    drawn = [repeats(types, 0.05, seed)[-2:] for seed in range(2000)]
+    assert {number for pair in drawn for number in pair} == {2, 3}
+    assert np.mean(drawn) == pytest.approx(math.sqrt(5), abs=0.03)
+
+
+def test_rare_types_are_repeated_in_training_alone_and_that_is_said(processor, caplog):
+    caplog.set_level("INFO")
+    rows = rows_of([["Jordan", "won"]] * 15 + [["Paris", "won"]], [[3, 0]] * 15 + [[1, 0]])
+    options = {"repeat_rare_types": 0.5, "name": "posts, train"}
+    train = WindowedSentences(rows, processor, LABEL2ID, training=True, **options)
+    counts = Counter(item["tokens"][0] for item in train)
+    assert counts["Jordan"] == 15 and counts["Paris"] in (2, 3)  # sqrt(0.5 * 16) = 2.83
+    assert len(train) == len(train.lengths) == counts.total()
+    told = f"{counts['Paris'] - 1} of 16 windows come again, for types in fewer than 50.0% of them: LOC (1)."
+    assert f"posts, train: {told}" in caplog.text
+    assert len(WindowedSentences(rows, processor, LABEL2ID, **options)) == 16
+    with pytest.raises(ValueError, match="--repeat_rare_types is 2; expected a number between 0 and 1"):
+        WindowedSentences(rows, processor, LABEL2ID, training=True, repeat_rare_types=2)

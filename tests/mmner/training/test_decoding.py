@@ -10,7 +10,7 @@ import torch
 from sharded_rows import LABELS, png, rows_of
 
 from crf_2mner import LinearChainCRF, iob2_constraints
-from mmner.data.collator import MultimodalCollator
+from mmner.data.collator import DataCollatorForMultimodalTokenClassification
 from mmner.data.sentences import WindowedSentences
 from mmner.options import TrainingArguments
 from mmner.probe.tiny_towers import make_tiny_towers
@@ -54,7 +54,7 @@ def make_trainer(model_and_processor, folder) -> TwoMNERTrainer:
     arguments = TrainingArguments(
         output_dir=str(folder), use_cpu=True, disable_tqdm=True, do_train=False, per_device_eval_batch_size=3
     )
-    collator = MultimodalCollator(processor)
+    collator = DataCollatorForMultimodalTokenClassification(processor)
     return TwoMNERTrainer(model=model, args=arguments, data_collator=collator, processing_class=processor)
 
 

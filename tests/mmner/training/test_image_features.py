@@ -16,7 +16,7 @@ from transformers import AutoModel, ViTImageProcessorPil
 
 import run_mmner
 from mmner.data import collator as collator_module
-from mmner.data.collator import MultimodalCollator
+from mmner.data.collator import DataCollatorForMultimodalTokenClassification
 from mmner.data.feature_store import FeatureStore
 from mmner.data.sentences import WindowedSentences
 from mmner.data.splits import label_names, load_splits
@@ -98,7 +98,7 @@ class Parts:
         rows = rows or load_splits(data_args, ["train"], world / "parts" / "_data")["train"]
         self.model, self.processor = build_model(model_args, label_names(rows), [], world / "parts" / "_towers", True)
         self.sentences = WindowedSentences(rows, self.processor, self.model.config.label2id)
-        self.collator = MultimodalCollator(self.processor, self.model.config.uses_images)
+        self.collator = DataCollatorForMultimodalTokenClassification(self.processor, self.model.config)
         self.trainer = TwoMNERTrainer(model=self.model, args=args, data_collator=self.collator)
 
     def store(self, folder: Path):

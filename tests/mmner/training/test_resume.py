@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from sharded_rows import LABELS, make_rows
 from transformers import Trainer, TrainerCallback, set_seed
 
-from mmner.data.collator import MultimodalCollator
+from mmner.data.collator import DataCollatorForMultimodalTokenClassification
 from mmner.data.sentences import WindowedSentences
 from mmner.options import ModelArguments, TrainingArguments
 from mmner.training.checkpoints import checkpoint_to_resume, noted_checkpoint
@@ -58,7 +58,7 @@ def make_trainer(towers, folder, mention_dropout=0.0, after=None, **options) -> 
     return TwoMNERTrainer(
         model=model,
         args=TrainingArguments(output_dir=str(folder), use_cpu=True, disable_tqdm=True, seed=1, **options),
-        data_collator=MultimodalCollator(processor),
+        data_collator=DataCollatorForMultimodalTokenClassification(processor),
         train_dataset=WindowedSentences(
             rows, processor, model.config.label2id, training=True, mention_dropout=mention_dropout, seed=4
         ),

@@ -18,7 +18,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from sharded_rows import FEATURES, LABELS, make_rows, write  # noqa: E402
 
-from mmner.data.collator import MultimodalCollator  # noqa: E402
+from mmner.data.collator import DataCollatorForMultimodalTokenClassification  # noqa: E402
 from mmner.data.sentences import WindowedSentences  # noqa: E402
 from mmner.data.shards import ParquetShards, find_shards  # noqa: E402
 from mmner.options import DataArguments, ModelArguments, TrainingArguments  # noqa: E402
@@ -89,7 +89,7 @@ def test_all_readers_together_give_every_window_of_the_loaded_set_once_an_epoch(
 
 
 def batches_of(stream: SentenceStream, processor, count: int, workers: int) -> list[dict]:
-    collate = partial(collate_stream, MultimodalCollator(processor))
+    collate = partial(collate_stream, DataCollatorForMultimodalTokenClassification(processor))
     start = None if workers == 0 else "fork" if workers > 1 else "spawn"
     options = {"num_workers": workers, "multiprocessing_context": start}
     loader = torch.utils.data.DataLoader(stream, batch_size=None, collate_fn=collate, **options)
@@ -128,7 +128,11 @@ def make_trainer(towers: Path, shards, output: Path, **options) -> TwoMNERTraine
     dev = {"eval_strategy": "no", "load_best_model_at_end": False}
     args = TrainingArguments(output_dir=str(output), **{**fixed, **saving, **batches, **dev, **options})
     stream = make_stream(shards, processor, mention_dropout=0.3)
-    data = {"data_collator": MultimodalCollator(processor), "train_dataset": stream, "processing_class": processor}
+    data = {
+        "data_collator": DataCollatorForMultimodalTokenClassification(processor),
+        "train_dataset": stream,
+        "processing_class": processor,
+    }
     return TwoMNERTrainer(model=model, args=args, **data)
 
 

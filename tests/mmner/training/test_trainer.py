@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sharded_rows import LABELS, make_rows, png, rows_of
 from transformers import TrainerState, set_seed
 
-from mmner.data.collator import MultimodalCollator
+from mmner.data.collator import DataCollatorForMultimodalTokenClassification
 from mmner.data.sentences import WindowedSentences
 from mmner.options import ModelArguments, TrainingArguments
 from mmner.results.report import prediction_rows
@@ -31,7 +31,7 @@ def make_trainer(towers, folder, dev=None, **options) -> TwoMNERTrainer:
     return TwoMNERTrainer(
         model=model,
         args=TrainingArguments(output_dir=str(folder), **options),
-        data_collator=MultimodalCollator(processor),
+        data_collator=DataCollatorForMultimodalTokenClassification(processor),
         train_dataset=WindowedSentences(make_rows(20), processor, model.config.label2id, training=True),
         eval_dataset=WindowedSentences(dev, processor, model.config.label2id) if dev else None,
         processing_class=processor,
