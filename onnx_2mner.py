@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import snapshot_download
 from PIL import Image
 from torch import nn
 
@@ -220,13 +221,16 @@ class OnnxEmissions:
 
         Args:
             model: the tagger in PyTorch.
-            onnx: the folder of its export; `True`: the folder of its weights, or the folder `onnx` in it.
+            onnx: the folder of its export; `True`: its own folder or repository, or the folder `onnx` in it.
 
         Raises:
             ValueError: there is no export, its files are not those that it lists, or it is of another model.
         """
         if onnx is True:
             origin = model.config._name_or_path  # empty where the model was built, not loaded: it has no folder
+            if origin and not os.path.isdir(origin):  # of the Hub
+                revision = getattr(model.config, "_commit_hash", None)
+                origin = snapshot_download(origin, revision=revision, allow_patterns=["*.onnx*", f"*{EXPORT_FILE}"])
             places = [Path(origin), Path(origin) / ONNX_FOLDER] if origin else []
             found = [place for place in places if (place / EXPORT_FILE).is_file()]
             if not found:
@@ -277,8 +281,7 @@ class OnnxEmissions:
         Args:
             input_ids, attention_mask (`(batch_size, sequence_length)`), word_starts (`(batch_size, num_words)`),
             pixel_values (`(num_images, num_channels, height, width)`), image_index (`(batch_size,)`):
-                A batch of [`TwoMNERProcessor`], of arrays or tensors.
-            image_ids: not read.
+                A batch of [`TwoMNERProcessor`], of arrays or tensors; its `image_ids` are not read.
             image_features, global_image_features: outputs of `encode_images`, instead of `pixel_values`.
 
         Returns:
@@ -404,10 +407,7 @@ def _required(module: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ImportError(
-            f"`{module}` is not installed, and ONNX export and inference need it: "
-            "pip install onnx onnxruntime onnxscript."
-        ) from error
+        raise ImportError(f"ONNX needs `{module}`: pip install onnx onnxruntime onnxscript") from error
 
 
 def _array(value: np.ndarray | torch.Tensor, dtype) -> np.ndarray:

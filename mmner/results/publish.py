@@ -14,6 +14,7 @@ from pathlib import Path
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
 
 from dataset_script.arguments import Parser
+from onnx_2mner import ONNX_FOLDER
 
 logger = logging.getLogger(__name__)
 
@@ -21,10 +22,10 @@ logger = logging.getLogger(__name__)
 # dataset, whose licence may not allow it.
 PUBLISHED = (
     *("*.safetensors", "*_2mner.py", "handler.py", "*.json", "*.jinja", "*.model", "vocab.txt", "merges.txt"),
-    *("recipe.yaml", "README.md", "*.png"),
+    *("recipe.yaml", "README.md", "*.png", "*.onnx*"),
 )
 # Weights and code of an earlier push, which would be loaded by mistake if this model does not replace them.
-REPLACED = ("*.safetensors", "*.safetensors.index.json", "*_2mner.py", "handler.py")
+REPLACED = ("*.safetensors", "*.safetensors.index.json", "*_2mner.py", "handler.py", "*.onnx*", "*onnx.json")
 
 NAME = "this-model"
 LOCATION = f"path/to/{NAME}"
@@ -34,6 +35,8 @@ LOCATION = f"path/to/{NAME}"
 def files_to_publish(folder: str | Path) -> list[str]:
     """The names of the files that make up the published model; a `ValueError` if there is none in the folder."""
     names = sorted(path.name for path in Path(folder).glob("*") if path.is_file() and _matches(path.name, PUBLISHED))
+    exported = sorted(path for path in Path(folder, ONNX_FOLDER).glob("*onnx*") if path.is_file())
+    names += [f"{ONNX_FOLDER}/{path.name}" for path in exported]
     required = ("config.json", "*.safetensors", "processor_config.json", "README.md")
     if missing := [pattern for pattern in required if not fnmatch.filter(names, pattern)]:
         raise ValueError(
@@ -80,7 +83,8 @@ def publish(
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         present = api.list_repo_files(repo_id, revision=revision)
-        stale = [name for name in present if _matches(name, REPLACED) and name not in names and "/" not in name]
+        ours = [name for name in present if name.rpartition("/")[0] in ("", ONNX_FOLDER) and _matches(name, REPLACED)]
+        stale = [name for name in ours if name not in names]
         card = card_for(folder, repo_id).encode()
         # Not `upload_folder`, which makes several commits where Xet is installed.
         commit = api.create_commit(

@@ -1,6 +1,7 @@
 """From a run to the Hub and back: trained, pushed, cut off, pushed again, and loaded where nothing of ours is."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from mmner.results.publish import publish
 from modeling_2mner import CODE_FILES, TwoMNERForTokenClassification
+from onnx_2mner import export_onnx
 from pipeline_2mner import TwoMNERPipeline
 from processing_2mner import TwoMNERProcessor
 
@@ -239,3 +241,32 @@ def test_a_pinned_revision_stays_what_it_was_after_a_second_push(hub, pushed):
 def test_a_folder_that_is_no_finished_run_is_not_published(tmp_path):
     with pytest.raises(ValueError, match="has no config.json and .* the output_dir of a finished training"):
         publish(tmp_path, "org/x")
+
+
+ONNX_READER = """
+import json, sys
+from transformers import pipeline
+texts = json.loads(sys.stdin.read())
+ner = pipeline("token-classification", model=sys.argv[1], trust_remote_code=True, onnx=True)
+print(json.dumps({"folder": ner._onnx.folder.name, "precision": ner._onnx.precision, "found": ner(texts)}))
+"""
+
+
+@pytest.mark.parametrize("place", [".", "onnx"])
+def test_an_export_travels_with_its_model_and_answers_as_before(pushed, hub, tmp_path, place):
+    folder, *_ = pushed
+    run = tmp_path / "run"
+    shutil.copytree(folder / RUN, run, ignore=shutil.ignore_patterns("checkpoint*", "_*"))
+    here = pipeline_of(run)
+    export_onnx(here.model, here.processor, run / place, quantize=True)
+    own = TwoMNERPipeline(model=here.model, processor=here.processor, onnx=str(run / place))
+    name = f"org/exported{place.replace('.', '')}"
+    published = run_python(hub, tmp_path / "home", "-m", "mmner", "publish", str(run), name)
+    assert published.returncode == 0, published.stderr
+    texts = texts_of(folder)
+    (tmp_path / "stranger").mkdir()
+    code = [*stranger.OPTIONS, stranger.script(ONNX_READER), name]
+    done = run_python(hub, tmp_path / "stranger", *code, cwd=tmp_path / "stranger", input=json.dumps(texts))
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert answer["precision"] == "int8" and same_entities(answer["found"], own(texts))
