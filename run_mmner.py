@@ -105,7 +105,7 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArgu
         results |= {f"{SPLITS[split]}_{name}": count for name, count in counts.items()}
     sentences = {split: read(rows, split, processor, model, data_args, args) for split, rows in splits.items()}
     shown = list(sentences.values())
-    warn_of_gaps(sentences, results)
+    warn_of_gaps(sentences, results, types_of(labels))
     train = sentences.pop("train", None)
 
     if train is not None and args.min_train_steps:
@@ -148,6 +148,7 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArgu
             ner = TwoMNERPipeline(model=trainer.model, processor=processor, device=args.device)
             texts = examples.own_sentences({lang for known in shown for lang in getattr(known, "languages", ())})
             widget = examples.widget_examples(ner, texts)
+            logger.info(f"The model, its card and its scores are in {output}.")
             write_model_card(output, (model_args, data_args, args), model.config, results, tables, widget)
         if args.push_to_hub:
             name = args.hub_model_id or output.absolute().name
@@ -161,13 +162,13 @@ def epochs_for(args: TrainingArguments, num_windows: int) -> int:
     return math.ceil(args.min_train_steps / max(1, math.ceil(num_windows / batch)))
 
 
-def warn_of_gaps(sentences: dict[str, Any], results: dict[str, Any]) -> None:
-    """Says which types have no example in a split that others have, and which split lost its images."""
+def warn_of_gaps(sentences: dict[str, Any], results: dict[str, Any], known: Sequence[str]) -> None:
+    """Says which of the dataset's types have no example in a split, and which split lost its images."""
     types = {
         split: set(part.groups["type"]) for split, part in sentences.items() if isinstance(part, WindowedSentences)
     }
     for split, own in types.items():
-        if missing := sorted(set().union(*types.values()) - own):
+        if missing := sorted(set(known) - own):
             effect = "they cannot be learned" if split == "train" else "their scores say nothing"
             logger.warning(f"{split} has no example of {', '.join(missing)}: {effect}.")
     for split in sentences:

@@ -1,6 +1,7 @@
 """The command `mmner`: annotate, train, evaluate, explain, export, serve and publish, and the commands of datasets."""
 
 import argparse
+import importlib.metadata
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -39,6 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words or words[0] in ("-h", "--help"):
         sys.stdout.write(USAGE + "\n")
         return 0 if words else 2
+    if words[0] == "--version":
+        sys.stdout.write(f"2m-ner {importlib.metadata.version('2m-ner')}\n")
+        return 0
     name, *rest = words
     try:
         if name not in COMMANDS:
@@ -51,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         notes = " ".join((str(error), *getattr(error, "__notes__", ())))
+        if isinstance(error, UnicodeDecodeError):
+            notes = f"the input is not UTF-8 ({error}); save it as UTF-8"
         kind = "" if isinstance(error, (ValueError, OSError, TypeError, ImportError)) else f"{type(error).__name__}: "
         sys.stderr.write(f"mmner {name}: {kind}{' '.join(notes.split())}\n")
         return 2
@@ -63,6 +69,7 @@ def load(model: str | None, **options: Any) -> Any:
     Raises:
         ValueError: there is no such model.
     """
+    import torch
     from transformers.utils.logging import disable_progress_bar
 
     from modeling_2mner import TwoMNERForTokenClassification
@@ -72,9 +79,13 @@ def load(model: str | None, **options: Any) -> Any:
     name = str(MODEL) if model is None else model
     if model is None and not MODEL.is_dir():
         raise ValueError("The model in hand is not installed; give MODEL, a folder or a name on the Hub.")
+    if "/" not in name and "." in name and not Path(name).exists():
+        raise ValueError(f"There is no file or folder {name}; MODEL is a folder or a name on the Hub, org/name.")
     if (Path(name).exists() or name.startswith((".", "/", "~"))) and not (Path(name) / "config.json").is_file():
         raise ValueError(f"{name} is no folder of a model; expected one with a config.json, or a name on the Hub.")
     disable_progress_bar()
+    if options.get("device") and str(options["device"]).startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"--device is {options['device']}, and there is no GPU that PyTorch can use: leave it out.")
     tagger = TwoMNERForTokenClassification.from_pretrained(name)
     return TwoMNERPipeline(model=tagger, processor=TwoMNERProcessor.from_pretrained(name), **options)
 
@@ -112,9 +123,9 @@ def predict(words: Sequence[str]) -> int:
     add("--offsets", choices=("characters", "utf-16"), help="utf-16: as JavaScript and Java count")
     add("--batch_size", type=int, metavar="N", help="texts the model reads at once; default: by their length")
     add("--device", help="cpu, cuda, cuda:1, ...; default: a GPU if there is one")
-    add("--onnx", action="store_true", help="compute with the model's ONNX export")
+    add("--onnx", nargs="?", const=True, metavar="FOLDER", help="compute with the model's ONNX export (mmner export)")
     given = parser.parse_args(words)
-    ner = load(given.model, device=given.device or process_device(), onnx=given.onnx or None)
+    ner = load(given.model, device=given.device or process_device(), onnx=given.onnx)
     names = ("min_score", "entity_types", "top_k", "offsets", "batch_size")
     options = {name: getattr(given, name) for name in names if getattr(given, name) is not None}
     options["num_workers"] = 2  # threads that open images
@@ -224,8 +235,10 @@ def publish(words: Sequence[str]) -> None:
 
 def data(words: Sequence[str]) -> int:
     """The commands of datasets."""
-    from dataset_script.__main__ import main
-
+    try:
+        from dataset_script.__main__ import main
+    except ModuleNotFoundError as error:
+        raise ImportError(f"It needs {error.name}: pip install -c constraints.txt -e '.[data]'") from error
     return main(list(words), "mmner data")
 
 

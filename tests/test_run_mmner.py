@@ -262,7 +262,7 @@ def test_a_type_without_an_example_and_a_split_without_its_images_are_told(caplo
 
     sentences = {"train": split("PER", "LOC"), "test": split("PER", "DISH")}
     results = {"train_missing_images": 3, "train_samples_with_image": 0, "test_missing_images": 1}
-    run_mmner.warn_of_gaps(sentences, results | {"test_samples_with_image": 5})
+    run_mmner.warn_of_gaps(sentences, results | {"test_samples_with_image": 5}, ["PER", "LOC", "DISH"])
     assert "train has no example of DISH: they cannot be learned" in caplog.text
     assert "test has no example of LOC: their scores say nothing" in caplog.text
     assert "train lost all of its 3 images" in caplog.text and "test lost" not in caplog.text

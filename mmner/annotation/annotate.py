@@ -1,6 +1,7 @@
 """Reads texts with a model, and keeps what is done, so that a run that was ended goes on where it was."""
 
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -46,6 +47,8 @@ def annotate(
     """
     if output.suffix not in FORMATS:
         raise ValueError(f"--output {output} ends with {output.suffix!r}; expected one of {', '.join(FORMATS)}.")
+    if output.suffix == ".spacy" and importlib.util.find_spec("spacy") is None:
+        raise ValueError("A .spacy file needs spaCy: pip install spacy; or give --output a .jsonl name.")
     if output.exists():
         raise FileExistsError(f"--output {output} is there already; remove it or give another name.")
     if source == "-":
@@ -62,8 +65,9 @@ def annotate(
     mine = ((number, item) for number, item in enumerate(read_items(source, columns)) if number % world == rank)
     left = ((number, item) for number, item in mine if number not in done)
     share = len(range(rank, total, world)) - sum(number % world == rank for number in done)
-    with (journal / f"rows-{rank}.jsonl").open("ab") as file:
-        if file.tell() and not _ends_with_line(journal / file.name):
+    part = journal / f"rows-{rank}.jsonl"
+    with part.open("ab") as file:
+        if file.tell() and not _ends_with_line(part):
             file.write(b"\n")  # after a line that was cut off
         for number, row in tqdm(answers(ner, left, options), total=share, unit="row", disable=rank > 0):
             file.write(json.dumps([number, row]).encode() + b"\n")
@@ -73,9 +77,9 @@ def annotate(
     if rank > 0:
         return 0
     rows = [row for _, row in sorted(_journaled(journal), key=lambda pair: pair[0])]
-    part = journal / f"whole{output.suffix}"
-    FORMATS[output.suffix](rows, part, ner.processor)  # type: ignore[attr-defined]
-    part.replace(output)
+    whole = journal / f"whole{output.suffix}"
+    FORMATS[output.suffix](rows, whole, ner.processor)  # type: ignore[attr-defined]
+    whole.replace(output)
     shutil.rmtree(journal)
     return sum("error" in row for row in rows)
 

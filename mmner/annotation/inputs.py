@@ -52,6 +52,8 @@ def read_items(source: str, columns: Columns) -> Iterator[Item]:
             f"There is no file or folder {source}; expected {', '.join(SUFFIXES)}, a folder of images, or - for "
             "standard input. To read one text: echo 'text' | mmner predict -"
         )
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        raise ValueError(f"{source} is an image; give a folder of images, or: mmner explain TEXT --image {source}")
     if path.suffix not in SUFFIXES:
         raise ValueError(f"{source} has the suffix {path.suffix!r}; expected one of {', '.join(SUFFIXES)}.")
     if path.suffix == ".txt":
@@ -80,8 +82,12 @@ def _folder(folder: Path, columns: Columns) -> Iterator[Item]:
     for image in images:
         name, caption = image.relative_to(folder).as_posix(), image.with_suffix(".txt")
         if caption.is_file():
-            text = caption.read_text(encoding="utf-8-sig", errors="replace").strip()
-            yield Item(name, text, image=str(image))
+            try:
+                text = caption.read_text(encoding="utf-8-sig").strip()
+            except UnicodeDecodeError as error:
+                yield Item(name, error=f"{caption.name} is not UTF-8 ({error}); save it as UTF-8.")
+                continue
+            yield Item(name, text, image=str(image), error=None if text else f"The caption {caption.name} is empty.")
         else:
             yield Item(name, error=f"There is no caption {caption.name} beside {image.name}.")
 
@@ -133,7 +139,7 @@ def _image(folder: Path, image: Any) -> Any:
 
 
 def _json_rows(path: Path) -> Iterator[dict[str, Any] | str]:
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
+    with path.open(encoding="utf-8-sig") as file:
         for line in filter(str.strip, file):
             try:
                 row = json.loads(line)
@@ -144,7 +150,7 @@ def _json_rows(path: Path) -> Iterator[dict[str, Any] | str]:
 
 def _csv_rows(path: Path) -> Iterator[dict[str, Any] | str]:
     csv.field_size_limit(2**31 - 1)
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else _delimiter(file))
         for row in reader:
             yield {name: value or None for name, value in row.items() if name is not None}

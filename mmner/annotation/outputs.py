@@ -54,10 +54,7 @@ def write_conll(rows: Iterable[Row], path: Path, processor: TwoMNERProcessor) ->
 
 def write_spacy(rows: Iterable[Row], path: Path, processor: TwoMNERProcessor) -> None:
     """A DocBin of spaCy: a Doc a text, its id and error in `user_data`."""
-    try:
-        import spacy
-    except ImportError as error:
-        raise ValueError("A .spacy file needs spaCy: pip install spacy; or give --output a .jsonl name.") from error
+    import spacy
     from spacy.tokens import Doc, DocBin
 
     vocab, store = spacy.blank("xx").vocab, DocBin(store_user_data=True)

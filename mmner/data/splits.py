@@ -48,6 +48,9 @@ def load_splits(
         ValueError: a row is malformed, an option does not fit this dataset, or the needed splits are absent.
     """
     loaded = _load_streaming(args, needed) if args.streaming else _renamed(_load(args, Path(cache), build))
+    if set(loaded) == {"train"} and "train" not in needed and Path(args.dataset or "").expanduser().is_file():
+        logger.warning(f"The name of {args.dataset} says no split: it is scored as test.")
+        loaded = {"test": loaded["train"]}
     if others := sorted(set(loaded) - set(SPLITS)):
         logger.warning(f"The splits {', '.join(others)} are not read; {', '.join(SPLITS)} are.")
     if args.validation_share and "validation" in needed and "validation" not in loaded and "train" in loaded:
@@ -102,7 +105,8 @@ def _load(args: DataArguments, cache: Path, build: bool) -> dict[str, datasets.D
         return dataset_script.load(folder, config, cache_dir=cache / "arrow", **options)
     if folder.exists():
         return dataset_script.load(folder, config, **options)
-    if not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", args.dataset):
+    is_name = re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", args.dataset)
+    if not is_name or re.search(r"\.(jsonl?|[ct]sv|txt|conllu?|parquet|arrow|spacy|ya?ml)$", args.dataset):
         raise FileNotFoundError(
             f"There is no folder or file {args.dataset}; expected 'probe', a folder, a file or a name on the Hub."
         )

@@ -17,6 +17,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from configuration_2mner import TwoMNERConfig
 from dataset_script.publishing.markdown import code, text
+from mmner import MODEL
 from mmner.data.splits import SPLITS
 from mmner.options import DataArguments, ModelArguments, TrainingArguments, is_local, recipe_text
 from mmner.results.publish import LOCATION, NAME
@@ -54,10 +55,11 @@ def write_model_card(
     types = sorted({label[2:] for label in config.labels if label != "O"})
     languages = sorted({name for table in tables.values() for heading, name, _ in table if heading == "language"})
     towers = _towers(model_args, config)
+    licence = _licence(model_args.model_name_or_path)
     tags = ["2m-ner", "named-entity-recognition", "multilingual", "multimodal" if sees_images else "text-only"]
     metadata = ModelCardData(
         language=[name for name in languages if re.fullmatch("[a-z]{2,3}", name)] or None,
-        license="apache-2.0" if is_probe else "other",
+        license="apache-2.0" if is_probe else licence or "other",
         library_name="transformers",
         pipeline_tag="token-classification",
         tags=[*tags, *(["synthetic"] if is_probe else [])],
@@ -75,6 +77,7 @@ def write_model_card(
         location=LOCATION,
         is_probe=is_probe,
         sees_images=sees_images,
+        base_licence=licence,
         languages=text(", ".join(languages)),
         types=text(", ".join(types)),
         example=json.dumps(examples[0]["text"] if examples else "Jordan was seen in Paris.", ensure_ascii=False),
@@ -98,6 +101,12 @@ def write_model_card(
     with replacing(path) as aside:
         card.save(aside)
     return path
+
+
+def _licence(base: str | None) -> str | None:
+    """The licence on the card of the model that was trained further, if it lies here and its card says one."""
+    card = (MODEL if base == MODEL.name else Path(base or "")) / "README.md"
+    return ModelCard.load(card).data.get("license") if base and card.is_file() else None
 
 
 def _towers(model_args: ModelArguments, config: TwoMNERConfig) -> list[tuple[str, str, str]]:

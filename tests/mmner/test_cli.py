@@ -21,6 +21,8 @@ def folder(tmp_path, monkeypatch) -> Path:
     Path("posts.csv").write_text("name,body\na,b\n", encoding="utf-8")
     Path("posts.jsonl").write_text(json.dumps({"content": TEXT}), encoding="utf-8")
     Path("mine.jsonl").write_text("mine", encoding="utf-8")
+    Path("photo.jpg").write_bytes(b"")
+    Path("latin.csv").write_bytes("text\nMüller\n".encode("latin-1"))
     Path("empty").mkdir()
     Path("set").mkdir()
     Path("set/train.jsonl").write_text('{"id": "1", "lang": "en", "tokens": ["a"], "ner_tags": []}\n')
@@ -61,6 +63,9 @@ def test_explain_writes_a_page_or_json(capsys):
 def test_export_in_int8_is_read_by_predict(capsys):
     assert main(["export", "onnx", "--int8"]) == 0
     assert json.loads(Path("onnx/onnx.json").read_text())["precision"] == "int8"
+    capsys.readouterr()
+    assert main(["predict", "posts.txt", "--onnx", "onnx"]) == 0
+    assert [entity["word"] for entity in json.loads(capsys.readouterr().out)["entities"]] == ["Lionel Messi", "Miami"]
 
 
 def test_evaluate_scores_a_set_that_a_person_wrote(capsys):
@@ -69,6 +74,16 @@ def test_evaluate_scores_a_set_that_a_person_wrote(capsys):
     assert main(["evaluate", "set", "--dataset_lang", "es", "--use_cpu"]) == 0
     assert "eval_f1 1.0000" in capsys.readouterr().out
     assert json.loads(Path("outputs/set/all_results.json").read_text())["eval_f1"] == 1
+
+
+def test_evaluate_scores_one_file_whose_name_says_no_split(capsys):
+    Path("rows.conll").write_text("Lionel B-PER\nMessi E-PER\nllega O\na O\nMiami S-LOC\n\nhola O\n", encoding="utf-8")
+    assert main(["evaluate", "rows.conll", "--dataset_lang", "es", "--use_cpu"]) == 0
+    assert "test_f1 1.0000" in capsys.readouterr().out
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0 and capsys.readouterr().out.startswith("2m-ner ")
 
 
 @pytest.mark.parametrize("name", ["", *COMMANDS])
@@ -104,8 +119,14 @@ WRONG = {
     "predict posts.txt --batch_size -1": "`batch_size` is -1; expected a whole number, 1 or more",
     "predict posts.txt --offsets bytes": "argument --offsets: invalid choice: 'bytes'",
     "predict posts.txt --threshold 0.5": "unrecognized arguments: --threshold 0.5; see mmner predict --help",
-    "predict posts.txt --onnx": "onnx",
+    "predict posts.txt --onnx": "onnx=True found no onnx.json",
+    "predict posts.txt --onnx lost": "lost lacks onnx.json; expected a folder that export_onnx wrote",
     "predict posts.txt --device tpu9": "tpu9",
+    "predict lost.jpg": "no file or folder lost.jpg",
+    "predict photo.jpg": "photo.jpg is an image; give a folder of images, or: mmner explain TEXT --image photo.jpg",
+    "predict latin.csv": "the input is not UTF-8",
+    "predict lost.model posts.txt": "There is no file or folder lost.model; MODEL is a folder or a name on the Hub",
+    "train small_data --dataset lost.json --output_dir out": "There is no folder or file lost.json",
     "predict empty posts.txt": "empty is no folder of a model; expected one with a config.json",
     "predict ./lost posts.txt": "./lost is no folder of a model",
     "explain": "the following arguments are required: TEXT",

@@ -108,6 +108,16 @@ def test_what_cannot_be_read_stands_in_its_row(ner, tmp_path):
     assert errors[4] == ""
 
 
+def test_a_caption_that_is_empty_or_of_another_encoding_is_told(ner, tmp_path):
+    folder = write("folder", tmp_path)
+    (folder / "t1.txt").write_text(" \n")
+    (folder / "t2.txt").write_bytes("Müller in Köln".encode("latin-1"))
+    (folder / "t3.txt").unlink()
+    errors = [row.get("error", "") for row in run(ner, folder, tmp_path / "out.jsonl")]
+    assert not errors[0] and not errors[4] and "t1.txt is empty" in errors[1]
+    assert "t2.txt is not UTF-8" in errors[2] and "no caption t3.txt" in errors[3]
+
+
 def test_every_kind_of_output_holds_the_same(ner, tmp_path):
     source = write("jsonl", tmp_path)
     rows = run(ner, source, tmp_path / "out.jsonl")
@@ -154,10 +164,12 @@ class Ending:
             yield found
 
 
-def test_a_run_that_was_ended_goes_on_and_each_row_is_there_once(ner, tmp_path):
+@pytest.mark.parametrize("is_relative", [True, False])
+def test_a_run_that_was_ended_goes_on_and_each_row_is_there_once(ner, tmp_path, monkeypatch, is_relative):
     source = write("jsonl", tmp_path)
     whole = run(ner, source, tmp_path / "whole.jsonl")
-    output = tmp_path / "out.jsonl"
+    monkeypatch.chdir(tmp_path)
+    output = Path("out.jsonl") if is_relative else tmp_path / "out.jsonl"
     for done in (2, 1):
         with pytest.raises(KeyboardInterrupt):
             run(Ending(ner, done), source, output)
