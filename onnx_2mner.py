@@ -228,14 +228,14 @@ class OnnxEmissions:
         """
         if onnx is True:
             origin = model.config._name_or_path  # empty where the model was built, not loaded: it has no folder
-            if origin and not os.path.isdir(origin):  # of the Hub
+            if not (is_here := os.path.isdir(origin)) and origin:
                 revision = getattr(model.config, "_commit_hash", None)
-                origin = snapshot_download(origin, revision=revision, allow_patterns=["*.onnx*", f"*{EXPORT_FILE}"])
+                origin = snapshot_download(origin, revision=revision, allow_patterns="*onnx*")
             places = [Path(origin), Path(origin) / ONNX_FOLDER] if origin else []
             found = [place for place in places if (place / EXPORT_FILE).is_file()]
             if not found:
                 where = " or ".join(map(str, places)) or "any folder: the model was not loaded from one"
-                target = str(places[-1]) if places and places[0].is_dir() else ONNX_FOLDER
+                target = str(places[-1]) if is_here else ONNX_FOLDER
                 raise ValueError(
                     f"onnx=True found no {EXPORT_FILE} in {where}. Export the model once, "
                     f"export_onnx(model, processor, {target!r}), and pass onnx={target!r}."

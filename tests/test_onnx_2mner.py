@@ -236,6 +236,8 @@ def test_true_is_the_export_in_the_models_folder_as_it_is(export, place, monkeyp
 def test_without_an_export_the_error_says_what_to_type(export, monkeypatch, tmp_path):
     model, folder = export
     monkeypatch.chdir(folder)  # which is no place of a model that was not loaded
+    (tmp_path / "snapshot").mkdir()
+    monkeypatch.setattr(onnx_2mner, "snapshot_download", lambda *args, **options: str(tmp_path / "snapshot"))
     for place, message in (
         (str(tmp_path), f"export_onnx(model, processor, {str(tmp_path / 'onnx')!r}), and pass onnx="),
         ("org/name", "export_onnx(model, processor, 'onnx'), and pass onnx='onnx'"),  # on the Hub
@@ -339,5 +341,5 @@ def test_without_the_extra_the_error_says_what_to_install(missing, call, monkeyp
     for name in others:
         monkeypatch.setitem(sys.modules, name, sys)  # there, whatever it is
     monkeypatch.setitem(sys.modules, missing, None)
-    with pytest.raises(ImportError, match=f"`{missing}` is not installed.* pip install onnx onnxruntime onnxscript"):
+    with pytest.raises(ImportError, match=f"ONNX needs `{missing}`: pip install onnx onnxruntime onnxscript"):
         call()

@@ -50,7 +50,8 @@ def card_for(folder: str | Path, repo_id: str) -> str:
     card, name = ModelCard.load(Path(folder) / "README.md"), repo_id.rpartition("/")[2]
     own = card.data.model_name or NAME
     card.text = card.text.replace(LOCATION, repo_id).replace(f'"{own}"', f'"{repo_id}"').replace(NAME, name)
-    card.data.model_name = name
+    if card.data.model_name:
+        card.data.model_name = name
     return str(card)
 
 
