@@ -61,7 +61,7 @@ def annotate(
         _open_journal(journal, {"model": model, "options": options, "input": _fingerprint(source), "rows": total})
     if state:
         state.wait_for_everyone()
-    done = set(_numbers(journal))
+    done = {number for number, _ in _journaled(journal)}
     mine = ((number, item) for number, item in enumerate(read_items(source, columns)) if number % world == rank)
     left = ((number, item) for number, item in mine if number not in done)
     share = len(range(rank, total, world)) - sum(number % world == rank for number in done)
@@ -167,10 +167,6 @@ def _journaled(journal: Path) -> Iterator[tuple[int, Row]]:
                 except ValueError:
                     continue  # cut off when the run was ended; its row is read again
                 yield number, row
-
-
-def _numbers(journal: Path) -> Iterator[int]:
-    return (number for number, _ in _journaled(journal))
 
 
 def _ends_with_line(path: Path) -> bool:

@@ -114,7 +114,8 @@ def _rows(path: Path, columns: Columns) -> Iterator[Item]:
 
 def _item(path: Path, number: int, row: dict[str, Any], known: dict[str, str | None]) -> Item:
     found = {kind: None if name is None else row.get(name) for kind, name in known.items()}
-    item = Item(str(row.get("id") or number), found["text"], image=_image(path.parent, found["image"]))
+    row_id = number if row.get("id") in (None, "") else row["id"]
+    item = Item(str(row_id), found["text"], image=_image(path.parent, found["image"]))
     if item.text is None and isinstance(found["tokens"], list) and all(isinstance(w, str) for w in found["tokens"]):
         item.tokens = found["tokens"]
     elif not isinstance(item.text, str):
@@ -144,8 +145,9 @@ def _json_rows(path: Path) -> Iterator[dict[str, Any] | str]:
             try:
                 row = json.loads(line)
             except ValueError as error:
-                row = f"The line is no JSON: {error}."
-            yield row if isinstance(row, (dict, str)) else f"The line is {line.strip()[:80]!r}; expected an object."
+                yield f"The line is no JSON: {error}."
+                continue
+            yield row if isinstance(row, dict) else f"The line is {line.strip()[:80]!r}; expected an object."
 
 
 def _csv_rows(path: Path) -> Iterator[dict[str, Any] | str]:
@@ -153,7 +155,11 @@ def _csv_rows(path: Path) -> Iterator[dict[str, Any] | str]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else _delimiter(file))
         for row in reader:
-            yield {name: value or None for name, value in row.items() if name is not None}
+            if None in row:  # cells beyond the header, such as those after a comma that is not in quotes
+                number = len(row) - 1 + len(row[None])
+                yield f"The row has {number} cells and the header {len(row) - 1}; expected as many. Quote the text."
+            else:
+                yield {name: value or None for name, value in row.items()}
 
 
 def _delimiter(file: TextIO) -> str:

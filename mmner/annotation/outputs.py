@@ -1,5 +1,6 @@
 """Annotated texts as JSONL, CSV, CoNLL, spaCy's DocBin or an HTML page."""
 
+import contextlib
 import csv
 import html
 import json
@@ -89,10 +90,8 @@ def write_html(rows: Iterable[Row], path: Path, processor: TwoMNERProcessor) -> 
 def _article(row: Row) -> Iterator[str]:
     yield "<article>"
     if row.get("image"):
-        try:
+        with contextlib.suppress(TypeError, ValueError):  # its error is in the row
             yield figure(load_image(row["image"]))
-        except (TypeError, ValueError):
-            pass  # its error is in the row
     yield f'<p class="id">{html.escape(row["id"])}</p>'
     if "error" in row:
         yield f'<p class="error">{html.escape(row["error"])}</p>'

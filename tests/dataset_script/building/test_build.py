@@ -44,7 +44,7 @@ def source(tmp_path_factory):
                 Image.fromarray(pixels).resize((60, 60)).save(folder / "images" / f"again-{name}.jpg", quality=70)
                 lines.append(f"again-{name}.jpg\t{kind}\t{other}\tCC0\tAnn\thttps://example.org/{name}")
             lines.append(f"{name}.jpg\t{kind}\t{name};{name}o\tCC BY 4.0\tAnn\thttps://example.org/{name}")
-    (folder / "images" / "broken.jpg").write_bytes(b"no picture")
+    (folder / "images" / "broken.jpg").write_bytes(b"no photo")
     lines.append("broken.jpg\tPER\tPerson45\tCC0\t\t")
     (folder / "index.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     for lang in ("en", "es"):
@@ -261,7 +261,7 @@ def test_an_index_says_which_names_of_own_images_are_one_entity(source, tmp_path
         assert len(splits) == 38
     assert torn[False] > 0 and torn[True] == 0
     pictures = [json.loads(line) for line in (out / "pictures.jsonl").read_text().splitlines()]
-    known = {picture["name"]: picture for picture in pictures}
+    known = {photo["name"]: photo for photo in pictures}
     assert known["Person5.jpg"]["mentions"] == ["Person5", "Person5o"]
     assert known["Person5.jpg"]["licence"] == "CC BY 4.0" and known["Person5.jpg"]["types"] == ["PER"]
 

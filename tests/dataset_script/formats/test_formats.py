@@ -281,9 +281,9 @@ def test_records_that_say_too_little(tmp_path, record, message):
 
 
 def test_columns_by_option(tmp_path):
-    picture = tmp_path / "images" / "a.png"
-    picture.parent.mkdir()
-    Image.new("RGB", (4, 4)).save(picture)
+    photo = tmp_path / "images" / "a.png"
+    photo.parent.mkdir()
+    Image.new("RGB", (4, 4)).save(photo)
     path = write(tmp_path / "rows.jsonl", {"satz": "Ada Brand", "marken": [[0, 9, "PER"]], "bild": "a.png"})
     options = {"text_column": "satz", "tags_column": "marken", "image_column": "bild"}
     dataset = load(path, cache_dir=tmp_path / "cache", **options)
@@ -350,9 +350,9 @@ def test_a_readme_says_the_splits_and_languages_their_folders(tmp_path):
 
 
 def test_images_in_rows_and_one_that_does_not_open(tmp_path, caplog):
-    picture = tmp_path / "a.png"
-    Image.new("RGB", (4, 6)).save(picture)
-    cells = [{"bytes": picture.read_bytes(), "path": "a.png"}, {"bytes": b"no image", "path": "b.png"}]
+    photo = tmp_path / "a.png"
+    Image.new("RGB", (4, 6)).save(photo)
+    cells = [{"bytes": photo.read_bytes(), "path": "a.png"}, {"bytes": b"no image", "path": "b.png"}]
     rows = table("text").add_column("image", cells, feature=datasets.Image())
     rows.to_parquet(tmp_path / "set" / "train.parquet")
     dataset = load(tmp_path / "set", cache_dir=tmp_path / "cache")

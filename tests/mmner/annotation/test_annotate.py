@@ -108,6 +108,18 @@ def test_what_cannot_be_read_stands_in_its_row(ner, tmp_path):
     assert errors[4] == ""
 
 
+def test_no_cell_is_cut_off_and_no_id_is_lost(tmp_path):
+    (tmp_path / "a.csv").write_text('id,text\n0,"Hello, Paris"\n,Hello, Paris\n7,Hello\n')
+    first, second, third = read_items(str(tmp_path / "a.csv"), Columns())
+    assert (first.id, first.text) == ("0", "Hello, Paris") and (third.id, third.text) == ("7", "Hello")
+    assert second.text is None and second.error == (
+        "The row has 3 cells and the header 2; expected as many. Quote the text."
+    )
+    (tmp_path / "a.jsonl").write_text('{"id": 0, "text": "Paris"}\n"Paris"\n')
+    first, second = read_items(str(tmp_path / "a.jsonl"), Columns())
+    assert first.id == "0" and second.text is None and "expected an object" in second.error
+
+
 def test_a_caption_that_is_empty_or_of_another_encoding_is_told(ner, tmp_path):
     folder = write("folder", tmp_path)
     (folder / "t1.txt").write_text(" \n")
