@@ -11,7 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -424,7 +424,7 @@ class TokenAlignment(_LearnedTemperature):
             positive = scale * _mean_of_nearest(products, query_mask, own_mask[:, None, None])[:, 0]
 
             def logits_of(keys: Tensor, key_mask: Tensor, queries=queries, query_mask=query_mask) -> Tensor:
-                return scale * late_interaction(queries, query_mask, keys, key_mask)
+                return scale * _mean_of_nearest(torch.einsum("bqd,gkd->bqgk", queries, keys), query_mask, key_mask)
 
             share = over_negatives(
                 logits_of,
@@ -438,16 +438,9 @@ class TokenAlignment(_LearnedTemperature):
         return sum(losses) / 2
 
 
-def late_interaction(queries: Tensor, query_mask: Tensor, keys: Tensor, key_mask: Tensor) -> Tensor:
-    """Mean over a row's queries of the largest cosine with any key of another row; -2 where that has no key.
-
-    From unit vectors (B, Q, D) and (G, K, D) and their masks (B, Q) and (G, K), 0 where padded, to (B, G).
-    """
-    return _mean_of_nearest(torch.einsum("bqd,gkd->bqgk", queries, keys), query_mask, key_mask)
-
-
 def _mean_of_nearest(products: Tensor, query_mask: Tensor, key_mask: Tensor) -> Tensor:
-    """(B, Q, G, K) products and their masks (B, Q) and (..., G, K) to (B, G)."""
+    """Mean over a row's queries of the largest product with any key of another row; -2 where that has no key: from
+    products (B, Q, G, K) and their masks (B, Q) and (..., G, K) to (B, G)."""
     nearest = products.masked_fill(~key_mask.bool(), -2.0).amax(dim=3)
     return (nearest * query_mask[:, :, None]).sum(dim=1) / query_mask.sum(dim=1).clamp(min=1)[:, None]
 
@@ -460,15 +453,8 @@ _KINDS: dict[str, type[Alignment]] = {
 }
 
 
-def build_alignment(
-    kind: str,
-    text_width: int,
-    image_width: int,
-    projection_dim: int,
-    temperature: float | None = None,
-    text_pooling: str = "mean",
-) -> Alignment:
+def build_alignment(kind: str, *args: Any, **options: Any) -> Alignment:
     """The contrastive loss `nt_xent` (the paper's), `clip`, `siglip` or `token`; arguments as of [`Alignment`]."""
-    if kind == "token" and text_pooling != "mean":
-        logger.warning("text_pooling=%r has no effect with alignment 'token', which compares words.", text_pooling)
-    return _KINDS[kind](text_width, image_width, projection_dim, temperature, text_pooling)
+    if kind == "token" and (pooling := options.get("text_pooling", "mean")) != "mean":
+        logger.warning("text_pooling=%r has no effect with alignment 'token', which compares words.", pooling)
+    return _KINDS[kind](*args, **options)

@@ -4,6 +4,7 @@ import importlib
 import sys
 from typing import ClassVar
 
+from huggingface_hub import HfApi
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
@@ -207,6 +208,32 @@ class TwoMNERConfig(PreTrainedConfig):
         for normalization in both:
             if normalization is not None and set(normalization) != {"mean", "std"}:
                 raise ValueError(f'A normalization is {normalization}; expected {{"mean": [...], "std": [...]}}.')
+
+
+# Of a repository that had none.
+CARD = """---
+library_name: transformers
+pipeline_tag: token-classification
+tags: [2m-ner]
+---
+# {0}
+A [2M-NER](https://arxiv.org/abs/2404.17122) model: named entities in a text and its image. Not described further yet.
+```python
+ner = transformers.pipeline("token-classification", model="{0}", trust_remote_code=True)  # ner(text, images=image)
+```
+"""
+
+
+class PushedWithCard:
+    """What is pushed to a repository without a card brings a short one of ours, not the library's."""
+
+    def push_to_hub(self, repo_id: str, **kwargs):
+        """As of `PushToHubMixin`, after the card."""
+        api, is_private = HfApi(token=kwargs.get("token")), kwargs.get("private")
+        repo_id = api.create_repo(repo_id, private=is_private, exist_ok=True).repo_id
+        if not kwargs.get("create_pr") and not api.file_exists(repo_id, "README.md"):
+            api.upload_file(path_or_fileobj=CARD.format(repo_id).encode(), path_in_repo="README.md", repo_id=repo_id)
+        return super().push_to_hub(repo_id, **kwargs)  # type: ignore[misc]
 
 
 def set_in_package(module_name: str) -> None:

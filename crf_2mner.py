@@ -22,11 +22,8 @@ LEAST = {torch.float32: 1e-34, torch.float64: 1e-277}
 class TagConstraints(NamedTuple):
     """Which tags may start a sentence and which may follow each other; True is allowed."""
 
-    start: Tensor
-    """Bool tensor of shape (K,)."""
-
-    transitions: Tensor
-    """Bool tensor of shape (K, K), `[from, to]`."""
+    start: Tensor  # bool (K,)
+    transitions: Tensor  # bool (K, K), `[from, to]`
 
 
 def iob2_constraints(labels: Sequence[str]) -> TagConstraints:
@@ -39,8 +36,6 @@ def iob2_constraints(labels: Sequence[str]) -> TagConstraints:
         ValueError: a label is not one of these, is there twice, or is an `I-X` whose `B-X` is missing.
     """
     labels = list(labels)
-    if not labels:
-        raise ValueError("IOB2 constraints need at least one label, got none.")
     for position, label in enumerate(labels):
         is_tag = isinstance(label, str) and (label == "O" or (label[:2] in ("B-", "I-") and len(label) > 2))
         if not is_tag or not label.isprintable():
@@ -223,9 +218,7 @@ class LinearChainCRF(nn.Module):
         if spans.is_floating_point() or spans.dtype == torch.bool:
             raise TypeError(f"spans must hold integers, got {spans.dtype}.")
         if spans.dim() != 2 or spans.shape[1] != 5:
-            raise ValueError(
-                f"spans must have shape (N, 5): row, start, end, begin tag, inside tag; got {tuple(spans.shape)}."
-            )
+            raise ValueError(f"spans must have shape (N, 5), of row, start, end and tags; got {tuple(spans.shape)}.")
         with _full_precision(emissions):
             scores, mask = self._time_first(emissions, mask)
             spans = spans.to(device=mask.device, dtype=torch.int64)

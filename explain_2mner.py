@@ -37,11 +37,7 @@ STYLE = """.two-mner { font: 16px/1.6 system-ui, sans-serif; max-width: 60rem; m
 .two-mner .head th { font-size: .85rem; font-weight: 600 } :where(.two-mner) img { max-width: 100% }
 .two-mner .bar { display: inline-block; height: .7em; min-width: 2px; background: #3b6ea8 }"""
 SCORE = "A score is the probability, from 0 to 1, that exactly these words are an entity of this type."
-# By field of an entity's explanation: its column in the table, and what stands in it.
-PARTS = {
-    "shown": ("Shown", "Shown is the probability that this is the entity of the text that the image shows."),
-    "gate": ("Image used", "Image used is how much of the image the words took up, from 0 to 1, mean over the words."),
-}
+SHOWN = "Shown is the probability that this is the entity of the text that the image shows."
 RATIO = """How many times as likely this image is to show an entity of the type as an average image is, judged from the
 image alone. It counts for an entity's type as far as the model expects that entity to be shown."""
 
@@ -53,7 +49,6 @@ class EntityExplanation:
     entity: dict[str, Any]  # as the pipeline returns it
     # The posterior of the same words and type when the model reads neither image nor caption.
     score_without_image: float | None = None
-    gate: float | None = None  # how much of the image the words took up, 0 to 1, mean over them ("gated")
     shown: float | None = None  # the probability that the image shows this very entity ("evidence")
 
     def to_dict(self) -> dict[str, Any]:
@@ -104,10 +99,10 @@ class Explanation:
         thing, is_compared = "caption" if self.image is None else "image", self.entities_without_image is not None
         found = {(one.entity["start"], one.entity["end"]): one for one in self.entities}
         without = {(entity["start"], entity["end"]): entity for entity in self.entities_without_image or ()}
-        parts = [name for name in PARTS if any(getattr(one, name) is not None for one in self.entities)]
+        has_shown = any(one.shown is not None for one in self.entities)
         heads = [f"Without the {thing}", f"With the {thing}"] if is_compared else ["Type and score"]
-        heads = ["Entity", *heads, *(PARTS[name][0] for name in parts)]
-        yield _title("Entities", " ".join([SCORE, *(PARTS[name][1] for name in parts)]), len(heads))
+        heads = ["Entity", *heads, *["Shown"] * has_shown]
+        yield _title("Entities", f"{SCORE} {SHOWN}" if has_shown else SCORE, len(heads))
         head_cells = "".join(f'<th scope="col">{head}</th>' for head in heads)
         yield f'<tr class="head">{head_cells}</tr>'
         if not found and not without:
@@ -122,7 +117,7 @@ class Explanation:
             cells = [_cell(new, new.get("alternatives", ()), change)]
             if is_compared:
                 cells.insert(0, _cell(old, [{**new, "score": one.score_without_image}] if one and change else ()))
-            cells += ["–" if one is None else f"{getattr(one, name):.3f}" for name in parts]
+            cells += ["–" if one is None else f"{one.shown:.3f}"] if has_shown else []
             row = "".join(f"<td>{cell}</td>" for cell in cells)
             row = f'<th scope="row" dir="auto">{html.escape(self.text[slice(*span)])}</th>{row}'
             yield f'<tr class="changed">{row}</tr>' if change else f"<tr>{row}</tr>"
@@ -228,8 +223,6 @@ def explain(
             explained = EntityExplanation(entity, score_without_image)
             if explanation.image_ratios is not None:
                 explained.shown = float(evidence["gates"][span.start])  # of its first word, where it begins
-            elif "gates" in evidence:
-                explained.gate = float(evidence["gates"][span.start : span.end].mean())
             explanation.entities.append(explained)
     if has_control:
         prepared.found = pipeline.decode([evidence["text_logits"]], **reading)[0]

@@ -36,7 +36,7 @@ try:
         renormalized,
         stand_in_states,
     )
-    from .configuration_2mner import TwoMNERConfig, set_in_package, tower_width
+    from .configuration_2mner import PushedWithCard, TwoMNERConfig, set_in_package, tower_width
     from .crf_2mner import LinearChainCRF, iob2_constraints
 except ImportError:
     from alignment_2mner import Alignment, build_alignment, is_sharded, process_rank
@@ -53,7 +53,7 @@ except ImportError:
         renormalized,
         stand_in_states,
     )
-    from configuration_2mner import TwoMNERConfig, set_in_package, tower_width
+    from configuration_2mner import PushedWithCard, TwoMNERConfig, set_in_package, tower_width
     from crf_2mner import LinearChainCRF, iob2_constraints
 
 logger = logging.get_logger(__name__)
@@ -164,7 +164,7 @@ class Emissions(NamedTuple):
     log_ratios: torch.Tensor | None = None
 
 
-class TwoMNERPreTrainedModel(PreTrainedModel):
+class TwoMNERPreTrainedModel(PushedWithCard, PreTrainedModel):
     """Initialisation, saving together with the code, and frozen parts that stay in evaluation."""
 
     config: TwoMNERConfig
@@ -309,8 +309,9 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
         if self.config.alignment == "none":
             return tower, None
         widths = tower_width(self.config.text_config), tower_width(tower_config)
-        options = self.config.projection_dim, self.config.alignment_temperature, self.config.text_pooling
-        return tower, build_alignment(self.config.alignment, *widths, *options)
+        options = self.config.projection_dim, self.config.alignment_temperature
+        pooling = self.config.text_pooling
+        return tower, build_alignment(self.config.alignment, *widths, *options, text_pooling=pooling)
 
     @property
     def image_towers(self) -> list[PreTrainedModel]:

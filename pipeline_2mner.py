@@ -16,12 +16,12 @@ from transformers import Pipeline
 from transformers.utils import logging
 
 try:
-    from .configuration_2mner import set_in_package
+    from .configuration_2mner import PushedWithCard, set_in_package
     from .explain_2mner import Explanation, explain
     from .onnx_2mner import OnnxEmissions
     from .processing_2mner import VISIBLE, ImageLike, Window, given_words, image_id, index_images, load_image
 except ImportError:
-    from configuration_2mner import set_in_package
+    from configuration_2mner import PushedWithCard, set_in_package
     from explain_2mner import Explanation, explain
     from onnx_2mner import OnnxEmissions
     from processing_2mner import VISIBLE, ImageLike, Window, given_words, image_id, index_images, load_image
@@ -172,7 +172,7 @@ def packed(lengths: Sequence[int], budget: int, size: int = 0) -> list[list[int]
     return batches
 
 
-class TwoMNERPipeline(Pipeline):
+class TwoMNERPipeline(PushedWithCard, Pipeline):
     """
     Finds the named entities of texts, each with an image or without.
 
@@ -406,8 +406,12 @@ class TwoMNERPipeline(Pipeline):
     def _read_texts(self, texts: Sequence[PreparedText], batch_tokens: int, batch_size: int, pool):
         """Gives each text the emissions of its windows, which are sorted by length."""
         images = list({id(text.image): text.image for text in texts if text.image is not None}.values())
-        for start in range(0, len(images), BATCH_IMAGES):
-            self._encode(images[start : start + BATCH_IMAGES], pool)
+        opened: list[SharedImage] = []
+        for start in range(0, len(images) + BATCH_IMAGES, BATCH_IMAGES):
+            following = images[start : start + BATCH_IMAGES]
+            opening = pool.map(self._open, following)  # while those before them are encoded
+            self._encode(opened)
+            opened = [image for image, _ in zip(following, opening, strict=True) if image.error is None]
         readable = [text for text in texts if text.image is None or text.image.error is None]
         rows = [(text, window) for text in readable for window in text.windows]
         specials = self.processor.max_length - self.processor.token_budget()
@@ -493,18 +497,16 @@ class TwoMNERPipeline(Pipeline):
             image.error = error
         image.source = None
 
-    def _encode(self, images: Sequence[SharedImage], pool: ThreadPoolExecutor) -> None:
-        """Opens images and runs the image tower over the distinct ones."""
+    def _encode(self, images: Sequence[SharedImage]) -> None:
+        """Runs the image tower over the distinct ones of opened images."""
         encoder = self.model.model if self._onnx is None else self._onnx
-        list(pool.map(self._open, images))
-        opened = [image for image in images if image.error is None]
-        distinct = {image.image_id: image.pixels for image in opened if image.pixels is not None}
+        distinct = {image.image_id: image.pixels for image in images if image.pixels is not None}
         if distinct:
             with self.device_placement(), torch.no_grad():
                 encoded = encoder.encode_images(torch.stack(list(distinct.values())).to(self.device))
             states = zip(*(states for states in encoded if states is not None), strict=True)
             known = dict(zip(distinct, states, strict=True))
-        for image in opened:
+        for image in images:
             image.states, image.pixels = known[image.image_id], None
 
     def _read(self, rows: Sequence[tuple[PreparedText, Window]]) -> None:
@@ -579,7 +581,10 @@ class TwoMNERPipeline(Pipeline):
         found: list[list[Span]] = [[] for _ in rows]
         for span in spans:
             row, start, end, tag, _ = span
-            alternatives = self._alternatives(span, answers)[:top_k] if top_k else None
+            alternatives = None
+            if top_k:
+                others = [(self._begins[other[3]][0], math.exp(answers[other])) for other in self._other_types(span)]
+                alternatives = sorted(others, key=lambda pair: -pair[1])[:top_k]
             found[row].append(Span(start, end, self._labels[tag], answers[span], alternatives))
         return found
 
@@ -625,11 +630,6 @@ class TwoMNERPipeline(Pipeline):
                 item["alternatives"] = [{"entity_group": other, "score": score} for other, score in span.alternatives]
             items.append(item)
         return items
-
-    def _alternatives(self, span: Query, answers: dict[Query, float]) -> list[tuple[str, float]]:
-        """What else the words of a span may be, and its probability, best first."""
-        others = [(self._begins[other[3]][0], math.exp(answers[other])) for other in self._other_types(span)]
-        return sorted(others, key=lambda pair: -pair[1])
 
     def _spans_of(self, tags: Sequence[int]) -> Iterator[tuple[int, int, int, int]]:
         """Start, end, begin tag and inside tag of each entity in a row of tags."""

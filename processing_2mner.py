@@ -29,9 +29,9 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.utils import logging
 
 try:
-    from .configuration_2mner import TwoMNERConfig, set_in_package
+    from .configuration_2mner import PushedWithCard, TwoMNERConfig, set_in_package
 except ImportError:
-    from configuration_2mner import TwoMNERConfig, set_in_package
+    from configuration_2mner import PushedWithCard, TwoMNERConfig, set_in_package
 
 logger = logging.get_logger(__name__)
 
@@ -328,7 +328,7 @@ def given_words(words: Any) -> list[str] | None:
     return words if all(isinstance(word, str) for word in words) else None
 
 
-class TwoMNERProcessor(ProcessorMixin):
+class TwoMNERProcessor(PushedWithCard, ProcessorMixin):
     """
     Makes the batch that [`TwoMNERForTokenClassification`] takes from sentences and images.
 

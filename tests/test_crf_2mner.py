@@ -307,7 +307,6 @@ def test_iob2_constraints_read_any_order_and_types():
         (["O", "B-a\nb"], r"Label 1 is 'B-a\\nb'; an IOB2 label is .* on one line"),
         (["O", "I-X", "B-Y"], r"\['I-X'\] can never be reached"),
         (["O", "B-X", "O"], r"\['O'\] occur more than once"),
-        ([], "at least one label"),
     ],
 )
 def test_iob2_constraints_refuse(labels, message):

@@ -1,4 +1,4 @@
-"""Explanations: scores, gates and ratios against the model itself, pages that are whole and hide nothing."""
+"""Explanations: scores and ratios against the model itself, pages that are whole and hide nothing."""
 
 import json
 import re
@@ -70,22 +70,12 @@ class TestData:
         same(explanation.entities_without_image, pipe(LONG))
         assert explanation.entities
         for entity in explanation.entities:
-            assert (entity.gate is None) == (collaboration != "gated")
             assert (entity.shown is None) == (collaboration != "evidence")
-            assert 0 <= (entity.gate or entity.shown or 0) <= 1
+            assert 0 <= (entity.shown or 0) <= 1
         assert (explanation.image_ratios is None) == (collaboration != "evidence")
 
     def test_score_without_the_image_is_that_of_the_same_span(self, ner):
         check_scores_without_image(ner, LONG, ner.explain(LONG, halves()))
-
-    def test_gates_are_the_models(self, ner):
-        with torch.no_grad():
-            gates = ner.model.model(**ner.processor(TEXT, images=halves())).gates
-        explanation = ner.explain(TEXT, halves())
-        assert explanation.entities
-        for entity in explanation.entities:
-            span = word_range(ner, TEXT, entity.entity)
-            assert entity.gate == pytest.approx(gates[0, span].mean().item(), abs=1e-5)
 
     def test_what_the_image_shows_is_from_the_evidence_head(self, evidence):
         batch = evidence.processor(LONG, images=halves())
@@ -141,10 +131,7 @@ class TestData:
         data = json.loads(json.dumps(explanation.to_dict(), allow_nan=False))
         assert data["text"] == TEXT
         for item, entity in zip(data["entities"], explanation.entities, strict=True):
-            assert item == {**entity.entity, "score_without_image": entity.score_without_image} | {
-                "gate": entity.gate,
-                "shown": None,
-            }
+            assert item == {**entity.entity, "score_without_image": entity.score_without_image, "shown": None}
         assert data["image_ratios"] is None and "image" not in data
 
 

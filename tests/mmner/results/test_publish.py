@@ -211,6 +211,9 @@ def test_what_a_stranger_pushes_on_loads_again(hub, pushed):
         done = run_python(hub, folder / home, *stranger.OPTIONS, stranger.script(code), cwd=folder / home)
         assert done.returncode == 0, done.stderr
     assert set(CODE_FILES) <= set(hub.files("model", "org/both"))
+    for name in ("model", "processor", "both", "pipeline"):
+        card = ModelCard.load(hub.files("model", f"org/{name}")["README.md"])
+        assert card.data.pipeline_tag == "token-classification" and f'model="org/{name}"' in card.text
 
 
 def test_a_pinned_revision_stays_what_it_was_after_a_second_push(hub, pushed):
