@@ -31,6 +31,7 @@ from typing import Any
 import transformers
 from transformers import EarlyStoppingCallback, set_seed
 
+from dataset_script.rows import UNKNOWN_LANGUAGE
 from mmner.data.collator import DataCollatorForMultimodalTokenClassification
 from mmner.data.sentences import WindowedSentences
 from mmner.data.shards import ParquetShards
@@ -93,9 +94,6 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArgu
         model, processor = build_model(model_args, labels, words, output / "_towers", build)
     if model_args.new_types == "add":
         splits = {split: with_known_types(rows, types_of(labels)) for split, rows in splits.items()}
-        if data_args.rehearsal_posts and "train" in splits:
-            number = data_args.rehearsal_posts
-            splits["train"] = with_rehearsal(splits["train"], model, processor, number, args.seed)
     if model.config.consistency_weight and not (model.config.collaboration != "none" or model.config.image_as_text):
         logger.warning("The model tags without images: --consistency_weight has nothing to do.")
     results: dict[str, Any] = {}
@@ -103,6 +101,9 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArgu
         counts = {"samples": len(rows)} if isinstance(rows, ParquetShards) else count_images(rows)
         logger.info(f"{split}: {', '.join(f'{count} {name}' for name, count in counts.items())}")
         results |= {f"{SPLITS[split]}_{name}": count for name, count in counts.items()}
+    if (number := data_args.rehearsal_posts) and model_args.new_types == "add" and "train" in splits:
+        splits["train"] = with_rehearsal(splits["train"], model, processor, number, args.seed)
+        results["rehearsal_posts"] = len(splits["train"]) - results["train_samples"]
     sentences = {split: read(rows, split, processor, model, data_args, args) for split, rows in splits.items()}
     shown = list(sentences.values())
     warn_of_gaps(sentences, results, types_of(labels))
@@ -171,6 +172,8 @@ def warn_of_gaps(sentences: dict[str, Any], results: dict[str, Any], known: Sequ
         if missing := sorted(set(known) - own):
             effect = "they cannot be learned" if split == "train" else "their scores say nothing"
             logger.warning(f"{split} has no example of {', '.join(missing)}: {effect}.")
+    if any(UNKNOWN_LANGUAGE in getattr(part, "languages", ()) for part in sentences.values()):
+        logger.info(f"Rows that state no language are scored as {UNKNOWN_LANGUAGE}; --dataset_lang en names it.")
     for split in sentences:
         lost, shown = (results.get(f"{SPLITS[split]}_{name}", 0) for name in ("missing_images", "samples_with_image"))
         if lost and not shown:

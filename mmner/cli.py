@@ -98,10 +98,6 @@ def _model_parser(command: str, about: str) -> Parser:
 
 def predict(words: Sequence[str]) -> int:
     """Annotates a file or folder."""
-    from .annotation.annotate import annotate, answers, process_device
-    from .annotation.inputs import SUFFIXES, Columns, read_items
-    from .annotation.outputs import FORMATS
-
     parser = _model_parser(
         "predict",
         "Find the names in texts and images. A row that cannot be read is written with its error, and the run goes\n"
@@ -112,9 +108,9 @@ def predict(words: Sequence[str]) -> int:
     add(
         "input",
         metavar="INPUT",
-        help=f"{', '.join(SUFFIXES)}; a folder of images, each with its text in NAME.txt; or -",
+        help="a .txt, .jsonl, .csv, .tsv or .parquet file; a folder of images, each with its text in NAME.txt; or -",
     )
-    add("--output", type=Path, metavar="OUT", help=f"{', '.join(FORMATS)}; default: JSON lines to standard output")
+    add("--output", type=Path, metavar="OUT", help=".jsonl, .csv, .conll, .spacy, .html; default: JSON lines printed")
     add("--text_column", metavar="NAME", help="default: text or caption, else tokens")
     add("--image_column", metavar="NAME", help="default: image or file_name")
     add("--min_score", type=float, metavar="P", help="leave out entities that score less")
@@ -125,6 +121,9 @@ def predict(words: Sequence[str]) -> int:
     add("--device", help="cpu, cuda, cuda:1, ...; default: a GPU if there is one")
     add("--onnx", nargs="?", const=True, metavar="FOLDER", help="compute with the model's ONNX export (mmner export)")
     given = parser.parse_args(words)
+    from .annotation.annotate import annotate, answers, process_device  # here: PyTorch takes seconds to import
+    from .annotation.inputs import Columns, read_items
+
     ner = load(given.model, device=given.device or process_device(), onnx=given.onnx)
     names = ("min_score", "entity_types", "top_k", "offsets", "batch_size")
     options = {name: getattr(given, name) for name in names if getattr(given, name) is not None}

@@ -306,7 +306,10 @@ def parse_arguments(argv: Sequence[str]) -> tuple[ModelArguments, DataArguments,
     )
     for word in unknown:
         if word.startswith("--"):
-            raise ValueError(_unknown(word.partition("=")[0], "on the command line", [*parser._option_string_actions]))
+            known = [
+                name for name in parser._option_string_actions if "-" not in name[2:]
+            ]  # not their second spelling
+            raise ValueError(_unknown(word.partition("=")[0], "on the command line", known))
         raise ValueError(
             f"Cannot place {word!r} on the command line; expected at most one recipe, first, and then `--name value`."
         )

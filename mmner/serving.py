@@ -219,7 +219,9 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, OverflowError) as error:
-        raise OSError(f"Cannot serve at {host}, port {port}: {error}. Give another --host or --port.") from error
+        raise OSError(
+            f"Cannot serve at {host}, port {port}: {str(error).rstrip('.')}. Give another --host or --port."
+        ) from error
 
 
 def serve(app: FastAPI, bound: socket.socket) -> None:

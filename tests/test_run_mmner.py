@@ -266,3 +266,8 @@ def test_a_type_without_an_example_and_a_split_without_its_images_are_told(caplo
     assert "train has no example of DISH: they cannot be learned" in caplog.text
     assert "test has no example of LOC: their scores say nothing" in caplog.text
     assert "train lost all of its 3 images" in caplog.text and "test lost" not in caplog.text
+    assert "--dataset_lang" not in caplog.text
+    sentences["test"].languages = ["en", "und"]
+    with caplog.at_level("INFO"):
+        run_mmner.warn_of_gaps(sentences, results, ["PER"])
+    assert "state no language are scored as und; --dataset_lang en" in caplog.text

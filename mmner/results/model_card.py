@@ -157,6 +157,10 @@ def _facts(args: TrainingArguments, results: Mapping[str, Any]) -> dict[str, str
     facts = {"seed": str(args.seed)}
     if args.data_seed is not None:
         facts["seed of the order of the data"] = str(args.data_seed)
+    if "rehearsal_posts" in results:
+        facts["posts of 2M-NER among the training sentences, tagged by the model itself"] = str(
+            results["rehearsal_posts"]
+        )
     for name, what in (("train_runtime", "training"), ("total_runtime", "whole run, scoring and controls included")):
         if name in results:
             facts[f"duration of the {what} (h:mm:ss)"] = str(timedelta(seconds=round(results[name])))

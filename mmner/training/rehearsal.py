@@ -7,7 +7,7 @@ import datasets
 import torch
 
 from dataset_script.formats.markup import read_markup
-from dataset_script.rows import Row
+from dataset_script.rows import Row, iob2_spans
 from mmner.data.splits import label_names
 from mmner.training.labels import types_of
 from modeling_2mner import TwoMNERForTokenClassification
@@ -22,9 +22,9 @@ def with_rehearsal(
     rows: datasets.Dataset, model: TwoMNERForTokenClassification, processor: TwoMNERProcessor, number: int, seed: int
 ) -> datasets.Dataset:
     """
-    Training rows and so many posts, tagged with the types that the model had before. Without them, a model that sees
-    nothing but new types soon takes every name for one of these ("Learning without Forgetting", Li and Hoiem 2016, by
-    hard labels).
+    Training rows and so many posts, both tagged by the model with the types that it had before; entities that the rows
+    have already stay. Otherwise a model that sees nothing but new types soon takes every name for one of these
+    ("Learning without Forgetting", Li and Hoiem 2016, by hard labels).
 
     Args:
         rows: with the column `known_types`; their types are the new ones.
@@ -41,17 +41,24 @@ def with_rehearsal(
         for row in read_markup(path)
         if isinstance(row, Row)
     ]
-    found = sorted(random.Random(seed).sample(found, min(number, len(found))), key=lambda pair: len(pair[1]))
-    batches = (found[start : start + BATCH] for start in range(0, len(found), BATCH))
-    tags = [ids for batch in batches for ids in _own_tags(batch, old, model, processor)]
+    found = random.Random(seed).sample(found, min(number, len(found)))
+    ids = _own_tags([*rows["tokens"], *(tokens for _, tokens in found)], old, model, processor)
     features = rows.features.copy()
     features["ner_tags"] = datasets.List(datasets.ClassLabel(names=labels))
     posts = [
-        {"id": f"post-{index}", "lang": lang, "tokens": tokens, "ner_tags": ids, "known_types": old}
-        for index, ((lang, tokens), ids) in enumerate(zip(found, tags, strict=True))
+        {"id": f"post-{index}", "lang": lang, "tokens": tokens, "ner_tags": tags, "known_types": old}
+        for index, ((lang, tokens), tags) in enumerate(zip(found, ids[len(rows) :], strict=True))
     ]
-    own = [[labels.index(names[tag]) for tag in ids] for ids in rows["ner_tags"]]
-    rows = rows.remove_columns("ner_tags").add_column("ner_tags", own, feature=features["ner_tags"])
+    own = []
+    for given, tags in zip(rows["ner_tags"], ids[: len(rows)], strict=True):
+        merged = [labels.index(names[tag]) for tag in given]
+        for start, end, _ in iob2_spans([labels[tag] for tag in tags]):
+            if all(names[tag] == "O" for tag in given[start:end]):
+                merged[start:end] = tags[start:end]
+        own.append(merged)
+    rows = rows.remove_columns(["ner_tags", "known_types"])
+    rows = rows.add_column("ner_tags", own, feature=features["ner_tags"])
+    rows = rows.add_column("known_types", [types_of(labels)] * len(rows), feature=features["known_types"])
     ordered = datasets.Features({name: features[name] for name in rows.column_names})
     filled = [{name: post.get(name) for name in ordered} for post in posts]
     return datasets.concatenate_datasets([rows, datasets.Dataset.from_list(filled, features=ordered)])
@@ -59,19 +66,23 @@ def with_rehearsal(
 
 @torch.no_grad()
 def _own_tags(
-    posts: list[tuple[str, list[str]]],
-    old: list[str],
-    model: TwoMNERForTokenClassification,
-    processor: TwoMNERProcessor,
+    sentences: list[list[str]], old: list[str], model: TwoMNERForTokenClassification, processor: TwoMNERProcessor
 ) -> list[list[int]]:
-    """The tags of posts by the model, its new types left out."""
+    """The tags of sentences by the model, its new types left out; of a long one the beginning alone has any."""
     was_training = model.training
     model.eval()
-    batch = processor([tokens for _, tokens in posts])
-    batch = {name: value.to(model.device) for name, value in batch.items()}
-    logits = model.emissions(**batch).logits.float()
     new = [index for index, label in enumerate(model.config.labels) if label != "O" and label[2:] not in old]
-    logits[..., new] = -1e4
-    found = model.crf.decode(logits, batch["word_starts"] >= 0).tolist()
+    order = sorted(range(len(sentences)), key=lambda place: len(sentences[place]))
+    found = [[model.config.labels.index("O")] * len(tokens) for tokens in sentences]
+    for start in range(0, len(order), BATCH):
+        places = order[start : start + BATCH]
+        batch = processor([sentences[place][: processor.windows(sentences[place])[0].stop] for place in places])
+        batch = {name: value.to(model.device) for name, value in batch.items()}
+        logits = model.emissions(**batch).logits.float()
+        logits[..., new] = -1e4
+        tags = model.crf.decode(logits, batch["word_starts"] >= 0).tolist()
+        for place, of_sentence in zip(places, tags, strict=True):
+            known = [tag for tag in of_sentence if tag >= 0]
+            found[place][: len(known)] = known
     model.train(was_training)
-    return [ids[: len(tokens)] for ids, (_, tokens) in zip(found, posts, strict=True)]
+    return found

@@ -265,9 +265,9 @@ class TwoMNERTrainer(Trainer):
             model = self.model if model is None else model
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
             groups = parameter_groups(model, self.args)
-            for group in groups:
-                size = sum(parameter.numel() for parameter in group["params"])
-                logger.info(f"{group['name']}: {size:,} weights, learning rate {group['lr']:g}")
+            size = sum(parameter.numel() for group in groups for parameter in group["params"])
+            rates = sorted({group["lr"] for group in groups})
+            logger.info(f"{size:,} weights are trained, at learning rates from {rates[0]:g} to {rates[-1]:g}")
             self.optimizer = optimizer_class(groups, **options)
         return self.optimizer
 

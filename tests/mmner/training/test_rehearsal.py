@@ -26,8 +26,17 @@ def rows():
         "ner_tags": datasets.List(datasets.ClassLabel(names=NEW)),
         "image": datasets.Image(),
     }
-    record = {"id": "1", "lang": "en", "tokens": ["hot", "soup", "now"], "ner_tags": [1, 2, 0], "image": None}
-    return with_known_types(datasets.Dataset.from_list([record], features=datasets.Features(features)), ["DISH"])
+    records = [
+        {"id": "1", "lang": "en", "tokens": ["hot", "soup"], "ner_tags": [1, 2], "image": None},
+        {
+            "id": "2",
+            "lang": "de",
+            "tokens": ["Anna", "fliegt", "nach", "Rom", "!"],
+            "ner_tags": [0] * 5,
+            "image": None,
+        },
+    ]
+    return with_known_types(datasets.Dataset.from_list(records, features=datasets.Features(features)), ["DISH"])
 
 
 def test_own_tags_are_what_the_model_finds_and_rows_keep_theirs(ner, rows):
@@ -36,13 +45,15 @@ def test_own_tags_are_what_the_model_finds_and_rows_keep_theirs(ner, rows):
         model.classifier.bias[-2:] += 100
     found = with_rehearsal(rows, model, ner.processor, 40, seed=1)
     names = found.features["ner_tags"].feature.names
-    assert names == [*LABELS, "B-DISH", "I-DISH"] and len(found) == 41
-    assert [names[tag] for tag in found[0]["ner_tags"]] == ["B-DISH", "I-DISH", "O"]
-    assert found[0]["known_types"] == ["DISH"] and found[0]["tokens"] == ["hot", "soup", "now"]
-    posts = found.select(range(1, 41))
+    assert names == [*LABELS, "B-DISH", "I-DISH"] and len(found) == 42
+    assert [names[tag] for tag in found[0]["ner_tags"]] == ["B-DISH", "I-DISH"]
+    assert found[0]["known_types"] == found[1]["known_types"] == ["PER", "LOC", "DISH"]
+    assert found["tokens"][:2] == rows["tokens"][:] and found["id"][:2] == ["1", "2"]
+    posts = found.select(range(2, 42))
     assert all(known == ["PER", "LOC"] for known in posts["known_types"])
     assert {*posts["lang"]} == {"de", "en", "es", "fr"}
-    for tokens, tags in zip(posts["tokens"], posts["ner_tags"], strict=True):
+    tagged = found.select(range(1, 42))  # less the first, whose words are a dish
+    for tokens, tags in zip(tagged["tokens"], tagged["ner_tags"], strict=True):
         expected = ["O"] * len(tokens)
         for word in ner({"tokens": tokens}, aggregation_strategy="none"):
             expected[word["index"] - 1] = word["entity"]
