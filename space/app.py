@@ -32,7 +32,7 @@ def build(ner, model: str) -> gr.Blocks:
         try:
             return checked(ner, text, upload)
         except ValueError as error:
-            raise gr.Error(str(error), print_exception=False) from error
+            raise gr.Error(str(error), title="Not read", print_exception=False) from error
 
     def check(text: str, upload: dict | None):
         opened(text, upload)

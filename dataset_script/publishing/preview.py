@@ -23,8 +23,9 @@ from ..rows import SPLIT_FILES, Row, iob2_spans
 _Drawn = tuple[str, Row, Path | bytes | None]  # split, row, image
 THUMBNAIL_PX = 320
 TEMPLATE = Path(__file__).with_name("preview.html")
-COLOURS = ("#cfe3ff", "#ffe0b0", "#c9f0d2", "#f6d3ea", "#e0d7ff", "#ffd5cf", "#c8f0f0", "#e6e6b8")
-"""Behind entities, by type; further types use them again."""
+COLOURS = ("#c9f0d2", "#ecd5f5", "#ffe0b0", "#cfe3ff", "#f6d3ea", "#ffd5cf", "#c8f0f0", "#e6e6b8")
+"""Behind entities, by type in alphabetical order; further types use them again. LOC, MISC, ORG and PER have those of
+other pages."""
 
 
 def preview(
