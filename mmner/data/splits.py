@@ -110,8 +110,19 @@ def _load(args: DataArguments, cache: Path, build: bool) -> dict[str, datasets.D
         raise FileNotFoundError(
             f"There is no folder or file {args.dataset}; expected 'probe', a folder, a file or a name on the Hub."
         )
-    _refuse_folder_options(args, "comes from the Hub")
-    return datasets.load_dataset(args.dataset, args.dataset_config)
+    loaded = datasets.load_dataset(args.dataset, args.dataset_config)
+    if not _folder_options(args) and all(map(_is_ours, loaded.values())):
+        return loaded
+    if build:
+        loaded.save_to_disk(cache / "hub")
+    return dataset_script.load(cache / "hub", cache_dir=cache / "arrow", **options)
+
+
+def _is_ours(rows: datasets.Dataset) -> bool:
+    """Whether there are tokens, and tags with names."""
+    with contextlib.suppress(ValueError):
+        return bool(label_names(rows))
+    return False
 
 
 def _load_streaming(
@@ -123,7 +134,8 @@ def _load_streaming(
             f"--streaming reads Parquet files, and the dataset is {args.dataset}: give --dataset a folder of them or "
             "a name on the Hub, or leave --streaming out."
         )
-    _refuse_folder_options(args, "is read as Parquet")
+    if unused := _folder_options(args):
+        raise ValueError(f"{args.dataset} is read as Parquet, where {', '.join(unused)} do not apply: leave them out.")
     folder = Path(args.dataset).expanduser()
     config = args.dataset_config or ("all" if is_parquet(folder) else None)
     files, features = find_shards(args.dataset, config)
@@ -138,9 +150,8 @@ def _load_streaming(
     return loaded
 
 
-def _refuse_folder_options(args: DataArguments, reason: str) -> None:
-    if unused := [f"--{name}" for name in FOLDER_OPTIONS if getattr(args, name) not in (None, "raise", "auto")]:
-        raise ValueError(f"{args.dataset} {reason}, where {', '.join(unused)} do not apply: leave them out.")
+def _folder_options(args: DataArguments) -> list[str]:
+    return [f"--{name}" for name in FOLDER_OPTIONS if getattr(args, name) not in (None, "raise", "auto")]
 
 
 def _renamed(splits: dict[str, Any]) -> dict[str, Any]:

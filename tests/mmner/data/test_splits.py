@@ -2,15 +2,20 @@
 
 import json
 import logging
+import subprocess
+import sys
+from pathlib import Path
 
 import datasets
 import pytest
 import yaml
+from hub_server import HubServer
 from sharded_rows import LABELS, png, rows_of
 
 from mmner.data.splits import count_images, label_names, load_splits
 from mmner.options import DataArguments
 
+ROOT = Path(__file__).resolve().parents[3]
 ALL = ["train", "validation", "test"]
 
 
@@ -81,12 +86,6 @@ def test_missing_images_are_those_of_the_rows_that_are_used_where_they_are_known
     [
         ({"dataset": None}, ["test"], ValueError, "There is no dataset: give --dataset a folder"),
         ({"dataset": "./nowhere/at/all"}, ["test"], FileNotFoundError, "There is no folder or file ./nowhere/at/all"),
-        (
-            {"dataset": "some/set", "image_folder": "x", "dataset_errors": "skip", "tags_column": 3},
-            ["test"],
-            ValueError,
-            "some/set comes from the Hub, where --dataset_errors, --image_folder, --tags_column do not apply",
-        ),
         ({"dataset": "probe", "max_train_samples": 0}, ["train"], ValueError, "A subset of 0 rows"),
         ({"dataset": "probe"}, [], ValueError, "has the splits train, validation, test, but none would be needed"),
         (
@@ -100,6 +99,36 @@ def test_missing_images_are_those_of_the_rows_that_are_used_where_they_are_known
 def test_what_cannot_be_loaded_is_an_error(probe, options, needed, error, message):
     with pytest.raises(error, match=message):
         load_splits(DataArguments(probe_sentences=100, **options), needed, probe[1].parent, build=False)
+
+
+HUB = """
+import sys
+from dataset_script.__main__ import main
+from mmner.data.splits import label_names, load_splits
+from mmner.options import DataArguments
+arguments = DataArguments(dataset="org/set", text_column="mots", tags_column="etiquettes", dataset_lang="fr")
+rows = load_splits(arguments, ["train"], sys.argv[1])["train"]
+names = label_names(rows)
+print([[rows[0]["lang"], rows[0]["tokens"], [names[tag] for tag in rows[0]["ner_tags"]]], len(rows)])
+told = ["--text_column", "mots", "--tags_column", "etiquettes", "--lang", "fr"]
+assert main(["convert", "org/set", "--output", sys.argv[1] + "/rows.jsonl", *told]) == 0
+"""
+
+
+def test_a_set_on_the_hub_with_other_columns_and_tags_is_read_as_a_folder_is(tmp_path):
+    record = {"mots": ["Ada", "vit", "à", "Le", "Havre"], "etiquettes": ["S-PER", "O", "O", "B-LOC", "E-LOC"]}
+    datasets.Dataset.from_list([record] * 3).to_parquet(tmp_path / "set/data/train-00000-of-00001.parquet")
+    (tmp_path / "home").mkdir()
+    with HubServer(tmp_path / "hub") as hub:
+        hub.add("dataset", "org/set", tmp_path / "set")
+        command = [sys.executable, "-c", HUB, str(tmp_path / "cache")]
+        environment = hub.environment(tmp_path / "home")
+        done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+    read = ["fr", record["mots"], ["B-PER", "O", "O", "B-LOC", "I-LOC"]]
+    assert done.stdout.splitlines()[0] == str([read, 3])
+    first = json.loads((tmp_path / "cache/rows.jsonl").read_text().splitlines()[0])
+    assert [first["lang"], first["tokens"], first["ner_tags"]] == read
 
 
 def test_an_absent_train_split_is_an_error_and_another_a_warning(tmp_path, caplog):
