@@ -24,7 +24,8 @@ def with_rehearsal(
     """
     Training rows and so many posts, both tagged by the model with the types that it had before; entities that the rows
     have already stay. Otherwise a model that sees nothing but new types soon takes every name for one of these
-    ("Learning without Forgetting", Li and Hoiem 2016, by hard labels).
+    ("Learning without Forgetting", Li and Hoiem 2016, by hard labels). In posts, no word is of a new type: if that
+    were left open, any noun would become one.
 
     Args:
         rows: with the column `known_types`; their types are the new ones.
@@ -46,7 +47,7 @@ def with_rehearsal(
     features = rows.features.copy()
     features["ner_tags"] = datasets.List(datasets.ClassLabel(names=labels))
     posts = [
-        {"id": f"post-{index}", "lang": lang, "tokens": tokens, "ner_tags": tags, "known_types": old}
+        {"id": f"post-{index}", "lang": lang, "tokens": tokens, "ner_tags": tags, "known_types": types_of(labels)}
         for index, ((lang, tokens), tags) in enumerate(zip(found, ids[len(rows) :], strict=True))
     ]
     own = []
@@ -56,9 +57,10 @@ def with_rehearsal(
             if all(names[tag] == "O" for tag in given[start:end]):
                 merged[start:end] = tags[start:end]
         own.append(merged)
+    known = [old + given for given in rows["known_types"]]
     rows = rows.remove_columns(["ner_tags", "known_types"])
     rows = rows.add_column("ner_tags", own, feature=features["ner_tags"])
-    rows = rows.add_column("known_types", [types_of(labels)] * len(rows), feature=features["known_types"])
+    rows = rows.add_column("known_types", known, feature=features["known_types"])
     ordered = datasets.Features({name: features[name] for name in rows.column_names})
     filled = [{name: post.get(name) for name in ordered} for post in posts]
     return datasets.concatenate_datasets([rows, datasets.Dataset.from_list(filled, features=ordered)])
