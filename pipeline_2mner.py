@@ -39,7 +39,7 @@ Query = tuple[int, int, int, int, int]
 # Tokens of a batch, padding included. A CPU gains nothing from more (`benchmarks/speed/`), an accelerator does.
 CPU_BATCH_TOKENS = 512
 ACCELERATOR_BATCH_TOKENS = 4096
-BATCH_IMAGES = 16  # that are opened and then encoded at once
+BATCH_IMAGES = 32  # that are opened and then encoded at once
 DECODED_WORDS = 8192  # that are decoded at once, padding included
 # What is read before the first of it is answered: so many texts of a stream at first, later the words of 32 batches
 # (2 % of a batch is then padding, with 8 it is 7 %) or so many images, whose vectors are in memory at once.
