@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from numbers import Integral, Real
@@ -39,7 +40,7 @@ Query = tuple[int, int, int, int, int]
 # Tokens of a batch, padding included. A CPU gains nothing from more (`benchmarks/speed/`), an accelerator does.
 CPU_BATCH_TOKENS = 512
 ACCELERATOR_BATCH_TOKENS = 4096
-BATCH_IMAGES = 32  # that are opened and then encoded at once
+BATCH_IMAGES = 16  # that are opened and then encoded at once
 DECODED_WORDS = 8192  # that are decoded at once, padding included
 # What is read before the first of it is answered: so many texts of a stream at first, later the words of 32 batches
 # (2 % of a batch is then padding, with 8 it is 7 %) or so many images, whose vectors are in memory at once.
@@ -388,7 +389,7 @@ class TwoMNERPipeline(PushedWithCard, Pipeline):
         batch_tokens = CPU_BATCH_TOKENS if self.device.type == "cpu" else ACCELERATOR_BATCH_TOKENS
         num_texts = (batch_size or FIRST_TEXTS) if is_stream else math.inf
         items = iter(inputs)
-        with ThreadPoolExecutor(max(num_workers, 1)) as pool:
+        with ThreadPoolExecutor(num_workers) if num_workers else nullcontext() as pool:
             limits = (batch_tokens, batch_size, is_stream, skips)
             while texts := self._look_ahead(items, num_texts, *limits, preprocess_params):
                 num_texts *= 1 if batch_size == 1 else 2  # a first result comes soon; later, more can be sorted
@@ -406,12 +407,10 @@ class TwoMNERPipeline(PushedWithCard, Pipeline):
     def _read_texts(self, texts: Sequence[PreparedText], batch_tokens: int, batch_size: int, pool):
         """Gives each text the emissions of its windows, which are sorted by length."""
         images = list({id(text.image): text.image for text in texts if text.image is not None}.values())
-        opened: list[SharedImage] = []
-        for start in range(0, len(images) + BATCH_IMAGES, BATCH_IMAGES):
-            following = images[start : start + BATCH_IMAGES]
-            opening = pool.map(self._open, following)  # while those before them are encoded
-            self._encode(opened)
-            opened = [image for image, _ in zip(following, opening, strict=True) if image.error is None]
+        for start in range(0, len(images), BATCH_IMAGES):
+            batch = images[start : start + BATCH_IMAGES]
+            list((pool.map if pool else map)(self._open, batch))  # a thread of its own would slow PyTorch's
+            self._encode([image for image in batch if image.error is None])
         readable = [text for text in texts if text.image is None or text.image.error is None]
         rows = [(text, window) for text in readable for window in text.windows]
         specials = self.processor.max_length - self.processor.token_budget()
