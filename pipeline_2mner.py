@@ -408,9 +408,9 @@ class TwoMNERPipeline(PushedWithCard, Pipeline):
         """Gives each text the emissions of its windows, which are sorted by length."""
         images = list({id(text.image): text.image for text in texts if text.image is not None}.values())
         for start in range(0, len(images), BATCH_IMAGES):
-            batch = images[start : start + BATCH_IMAGES]
-            list((pool.map if pool else map)(self._open, batch))  # a thread of its own would slow PyTorch's
-            self._encode([image for image in batch if image.error is None])
+            some = images[start : start + BATCH_IMAGES]
+            list((pool.map if pool else map)(self._open, some))  # a thread of its own would slow PyTorch's
+            self._encode([image for image in some if image.error is None])
         readable = [text for text in texts if text.image is None or text.image.error is None]
         rows = [(text, window) for text in readable for window in text.windows]
         specials = self.processor.max_length - self.processor.token_budget()
