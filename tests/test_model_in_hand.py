@@ -1,5 +1,6 @@
 """The model that comes with the project: what it finds, that its folder is whole, that its card tells the truth."""
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -145,8 +146,13 @@ def test_the_snippets_of_the_card_run(tmp_path, monkeypatch):
     blocks = re.findall(r"```python\n(.*?)```", (FOLDER / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     assert len(blocks) == 2
     monkeypatch.chdir(FOLDER.parent)
+    names: dict = {}
     for block in blocks:
-        exec(block, {})
+        exec(block, names)
+    call, shown = re.search(r"^(ner\(.*\))\n# (.*)$", blocks[0], re.MULTILINE).groups()
+    first = ast.literal_eval(shown)[0]
+    found = names["ner"](ast.literal_eval(call[4:-1]))[0]
+    assert first == {**found, "score": ...}
 
 
 def test_the_demo_shows_each_post_twice(small):
