@@ -210,7 +210,7 @@ class TwoMNERConfig(PreTrainedConfig):
                 raise ValueError(f'A normalization is {normalization}; expected {{"mean": [...], "std": [...]}}.')
 
 
-# Of a repository that had none.
+# The card of a repository that had none.
 CARD = """---
 library_name: transformers
 pipeline_tag: token-classification

@@ -409,7 +409,7 @@ class TwoMNERPipeline(PushedWithCard, Pipeline):
         images = list({id(text.image): text.image for text in texts if text.image is not None}.values())
         for start in range(0, len(images), BATCH_IMAGES):
             some = images[start : start + BATCH_IMAGES]
-            list((pool.map if pool else map)(self._open, some))  # a thread of its own would slow PyTorch's
+            list((pool.map if pool else map)(self._open, some))  # one thread beside PyTorch's would slow both
             self._encode([image for image in some if image.error is None])
         readable = [text for text in texts if text.image is None or text.image.error is None]
         rows = [(text, window) for text in readable for window in text.windows]
