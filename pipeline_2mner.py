@@ -42,11 +42,11 @@ CPU_BATCH_TOKENS = 512
 ACCELERATOR_BATCH_TOKENS = 4096
 BATCH_IMAGES = 16  # that are opened and then encoded at once
 DECODED_WORDS = 8192  # that are decoded at once, padding included
-# What is read before the first of it is answered: so many texts of a stream at first, later the words of 32 batches
-# (2 % of a batch is then padding, with 8 it is 7 %) or so many images, whose vectors are in memory at once.
+# Texts that are sorted by length together (3 % of a batch is then padding), whose images are in memory at once. Of a
+# stream so many are read before the first is answered, at first fewer; of a list so many words.
+READ_TEXTS = 512
 FIRST_TEXTS = 8
-LOOK_AHEAD_BATCHES = 32
-LOOK_AHEAD_IMAGES = 256
+LOOK_AHEAD_WORDS = 65_536
 
 INPUT = 'a string, {"text": ..., "image": an image or None}, or {"tokens": a list of words, "image": ...}'
 # What other libraries call an option or a key, and its name here.
@@ -160,10 +160,8 @@ class PreparedText:
 
 
 def packed(lengths: Sequence[int], budget: int, size: int = 0) -> list[list[int]]:
-    """
-    Batches of rows of about one length, from long to short, as places in `lengths`: `size` rows each or, if that is 0,
-    as many as `budget` tokens hold with their padding (at least one).
-    """
+    """Batches of rows of about one length, from long to short, as places in `lengths`: `size` rows each or, if that is
+    0, as many as `budget` tokens hold with their padding (at least one)."""
     order = sorted(range(len(lengths)), key=lambda place: -lengths[place])
     batches, start = [], 0
     while start < len(order):
@@ -171,6 +169,18 @@ def packed(lengths: Sequence[int], budget: int, size: int = 0) -> list[list[int]
         batches.append(order[start:stop])
         start = stop
     return batches
+
+
+def _parts_of(texts: Iterable[PreparedText], size: int) -> Iterator[list[PreparedText]]:
+    """Parts of about `size` texts; those that share an image are in one, so that it is encoded once."""
+    first: dict[int, int] = {}
+    part: list[PreparedText] = []
+    for text in sorted(texts, key=lambda text: first.setdefault(id(text.image or text), len(first))):
+        if len(part) >= size and (text.image is None or text.image is not part[-1].image):
+            yield part
+            part = []
+        part.append(text)
+    yield part
 
 
 class TwoMNERPipeline(PushedWithCard, Pipeline):
@@ -309,10 +319,8 @@ class TwoMNERPipeline(PushedWithCard, Pipeline):
                 raise ValueError(f"Got {came}; give a list of images, with None for a text without one.")
             return super().__call__(_paired(inputs, images), **kwargs) if inputs or images else []
         if images is not None:
-            raise ValueError(
-                f"`images` cannot be matched with texts from a {type(inputs).__name__}; let it yield "
-                '{"text": ..., "image": ...}, or pass two lists.'
-            )
+            came = f"`images` cannot be matched with texts from a {type(inputs).__name__}"
+            raise ValueError(came + '; let it yield {"text": ..., "image": ...}, or pass two lists.')
         return super().__call__(_stream(inputs), **kwargs)
 
     def explain(self, text: str | dict, image: ImageLike | None = None, images=None, **options) -> Explanation:
@@ -390,10 +398,11 @@ class TwoMNERPipeline(PushedWithCard, Pipeline):
         num_texts = (batch_size or FIRST_TEXTS) if is_stream else math.inf
         items = iter(inputs)
         with ThreadPoolExecutor(num_workers) if num_workers else nullcontext() as pool:
-            limits = (batch_tokens, batch_size, is_stream, skips)
-            while texts := self._look_ahead(items, num_texts, *limits, preprocess_params):
-                num_texts *= 1 if batch_size == 1 else 2  # a first result comes soon; later, more can be sorted
-                self._read_texts(texts, batch_tokens, batch_size, pool)
+            while texts := self._look_ahead(items, num_texts, batch_size, is_stream, skips, preprocess_params):
+                if is_stream and batch_size != 1:  # a first result comes soon; later, more can be sorted
+                    num_texts = min(2 * num_texts, max(READ_TEXTS, batch_size))
+                for some in _parts_of(texts, max(READ_TEXTS, batch_size)):
+                    self._read_texts(some, batch_tokens, batch_size, pool)
                 self._decode(texts, postprocess_params)
                 for text in texts:
                     error = text.error or (text.image.error if text.image is not None else None)
@@ -423,9 +432,7 @@ class TwoMNERPipeline(PushedWithCard, Pipeline):
         for image in images:
             image.states = None
 
-    def _look_ahead(
-        self, items, num_texts: float, batch_tokens: int, batch_size: int, is_stream: bool, skips: bool, params: dict
-    ) -> list[PreparedText]:
+    def _look_ahead(self, items, num_texts, batch_size, is_stream, skips, params) -> list[PreparedText]:
         """The next texts; what cannot be read is there with its error, and the last of them unless `skips`."""
         texts: list[PreparedText] = []
         images: dict[Any, SharedImage] = {}
@@ -439,20 +446,14 @@ class TwoMNERPipeline(PushedWithCard, Pipeline):
                     if not skips:
                         break
                 num_words += len(texts[-1].words) + 1
-                is_enough = num_words >= LOOK_AHEAD_BATCHES * batch_tokens or len(images) >= LOOK_AHEAD_IMAGES
-                if len(texts) >= num_texts or (is_enough and len(texts) >= batch_size):
+                if len(texts) >= num_texts or (num_words >= LOOK_AHEAD_WORDS and len(texts) >= batch_size):
                     break
         except Exception as error:  # raised when the texts before it are answered
             texts.append(PreparedText("", [], [], error=error, is_last=True))
         self._cut(texts, **params)
         return texts
 
-    def _split(
-        self,
-        inputs: str | dict,
-        images: dict[Any, SharedImage],
-        is_stream: bool,
-    ) -> PreparedText:
+    def _split(self, inputs: str | dict, images: dict[Any, SharedImage], is_stream: bool) -> PreparedText:
         """A text in words, and its image: one of `images` where it is there already."""
         text, image, words, caption = _parts(inputs)
         if words is None:

@@ -22,9 +22,10 @@ def files(tmp_path_factory):
 
 @pytest.fixture
 def small_batches(monkeypatch):
-    """Batches of 64 tokens: a few dozen texts fill several look-aheads."""
+    """Batches of 64 tokens, and a few dozen texts fill several look-aheads."""
     monkeypatch.setattr(pipeline_2mner, "CPU_BATCH_TOKENS", 64)
-    monkeypatch.setattr(pipeline_2mner, "LOOK_AHEAD_BATCHES", 4)
+    monkeypatch.setattr(pipeline_2mner, "LOOK_AHEAD_WORDS", 256)
+    monkeypatch.setattr(pipeline_2mner, "READ_TEXTS", 32)
 
 
 def mixed(count, images, seed=0):
@@ -53,7 +54,7 @@ class TestLookAhead:
         if batch_size == 1:
             assert max(ahead) == 0
         else:
-            assert ahead[0] < 8 and 20 < max(ahead) < 43  # 256 words, and one for each text, are 43 texts
+            assert ahead[0] < 8 and max(ahead) == 31
 
     def test_empty_texts_without_end_are_no_trap(self, ner, small_batches):
         results = ner(itertools.repeat(""))
@@ -114,6 +115,7 @@ class TestImages:
     def test_each_is_opened_and_encoded_once(self, ner, files, small_batches, monkeypatch, encoded, num_workers):
         opened, load_image = [], pipeline_2mner.load_image
         monkeypatch.setattr(pipeline_2mner, "load_image", lambda image: opened.append(image) or load_image(image))
+        monkeypatch.setattr(pipeline_2mner, "READ_TEXTS", 4)
         # Long and short texts, and one of several windows: in many batches, and none of them first in two.
         items = [{"text": "Paris " * (1 + number % 7), "image": files[number % 3]} for number in range(12)]
         items.append({"text": "Jordan was seen. " * 30, "image": files[3]})
@@ -132,7 +134,7 @@ class TestImages:
             return read(rows)
 
         monkeypatch.setattr(pipeline_2mner, "SharedImage", recorded)
-        monkeypatch.setattr(pipeline_2mner, "LOOK_AHEAD_IMAGES", 2)
+        monkeypatch.setattr(pipeline_2mner, "READ_TEXTS", 2)
         monkeypatch.setattr(ner, "_read", counted)
         ner(mixed(60, [*files, plain_image("black")]))
         assert max(held) == 2
