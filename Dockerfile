@@ -8,7 +8,7 @@ COPY mmner mmner
 COPY recipes recipes
 COPY posts posts
 COPY models/2m-ner-small models/2m-ner-small
-# PyTorch for CPUs; the pinned version is the same. Editable: the model in hand lies beside the package.
+# PyTorch for CPUs; the pinned version is the same. Editable: the bundled model lies beside the package.
 RUN pip install --no-cache-dir --extra-index-url https://download.pytorch.org/whl/cpu \
     --constraint constraints.txt --editable '.[serve]'
 RUN useradd --create-home server

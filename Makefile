@@ -1,4 +1,4 @@
-# `make demo`: install, read posts in four languages with the model in hand, with and without their images.
+# `make demo`: install, read posts in four languages with the bundled model, with and without their images.
 # `make probe`: install, train the synthetic probe on CPU: a test that images are used.
 # `make model DATA=FOLDER TEXT_MODEL=FOLDER VISION_MODEL=FOLDER`: train models/2m-ner-small from the raw sets; resumes.
 # `make test`: install, check format, lint and types, run the offline tests.

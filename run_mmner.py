@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from transformers import EarlyStoppingCallback, set_seed
+from transformers import AutoConfig, EarlyStoppingCallback, set_seed
 
 from dataset_script.rows import UNKNOWN_LANGUAGE
 from mmner.data.collator import DataCollatorForMultimodalTokenClassification
@@ -45,7 +45,7 @@ from mmner.training.checkpoints import checkpoint_to_resume, lock_output_dir, no
 from mmner.training.image_features import store_image_features
 from mmner.training.labels import types_of
 from mmner.training.lora import merge_adapters
-from mmner.training.model import build_model
+from mmner.training.model import build_model, saved_model
 from mmner.training.rehearsal import with_rehearsal
 from mmner.training.search import model_maker, read_space, search
 from mmner.training.stop_signals import save_at_signal
@@ -102,7 +102,8 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArgu
         logger.info(f"{split}: {', '.join(f'{count} {name}' for name, count in counts.items())}")
         results |= {f"{SPLITS[split]}_{name}": count for name, count in counts.items()}
     if (number := data_args.rehearsal_posts) and model_args.new_types == "add" and "train" in splits:
-        splits["train"] = with_rehearsal(splits["train"], model, processor, number, args.seed)
+        own = types_of(AutoConfig.from_pretrained(saved_model(model_args.model_name_or_path or "")).labels)
+        splits["train"] = with_rehearsal(splits["train"], model, own, processor, number, args.seed)
         results["rehearsal_posts"] = len(splits["train"]) - results["train_samples"]
     sentences = {split: read(rows, split, processor, model, data_args, args) for split, rows in splits.items()}
     shown = list(sentences.values())

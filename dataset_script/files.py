@@ -107,8 +107,9 @@ def refuse_unlisted(folder: Path, names: Iterable[str]) -> None:
 
 
 def mark(folder: Path, kind: str, names: Iterable[str] = ()) -> None:
-    """Marks a folder as ours; ``names`` are added to the files that were written to it before."""
-    lines = [kind, *sorted({*_lines(folder)[1:], *names})]
+    """Marks a folder as ours, unless it is marked already; ``names`` are added to the files written to it before."""
+    own, *listed = _lines(folder) or [kind]
+    lines = [own, *sorted({*listed, *names})]
     (folder / MARKER).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -17,7 +17,10 @@ EpsImagePlugin.gs_binary = False
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 """What is opened as an image, whatever it is called; the model's own list."""
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".JPG", ".JPEG", ".PNG")
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm"),
+    *(".JPG", ".JPEG", ".PNG"),
+)
 """In the order in which they are tried for an image that is named without one."""
 LINK = "a link out of the image folder, which is not followed"
 

@@ -23,7 +23,7 @@ USAGE = """mmner COMMAND ...
   publish FOLDER NAME     push a trained model to the Hub
   data ...                build, mix, convert, audit, preview or push a dataset
 
-`mmner COMMAND --help` says more. MODEL is a folder or a name on the Hub; without it, the model in hand,
+`mmner COMMAND --help` says more. MODEL is a folder or a name on the Hub; without it, the bundled model,
 2m-ner-small, is used. --debug shows where an error came from."""
 
 
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def load(model: str | None, **options: Any) -> Any:
     """
-    The pipeline of a model: a folder, a name on the Hub, or the model in hand.
+    The pipeline of a model: a folder, a name on the Hub, or the bundled model.
 
     Raises:
         ValueError: there is no such model.
@@ -78,7 +78,7 @@ def load(model: str | None, **options: Any) -> Any:
 
     name = str(MODEL) if model is None else model
     if model is None and not MODEL.is_dir():
-        raise ValueError("The model in hand is not installed; give MODEL, a folder or a name on the Hub.")
+        raise ValueError("The bundled model is not installed; give MODEL, a folder or a name on the Hub.")
     if "/" not in name and "." in name and not Path(name).exists():
         raise ValueError(f"There is no file or folder {name}; MODEL is a folder or a name on the Hub, org/name.")
     if (Path(name).exists() or name.startswith((".", "/", "~"))) and not (Path(name) / "config.json").is_file():
@@ -92,7 +92,7 @@ def load(model: str | None, **options: Any) -> Any:
 
 def _model_parser(command: str, about: str) -> Parser:
     parser = Parser(f"mmner {command}", description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", metavar="MODEL", nargs="?", help="default: the model in hand, 2m-ner-small")
+    parser.add_argument("model", metavar="MODEL", nargs="?", help="default: the bundled model, 2m-ner-small")
     return parser
 
 
@@ -127,7 +127,6 @@ def predict(words: Sequence[str]) -> int:
     ner = load(given.model, device=given.device or process_device(), onnx=given.onnx)
     names = ("min_score", "entity_types", "top_k", "offsets", "batch_size")
     options = {name: getattr(given, name) for name in names if getattr(given, name) is not None}
-    options["num_workers"] = 2  # threads that open images
     columns = Columns(given.text_column, given.image_column)
     if given.output is None:
         failed = 0
@@ -136,8 +135,8 @@ def predict(words: Sequence[str]) -> int:
             sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
             sys.stdout.flush()
         return 1 if failed else 0
-    model = given.model or MODEL.name
-    failed = annotate(ner, given.input, given.output, columns, options, model)
+    about = {"model": given.model or str(MODEL), "onnx": given.onnx}
+    failed = annotate(ner, given.input, given.output.expanduser(), columns, options, about)
     if failed:
         sys.stderr.write(f"{failed} rows have an error, which stands in their row of {given.output}.\n")
     return 1 if failed else 0
@@ -162,8 +161,8 @@ def train(words: Sequence[str]) -> None:
     if {"-h", "--help"} & {*words[:1]}:
         sys.stdout.write(
             "mmner train [RECIPE] [--name value ...]\n\nRECIPE: a YAML file of options, or the name of one that comes "
-            "with 2M-NER: base, large, local,\nsmall_data, paper, probe (docs/training.md). Any option of it can be "
-            "given after it:\n\n  --dataset PATH       a folder, a file or a name on the Hub (docs/data.md)\n"
+            "with 2M-NER: base, large, local,\nsmall, small_data, paper, probe (docs/training.md). Any option of it can "
+            "be given after it:\n\n  --dataset PATH       a folder, a file or a name on the Hub (docs/data.md)\n"
             "  --output_dir FOLDER  where the model, its card and its scores go\n"
             "  --model_name_or_path MODEL  a model to train further, instead of --text_model and --vision_model\n"
             "  --num_train_epochs, --learning_rate, --per_device_train_batch_size, --seed, ...\n\n"
@@ -183,10 +182,10 @@ def evaluate(words: Sequence[str]) -> None:
     """Scores a model on a dataset."""
     parser = _model_parser("evaluate", "Score a model on the validation and test splits of a dataset.")
     parser.add_argument("data", metavar="DATA", help="a folder, a file or a name on the Hub (docs/data.md)")
-    parser.add_argument("--output_dir", metavar="FOLDER", help="default: outputs/NAME_OF_DATA")
+    parser.add_argument("--output_dir", metavar="FOLDER", help="default: outputs/NAME_OF_DATA-scores")
     parser.epilog = "Other options of `mmner train` may follow, such as --dataset_lang or --tags_column."
     given, others = parser.parse_known_args(words)
-    output = given.output_dir or f"outputs/{Path(given.data).stem}"
+    output = given.output_dir or f"outputs/{Path(given.data).stem}-scores"
     told = ["--model_name_or_path", given.model or str(MODEL), "--dataset", given.data, "--output_dir", output]
     results = _run(["evaluate", *told, *others])
     for name in ("eval_f1", "test_f1"):
@@ -201,6 +200,8 @@ def export(words: Sequence[str]) -> None:
     parser.add_argument("folder", metavar="FOLDER", help="where to write; `onnx` in the model's own folder: onnx=True")
     parser.add_argument("--int8", action="store_true", help="towers in int8: smaller and faster, nearly the same tags")
     given = parser.parse_args(words)
+    if given.model is None and Path(given.folder, "config.json").is_file():
+        raise ValueError(f"{given.folder} is a model; say where its export goes: mmner export {given.folder} FOLDER")
     from onnx_2mner import export_onnx
 
     ner = load(given.model)

@@ -1,4 +1,4 @@
-"""Reads posts in four languages with the model in hand, prints and shows what it finds with and without their images.
+"""Reads posts in four languages with the bundled model, prints and shows what it finds with and without their images.
 
 python -m mmner.demo --output outputs/demo.html
 """

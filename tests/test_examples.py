@@ -1,4 +1,4 @@
-"""The scripts and notebooks of `examples/` run as they stand, on the model in hand, with small sizes."""
+"""The scripts and notebooks of `examples/` run as they stand, on the bundled model, with small sizes."""
 
 import json
 import runpy

@@ -53,10 +53,10 @@ def rates(source: Path, folder: Path, rounds: int) -> dict[str, float]:
     seconds: dict[str, list[float]] = {"pipeline": [], "annotate": []}
     for turn in range(rounds):
         start = time.perf_counter()
-        list(ner(iter(items), num_workers=2))
+        list(ner(iter(items)))
         seconds["pipeline"].append(time.perf_counter() - start)
         start = time.perf_counter()
-        annotate(ner, str(source), folder / f"turn-{turn}.jsonl", Columns(), {"num_workers": 2}, "in hand")
+        annotate(ner, str(source), folder / f"turn-{turn}.jsonl", Columns(), {}, {"model": "bundled"})
         seconds["annotate"].append(time.perf_counter() - start)
     return {name: round(len(items) / statistics.median(values), 2) for name, values in seconds.items()}
 

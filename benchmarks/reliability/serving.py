@@ -219,7 +219,7 @@ def times(values_ms: list[float]) -> dict[str, float]:
 def main() -> int:
     """Runs both parts, prints and writes what was found; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.strip().split("\n")[0])
-    parser.add_argument("model", nargs="?", help="folder of a model; default: the model in hand")
+    parser.add_argument("model", nargs="?", help="folder of a model; default: the bundled model")
     parser.add_argument("--seconds", type=float, default=180)
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)

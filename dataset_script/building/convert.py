@@ -89,11 +89,13 @@ def _write(rows: datasets.Dataset, path: Path, images: Path, root: Path | None =
         [Path(cell["path"]) if cell["bytes"] is None else Path() for cell in rows["image"] if cell] if root else []
     )
     root = root if root and all(place.is_relative_to(root) for place in places) else None
-    files = ImageFiles(images)
+    files, ids = ImageFiles(images), rows["id"][:]
+    is_unique = len({*ids}) == len(ids)  # not if files of several languages count anew
     with path.open("w", encoding="utf-8") as file:
         for row in rows:
             tags = [labels[tag] for tag in row["ner_tags"]]
             row["ner_tags"] = None if tags and all(tag is None for tag in tags) else tags
+            row["id"] = row["id"] if is_unique else f"{row['lang']}-{row['id']}"
             if cell := row["image"]:
                 place = Path(cell["path"] or "image")
                 content = None if root else cell["bytes"] or place.read_bytes()

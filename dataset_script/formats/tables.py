@@ -18,6 +18,8 @@ from .records import SPANS, TAGS, TEXTS, TOKENS, RecordReader, column_name
 
 SENTENCES = ("sentence_id", "sentence #", "sent_id", "sentence_idx", "sentence")
 """Columns that say, in lower case, to which sentence a token of a table belongs."""
+DOCUMENTS = ("doc_id", "doc", "document_id", "document", "file")
+"""Columns that say, in lower case, of which document a sentence is."""
 
 
 def read_table(path: Path, **columns: Any) -> Iterator[Row | MalformedRow]:
@@ -63,7 +65,7 @@ def read_csv(path: Path, **columns: Any) -> Iterator[Row | MalformedRow]:
         ValueError: the table cannot be parsed, or there is a token a line and nothing tells the sentences apart.
     """
     with path.open(encoding="utf-8-sig", newline="") as file:
-        lines = csv.reader(file, **_dialect(head(path)))
+        lines = csv.reader(file, **dialect(head(path)))
         try:
             header = [name.strip() for name in next(lines, [])]
             numbered = [(lines.line_num, cells) for cells in lines]
@@ -80,15 +82,20 @@ def read_csv(path: Path, **columns: Any) -> Iterator[Row | MalformedRow]:
             yield MalformedRow(path, number, "bad line", detail)
         else:
             records.append((number, dict(zip(header, cells, strict=False))))
-    texts = [record[text].strip() for _, record in records if text in record]
-    if tags in header and not any(cell.startswith("[") or re.search(r"\s", cell) for cell in texts):
-        sentence = next((name for name in header if name.lower() in SENTENCES and name != text), "")
+    sentence, document = (
+        next((name for name in header if name.lower() in names and name != text), "")
+        for names in (SENTENCES, DOCUMENTS)
+    )
+    # With numbers of sentences, several tags in a cell say that a line is a sentence; without, several words.
+    told = tags if sentence else text
+    cells = [record[told].strip() for _, record in records if told in record]
+    if tags in header and not any(cell.startswith("[") or re.search(r"\s", cell) for cell in cells):
         if not sentence and len(records) > 1 and all(record for _, record in records):
             raise ValueError(
                 f"{path} has a token a line, and neither blank lines nor a column {', '.join(SENTENCES)} tell the "
                 f"sentences apart (columns: {', '.join(header)}): add one."
             )
-        records = list(_grouped(records, text, tags, sentence))
+        records = list(_grouped(records, text, tags, (sentence, document)))
     for number, record in records:
         values = {key: _value(cell) if key in (text, tags, "known_types") else cell for key, cell in record.items()}
         if isinstance(values.get(tags), str) and re.fullmatch(r"\S+( \S+)*", values[tags]):
@@ -104,13 +111,13 @@ def looks_csv(lines: Sequence[str]) -> bool:
     """Whether the first line is a header that names a column of text and one of tags, and the next lines have lists or
     the numbers of sentences: a header over plain columns is one of CoNLL's.
     """
-    header = next(csv.reader(lines[:1], **_dialect(lines)), [])
+    header = next(csv.reader(lines[:1], **dialect(lines)), [])
     text, tags = _columns([name.strip() for name in header])
     has_lists = len(lines) > 1 and re.search(r"(^|[\t,;\"])\[", lines[1]) is not None
     return bool(text and tags) and (has_lists or any(name.strip().lower() in SENTENCES for name in header))
 
 
-def _dialect(lines: Sequence[str]) -> dict[str, Any]:
+def dialect(lines: Sequence[str]) -> dict[str, Any]:
     """How a table is separated and quoted: by the first line, and tabs without lists have no quotes."""
     counts = {delimiter: lines[0].count(delimiter) for delimiter in "\t,;"} if lines else {",": 0}
     delimiter = max(counts, key=lambda one: counts[one])
@@ -127,17 +134,17 @@ def _columns(header: list[str], text: str | None = None, tags: str | int | None 
 
 
 def _grouped(
-    records: list[tuple[int, dict[str, Any]]], text: str, tags: str, sentence: str
+    records: list[tuple[int, dict[str, Any]]], text: str, tags: str, places: tuple[str, str]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The tokens of a table by sentence; a line without cells and a new number of a sentence begin one."""
+    """The tokens of a table by sentence; a line without cells and another sentence or document begin one."""
     group: tuple[int, dict[str, Any]] | None = None
-    current = ""
+    current = dict.fromkeys(places, "")
     for number, record in records:
-        stated = record.get(sentence, "")
-        if group and (not record or stated not in ("", current)):
+        stated = {name: record[name] for name in places if record.get(name)}
+        if group and (not record or stated != {name: current[name] for name in stated}):
             yield group
             group = None
-        current = stated or current
+        current |= stated
         if record:
             group = group or (number, record | {text: [], tags: []})
             cell = record[tags].strip()

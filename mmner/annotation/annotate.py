@@ -5,7 +5,7 @@ import importlib.util
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,24 @@ from accelerate import PartialState
 from tqdm import tqdm
 
 from dataset_script.files import claim
+from dataset_script.images import IMAGE_SUFFIXES
 
-from .inputs import Columns, Item, read_items
+from .inputs import CAPTION_FILES, Columns, Item, read_items
 from .outputs import FORMATS, Row
 
 JOURNAL = "annotation"
+READ = ("*.txt", *CAPTION_FILES, *(f"*{suffix}" for suffix in IMAGE_SUFFIXES))
+"""Of a folder; the output may lie in it, too."""
 LOST_IMAGE = "{error} The text was read without an image."
 
 
 def annotate(
-    ner: Callable[..., Any], source: str, output: Path, columns: Columns, options: dict[str, Any], model: str
+    ner: Callable[..., Any],
+    source: str,
+    output: Path,
+    columns: Columns,
+    options: dict[str, Any],
+    about: dict[str, Any],
 ) -> int:
     """
     Annotates the texts of a file or folder. Under `accelerate launch` each process takes its share.
@@ -36,7 +44,7 @@ def annotate(
         source, columns: as of `read_items`.
         output: the file to write, of one of `FORMATS`.
         options: of the pipeline's call.
-        model: what names the model, to tell runs of another from this one.
+        about: what else tells runs from each other: `model`, its folder or its name on the Hub, and `onnx`.
 
     Returns:
         The number of rows with an error.
@@ -47,6 +55,9 @@ def annotate(
     """
     if output.suffix not in FORMATS:
         raise ValueError(f"--output {output} ends with {output.suffix!r}; expected one of {', '.join(FORMATS)}.")
+    for name, suffixes in (("offsets", (".jsonl", ".csv")), ("top_k", (".jsonl",))):
+        if options.get(name, "characters") != "characters" and output.suffix not in suffixes:
+            raise ValueError(f"--{name} has no place in a {output.suffix} file; give --output a .jsonl name.")
     if output.suffix == ".spacy" and importlib.util.find_spec("spacy") is None:
         raise ValueError("A .spacy file needs spaCy: pip install spacy; or give --output a .jsonl name.")
     if output.exists():
@@ -58,7 +69,12 @@ def annotate(
     journal = output.with_name(f"{output.name}.unfinished")
     total = sum(1 for _ in read_items(source, columns))
     if rank == 0:
-        _open_journal(journal, {"model": model, "options": options, "input": _fingerprint(source), "rows": total})
+        model = Path(about["model"]).expanduser()
+        weights = _fingerprint(model, [model / "config.json", *model.glob("*.safetensors"), *model.rglob("*.onnx")])
+        facts = about | {"weights": weights, "columns": [columns.text, columns.image], "options": options}
+        path = Path(source).expanduser()
+        files = [file for name in READ for file in path.rglob(name)] if path.is_dir() else [path]
+        _open_journal(journal, {**facts, "input": _fingerprint(path, files), "rows": total})
     if state:
         state.wait_for_everyone()
     done = {number for number, _ in _journaled(journal)}
@@ -144,17 +160,17 @@ def _open_journal(journal: Path, facts: dict[str, Any]) -> None:
     if begun != json.loads(json.dumps(facts)):
         changed = ", ".join(name for name in facts if begun.get(name) != json.loads(json.dumps(facts[name])))
         raise FileExistsError(
-            f"{journal} holds rows of a run with another {changed}; give the command of that run to go on, or remove "
+            f"{journal} holds rows of a run with other {changed}; give the command of that run to go on, or remove "
             "the folder to begin anew."
         )
     about.write_text(json.dumps(facts))
 
 
-def _fingerprint(source: str) -> str:
-    path, digest = Path(source).expanduser(), hashlib.sha256()
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        if file.is_file():
-            digest.update(f"{file.relative_to(path)} {file.stat().st_size} {file.stat().st_mtime_ns}\n".encode())
+def _fingerprint(root: Path, files: Iterable[Path]) -> str:
+    """Changes when a file comes, goes or is written to."""
+    digest = hashlib.sha256()
+    for file in sorted(file for file in files if file.is_file()):
+        digest.update(f"{file.relative_to(root)} {file.stat().st_size} {file.stat().st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 

@@ -3,11 +3,13 @@
 import csv
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from dataset_script.formats.lines import head
+from dataset_script.formats.tables import dialect
 from dataset_script.images import IMAGE_SUFFIXES
 
 TEXTS, WORDS, IMAGES = ("text", "caption"), ("tokens", "words"), ("image", "file_name", "image_path")
@@ -68,7 +70,7 @@ def _lines(file: TextIO) -> Iterator[Item]:
 
 
 def _folder(folder: Path, columns: Columns) -> Iterator[Item]:
-    """A folder of images: their captions in `NAME.txt` beside each, or in one of `CAPTION_FILES`."""
+    """Images with their texts in `NAME.txt` beside each or in one of `CAPTION_FILES`; other texts are read alone."""
     table = next((folder / name for name in CAPTION_FILES if (folder / name).is_file()), None)
     if table is not None:
         yield from _rows(table, columns)
@@ -79,55 +81,64 @@ def _folder(folder: Path, columns: Columns) -> Iterator[Item]:
             f"{folder} holds no images; expected images with their captions in NAME.txt beside each or in one of "
             f"{', '.join(CAPTION_FILES)}. Of a dataset, give one file: {folder}/test.jsonl"
         )
-    for image in images:
-        name, caption = image.relative_to(folder).as_posix(), image.with_suffix(".txt")
+    captions = {image.with_suffix(".txt") for image in images}
+    for path in sorted([*images, *(path for path in folder.rglob("*.txt") if path not in captions)]):
+        name, caption = path.relative_to(folder).as_posix(), path.with_suffix(".txt")
         if caption.is_file():
             try:
                 text = caption.read_text(encoding="utf-8-sig").strip()
             except UnicodeDecodeError as error:
                 yield Item(name, error=f"{caption.name} is not UTF-8 ({error}); save it as UTF-8.")
                 continue
-            yield Item(name, text, image=str(image), error=None if text else f"The caption {caption.name} is empty.")
+            image = None if path == caption else str(path)
+            yield Item(name, text, image=image, error=None if text else f"The caption {caption.name} is empty.")
         else:
-            yield Item(name, error=f"There is no caption {caption.name} beside {image.name}.")
+            yield Item(name, error=f"There is no caption {caption.name} beside {path.name}.")
 
 
 def _rows(path: Path, columns: Columns) -> Iterator[Item]:
     """The rows of a table. Images are named from its folder, or from `images/` in it."""
     rows = {".jsonl": _json_rows, ".parquet": _parquet_rows}.get(path.suffix, _csv_rows)(path)
-    known: dict[str, str | None] = {}
+    seen: dict[str, None] = {}
     for number, row in enumerate(rows, 1):
         if isinstance(row, str):
             yield Item(str(number), error=row)
             continue
-        if not known:
-            known = {
-                "text": _column(path, row, columns.text, TEXTS, "--text_column"),
-                "tokens": next((name for name in WORDS if name in row), None),
-                "image": _column(path, row, columns.image, IMAGES, "--image_column"),
-            }
-            if known["text"] is None and known["tokens"] is None:
-                expected = " or ".join((*TEXTS, *WORDS))
-                raise ValueError(f"{path} has the columns {', '.join(row)}; expected {expected}, or --text_column.")
-        yield _item(path, number, row, known)
+        if not seen and path.suffix != ".jsonl":  # there, each row has its own
+            _check_columns(path, row, columns)
+        seen |= dict.fromkeys(row)
+        yield _item(path, number, row, columns)
+    if seen:
+        _check_columns(path, seen, columns)
 
 
-def _item(path: Path, number: int, row: dict[str, Any], known: dict[str, str | None]) -> Item:
-    found = {kind: None if name is None else row.get(name) for kind, name in known.items()}
+def _item(path: Path, number: int, row: dict[str, Any], columns: Columns) -> Item:
+    text, tokens, image = (
+        next((row[name] for name in names if row.get(name) is not None), None)
+        for names in (_names(columns.text, TEXTS), WORDS, _names(columns.image, IMAGES))
+    )
     row_id = number if row.get("id") in (None, "") else row["id"]
-    item = Item(str(row_id), found["text"], image=_image(path.parent, found["image"]))
-    if item.text is None and isinstance(found["tokens"], list) and all(isinstance(w, str) for w in found["tokens"]):
-        item.tokens = found["tokens"]
-    elif not isinstance(item.text, str):
-        shown = item.text if known["text"] is not None else found["tokens"]
-        item.text, item.error = None, f"The text is {str(shown)[:80]!r}; expected a string."
+    item = Item(str(row_id), image=_image(path.parent, image))
+    if isinstance(text, str):
+        item.text = text
+    elif text is None and isinstance(tokens, list) and all(isinstance(word, str) for word in tokens):
+        item.tokens = tokens
+    else:
+        item.error = f"The text is {str(tokens if text is None else text)[:80]!r}; expected a string."
     return item
 
 
-def _column(path: Path, row: dict[str, Any], asked: str | None, usual: Iterable[str], option: str) -> str | None:
-    if asked is not None and asked not in row:
-        raise ValueError(f"{path} has no column {asked} ({option}); its columns are {', '.join(row)}.")
-    return asked or next((name for name in usual if name in row), None)
+def _names(asked: str | None, usual: Sequence[str]) -> Sequence[str]:
+    return usual if asked is None else (asked,)
+
+
+def _check_columns(path: Path, found: Iterable[str], columns: Columns) -> None:
+    for asked, option in ((columns.text, "--text_column"), (columns.image, "--image_column")):
+        if asked is not None and asked not in found:
+            raise ValueError(f"{path} has no column {asked} ({option}); its columns are {', '.join(found)}.")
+    if not {*_names(columns.text, TEXTS), *WORDS} & {*found}:
+        expected = " or ".join((*TEXTS, *WORDS))
+        raise ValueError(f"{path} has the columns {', '.join(found)}; expected {expected}, or --text_column.")
 
 
 def _image(folder: Path, image: Any) -> Any:
@@ -144,6 +155,10 @@ def _json_rows(path: Path) -> Iterator[dict[str, Any] | str]:
         for line in filter(str.strip, file):
             try:
                 row = json.loads(line)
+                json.dumps(row, ensure_ascii=False).encode()
+            except UnicodeEncodeError:
+                yield r"The line has half of a pair such as \ud83d\ude42, which is no character; write the whole pair."
+                continue
             except ValueError as error:
                 yield f"The line is no JSON: {error}."
                 continue
@@ -153,20 +168,18 @@ def _json_rows(path: Path) -> Iterator[dict[str, Any] | str]:
 def _csv_rows(path: Path) -> Iterator[dict[str, Any] | str]:
     csv.field_size_limit(2**31 - 1)
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else _delimiter(file))
-        for row in reader:
-            if None in row:  # cells beyond the header, such as those after a comma that is not in quotes
-                number = len(row) - 1 + len(row[None])
-                yield f"The row has {number} cells and the header {len(row) - 1}; expected as many. Quote the text."
-            else:
-                yield {name: value or None for name, value in row.items()}
-
-
-def _delimiter(file: TextIO) -> str:
-    """The one of comma, semicolon and tab that the header has most."""
-    header = file.readline()
-    file.seek(0)
-    return max(",;\t", key=header.count)
+        reader = csv.DictReader(file, **dialect(head(path)))
+        try:
+            for row in reader:
+                if None in row:  # cells beyond the header, such as those after a comma that is not in quotes
+                    size = len(row) - 1
+                    yield f"The row has {size + len(row[None])} cells; expected {size}, as the header. Quote the text."
+                else:
+                    yield {name: value or None for name, value in row.items()}
+        except csv.Error as error:  # where the row ends is not known
+            raise ValueError(
+                f"{path}:{reader.reader.line_num}: {error}; correct the quotes there or before."
+            ) from None
 
 
 def _parquet_rows(path: Path) -> Iterator[dict[str, Any] | str]:

@@ -21,8 +21,9 @@ logger = logging.getLogger(__name__)
 # Weights, code, processor, recipe, scores, card, plots. Predictions are not published: they hold sentences of the
 # dataset, whose licence may not allow it.
 PUBLISHED = (
-    *("*.safetensors", "*_2mner.py", "handler.py", "*.json", "*.jinja", "*.model", "vocab.txt", "merges.txt"),
-    *("recipe.yaml", "README.md", "*.png", "*.onnx*"),
+    *("*.safetensors", "*.safetensors.index.json", "*_2mner.py", "handler.py", "*config.json", "tokenizer.json"),
+    *("special_tokens_map.json", "added_tokens.json", "vocab.json", "*.jinja", "*.model", "vocab.txt", "merges.txt"),
+    *("all_results.json", "recipe.yaml", "README.md", "*.png", "*.onnx*"),
 )
 # Weights and code of an earlier push, which would be loaded by mistake if this model does not replace them.
 REPLACED = ("*.safetensors", "*.safetensors.index.json", "*_2mner.py", "handler.py", "*.onnx*", "*onnx.json")

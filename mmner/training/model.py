@@ -41,8 +41,7 @@ def build_model(
         ValueError: there is neither a saved model nor towers, or an option contradicts the saved model.
     """
     if args.model_name_or_path is not None:
-        in_hand = args.model_name_or_path == MODEL.name and not Path(MODEL.name).exists()
-        name = str(MODEL) if in_hand else args.model_name_or_path
+        name = saved_model(args.model_name_or_path)
         if unread := [f"--{name}" for name in TOWERS if getattr(args, name)]:
             logger.warning(f"The towers come with {args.model_name_or_path}: {', '.join(unread)} not read.")
         config = AutoConfig.from_pretrained(name)
@@ -86,6 +85,11 @@ def build_model(
     if args.lora_rank is not None:
         add_adapters(model, args.lora_rank)
     return model, processor
+
+
+def saved_model(name: str) -> str:
+    """A folder or a name on the Hub; the name of the bundled model gives its folder."""
+    return str(MODEL) if name == MODEL.name and not Path(name).exists() else name
 
 
 def _with_types_of(

@@ -60,6 +60,13 @@ def test_explain_writes_a_page_or_json(capsys):
     assert json.loads(capsys.readouterr().out)["entities"][1]["word"] == "Miami"
 
 
+def test_no_export_of_another_model_goes_into_a_model(capsys):
+    Path("mine").mkdir()
+    Path("mine/config.json").write_text("{}")
+    assert main(["export", "mine"]) == 2
+    assert "mine is a model; say where its export goes: mmner export mine FOLDER" in capsys.readouterr().err
+
+
 def test_export_in_int8_is_read_by_predict(capsys):
     assert main(["export", "onnx", "--int8"]) == 0
     assert json.loads(Path("onnx/onnx.json").read_text())["precision"] == "int8"
@@ -73,7 +80,7 @@ def test_evaluate_scores_a_set_that_a_person_wrote(capsys):
     Path("set/validation.txt").write_text("[Lionel Messi|PER] llega a [Miami|LOC]\nhola a todos\n", encoding="utf-8")
     assert main(["evaluate", "set", "--dataset_lang", "es", "--use_cpu"]) == 0
     assert "eval_f1 1.0000" in capsys.readouterr().out
-    assert json.loads(Path("outputs/set/all_results.json").read_text())["eval_f1"] == 1
+    assert json.loads(Path("outputs/set-scores/all_results.json").read_text())["eval_f1"] == 1
 
 
 def test_evaluate_scores_one_file_whose_name_says_no_split(capsys):

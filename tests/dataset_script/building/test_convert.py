@@ -56,6 +56,18 @@ def test_splits_go_to_a_folder_or_one_to_a_file(tmp_path, capsys):
     assert len(rows(tmp_path / "rows.jsonl")) == 1
 
 
+def test_ids_that_languages_share_stay_apart_and_a_run_stays_a_run(tmp_path):
+    for lang in ("de", "en"):
+        (tmp_path / "set" / lang).mkdir(parents=True)
+        (tmp_path / "set" / lang / "train.txt").write_text("Anna B-PER\n\nRome B-LOC\n")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".2m-ner").write_text("run\n")
+    assert run(tmp_path / "set", "--output", tmp_path / "run" / "rows.jsonl") == 0
+    assert len({row["id"] for row in rows(tmp_path / "run" / "rows.jsonl")}) == 4
+    assert len(load(tmp_path / "run" / "rows.jsonl")["train"]) == 4
+    assert (tmp_path / "run" / ".2m-ner").read_text().splitlines() == ["run", "rows.jsonl"]
+
+
 def test_images_in_rows_are_written_beside_and_equal_ones_once(tmp_path):
     red, blue = png(tmp_path / "red.png", "red"), png(tmp_path / "blue.png", "blue")
     cells = [{"bytes": content, "path": name} for content, name in ((red, "a.png"), (blue, "a.png"), (red, "b.png"))]

@@ -382,6 +382,14 @@ def test_words_that_other_readers_of_tables_take_for_nothing(tmp_path):
     assert texts(path) == ['NA|B-LOC null "', "nan"]
 
 
+def test_a_token_a_line_whatever_the_tokens_are(tmp_path):
+    path = write(tmp_path / "a.csv", "sentence_id,token,tag\n0,Anna,B-PER\n0,[,O\n0,1,O\n0,],O\n1,Rome,B-LOC\n")
+    assert texts(path) == ["Anna|B-PER [ 1 ]", "Rome|B-LOC"]
+    rows = "A,0,Anna,B-PER\nA,0,sleeps,O\nB,0,Rome,B-LOC\nB,0,wakes,O\nB,1,Bob,B-PER\n"
+    path = write(tmp_path / "b.csv", "doc_id,sentence_id,token,tag\n" + rows)
+    assert texts(path) == ["Anna|B-PER sleeps", "Rome|B-LOC wakes", "Bob|B-PER"]
+
+
 def test_a_table_that_does_not_parse_is_an_error_even_if_rows_are_skipped(tmp_path):
     path = write(tmp_path / "rows.csv", 'text,spans\n"Ada"x,[]\nBob,[]\n')
     with pytest.raises(ValueError, match=r"rows\.csv:2: .* expected a table in UTF-8: correct it"):

@@ -27,7 +27,7 @@ def ner(tmp_path_factory):
 
 
 def run(ner, source, output: Path, **options) -> list[dict]:
-    annotate(ner, str(source), output, Columns(), options, "tiny")
+    annotate(ner, str(source), output, Columns(), options, {"model": "tiny"})
     return [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
 
 
@@ -112,12 +112,49 @@ def test_no_cell_is_cut_off_and_no_id_is_lost(tmp_path):
     (tmp_path / "a.csv").write_text('id,text\n0,"Hello, Paris"\n,Hello, Paris\n7,Hello\n')
     first, second, third = read_items(str(tmp_path / "a.csv"), Columns())
     assert (first.id, first.text) == ("0", "Hello, Paris") and (third.id, third.text) == ("7", "Hello")
-    assert second.text is None and second.error == (
-        "The row has 3 cells and the header 2; expected as many. Quote the text."
-    )
+    assert second.text is None and second.error == "The row has 3 cells; expected 2, as the header. Quote the text."
     (tmp_path / "a.jsonl").write_text('{"id": 0, "text": "Paris"}\n"Paris"\n')
     first, second = read_items(str(tmp_path / "a.jsonl"), Columns())
     assert first.id == "0" and second.text is None and "expected an object" in second.error
+
+
+def test_a_quote_swallows_no_rows(tmp_path):
+    (tmp_path / "a.tsv").write_text('id\ttext\n1\tParis\n2\t"in Rome\n3\tthe end" of it\n4\t"Rome" is big\n')
+    found = [item.text for item in read_items(str(tmp_path / "a.tsv"), Columns())]
+    assert found == ["Paris", '"in Rome', 'the end" of it', '"Rome" is big']
+    for name, text in (("a.csv", '1,Paris\n2,"in Rome\n3,Oslo\n'), ("b.csv", '1,Paris\n2,"in" Rome\n3,Oslo\n')):
+        (tmp_path / name).write_text(f"id,text\n{text}")
+        with pytest.raises(ValueError, match=rf"{name}:[34]: .*; correct the quotes there or before"):
+            list(read_items(str(tmp_path / name), Columns()))
+
+
+def test_each_row_of_jsonl_has_its_own_columns(tmp_path):
+    rows = ['{"text": "Paris"}', '{"text": "Rome", "photo": "a.png"}', '{"tokens": ["Oslo"]}', '{"text": "x \\ud83d"}']
+    (tmp_path / "a.jsonl").write_text("\n".join(rows))
+    found = list(read_items(str(tmp_path / "a.jsonl"), Columns(image="photo")))
+    assert [(item.text, item.tokens, item.image) for item in found[:3]] == [
+        ("Paris", None, None),
+        ("Rome", None, "a.png"),
+        (None, ["Oslo"], None),
+    ]
+    assert found[3].text is None and "which is no character" in found[3].error
+    with pytest.raises(ValueError, match=r"has no column picture \(--image_column\)"):
+        list(read_items(str(tmp_path / "a.jsonl"), Columns(image="picture")))
+
+
+def test_a_folder_may_hold_texts_alone_and_the_output(ner, tmp_path):
+    folder = write("folder", tmp_path)
+    (folder / "alone.txt").write_text(SHOWN[0])
+    with pytest.raises(KeyboardInterrupt):
+        run(Ending(ner, 2), folder, folder / "out.jsonl")
+    rows = run(ner, folder, folder / "out.jsonl")
+    assert len(rows) == len(SHOWN) + 1 and rows[0]["id"] == "alone.txt" and rows[0]["entities"]
+
+
+@pytest.mark.parametrize("suffix, option", [(".conll", {"offsets": "utf-16"}), (".csv", {"top_k": 2})])
+def test_an_option_that_a_format_cannot_hold_is_refused(ner, tmp_path, suffix, option):
+    with pytest.raises(ValueError, match=f"has no place in a {suffix} file"):
+        annotate(ner, str(write("jsonl", tmp_path)), tmp_path / f"out{suffix}", Columns(), option, {"model": "tiny"})
 
 
 def test_a_caption_that_is_empty_or_of_another_encoding_is_told(ner, tmp_path):
@@ -135,7 +172,7 @@ def test_every_kind_of_output_holds_the_same(ner, tmp_path):
     rows = run(ner, source, tmp_path / "out.jsonl")
     for suffix in FORMATS:
         if suffix not in (".jsonl", ".spacy"):
-            annotate(ner, str(source), tmp_path / f"out{suffix}", Columns(), {}, "tiny")
+            annotate(ner, str(source), tmp_path / f"out{suffix}", Columns(), {}, {"model": "tiny"})
     with (tmp_path / "out.csv").open(encoding="utf-8-sig", newline="") as file:
         lines = list(csv.DictReader(file))
     expected = [(row["id"], e.get("word", "")) for row in rows for e in row["entities"] or [{}]]
@@ -154,7 +191,7 @@ def test_spacy_reads_what_is_written(ner, tmp_path):
     spacy = pytest.importorskip("spacy")
     source = write("jsonl", tmp_path)
     rows = run(ner, source, tmp_path / "out.jsonl")
-    annotate(ner, str(source), tmp_path / "out.spacy", Columns(), {}, "tiny")
+    annotate(ner, str(source), tmp_path / "out.spacy", Columns(), {}, {"model": "tiny"})
     vocab = spacy.blank("xx").vocab
     for row, doc in zip(rows, spacy.tokens.DocBin().from_disk(tmp_path / "out.spacy").get_docs(vocab), strict=True):
         found = [(entity.text, entity.label_) for entity in doc.ents]
@@ -199,10 +236,12 @@ def test_rows_of_another_run_and_files_of_others_are_kept(ner, tmp_path):
     source = write("jsonl", tmp_path)
     with pytest.raises(KeyboardInterrupt):
         run(Ending(ner, 2), source, tmp_path / "out.jsonl")
-    with pytest.raises(FileExistsError, match="a run with another options"):
+    with pytest.raises(FileExistsError, match="a run with other options"):
         run(ner, source, tmp_path / "out.jsonl", min_score=0.5)
+    with pytest.raises(FileExistsError, match="a run with other columns"):
+        annotate(ner, str(source), tmp_path / "out.jsonl", Columns(text="id"), {}, {"model": "tiny"})
     source.write_text(source.read_text() + "\n")
-    with pytest.raises(FileExistsError, match="a run with another input"):
+    with pytest.raises(FileExistsError, match="a run with other input"):
         run(ner, source, tmp_path / "out.jsonl")
     (tmp_path / "mine.jsonl.unfinished").mkdir()
     (tmp_path / "mine.jsonl.unfinished" / "letter").write_text("mine")

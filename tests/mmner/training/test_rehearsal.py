@@ -17,13 +17,12 @@ def ner(tmp_path_factory):
     return make_pipeline(make_towers(tmp_path_factory.mktemp("towers")))
 
 
-@pytest.fixture(scope="module")
-def rows():
+def rows_of(labels):
     features = {
         "id": datasets.Value("string"),
         "lang": datasets.Value("string"),
         "tokens": datasets.List(datasets.Value("string")),
-        "ner_tags": datasets.List(datasets.ClassLabel(names=NEW)),
+        "ner_tags": datasets.List(datasets.ClassLabel(names=labels)),
         "image": datasets.Image(),
     }
     records = [
@@ -39,11 +38,16 @@ def rows():
     return with_known_types(datasets.Dataset.from_list(records, features=datasets.Features(features)), ["DISH"])
 
 
+@pytest.fixture(scope="module")
+def rows():
+    return rows_of(NEW)
+
+
 def test_own_tags_are_what_the_model_finds_and_rows_keep_theirs(ner, rows):
     model = with_labels(ner.model, [*LABELS, "B-DISH", "I-DISH"])
     with torch.no_grad():  # a model that takes everything for a dish
         model.classifier.bias[-2:] += 100
-    found = with_rehearsal(rows, model, ner.processor, 40, seed=1)
+    found = with_rehearsal(rows, model, ["PER", "LOC"], ner.processor, 40, seed=1)
     names = found.features["ner_tags"].feature.names
     assert names == [*LABELS, "B-DISH", "I-DISH"] and len(found) == 42
     assert [names[tag] for tag in found[0]["ner_tags"]] == ["B-DISH", "I-DISH"]
@@ -62,5 +66,20 @@ def test_own_tags_are_what_the_model_finds_and_rows_keep_theirs(ner, rows):
 
 def test_the_seed_chooses_the_posts(ner, rows):
     model = with_labels(ner.model, [*LABELS, "B-DISH", "I-DISH"])
-    one, same, other = (with_rehearsal(rows, model, ner.processor, 5, seed)["tokens"][:] for seed in (1, 1, 2))
+    one, same, other = (
+        with_rehearsal(rows, model, ["PER", "LOC"], ner.processor, 6, seed)["tokens"][:] for seed in (1, 1, 2)
+    )
     assert one == same != other
+
+
+def test_posts_keep_the_types_that_the_rows_have_too(ner, rows):
+    model = with_labels(ner.model, [*LABELS, "B-DISH", "I-DISH"])
+    shared = rows_of([*NEW, "B-PER", "I-PER"])
+    alone, beside = (with_rehearsal(some, model, ["PER", "LOC"], ner.processor, 40, seed=1) for some in (rows, shared))
+    names = [found.features["ner_tags"].feature.names for found in (alone, beside)]
+    tags = [
+        [[of[tag] for tag in row] for row in found["ner_tags"]]
+        for of, found in zip(names, (alone, beside), strict=True)
+    ]
+    assert tags[0][2:] == tags[1][2:] and any("B-PER" in row for row in tags[1][2:])
+    assert not any("PER" in tag for row in tags[1][:2] for tag in row)  # the rows say themselves where persons are
