@@ -161,8 +161,8 @@ def train(words: Sequence[str]) -> None:
     if {"-h", "--help"} & {*words[:1]}:
         sys.stdout.write(
             "mmner train [RECIPE] [--name value ...]\n\nRECIPE: a YAML file of options, or the name of one that comes "
-            "with 2M-NER: base, large, local,\nsmall, small_data, paper, probe (docs/training.md). Any option of it can "
-            "be given after it:\n\n  --dataset PATH       a folder, a file or a name on the Hub (docs/data.md)\n"
+            "with 2M-NER: base, large, local,\nsmall, small_data, paper, probe (docs/training.md). Options of it may "
+            "follow:\n\n  --dataset PATH       a folder, a file or a name on the Hub (docs/data.md)\n"
             "  --output_dir FOLDER  where the model, its card and its scores go\n"
             "  --model_name_or_path MODEL  a model to train further, instead of --text_model and --vision_model\n"
             "  --num_train_epochs, --learning_rate, --per_device_train_batch_size, --seed, ...\n\n"
