@@ -76,7 +76,8 @@ def _fixed_image_size(config) -> tuple[int, int] | None:
 
 
 def stand_in_states(tower: PreTrainedModel, like: torch.Tensor) -> torch.Tensor:
-    """Zeros (1, 1, D) in place of an image tower's output, with a zero gradient for each of its trained parameters."""
+    """Zeros (1, 1, D) in place of an image tower's output, with zero gradients for its trained parameters if
+    there are several processes."""
     states = like.new_zeros(1, 1, tower_width(tower.config))
     if is_sharded(tower):  # other processes that run it wait for this one's share of the weights
         size = _fixed_image_size(tower.config) or (64, 64)

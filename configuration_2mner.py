@@ -1,7 +1,9 @@
 """Configuration of 2M-NER: two towers, and how they are aligned, fused and read out (arXiv 2404.17122, section 3)."""
 
 import importlib
+import os
 import sys
+from pathlib import Path
 from typing import ClassVar
 
 from huggingface_hub import HfApi
@@ -93,8 +95,7 @@ class TwoMNERConfig(PreTrainedConfig):
             Factor of the tagging loss. The paper's `2 * (0.8 * ner + 0.2 * cl)` is `ner_weight=1.6`,
             `alignment_weight=0.4`.
         consistency_weight (`float`, defaults to 0.0):
-            Factor of the KL divergence between the tag posteriors with and without the image; with `image_as_text`,
-            with and without its caption.
+            Factor of the KL divergence between the tag posteriors with and without the image.
         modality_dropout (`float`, defaults to 0.0):
             Probability of hiding a row's image in training.
         dropout (`float`, defaults to 0.1):
@@ -211,6 +212,7 @@ class TwoMNERConfig(PreTrainedConfig):
 
 
 # The card of a repository that had none.
+PUSH_OPTIONS = ("repo_id", "commit_message", "commit_description", "private", "token", "revision", "create_pr", "tags")
 CARD = """---
 library_name: transformers
 pipeline_tag: token-classification
@@ -227,11 +229,19 @@ ner = transformers.pipeline("token-classification", model="{0}", trust_remote_co
 class PushedWithCard:
     """What is pushed to a repository without a card brings a short one of ours, not the library's."""
 
+    def save_pretrained(self, save_directory: str | os.PathLike, *args, push_to_hub: bool = False, **kwargs):
+        """As of the library; what is pushed is all that `push_to_hub` pushes."""
+        pushed = {name: kwargs.pop(name) for name in PUSH_OPTIONS if push_to_hub and name in kwargs}
+        super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+        if push_to_hub:
+            self.push_to_hub(pushed.pop("repo_id", Path(save_directory).name), **pushed)
+
     def push_to_hub(self, repo_id: str, **kwargs):
         """As of `PushToHubMixin`, after the card."""
         api, is_private = HfApi(token=kwargs.get("token")), kwargs.get("private")
         repo_id = api.create_repo(repo_id, private=is_private, exist_ok=True).repo_id
-        if not kwargs.get("create_pr") and not api.file_exists(repo_id, "README.md"):
+        elsewhere = kwargs.get("create_pr") or kwargs.get("revision")
+        if not elsewhere and not api.file_exists(repo_id, "README.md"):
             api.upload_file(path_or_fileobj=CARD.format(repo_id).encode(), path_in_repo="README.md", repo_id=repo_id)
         return super().push_to_hub(repo_id, **kwargs)  # type: ignore[misc]
 

@@ -168,9 +168,7 @@ class TwoMNERPreTrainedModel(PushedWithCard, PreTrainedModel):
     """Initialisation, saving together with the code, and frozen parts that stay in evaluation."""
 
     config: TwoMNERConfig
-    config_class = TwoMNERConfig
     base_model_prefix = "model"
-    main_input_name = "input_ids"
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
     _supports_sdpa = True
@@ -240,13 +238,13 @@ class TwoMNERPreTrainedModel(PushedWithCard, PreTrainedModel):
                 eval_frozen_parts(tower)
         return self
 
-    def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs):
+    def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, *args, **kwargs):
         """As `PreTrainedModel.save_pretrained`; the folder also gets every code file that loading it needs."""
         if is_main_process and not Path(save_directory).is_file():
             self._copy_code(Path(save_directory))
         # Trainer restores a checkpoint by `load_state_dict`, which knows no names of earlier releases of the towers.
         kwargs.setdefault("save_original_format", False)
-        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
 
     def _copy_code(self, folder: Path) -> None:
         here = Path(__file__).resolve().parent
@@ -449,7 +447,7 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
         loss = None
         if alignment_loss is not None:
             # The collaboration takes no part in this loss; a zero gradient keeps DistributedDataParallel content.
-            loss = self.config.alignment_weight * alignment_loss + 0.0 * fused.word_states.sum()
+            loss = self.config.alignment_weight * alignment_loss + (0.0 * fused.word_states).sum()
         return TwoMNEROutput(
             loss=loss,
             alignment_loss=alignment_loss,
@@ -726,7 +724,7 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
         # The mean over sentences, not words: then the mean over processes is the mean over their joint batch.
         is_labelled, tags = word_mask & (labels != -100), labels
         if unknown_tags is not None:
-            may_be = unknown_tags[:, None] & (labels == self.config.label2id["O"])[..., None]  # (B, W, K)
+            may_be = unknown_tags[:, None] & (labels == self.config.labels.index("O"))[..., None]  # (B, W, K)
             tags = may_be | nn.functional.one_hot(labels.clamp(min=0), self.config.num_labels).bool()
         ner_loss = -self.crf.log_likelihood(emissions.tagger_logits, tags, is_labelled).mean()
         losses, loss = {"ner_loss": ner_loss}, self.config.ner_weight * ner_loss

@@ -214,6 +214,9 @@ class OnnxEmissions:
 
         self._text, self._image, self._fusion = map(session, (TEXT_GRAPH, IMAGE_GRAPH, FUSION_GRAPH))
 
+    def __reduce__(self):  # sessions cannot be pickled, which `datasets.map` does with a pipeline
+        return type(self), (self.folder,)
+
     @classmethod
     def for_model(cls, model, onnx: Any = True) -> "OnnxEmissions":
         """

@@ -68,7 +68,7 @@ def _is_whole(least: int) -> Callable[[Any], bool]:
 
 
 def _is_share(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= float(value) <= 1
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 <= value <= 1  # type: ignore[operator]
 
 
 # Each option of a call: whether a value is right, and what would be. `None` is always its default.
@@ -358,7 +358,7 @@ class TwoMNERPipeline(PushedWithCard, Pipeline):
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs):
         """Saves model, code and processor: all that `pipeline(..., model=save_directory)` needs."""
         super().save_pretrained(save_directory, **kwargs)
-        self.processor.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory)
 
     def _sanitize_parameters(self, **options):
         options = _checked(options)
@@ -559,7 +559,7 @@ class TwoMNERPipeline(PushedWithCard, Pipeline):
             The entities of each (with `"none"`, the labels of its words), read strictly: an entity begins with a B-
             tag and goes on with I- tags of its type.
         """
-        device = self.model.crf.transitions.device
+        device = self.device
         lengths = torch.tensor([len(scores) for scores in emissions], device=device)
         padded = pad_sequence(list(emissions), batch_first=True).to(device)  # (B, W, K)
         mask = torch.arange(padded.shape[1], device=device) < lengths[:, None]  # (B, W)
@@ -592,7 +592,7 @@ class TwoMNERPipeline(PushedWithCard, Pipeline):
     def score_spans(self, emissions: torch.Tensor, spans: Sequence[Span]) -> list[float]:
         """The posteriors of given entities in a text whose emissions are (num_words, num_labels)."""
         tags = {entity_type: (begin, inside) for begin, (entity_type, inside) in self._begins.items()}
-        emissions = emissions[None].to(self.model.crf.transitions.device)
+        emissions = emissions[None].to(self.device)
         mask = torch.ones(emissions.shape[:2], dtype=torch.bool, device=emissions.device)
         queries = [(0, span.start, span.end, *tags[span.entity_type]) for span in spans]
         with self.device_placement():
@@ -688,11 +688,13 @@ def _one_of(image: Any, images: Any) -> Any:
 
 def _paired(inputs: Sequence, images: Sequence | None) -> list:
     """Texts and images as one list of inputs."""
-    if images is None or (len(images) == len(inputs) and all(image is None for image in images)):
+    if images is None:
         return list(inputs)
     if len(images) != len(inputs):
         raise ValueError(f"{len(images)} images for {len(inputs)} texts; expected one (or None) for each.")
     if any(isinstance(item, dict) for item in inputs):
+        if all(image is None for image in images):
+            return list(inputs)
         raise ValueError("`images` was given beside an input of type dict, which brings its own image.")
     return [
         {"text" if isinstance(item, str) else "tokens": item, "image": image}

@@ -543,7 +543,7 @@ class TwoMNERProcessor(PushedWithCard, ProcessorMixin):
         if not sentences:
             raise ValueError("`text` is an empty list; expected at least one sentence (an empty string is one).")
         for name, values in (("images", images), ("captions", captions), ("word_labels", word_labels)):
-            if values is not None and len(values) != len(sentences):
+            if values is not None and (isinstance(values, str) or len(values) != len(sentences)):
                 raise ValueError(
                     f"{len(values)} {name} for {len(sentences)} sentences; expected one (or None) for each."
                 )

@@ -94,7 +94,7 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArgu
         model, processor = build_model(model_args, labels, words, output / "_towers", build)
     if model_args.new_types == "add":
         splits = {split: with_known_types(rows, types_of(labels)) for split, rows in splits.items()}
-    if model.config.consistency_weight and not (model.config.collaboration != "none" or model.config.image_as_text):
+    if model.config.consistency_weight and model.config.collaboration == "none":
         logger.warning("The model tags without images: --consistency_weight has nothing to do.")
     results: dict[str, Any] = {}
     for split, rows in splits.items():

@@ -325,12 +325,6 @@ def test_state_dict_holds_the_parameters_alone_which_start_at_zero():
     assert torch.equal(loaded.marginals(emissions, mask), crf.marginals(emissions, mask))
 
 
-def test_constructor_refuses():
-    for num_tags, constraints in ((0, None), (4, iob2_constraints(LABELS)), (2, (torch.ones(2), torch.ones(2, 2)))):
-        with pytest.raises(ValueError, match="num_tags=0|must be a bool tensor of shape"):
-            LinearChainCRF(num_tags, constraints)
-
-
 # Bad input
 
 OK_EMISSIONS, OK_MASK = make_batch([3, 2])
@@ -371,21 +365,6 @@ def test_every_method_refuses_bad_emissions_and_masks(emissions, mask, error, me
 def test_log_likelihood_refuses_bad_tags(tags, error, message):
     with pytest.raises(error, match=message):
         LinearChainCRF(5, iob2_constraints(LABELS)).log_likelihood(OK_EMISSIONS, tags, OK_MASK)
-
-
-@pytest.mark.parametrize(
-    "spans",
-    [
-        *[(2, 0, 1, 1, 2), (-1, 0, 1, 1, 2)],  # no such row
-        *[(0, 1, 1, 1, 2), (0, -1, 1, 1, 2), (1, 0, 3, 1, 2)],  # not of its words
-        *[(0, 0, 1, 5, 2), (0, 0, 1, -1, 2), (0, 0, 1, 1, 5), (0, 0, 1, 1, -2)],  # no such tag
-        (0, 0, 2, 1, -1),  # two words of a type without an inside tag
-        *[(0, 0, 1, 1), (0.0, 0.0, 1.0, 1.0, 2.0)],  # no span at all
-    ],
-)
-def test_span_log_prob_refuses_spans_that_are_not_there(spans):
-    with pytest.raises((ValueError, TypeError), match=r"Span 0 .* must satisfy|spans must have shape|spans must hold"):
-        LinearChainCRF(5).span_log_prob(OK_EMISSIONS, OK_MASK, torch.tensor([spans]))
 
 
 # Accelerators

@@ -138,6 +138,7 @@ def test_a_request_of_the_wrong_form(data, message, handler):
     ("name", "value", "expected"),
     [
         ("min_score", 1.5, "a number from 0 to 1"),
+        ("min_score", 10**400, "a number from 0 to 1"),
         ("entity_types", ["ANIMAL"], "['PER', 'LOC']"),
         ("top_k", 0, "1 or more"),
         ("entity_types", [f"ANIMAL{n}" for n in range(10_000)], "no entities of ['ANIMAL0', "),

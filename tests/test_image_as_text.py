@@ -117,7 +117,7 @@ def test_a_run_reads_captions_and_scores_its_controls(tmp_path):
         ]
         (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, lines)))
     options = "--text_model tiny --vision_model tiny --collaboration none --image_as_text true --max_steps 2"
-    options += " --consistency_weight 1 --use_cpu true --report_to none --per_device_train_batch_size 2"
+    options += " --use_cpu true --report_to none --per_device_train_batch_size 2"
     results = main([*options.split(), "--dataset", str(tmp_path), "--output_dir", str(tmp_path / "out")])
     assert {"test_f1", "test_text_only_f1", "test_shuffled_image_f1"} <= set(results)
     assert DataArguments().captions is None

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import pickle
 import re
 import shutil
 import sys
@@ -304,7 +305,7 @@ def test_the_pipeline_gives_the_same_entities(ner, gated, monkeypatch, tmp_path)
     images.append(save_photograph(tmp_path / "photograph.jpg"))
     with monkeypatch.context() as patch:
         patch.setattr(TwoMNERForTokenClassification, "emissions", None)  # not needed
-        got = pipe(texts, images=images, batch_size=3)
+        got = pickle.loads(pickle.dumps(pipe))(texts, images=images, batch_size=3)
     want = ner(texts, images=images, batch_size=3)
     assert sum(map(len, want)) > 10
     same(got, want, tolerance=1e-5)

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 PUBLISHED = (
     *("*.safetensors", "*.safetensors.index.json", "*_2mner.py", "handler.py", "*config.json", "tokenizer.json"),
     *("special_tokens_map.json", "added_tokens.json", "vocab.json", "*.jinja", "*.model", "vocab.txt", "merges.txt"),
-    *("all_results.json", "recipe.yaml", "README.md", "*.png", "*.onnx*"),
+    *("all_results.json", "onnx.json", "recipe.yaml", "README.md", "*.png", "*.onnx*"),
 )
 # Weights and code of an earlier push, which would be loaded by mistake if this model does not replace them.
 REPLACED = ("*.safetensors", "*.safetensors.index.json", "*_2mner.py", "handler.py", "*.onnx*", "*onnx.json")

@@ -189,15 +189,17 @@ model.push_to_hub("org/model")
 processor.push_to_hub("org/processor")
 model.push_to_hub("org/both")
 processor.push_to_hub("org/both")
-pipeline("ner", model="org/probe", **options).push_to_hub("org/pipeline")
+ner = pipeline("ner", model="org/probe", **options)
+ner.push_to_hub("org/pipeline")
+ner.save_pretrained("here", push_to_hub=True, repo_id="org/saved")
 """
 LOAD_AGAIN = """
 from transformers import AutoModel, AutoModelForTokenClassification, AutoProcessor, pipeline
 options = {"trust_remote_code": True}
-for name in ("org/model", "org/both", "org/pipeline"):
+for name in ("org/model", "org/both", "org/pipeline", "org/saved"):
     AutoModel.from_pretrained(name, **options)
     assert AutoModelForTokenClassification.from_pretrained(name, **options).crf is not None
-for name in ("org/processor", "org/both", "org/pipeline"):
+for name in ("org/processor", "org/both", "org/pipeline", "org/saved"):
     assert AutoProcessor.from_pretrained(name, **options)(["a b"])["word_starts"].shape == (1, 2)
 assert type(pipeline("token-classification", model="org/pipeline", **options)).__name__ == "TwoMNERPipeline"
 """
@@ -211,7 +213,7 @@ def test_what_a_stranger_pushes_on_loads_again(hub, pushed):
         done = run_python(hub, folder / home, *stranger.OPTIONS, stranger.script(code), cwd=folder / home)
         assert done.returncode == 0, done.stderr
     assert set(CODE_FILES) <= set(hub.files("model", "org/both"))
-    for name in ("model", "processor", "both", "pipeline"):
+    for name in ("model", "processor", "both", "pipeline", "saved"):
         card = ModelCard.load(hub.files("model", f"org/{name}")["README.md"])
         assert card.data.pipeline_tag == "token-classification" and f'model="org/{name}"' in card.text
 
