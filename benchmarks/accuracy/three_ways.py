@@ -99,7 +99,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS / "three_ways.json")
     given = parser.parse_args()
     data = given.output_dir / "data"
-    write_dataset(data, test=250)  # of 200 in all, one entity would be 0.5 F1
+    # Of 200 sentences, one entity would be 0.5 F1. The stock Trainer takes every word without a tag for no name.
+    write_dataset(data, test=250, known_types=["PER", "LOC", "ORG", "MISC", "DISH", "TOOL"])
     files = {split: sorted(map(str, data.glob(f"*/{split}.jsonl"))) for split in ("train", "test")}
     splits = datasets.load_dataset("json", data_files=files, cache_dir=str(given.output_dir / "cache"))
 
