@@ -69,7 +69,7 @@ TEMPLATES = {
 
 
 def write_dataset(folder: Path, test: int = 50, known_types: list[str] | None = None) -> None:
-    """50 sentences a language to train on and `test` to test on; `known_types` if not the new ones alone were tagged."""
+    """50 sentences a language to train on and `test` to test on; `known_types`: all that were tagged."""
     rng = random.Random(0)
     seen = {kind: names.split("|")[: 2 * len(names.split("|")) // 3] for kind, names in NAMES.items()}
     unseen = {kind: names.split("|")[len(seen[kind]) :] for kind, names in NAMES.items()}
@@ -84,7 +84,7 @@ def write_dataset(folder: Path, test: int = 50, known_types: list[str] | None = 
                 name = rng.choice(names[kind]).split()
                 tags = ["O"] * len(before) + [f"B-{kind}"] + [f"I-{kind}"] * (len(name) - 1) + ["O"] * len(after)
                 row = {"id": f"{lang}-{split}-{number}", "lang": lang, "tokens": before + name + after, "image": None}
-                known = {} if known_types is None else {"known_types": known_types}
+                known: dict[str, Any] = {} if known_types is None else {"known_types": known_types}
                 rows.append(row | {"ner_tags": tags} | known)
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             (folder / lang / f"{split}.jsonl").write_text(text, encoding="utf-8")

@@ -34,6 +34,7 @@ from processing_2mner import TwoMNERProcessor  # noqa: E402
 
 NEW = ["B-DISH", "I-DISH", "B-TOOL", "I-TOOL"]
 HEAD_RATE = 5e-3
+KINDS = (("seen", True), ("unseen", False))
 CLI = (
     "small_data --rehearsal_posts 0 --text_augmentation 0 --post_augmentation 0 --validation_share 0 --do_eval false "
     "--do_predict false --eval_strategy no --save_strategy no --load_best_model_at_end false "
@@ -83,6 +84,11 @@ def cli(data: Path, output: Path, seed: int, epochs: float) -> Any:
     return TwoMNERForTokenClassification.from_pretrained(output)
 
 
+def name_of(row: dict[str, Any]) -> str:
+    """The words of the one entity of a sentence."""
+    return " ".join(word for word, tag in zip(row["tokens"], row["ner_tags"], strict=True) if tag != "O")
+
+
 def f1_of(model: Any, rows: datasets.Dataset, output: Path) -> float:
     """Strict entity F1 in percent."""
     found = trainer_of(model, TwoMNERProcessor.from_pretrained(MODEL), output).predict(rows)
@@ -91,7 +97,7 @@ def f1_of(model: Any, rows: datasets.Dataset, output: Path) -> float:
 
 
 def main() -> None:
-    """Trains, scores and writes the JSON: F1 and minutes of each seed, and the mean F1."""
+    """Trains, scores and writes the JSON: F1 on names that training has and has not, and minutes, of each seed."""
     parser = argparse.ArgumentParser(description=__doc__.strip().split("\n")[0])
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
@@ -109,19 +115,23 @@ def main() -> None:
         "LoRA, stock Trainer": lambda folder, seed: stock(splits["train"], folder, seed, given.epochs, 16, 5e-4),
         "mmner train": lambda folder, seed: cli(data, folder, seed, given.epochs),
     }
-    scores: dict[str, dict[str, Any]] = {way: {"f1": [], "minutes": []} for way in ways}
+    names = {name_of(row) for row in splits["train"]}
+    tests = {
+        f"f1_{kind}": splits["test"].filter(lambda row: (name_of(row) in names) == is_seen) for kind, is_seen in KINDS
+    }
+    scores: dict[str, dict[str, Any]] = {way: {"minutes": [], **{key: [] for key in tests}} for way in ways}
     for seed in given.seeds:
         for way, train in ways.items():
             start, folder = time.perf_counter(), given.output_dir / f"{way.replace(' ', '_')}_{seed}"
             model = train(folder, seed)
             scores[way]["minutes"].append(round((time.perf_counter() - start) / 60, 2))
-            scores[way]["f1"].append(f1_of(model, splits["test"], folder))
-            print(way, seed, scores[way]["f1"][-1], flush=True)
-    for found in scores.values():
-        found["mean_f1"] = round(statistics.mean(found["f1"]), 2)
-    means = [found["mean_f1"] for found in scores.values()]
+            for key, rows in tests.items():
+                scores[way][key].append(f1_of(model, rows, folder))
+            print(way, seed, *(scores[way][key][-1] for key in tests), flush=True)
+    means = {key: [round(statistics.mean(found[key]), 2) for found in scores.values()] for key in tests}
     facts = {"seeds": given.seeds, "epochs": given.epochs, "train_sentences": len(splits["train"])}
-    facts |= {"test_sentences": len(splits["test"]), "largest_difference": round(max(means) - min(means), 2)}
+    facts |= {"test_sentences": len(splits["test"]), "means": means}
+    facts["largest_difference"] = {key: round(max(values) - min(values), 2) for key, values in means.items()}
     write(given.output, about(["torch", "transformers", "peft"]) | facts | {"ways": scores})
 
 
