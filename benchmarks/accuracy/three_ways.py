@@ -117,7 +117,8 @@ def main() -> None:
     }
     names = {name_of(row) for row in splits["train"]}
     tests = {
-        f"f1_{kind}": splits["test"].filter(lambda row: (name_of(row) in names) == is_seen) for kind, is_seen in KINDS
+        f"f1_{kind}": splits["test"].filter(lambda row, own=is_seen: (name_of(row) in names) == own)
+        for kind, is_seen in KINDS
     }
     scores: dict[str, dict[str, Any]] = {way: {"minutes": [], **{key: [] for key in tests}} for way in ways}
     for seed in given.seeds:
