@@ -211,8 +211,8 @@ class TwoMNERConfig(PreTrainedConfig):
                 raise ValueError(f'A normalization is {normalization}; expected {{"mean": [...], "std": [...]}}.')
 
 
-# The card of a repository that had none.
 PUSH_OPTIONS = ("repo_id", "commit_message", "commit_description", "private", "token", "revision", "create_pr", "tags")
+# The card of a repository that had none.
 CARD = """---
 library_name: transformers
 pipeline_tag: token-classification

@@ -117,10 +117,11 @@ def looks_csv(lines: Sequence[str]) -> bool:
     return bool(text and tags) and (has_lists or any(name.strip().lower() in SENTENCES for name in header))
 
 
-def dialect(lines: Sequence[str]) -> dict[str, Any]:
-    """How a table is separated and quoted: by the first line, and tabs without lists have no quotes."""
-    counts = {delimiter: lines[0].count(delimiter) for delimiter in "\t,;"} if lines else {",": 0}
-    delimiter = max(counts, key=lambda one: counts[one])
+def dialect(lines: Sequence[str], delimiters: str = ",\t;") -> dict[str, Any]:
+    """How a table is separated and quoted: by the first line (the first of ``delimiters`` if it has none), and tabs
+    without lists have no quotes.
+    """
+    delimiter = max(delimiters, key=lines[0].count) if lines else ","
     quoted = delimiter != "\t" or any('\t"' in line or line.startswith('"[') for line in lines[:2])
     return {"delimiter": delimiter, "quoting": csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE, "strict": quoted}
 

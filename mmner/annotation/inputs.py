@@ -168,7 +168,7 @@ def _json_rows(path: Path) -> Iterator[dict[str, Any] | str]:
 def _csv_rows(path: Path) -> Iterator[dict[str, Any] | str]:
     csv.field_size_limit(2**31 - 1)
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, **dialect(head(path)))
+        reader = csv.DictReader(file, **dialect(head(path), "\t" if path.suffix == ".tsv" else ",\t;"))
         try:
             for row in reader:
                 if None in row:  # cells beyond the header, such as those after a comma that is not in quotes

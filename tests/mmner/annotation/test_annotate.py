@@ -128,6 +128,12 @@ def test_a_quote_swallows_no_rows(tmp_path):
             list(read_items(str(tmp_path / name), Columns()))
 
 
+@pytest.mark.parametrize("suffix, text", [("csv", '"Hello, Paris"'), ("tsv", "Hello, Paris")])
+def test_a_table_may_have_one_column(tmp_path, suffix, text):
+    (tmp_path / f"a.{suffix}").write_text(f"text\n{text}\n")
+    assert [item.text for item in read_items(str(tmp_path / f"a.{suffix}"), Columns())] == ["Hello, Paris"]
+
+
 def test_each_row_of_jsonl_has_its_own_columns(tmp_path):
     rows = ['{"text": "Paris"}', '{"text": "Rome", "photo": "a.png"}', '{"tokens": ["Oslo"]}', '{"text": "x \\ud83d"}']
     (tmp_path / "a.jsonl").write_text("\n".join(rows))
