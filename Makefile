@@ -25,7 +25,6 @@ demo: $(INSTALLED)
 
 probe: $(INSTALLED)
 	$(BIN)/python run_mmner.py recipes/probe.yaml --output_dir outputs/probe
-	$(BIN)/python -m mmner.probe.demo outputs/probe
 
 model: $(INSTALLED)
 	DATA=$(DATA) $(BIN)/python -m dataset_script mix recipes/mixtures/small.yaml --output_dir outputs/small-mixture

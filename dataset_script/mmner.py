@@ -84,12 +84,6 @@ class MMNER(datasets.GeneratorBasedBuilder):
         load_report(dataset).log()
         return dataset
 
-    def as_streaming_dataset(self, *args: Any, **kwargs: Any) -> Any:
-        """As ``datasets`` has it; logs the report."""
-        dataset = super().as_streaming_dataset(*args, **kwargs)
-        load_report(dataset).log()
-        return dataset
-
 
 def features(labels: list[str], columns: list[str]) -> datasets.Features:
     """The columns of a row; ``labels`` in id order, ``columns`` the optional ones that the source has."""

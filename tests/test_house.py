@@ -35,7 +35,7 @@ MMNER = [
     ["mmner.data"],
     ["mmner.training"],
     ["mmner.results"],
-    ["mmner.probe.demo", "mmner.demo", "mmner.annotation", "mmner.serving"],
+    ["mmner.demo", "mmner.annotation", "mmner.serving"],
     ["mmner.cli", "mmner.__main__"],
 ]
 GROUPS = {"FLAT": FLAT, "DATASET": DATASET, "MMNER": MMNER}

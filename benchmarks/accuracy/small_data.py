@@ -27,9 +27,18 @@ from benchmarks.measuring import RESULTS, about, write  # noqa: E402
 MOST_ROWS = 500  # of a validation set of the old types
 NAMES = {
     "DISH": "lasagne|goulash|paella|tortilla de patatas|couscous|ramen|ceviche|moussaka|beef wellington|borscht|"
-    "fondue|gazpacho|pho|pad thai|raclette|bouillabaisse|ratatouille|risotto|coq au vin|kaiserschmarrn|mole poblano",
+    "spätzle|tarte flambée|shepherd's pie|patatas bravas|pierogi|falafel|cassoulet|Sauerbraten|crêpes|empanadas|"
+    "clam chowder|Kartoffelsalat|quiche lorraine|albóndigas|bibimbap|tiramisù|fish and chips|Rouladen|gnocchi|tajine|"
+    "pulpo a la gallega|shakshuka|mac and cheese|Flammkuchen|blanquette de veau|arroz con leche|chili con carne|"
+    "Linsensuppe|croque-monsieur|salmorejo|fondue|gazpacho|pho|pad thai|raclette|bouillabaisse|ratatouille|risotto|"
+    "coq au vin|kaiserschmarrn|mole poblano|banana bread|Maultaschen|croquetas|soupe à l'oignon|nasi goreng|haggis|"
+    "Zwiebelkuchen|fabada|pot-au-feu",
     "TOOL": "hammer|chisel|soldering iron|Lötkolben|Bohrmaschine|Säge|clé à molette|tournevis|perceuse|marteau|scie|"
-    "martillo|sierra circular|taladro|torque wrench|spirit level|Wasserwaage|destornillador|angle grinder",
+    "martillo|crowbar|tape measure|Zange|Schraubenzieher|Hobel|pince coupante|ponceuse|niveau à bulle|alicates|"
+    "llave inglesa|cinta métrica|lijadora|wire stripper|hacksaw|Stichsäge|Feile|Meißel|burin|rabot|scie circulaire|"
+    "cincel|serrucho|soldador|mallet|hand drill|Akkuschrauber|mètre ruban|gato hidráulico|sierra circular|taladro|"
+    "torque wrench|spirit level|Wasserwaage|destornillador|angle grinder|bolt cutter|plunger|Ratsche|Schraubzwinge|"
+    "Winkelschleifer|lime|serre-joint|meuleuse|pied-de-biche|escofina|tenazas|pistola de calor|rivet gun",
 }
 TEMPLATES = {
     "en": [

@@ -6,8 +6,8 @@ Speed, peak memory and F1 of the pipeline with PyTorch and ONNX Runtime, beside 
 A call takes a list of raw texts (and image files) and returns entities. ``torch``, ``onnx`` and ``onnx_int8`` are
 `TwoMNERPipeline`, with the images of the dataset or without (``_images``). ``stock`` is transformers' own
 token-classification pipeline over the same text tower and classifier, which reads no images and knows no CRF, at the
-batch size ``--stock_batch_size``. ``--against`` adds ``torch`` of another checkout of
-this repository. Each way is a process of its own; they take turns over the same sentences of all languages. Writes
+batch size ``--stock_batch_size``. ``--against`` adds our ways of another checkout of this
+repository. Each way is a process of its own; they take turns over the same sentences of all languages. Writes
 ``benchmarks/results/pipeline.json``.
 """
 
@@ -48,7 +48,8 @@ def our_call(way: str, spec: dict[str, Any]) -> Call:
     processor = TwoMNERProcessor.from_pretrained(spec["model"])
     options = {}
     if way.startswith("onnx"):
-        options["onnx"] = export_onnx(model, processor, Path(spec["scratch"], f"{way}_export"), quantize="int8" in way)
+        folder = Path(tempfile.mkdtemp(dir=spec["scratch"]), "export")
+        options["onnx"] = export_onnx(model, processor, folder, quantize="int8" in way)
     ner = TwoMNERPipeline(model=model, processor=processor, device="cpu", **options)
     return lambda texts, images: ner(texts, images=images)
 
@@ -145,7 +146,7 @@ def main() -> None:
     arguments = parser.parse_args()
     ways = dict.fromkeys(arguments.ways, ROOT)
     if arguments.against:
-        ours = [way for way in arguments.ways if way.startswith("torch")]
+        ours = [way for way in arguments.ways if way != "stock"]
         ways |= {f"against_{way}": arguments.against.resolve() for way in ours}
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         spec: dict[str, Any] = sentences(arguments.dataset, arguments.sentences, Path(folder))

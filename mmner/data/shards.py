@@ -1,7 +1,6 @@
 """A split in Parquet files that stays where it is: found, counted by the files' footers, read a few row groups at a
 time."""
 
-import copy
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -95,12 +94,6 @@ class ParquetShards:
 
     def __len__(self) -> int:
         return int(self.group_rows.sum())
-
-    def select_columns(self, names: Collection[str]) -> "ParquetShards":
-        """The same rows with fewer columns."""
-        other = copy.copy(self)
-        other.features = datasets.Features({name: kind for name, kind in self.features.items() if name in names})
-        return other
 
     @property
     def fingerprint(self) -> str:

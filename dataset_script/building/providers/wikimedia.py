@@ -42,12 +42,11 @@ class Taxonomy:
 
     Args:
         parents: from a class to those it is a subclass of, or to ``None`` where that is not known.
-        max_depth: steps up from a class of an item.
     """
 
-    def __init__(self, parents: Callable[[str], Iterable[str] | None], max_depth: int = MAX_DEPTH):
+    def __init__(self, parents: Callable[[str], Iterable[str] | None]):
         self._marked = {name for entry in CLASSES.values() for part in entry.values() for name in part} | {_UNKNOWN}
-        self._parents, self._max_depth = parents, max_depth
+        self._parents = parents
         self._above: dict[str, set[str]] = {}
 
     def agrees(self, classes: Iterable[str], kind: str) -> bool | None:
@@ -60,7 +59,7 @@ class Taxonomy:
     def _marks(self, name: str) -> set[str]:
         if name not in self._above:
             seen, level = {name}, {name}
-            for _ in range(self._max_depth):
+            for _ in range(MAX_DEPTH):
                 found = [self._parents(child) for child in level]
                 seen |= {_UNKNOWN} if None in found else set()
                 level = {parent for parents in found for parent in parents or ()} - seen
