@@ -39,7 +39,8 @@ CLI = (
     "small_data --rehearsal_posts 0 --text_augmentation 0 --post_augmentation 0 --validation_share 0 --do_eval false "
     "--do_predict false --eval_strategy no --save_strategy no --load_best_model_at_end false "
     "--early_stopping_patience none --min_train_steps 0 --train_sampling_strategy random --text_layer_decay 1 "
-    "--weight_decay 0.01 --learning_rate 1e-4 --head_learning_rate 5e-3 --classifier_learning_rate 5e-3 --crf_learning_rate 5e-3"
+    "--weight_decay 0.01 --learning_rate 1e-4 --head_learning_rate 5e-3 --classifier_learning_rate 5e-3 "
+    "--crf_learning_rate 5e-3"
 )
 """The recipe for small data with the rates and the order of the scripts, and without rehearsal, augmentation and a
 choice by dev, which these do not do."""
