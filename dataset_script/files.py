@@ -27,13 +27,15 @@ _SHOWN = 3
 
 
 @contextlib.contextmanager
-def replacing(folder: str | Path, kind: str) -> Iterator[Path]:
+def replacing(folder: str | Path, kind: str, sources: Iterable[str | Path] = ()) -> Iterator[Path]:
     """Gives a folder to write to, which takes the place of ``folder`` at the end; after an error that stays as it was.
 
     If the process is killed between the two renames, the next call for ``folder`` puts the old one back. What
-    ``check_replaceable`` refuses is not replaced.
+    ``check_replaceable`` refuses is not replaced, nor is a folder in which one of ``sources`` lies.
     """
     folder = Path(folder).expanduser().resolve()
+    if inside := [source for source in sources if Path(source).expanduser().resolve().is_relative_to(folder)]:
+        raise FileExistsError(f"{folder} holds what is read ({inside[0]}), and is not replaced: name another folder.")
     check_replaceable(folder, kind)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with scratch(folder.parent, folder.name, folder) as aside:

@@ -119,12 +119,14 @@ class ImageFolder:
 
 
 def find_image_root(folder: Path, stem: str | None = None) -> Path | None:
-    """The image folder of a dataset: ``images/`` or ``{name}_images/`` in it, or ``{name}_images/`` beside it; of a
-    file ``{stem}.*`` in ``folder``, at first ``{stem}_images/``.
+    """The image folder of a dataset: ``images/`` or ``{name}_images/`` in it, or ``{name}_images/`` or ``images/``
+    beside it, as of a folder a language; of a file, or of ``{stem}.*`` in ``folder``, at first ``{stem}_images/``.
     """
+    if folder.is_file():
+        folder, stem = folder.parent, folder.stem
     name = f"{folder.name}_images"
     places = [folder / f"{stem}_images"] if stem else []
-    places += [folder / "images", folder / name, folder.parent / name]
+    places += [folder / "images", folder / name, folder.parent / name, folder.parent / "images"]
     return next((path for path in places if path.is_dir()), None)
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
+from datasets.fingerprint import Hasher
 
+from .images import ImageFolder
 from .report import LoadReport
 
 ROWS_PER_GROUP = 100
@@ -30,7 +32,10 @@ def read_parquet(folder: Path, config: str = "all", cache_dir: str | Path | None
     Raises:
         ValueError: the folder has no such config, or its columns are not those of MMNER.
     """
-    dataset = datasets.load_dataset(str(folder), config, cache_dir=str(cache_dir) if cache_dir is not None else None)
+    # datasets knows a folder by its name and its card alone: another with the same would give this one's rows.
+    content = Hasher.hash([str(folder), ImageFolder(folder).signature()])
+    cache = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / f"2m-ner-{content}"
+    dataset = datasets.load_dataset(str(folder), config, cache_dir=str(cache))
     check_columns(next(iter(dataset.values())).features, f"{folder} ({config})")
     attach_report(dataset, folder, config)
     return dataset

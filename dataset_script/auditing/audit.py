@@ -332,8 +332,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Audit, print the report, and write it if asked to."""
     if len(arguments.image_folder) > 2:
         raise ValueError(f"--image_folder has {len(arguments.image_folder)} values; expected one for A, one for B.")
-    if arguments.output_dir is not None:
-        claim(arguments.output_dir, "audit")
+    output_dir = arguments.output_dir and arguments.output_dir.expanduser()
+    if output_dir:
+        claim(output_dir, "audit")
     report = audit(
         arguments.folder_a,
         arguments.folder_b,
@@ -342,8 +343,8 @@ def run(arguments: argparse.Namespace) -> int:
         tags_column=arguments.tags_column,
     )
     shown = markdown(report)
-    if arguments.output_dir is not None:
-        (arguments.output_dir / "audit.json").write_text(report.to_json() + "\n", encoding="utf-8")
-        (arguments.output_dir / "audit.md").write_text(shown, encoding="utf-8")
+    if output_dir:
+        (output_dir / "audit.json").write_text(report.to_json() + "\n", encoding="utf-8")
+        (output_dir / "audit.md").write_text(shown, encoding="utf-8")
     print(shown, end="")
     return int(arguments.strict and any(finding.level == LEAK for finding in report.findings))

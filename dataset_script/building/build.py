@@ -121,11 +121,11 @@ def build(
                 "pairing": dict(draft.pairs.counts),
                 "images that do not open": draft.problems,
             },
-            "left_out": {f"malformed: {reason}": number for reason, number in report.total().skipped.items()}
+            "left_out": {f"skipped: {reason}": number for reason, number in report.total().skipped.items()}
             | draft.assignment.left_out,
             "versions": {one.name: one.version for one in distributions() if one.name in _VERSIONS},
         }
-        with replacing(output_dir, DATASET) as new:
+        with replacing(output_dir, DATASET, sources) as new:
             draft.write_rows(new, report)
             draft.write_images(new / IMAGES_FILE)
             (new / BUILD_FILE).write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
@@ -336,8 +336,10 @@ def _provider(arguments: argparse.Namespace, work: Path) -> ImageProvider:
         folders = {}
         for source, name in zip(arguments.sources, source_names(arguments.sources), strict=True):
             folder = Path(source).expanduser().resolve()
-            has_files = folder.is_dir() and not is_parquet(folder)  # beside the rows, not inside them
+            has_files = folder.exists() and not is_parquet(folder)  # beside the rows, not inside them
             folders[name] = (arguments.image_folder or find_image_root(folder)) if has_files else None
+        if arguments.image_folder and not arguments.image_folder.is_dir():
+            raise ValueError(f"--image_folder is {arguments.image_folder}; expected a folder.")
         return Own(folders, Folder(arguments.image_index, arguments.image_folder) if arguments.image_index else None)
     if arguments.provider == "folder":
         if arguments.image_index is None:

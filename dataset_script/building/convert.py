@@ -3,13 +3,13 @@
 import argparse
 import json
 import os
-import re
 from pathlib import Path
 from typing import Any
 
 import datasets
 
 from ..files import mark, refuse_unlisted, replacing, scratch
+from ..formats.readers import is_hub_name
 from ..images import ImageFiles, find_image_root
 from ..loading import load
 
@@ -38,7 +38,7 @@ def convert(source: str | Path, output: str | Path, split: str | None = None, **
         options: as those of ``dataset_script.load``.
 
     Raises:
-        FileExistsError: something else is there.
+        FileExistsError: something else is there, or what is read.
         ValueError: ``source`` cannot be read, or has several splits for one file.
     """
     output = Path(output).expanduser().absolute()
@@ -47,7 +47,7 @@ def convert(source: str | Path, output: str | Path, split: str | None = None, **
         raise ValueError(f"{source} has no split {split} (--split); it has {', '.join(dataset)}.")
     splits = {name: rows for name, rows in dataset.items() if split in (None, name)}
     if output.suffix != ".jsonl":
-        with replacing(output, KIND) as folder:
+        with replacing(output, KIND, [source]) as folder:
             for name, rows in splits.items():
                 _write(rows, folder / f"{name}.jsonl", folder / "images")
         return output
@@ -67,13 +67,13 @@ def convert(source: str | Path, output: str | Path, split: str | None = None, **
                 for path in (aside / "images").iterdir():
                     path.rename(folder / path.name)
         refuse_unlisted(output.parent, [output.name])
-        os.replace(aside / output.name, output)
         mark(output.parent, KIND, [output.name])
+        os.replace(aside / output.name, output)
     return output
 
 
 def _loaded(source: str | Path, output: Path, options: dict[str, Any]) -> datasets.DatasetDict:
-    if Path(source).expanduser().exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(source)):
+    if Path(source).expanduser().exists() or not is_hub_name(source):
         return load(source, **options)
     output.parent.mkdir(parents=True, exist_ok=True)
     with scratch(output.parent, f"{output.name}-hub") as aside:
@@ -90,12 +90,17 @@ def _write(rows: datasets.Dataset, path: Path, images: Path, root: Path | None =
     )
     root = root if root and all(place.is_relative_to(root) for place in places) else None
     files, ids = ImageFiles(images), rows["id"][:]
-    is_unique = len({*ids}) == len(ids)  # not if files of several languages count anew
+    is_unique = len({*ids}) == len(ids)  # not if files of several languages or parts count anew
+    taken: set[str] = set()
     with path.open("w", encoding="utf-8") as file:
         for row in rows:
             tags = [labels[tag] for tag in row["ner_tags"]]
             row["ner_tags"] = None if tags and all(tag is None for tag in tags) else tags
-            row["id"] = row["id"] if is_unique else f"{row['lang']}-{row['id']}"
+            own, number = row["id"], 1
+            while not is_unique and (number == 1 or row["id"] in taken):
+                row["id"] = f"{row['lang']}-{own}" + (f"-{number}" if number > 1 else "")
+                number += 1
+            taken.add(row["id"])
             if cell := row["image"]:
                 place = Path(cell["path"] or "image")
                 content = None if root else cell["bytes"] or place.read_bytes()

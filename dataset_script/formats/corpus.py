@@ -92,7 +92,7 @@ class Corpus(Options):
         images = self._given("image_folder")
         if images and not images.is_dir():
             raise ValueError(f"image_folder is {images}; expected a folder.")
-        self.images = ImageFolder(images or find_image_root(self.folder, path.stem if path.is_file() else None))
+        self.images = ImageFolder(images or find_image_root(path))
         captions = self._given("captions")
         self.captions_file = regular(captions) if captions else None
 

@@ -57,7 +57,7 @@ def _brat_rows(path: Path) -> Iterator[Row | MalformedRow]:
     annotations, text = path.with_suffix(".ann"), _text(path)
     spans: list[tuple[int, Span]] = []
     ignored: set[str] = set()
-    for number, line in enumerate(_text(annotations).split("\n"), 1):
+    for number, line in enumerate(_text(annotations).removeprefix("\ufeff").replace("\r\n", "\n").split("\n"), 1):
         if not line.startswith("T"):
             ignored.update({f"annotations {line[0]}"} if line.strip() else ())
             continue

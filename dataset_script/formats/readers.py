@@ -11,7 +11,7 @@ from typing import Any
 from ..images import ImageFolder, find_image_root
 from ..parquet import is_parquet
 from ..report import LoadReport
-from ..rows import LANGUAGE, LANGUAGES, MalformedRow, Row, language_order
+from ..rows import LANGUAGE, LANGUAGES, UNKNOWN_LANGUAGE, MalformedRow, Row, is_unlabelled, language_order
 from .corpus import Corpus
 from .hub_sources import open_hub_source
 from .label_maps import LabelMap
@@ -19,7 +19,8 @@ from .policy import MAX_REPAIRED_SHARE, Policy, needs_repair
 
 logger = logging.getLogger(__name__)
 
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+_FILE = re.compile(r"\.(jsonl?|[ct]sv|txt|conllu?|parquet|arrow|spacy|ya?ml)$")
 
 
 def read_source(
@@ -32,6 +33,8 @@ def read_source(
     report: LoadReport | None = None,
     with_images: bool = False,
     tags_column: int | str | None = None,
+    splits: Sequence[str] | None = None,
+    unlabelled_tests: bool = False,
 ) -> Iterator[tuple[str, Row]]:
     """The rows of a source, checked, with the split that they have there; no image is opened.
 
@@ -44,6 +47,8 @@ def read_source(
             it.
         report: where rows are counted, and what is repaired or skipped.
         with_images: whether images that lie in the rows of a finished dataset or of one on the Hub are taken.
+        splits: of a folder's files, those to read.
+        unlabelled_tests: whether a test split of files may have no gold labels.
 
     Raises:
         FileNotFoundError: there is no such folder, and it is no name on the Hub; or the folder holds no dataset.
@@ -57,12 +62,14 @@ def read_source(
     folder = Path(source).expanduser()
     if folder.exists() and not is_parquet(folder):
         corpus = Corpus(folder, lang=lang, errors=errors, iob2=iob2, label_map=label_map, tags_column=tags_column)
-        files = [file for file in corpus.sources if languages is None or file.lang in (None, *languages)]
-        if left_out := [file.path.name for file in corpus.sources if file not in files]:
+        wanted_files = [file for file in corpus.sources if splits is None or file.split in splits]
+        files = [file for file in wanted_files if languages is None or file.lang in (None, *languages)]
+        if left_out := [file.path.name for file in wanted_files if file not in files]:
             logger.warning("%s: left out, as of other languages: %s", folder, ", ".join(left_out))
-        found: Iterator[tuple[str, Row]] = ((file.split, row) for file in files for row in corpus.rows(file, report))
-        rows = found if with_images else ((split, _without_bytes(row)) for split, row in found)
-    elif folder.is_dir() or _HUB_NAME.fullmatch(str(source)):
+        found = ((file.split, row) for file in files for row in corpus.rows(file, report, unlabelled_tests))
+        rows: Iterator[tuple[str, Row]] = found
+        rows = rows if with_images else ((split, _without_bytes(row)) for split, row in found)
+    elif folder.is_dir() or is_hub_name(source):
         if tags_column is not None:
             raise ValueError(f"{source} holds no files in columns: tags_column has no use there, leave it out.")
         policy = Policy(errors, iob2, LabelMap.load(label_map))
@@ -72,6 +79,12 @@ def read_source(
     else:
         raise FileNotFoundError(f"{source} is neither a folder nor the name of a dataset on the Hub (org/name).")
     return _counted(rows, str(source), languages, report)
+
+
+def is_hub_name(source: str | Path) -> bool:
+    """Whether a source that is not here may be on the Hub: no file's name, and in no folder that is here."""
+    name = str(source)
+    return bool(_HUB_NAME.fullmatch(name)) and not _FILE.search(name) and not Path(name).parent.is_dir()
 
 
 def _without_bytes(row: Row) -> Row:
@@ -101,7 +114,10 @@ def rows_with_images(
             raise FileNotFoundError(f"{place} is not a folder: expected the folder of a dataset, or one of images.")
     images = ImageFolder(root)
     options: dict[str, Any] = {"errors": "skip", "iob2": "repair", "report": report, "tags_column": tags_column}
-    for split, row in read_source(folder.absolute(), lang=lang, with_images=True, **options):
+    options |= {"lang": lang, "unlabelled_tests": True}
+    for split, row in read_source(folder.absolute(), with_images=True, **options):
+        if is_unlabelled(row.tags):
+            row = replace(row, tags=["O"] * len(row.tokens))
         image: Path | bytes | None = row.image_bytes
         if image is None and row.image is not None:
             found = images.locate(row.image)
@@ -142,6 +158,8 @@ def _counted(
     number = 0
     for split, row in rows:
         if languages is not None and row.lang not in languages:
+            hint = " (--lang names it)" if row.lang == UNKNOWN_LANGUAGE else ""
+            report.part(split, "?").skip(f"of language {row.lang}{hint}", f"{row.path}:{row.line}")
             continue
         part = report.part(split, str(row.lang))
         part.rows += 1
@@ -153,5 +171,5 @@ def _counted(
     if not number:
         left_out = report.total().skipped.total()
         raise ValueError(
-            f"{name} has no rows in {', '.join(languages or ('any language',))} ({left_out} were malformed)."
+            f"{name} has no rows in {', '.join(languages or ('any language',))} ({left_out} were left out)."
         )

@@ -21,6 +21,8 @@ SENTENCES = ("sentence_id", "sentence #", "sent_id", "sentence_idx", "sentence")
 DOCUMENTS = ("doc_id", "doc", "document_id", "document", "file")
 """Columns that say, in lower case, of which document a sentence is."""
 
+_QUOTED_CELL = re.compile(r'(^|\t)"(\[|[^\t]+"(\t|$))')
+
 
 def read_table(path: Path, **columns: Any) -> Iterator[Row | MalformedRow]:
     """The records of a Parquet or Arrow file or of a folder that ``Dataset.save_to_disk`` wrote, read by ``datasets``,
@@ -119,10 +121,10 @@ def looks_csv(lines: Sequence[str]) -> bool:
 
 def dialect(lines: Sequence[str], delimiters: str = ",\t;") -> dict[str, Any]:
     """How a table is separated and quoted: by the first line (the first of ``delimiters`` if it has none), and tabs
-    without lists have no quotes.
+    have quotes only around whole cells of the first lines: a word may be a quote.
     """
     delimiter = max(delimiters, key=lines[0].count) if lines else ","
-    quoted = delimiter != "\t" or any('\t"' in line or line.startswith('"[') for line in lines[:2])
+    quoted = delimiter != "\t" or any(_QUOTED_CELL.search(line.rstrip("\r\n")) for line in lines[:2])
     return {"delimiter": delimiter, "quoting": csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE, "strict": quoted}
 
 

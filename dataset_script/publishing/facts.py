@@ -84,7 +84,7 @@ def count(folder: Path) -> Facts:
         )
     first = next(iter(shards.values()))[0]
     features = _features(first)
-    origins = [json.loads(line) for line in _read(folder / "pictures.jsonl").splitlines()]
+    origins = [json.loads(line) for line in _read(folder / "pictures.jsonl").split("\n") if line]
     build = json.loads(_read(folder / "build.json") or "{}")
     report = _read(folder / "load_report.json")
     loaded = LoadReport.from_json(report) if report else LoadReport()

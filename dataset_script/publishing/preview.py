@@ -16,11 +16,14 @@ from PIL import Image
 
 from ..building.draws import uniform
 from ..formats.readers import rows_with_images
+from ..formats.registry import discover
 from ..images import open_image
+from ..parquet import is_parquet
 from ..report import LoadReport
 from ..rows import SPLIT_FILES, Row, iob2_spans
 
 _Drawn = tuple[str, Row, Path | bytes | None]  # split, row, image
+TITLE = "Preview of "
 THUMBNAIL_PX = 320
 TEMPLATE = Path(__file__).with_name("preview.html")
 COLOURS = ("#c9f0d2", "#ecd5f5", "#ffe0b0", "#cfe3ff", "#f6d3ea", "#ffd5cf", "#c8f0f0", "#e6e6b8")
@@ -48,20 +51,28 @@ def preview(
         tags_column: as that of ``dataset_script.load``.
 
     Raises:
+        FileExistsError: ``output`` is there, and is no preview.
         FileNotFoundError: the folder is not there, or holds no dataset.
         ValueError: no row is left, or an option makes no sense.
     """
     if rows < 1:
         raise ValueError(f"--rows is {rows}; expected 1 or more.")
     folder, report = Path(folder).expanduser(), LoadReport()
+    output = Path(output).expanduser()
+    if output.exists() and TITLE not in output.read_text(encoding="utf-8", errors="replace"):
+        raise FileExistsError(f"{output} is there, and is no preview: name another file (--output).")
+    files = [] if is_parquet(folder) else discover(folder.resolve(), {"tags_column": tags_column})
+    default = None if files and files[0].lang else lang
 
     def candidates() -> Iterator[tuple[float, int, _Drawn]]:
-        for number, (place, row, image) in enumerate(rows_with_images(folder, report, lang, tags_column=tags_column)):
+        for number, (place, row, image) in enumerate(
+            rows_with_images(folder, report, default, tags_column=tags_column)
+        ):
             if lang in (None, row.lang) and split in (None, place):
                 yield uniform(seed, "preview", number), number, (place, row, image)
 
     drawn = [one for _, _, one in sorted(heapq.nsmallest(rows, candidates()), key=lambda item: item[1])]
-    total = report.total()
+    total = report.total(split, lang)
     if not drawn:
         found = ", ".join(f"{place} {one}" for place, parts in report.parts.items() for one in parts)
         raise ValueError(f"{folder} has no rows in {lang or 'any language'}, {split or 'any split'}; it has {found}.")
@@ -76,13 +87,12 @@ def preview(
         TEMPLATE.read_text(encoding="utf-8"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     page = template.render(
-        title=f"Preview of {folder.resolve().name}",
+        title=f"{TITLE}{folder.resolve().name}",
         summary=summary,
         grounds=COLOURS,
         colours={kind: number % len(COLOURS) for number, kind in enumerate(types)},
         rows=[_shown(*one) for one in drawn],
     )
-    output = Path(output).expanduser()
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(page, encoding="utf-8")
     return output

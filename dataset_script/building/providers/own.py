@@ -1,5 +1,6 @@
 """The images that the rows came with: for a set that has its own, or to split and publish one anew."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,8 @@ from ...images import FoundImage, ImageFolder
 from ..stage import Mention, Stage, StagedRow
 from .base import ImageProvider, ProvidedImage
 from .folder import Folder
+
+logger = logging.getLogger(__name__)
 
 
 class Own(ImageProvider):
@@ -41,6 +44,8 @@ class Own(ImageProvider):
                 self.images[name] = replace(image, name=name, path=found.path)
         self.images = dict(sorted(self.images.items()))
         self.counts["images"] = len(self.images)
+        if missing := self.counts["rows whose image is missing"]:
+            logger.warning("The images of %d rows are missing (--image_folder says where they are).", missing)
 
     def entity(self, mention: Mention) -> str | None:
         """What the index, if there is one, says."""

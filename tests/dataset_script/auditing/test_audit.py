@@ -262,3 +262,10 @@ def test_command_writes_the_report_and_exits_by_what_it_found(official, tmp_path
     with pytest.raises(FileExistsError, match="leaky is not empty.*name a new or an empty folder"):
         command(folder, "--output_dir", tmp_path / "leaky")
     assert sorted(path.name for path in (tmp_path / "leaky").iterdir()) == ["test.txt", "train.txt"]
+
+
+def test_a_test_set_without_labels_that_leaks_is_found(tmp_path):
+    row = {"tokens": sentence(1), "ner_tags": ["O"] * 12, "lang": "en"}
+    jsonl(tmp_path / "set" / "train.jsonl", [row])
+    jsonl(tmp_path / "set" / "test.jsonl", [row | {"ner_tags": None}])
+    assert lines(audit(tmp_path / "set"), "LEAK")

@@ -357,3 +357,34 @@ def test_the_remedy_of_a_run_for_iob1_makes_a_set_in_iob2(tmp_path):
     rows = load(tmp_path / "iob2", cache_dir=tmp_path / "cache")["train"]
     names = rows.features["ner_tags"].feature.names
     assert [names[tag] for tag in rows[0]["ner_tags"]] == ["B-PER", "O", "B-LOC", "I-LOC"]
+
+
+def test_a_dataset_of_the_same_name_and_size_is_read_as_itself(tmp_path):
+    folders = [tmp_path / "set", tmp_path / "set", tmp_path / "other" / "set"]
+    for name, folder in zip(("Ann", "Bob", "Cem"), folders, strict=True):
+        (tmp_path / "rows.jsonl").write_text(json.dumps({"lang": "en", "tokens": [name], "ner_tags": ["B-PER"]}))
+        build([tmp_path / "rows.jsonl"], folder, write_card=write_card)
+        rows = next(iter(load(folder, cache_dir=tmp_path / "cache").values()))
+        assert rows["tokens"][:] == [[name]]
+
+
+def test_rows_of_other_languages_are_counted(tmp_path, caplog):
+    rows = [{"tokens": ["Ann"], "ner_tags": ["B-PER"], "lang": lang} for lang in ("en", "it", "it")]
+    rows.append({"tokens": ["Bob"], "ner_tags": ["B-PER"]})
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    build([tmp_path / "train.jsonl"], tmp_path / "out", write_card=write_card)
+    left_out = json.loads((tmp_path / "out" / "build.json").read_text())["left_out"]
+    assert left_out == {"skipped: of language it": 2, "skipped: of language und (--lang names it)": 1}
+    assert "3 rows were skipped" in caplog.text
+    assert "of language it | 2" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_own_images_that_are_not_there_are_told(source, tmp_path, capsys, caplog):
+    command = ["build", str(source), "--provider", "own", "--output_dir", str(tmp_path / "out"), "--image_folder"]
+    assert main([*command, str(tmp_path / "nowhere")]) == 2
+    assert "nowhere; expected a folder" in capsys.readouterr().err
+    row = {"lang": "en", "tokens": ["Ann"], "ner_tags": ["B-PER"], "image": "gone.png"}
+    (tmp_path / "train.jsonl").write_text(json.dumps(row))
+    command[1] = str(tmp_path / "train.jsonl")
+    assert main(command[:-1]) == 0
+    assert "The images of 1 rows are missing" in caplog.text

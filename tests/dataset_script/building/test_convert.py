@@ -112,3 +112,15 @@ def test_nothing_of_others_is_replaced_and_a_failure_leaves_nothing(tmp_path, ca
     assert not (tmp_path / "new" / "rows.jsonl").exists()
     assert run(tmp_path / "none", "--output", tmp_path / "x.jsonl") == 2
     assert "is neither a folder nor a file: expected a dataset" in capsys.readouterr().err
+
+
+def test_ids_stay_apart_where_parts_of_a_split_count_anew_and_what_is_read_stays(tmp_path, capsys):
+    for part in range(2):
+        Dataset.from_dict({"tokens": [["a"]], "ner_tags": [["O"]]}).to_parquet(
+            tmp_path / "set" / f"train-0000{part}-of-00002.parquet"
+        )
+    assert run(tmp_path / "set", "--output", tmp_path / "out") == 0
+    assert [row["id"] for row in rows(tmp_path / "out" / "train.jsonl")] == ["und-0", "und-0-2"]
+    assert run(tmp_path / "out", "--output", tmp_path / "out") == 2
+    assert "holds what is read" in capsys.readouterr().err
+    assert len(load(tmp_path / "out", cache_dir=tmp_path / "cache")["train"]) == 2

@@ -77,3 +77,73 @@ def test_known_types_follow_the_map_and_a_build_does_not_drop_them(tmp_path, cap
     command = ["build", str(folder), "--provider", "none", "--output_dir", str(tmp_path / "out")]
     assert main(command) == 2
     assert "states known_types, which a build does not keep" in capsys.readouterr().err
+
+
+def _set(folder, colour, **more):
+    """A folder with one row in each split, and its image, which in every folder is called 1.png."""
+    row = {"id": "1", "lang": "en", "ner_tags": ["B-PER", "O"], "image": "1.png"} | more
+    (folder / "images").mkdir(parents=True)
+    Image.new("RGB", (4, 4), colour).save(folder / "images" / "1.png")
+    for split in ("train", "validation"):
+        (folder / f"{split}.jsonl").write_text(json.dumps(row | {"tokens": ["Anna", split]}) + "\n")
+    return folder
+
+
+def _mixed(tmp_path, *paths, **options):
+    """The rows of train, mixed of these, loaded."""
+    (tmp_path / "m.yaml").write_text("".join(f"- {{path: {path}}}\n" for path in paths))
+    assert main(["mix", str(tmp_path / "m.yaml"), "--output_dir", str(tmp_path / "out")]) == 0
+    return sorted(load(tmp_path / "out", cache_dir=tmp_path / "cache")["train"], key=lambda row: row["id"])
+
+
+def test_images_of_one_name_and_folders_of_one_name_stay_apart(tmp_path):
+    red, blue = _set(tmp_path / "a" / "en", "red", caption="a red square"), _set(tmp_path / "b" / "en", "blue")
+    rows = _mixed(tmp_path, red, blue)
+    assert [row["id"] for row in rows] == ["en-2-en-0-0", "en-en-0-0"]
+    assert [row["image"].getpixel((0, 0)) for row in rows] == [(0, 0, 255), (255, 0, 0)]
+    assert [row["caption"] for row in rows] == [None, "a red square"]
+
+
+def test_images_come_with_every_kind_of_source(tmp_path, caplog):
+    plain = _set(tmp_path / "a", "red")
+    load(plain, cache_dir=tmp_path / "cache").save_to_disk(tmp_path / "saved")
+    command = ["build", str(plain), "--provider", "own", "--splits", "source", "--unseen", "none"]
+    assert main([*command, "--output_dir", str(tmp_path / "built")]) == 0
+    (tmp_path / "wiki").mkdir()
+    (plain / "images").rename(tmp_path / "wiki" / "images")
+    plain.rename(tmp_path / "wiki" / "en")
+    for path in ("saved", "built", "wiki/en", "wiki/en/train.jsonl"):
+        rows = _mixed(tmp_path, tmp_path / path)
+        assert [row["image"].getpixel((0, 0)) for row in rows] == [(255, 0, 0)], path
+    (tmp_path / "wiki" / "images" / "1.png").unlink()
+    rows = _mixed(tmp_path, tmp_path / "wiki/en")
+    assert rows[0]["image"] is None and "the images of 1 rows of" in caplog.text
+
+
+def test_what_is_read_is_not_replaced_and_a_hidden_test_is_no_hindrance(tmp_path, capsys):
+    folder = _set(tmp_path / "a", "red")
+    (folder / "test.jsonl").write_text(json.dumps({"tokens": ["Anna"], "ner_tags": None, "lang": "en"}))
+    _mixed(tmp_path, folder)
+    (tmp_path / "m.yaml").write_text(f"- {{path: {folder}}}\n- {{path: {tmp_path / 'out'}}}\n")
+    before = (tmp_path / "out" / "train.jsonl").read_bytes()
+    assert main(["mix", str(tmp_path / "m.yaml"), "--output_dir", str(tmp_path / "out")]) == 2
+    assert "holds what is read" in capsys.readouterr().err
+    assert (tmp_path / "out" / "train.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[]", "expected a list of sources"),
+        ("- {path: 5}", "expected a list of sources"),
+        ("- {path: [", "m.yaml is no YAML"),
+        ("- {path: x, weight: '3'}", "weight is '3'; expected a number"),
+        ("- {path: x, weight: .inf}", "weight is inf; expected a number"),
+        ("- {path: x, known_types: PER}", "known_types is 'PER'; expected a list"),
+        ("- {path: x, known_types: []}", "expected a list"),
+    ],
+)
+def test_a_mixture_of_wrong_values_says_which(tmp_path, capsys, text, message):
+    (tmp_path / "m.yaml").write_text(text)
+    assert main(["mix", str(tmp_path / "m.yaml"), "--output_dir", str(tmp_path / "out")]) == 2
+    assert message in capsys.readouterr().err

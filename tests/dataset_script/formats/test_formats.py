@@ -476,3 +476,25 @@ def test_a_text_of_brat_without_annotations_is_an_error(tmp_path):
     write(tmp_path / "brat" / "dev" / "other.txt", "Ada\n")
     with pytest.raises(MalformedRow, match="no other.ann came"):
         list(read_source(tmp_path / "brat"))
+
+
+@pytest.mark.parametrize("start", ["\ufeff", ""])
+def test_annotations_of_brat_from_windows(tmp_path, start):
+    write(tmp_path / "doc.txt", "Ada met Bo\n")
+    (tmp_path / "doc.ann").write_bytes((start + "T1\tPER 0 3\tAda\r\nT2\tPER 8 10\tBo\r\n").encode())
+    assert texts(tmp_path) == ["Ada|B-PER met Bo|B-PER"]
+
+
+def test_a_quote_as_the_first_word_of_a_table_swallows_nothing(tmp_path):
+    words = [('"', "O"), ("Ada", "B-PER"), ("ran", "O"), ('"', "O"), ("said", "O"), ("Bo", "B-PER")]
+    lines = ["sentence_id\tword\ttag", *(f"1\t{word}\t{tag}" for word, tag in words), "2\tRome\tB-LOC"]
+    write(tmp_path / "train.tsv", "\n".join(lines) + "\n")
+    assert texts(tmp_path) == ['" Ada|B-PER ran " said Bo|B-PER', "Rome|B-LOC"]
+
+
+def test_a_mistyped_path_is_not_sought_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    for name in ("data/nothere", "elsewhere/rows.jsonl"):
+        with pytest.raises(FileNotFoundError, match="neither a folder nor the name of a dataset"):
+            list(read_source(name))

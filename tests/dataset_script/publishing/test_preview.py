@@ -107,3 +107,16 @@ def test_parquet_and_command_line(folder, tmp_path, capsys):
     assert capsys.readouterr().out == f"{(tmp_path / 'p.html').as_posix()}\n"
     read = Page((tmp_path / "p.html").read_text(encoding="utf-8"))
     assert len(read.all("article")) == 2 and len(read.all("img")) == 1
+
+
+def test_a_language_of_a_folder_a_language_and_what_is_not_ours(folder, tmp_path):
+    for lang in ("de", "fr"):
+        (tmp_path / "two" / lang).mkdir(parents=True)
+        record = {"tokens": ["Ann"], "ner_tags": ["B-PER"]}
+        (tmp_path / "two" / lang / "train.jsonl").write_text(json.dumps(record))
+    text = preview(tmp_path / "two", tmp_path / "page.html", lang="de").read_text(encoding="utf-8")
+    assert "1 of 1 rows" in text
+    preview(tmp_path / "two", tmp_path / "page.html")  # a preview may be replaced
+    with pytest.raises(FileExistsError, match="is no preview"):
+        preview(tmp_path / "two", folder / "train.jsonl")
+    assert "tokens" in (folder / "train.jsonl").read_text(encoding="utf-8")

@@ -97,14 +97,15 @@ def test_names_that_no_page_has_and_items_of_another_class(server, tmp_path):
     }
 
 
-def test_classes_are_closed_over_their_parents_as_networkx_closes_them():
+def test_classes_are_closed_over_their_parents_as_networkx_closes_them(monkeypatch):
     networkx = pytest.importorskip("networkx")
     graph = networkx.gnp_random_graph(60, 0.04, seed=3, directed=True)
     graph = networkx.relabel_nodes(graph, {0: 5} | {node: node + 1000 for node in range(1, 60)})
     names = {node: f"Q{node}" for node in graph}
     parents = {names[node]: [names[parent] for parent in graph.successors(node)] for node in graph}
     for depth in (0, 1, 3, 60):
-        taxonomy = Taxonomy(parents.get, depth)
+        monkeypatch.setattr(wikimedia, "MAX_DEPTH", depth)
+        taxonomy = Taxonomy(parents.get)
         for node in graph:
             near = networkx.single_source_shortest_path_length(graph, node, cutoff=depth)
             assert taxonomy.agrees([names[node]], "PER") == (5 in near)
