@@ -4,13 +4,15 @@ names, only regular files inside its folder are opened."""
 import contextlib
 import functools
 import glob
+import hashlib
 import logging
 import os
+import re
 import shlex
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -19,7 +21,9 @@ from filelock import FileLock, Timeout
 logger = logging.getLogger(__name__)
 
 MARKER = ".2m-ner"
-"""In a folder of ours: in its first line what that is, then, if it is replaced whole, the files that it was given."""
+"""In a folder of ours: in its first line what that is, then the files that this program wrote there, each after a
+digest of its content and a blank, or a ``*`` if it is not part of what is replaced whole."""
+_LISTED = re.compile(r"([0-9a-f]{16})([ *])(.*)", re.DOTALL)
 DATASET = "dataset"
 """What the marker calls a finished dataset."""
 _WORK = "work"
@@ -42,7 +46,7 @@ def replacing(folder: str | Path, kind: str, sources: Iterable[str | Path] = ())
         new = aside / "new"
         new.mkdir()
         yield new
-        mark(new, kind, _files(new))
+        mark(new, kind, {name: new / name for name in _files(new)})
         check_replaceable(folder, kind)  # again, since writing may have taken hours
         if folder.exists():
             folder.rename(aside / "old")
@@ -51,12 +55,12 @@ def replacing(folder: str | Path, kind: str, sources: Iterable[str | Path] = ())
 
 def check_replaceable(folder: Path, kind: str) -> None:
     """Raises ``FileExistsError`` unless a folder is not there, is empty, or holds only what ``replacing`` wrote to it,
-    of the same ``kind``.
+    of the same ``kind``, unchanged.
     """
     if folder.is_dir():
-        found, *listed = _lines(folder) or [kind]
-        mine = {*listed} if found == kind else {}
-        _refuse(folder, (name for name in _files(folder) if name not in mine))
+        found, *lines = _lines(folder) or [kind]
+        listed = _listed(lines, whole=True) if found == kind else {}
+        _refuse(folder, (name for name in _files(folder) if not _is_ours(folder / name, listed.get(name))))
     elif os.path.lexists(folder):
         raise FileExistsError(f"{folder} is a file, and is not replaced: name a new or an empty folder.")
 
@@ -103,15 +107,18 @@ def claim(folder: str | Path, kind: str) -> None:
 
 
 def refuse_unlisted(folder: Path, names: Iterable[str]) -> None:
-    """Raises ``FileExistsError`` if one of ``names`` is there, and this program did not write it."""
-    listed = _lines(folder)[1:]
-    _refuse(folder, (name for name in names if os.path.lexists(folder / name) and name not in listed))
+    """Raises ``FileExistsError`` if one of ``names`` is there, and this program did not write it so."""
+    there, listed = [name for name in names if os.path.lexists(folder / name)], _listed(_lines(folder)[1:])
+    _refuse(folder, (name for name in there if not _is_ours(folder / name, listed.get(name))))
 
 
-def mark(folder: Path, kind: str, names: Iterable[str] = ()) -> None:
-    """Marks a folder as ours, unless it is marked already; ``names`` are added to the files written to it before."""
+def mark(folder: Path, kind: str, files: Mapping[str, Path] | None = None, alone: bool = False) -> None:
+    """Marks a folder as ours, unless it is marked already, and adds files to those written to it before: by name, the
+    file that has or will have that name; ``alone``, if they are not part of what is replaced whole.
+    """
     own, *listed = _lines(folder) or [kind]
-    lines = [own, *sorted({*listed, *names})]
+    new = {f"{_digest(path)}{'*' if alone else ' '}{name}" for name, path in (files or {}).items()}
+    lines = [own, *sorted({*listed, *new})]
     (folder / MARKER).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -142,7 +149,32 @@ def _reach(folder: str) -> Path:
 def _lines(folder: Path) -> list[str]:
     if not os.path.isfile(folder / MARKER):  # False, too, where others' folders are closed
         return []
-    return (folder / MARKER).read_text(encoding="utf-8", errors="replace").splitlines()
+    text = (folder / MARKER).read_text(encoding="utf-8", errors="replace")
+    return [line for line in text.split("\n") if line]
+
+
+def _listed(lines: Iterable[str], whole: bool = False) -> dict[str, set[str]]:
+    """By name, the digests that a file may have; ``""``, as earlier versions have it, for any. With ``whole``, only of
+    what is replaced whole.
+    """
+    found: dict[str, set[str]] = {}
+    for line in lines:
+        digest, sign, name = match.groups() if (match := _LISTED.fullmatch(line)) else ("", " ", line)
+        if not (whole and sign == "*"):
+            found.setdefault(name, set()).add(digest)
+    return found
+
+
+def _is_ours(path: Path, digests: Collection[str] | None) -> bool:
+    return digests is not None and ("" in digests or _digest(path) in digests)
+
+
+def _digest(path: Path) -> str:
+    """Of the content of a file, or of where a link leads to."""
+    if path.is_symlink():
+        return hashlib.sha256(os.fsencode(os.readlink(path))).hexdigest()[:16]
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def _files(folder: Path) -> Iterator[str]:
@@ -156,8 +188,9 @@ def _refuse(folder: Path, strangers: Iterable[str]) -> None:
     if shown := list(islice(strangers, _SHOWN)):
         more = ", ..." if len(shown) == _SHOWN else ""
         raise FileExistsError(
-            f"{folder} holds {', '.join(shown)}{more}, which this program did not write there (no {MARKER} lists "
-            "it), so nothing in it is replaced: name a new or an empty folder, or move or delete it by hand."
+            f"{folder} holds {', '.join(shown)}{more}, which this program did not write there or which was changed "
+            f"since (no {MARKER} lists it), so nothing in it is replaced: name a new or an empty folder, or move or "
+            "delete it by hand."
         )
 
 

@@ -67,7 +67,7 @@ def convert(source: str | Path, output: str | Path, split: str | None = None, **
                 for path in (aside / "images").iterdir():
                     path.rename(folder / path.name)
         refuse_unlisted(output.parent, [output.name])
-        mark(output.parent, KIND, [output.name])
+        mark(output.parent, KIND, {output.name: aside / output.name}, alone=True)
         os.replace(aside / output.name, output)
     return output
 

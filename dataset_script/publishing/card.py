@@ -55,7 +55,7 @@ def write_card(folder: str | Path) -> Path:
     refuse_unlisted(folder, ["README.md"])
     card = DatasetCard.from_template(_metadata(facts), template_path=str(TEMPLATE), **_values(facts))
     card.save(folder / "README.md")
-    mark(folder, DATASET, ["README.md"])
+    mark(folder, DATASET, {"README.md": folder / "README.md"})
     return folder / "README.md"
 
 

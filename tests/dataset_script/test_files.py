@@ -151,8 +151,29 @@ def test_single_files_are_replaced_if_they_are_listed(tmp_path):
     refuse_unlisted(tmp_path, ["LICENSE.md"])
     with pytest.raises(FileExistsError, match="holds README.md"):
         refuse_unlisted(tmp_path, ["LICENSE.md", "README.md"])
-    mark(tmp_path, "dataset", ["README.md"])
+    mark(tmp_path, "dataset", {"README.md": tmp_path / "README.md"}, alone=True)
     refuse_unlisted(tmp_path, ["LICENSE.md", "README.md"])
+    with pytest.raises(FileExistsError, match="holds README.md"):  # it is no part of the dataset
+        write(tmp_path, NEW)
+    (tmp_path / "README.md").write_text("changed by hand")
+    with pytest.raises(FileExistsError, match="README.md, which this program did not write there or which was chang"):
+        refuse_unlisted(tmp_path, ["README.md"])
+    (tmp_path / MARKER).write_text("dataset\nREADME.md\n")  # an earlier version listed names alone
+    refuse_unlisted(tmp_path, ["README.md"])
+
+
+def test_what_was_changed_by_hand_stays(tmp_path):
+    folder = tmp_path / "out"
+    write(folder, OLD)
+    (folder / "README.md").write_text("corrected by hand")
+    with pytest.raises(FileExistsError, match="holds README.md, which"):
+        write(folder, NEW)
+    (folder / "README.md").write_text("README.md")
+    (folder / "link").symlink_to("README.md")
+    with pytest.raises(FileExistsError, match="holds link"):
+        write(folder, NEW)
+    (folder / "link").unlink()
+    assert write(folder, NEW) == contents(folder)
 
 
 def test_only_regular_files_are_opened(tmp_path):
