@@ -35,6 +35,8 @@ def main(argv: list[str] | None = None, prog: str = "python -m dataset_script") 
             return build.run(arguments, write_card)
         return COMMANDS[arguments.command][0].run(arguments)
     except (OSError, ValueError) as error:
+        if "--debug" in sys.argv:  # which `mmner` takes for all of its commands
+            raise
         # Both say what came, what was expected and what to do; a stack trace would bury it.
         print(f"{prog}{command}: {error}", file=sys.stderr)
         return 2
