@@ -35,12 +35,10 @@ def replacing(folder: str | Path, kind: str, sources: Iterable[str | Path] = ())
     """Gives a folder to write to, which takes the place of ``folder`` at the end; after an error that stays as it was.
 
     If the process is killed between the two renames, the next call for ``folder`` puts the old one back. What
-    ``check_replaceable`` refuses is not replaced, nor is a folder in which one of ``sources`` lies.
+    ``check_replaceable`` refuses is not replaced.
     """
     folder = Path(folder).expanduser().resolve()
-    if inside := [source for source in sources if Path(source).expanduser().resolve().is_relative_to(folder)]:
-        raise FileExistsError(f"{folder} holds what is read ({inside[0]}), and is not replaced: name another folder.")
-    check_replaceable(folder, kind)
+    check_replaceable(folder, kind, sources)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with scratch(folder.parent, folder.name, folder) as aside:
         new = aside / "new"
@@ -53,10 +51,12 @@ def replacing(folder: str | Path, kind: str, sources: Iterable[str | Path] = ())
         new.rename(folder)
 
 
-def check_replaceable(folder: Path, kind: str) -> None:
+def check_replaceable(folder: Path, kind: str, sources: Iterable[str | Path] = ()) -> None:
     """Raises ``FileExistsError`` unless a folder is not there, is empty, or holds only what ``replacing`` wrote to it,
-    of the same ``kind``, unchanged.
+    of the same ``kind``, unchanged; and if one of ``sources`` lies in it.
     """
+    if inside := [source for source in sources if Path(source).expanduser().resolve().is_relative_to(folder)]:
+        raise FileExistsError(f"{folder} holds what is read ({inside[0]}), and is not replaced: name another.")
     if folder.is_dir():
         found, *lines = _lines(folder) or [kind]
         listed = _listed(lines, whole=True) if found == kind else {}
@@ -117,8 +117,11 @@ def mark(folder: Path, kind: str, files: Mapping[str, Path] | None = None, alone
     file that has or will have that name; ``alone``, if they are not part of what is replaced whole.
     """
     own, *listed = _lines(folder) or [kind]
-    new = {f"{_digest(path)}{'*' if alone else ' '}{name}" for name, path in (files or {}).items()}
-    lines = [own, *sorted({*listed, *new})]
+    files = files or {}
+    # A line of an earlier version is the name alone: it stands for the file that is there now.
+    old = {name: folder / name for name in listed if name in files and os.path.lexists(folder / name)}
+    new = {f"{_digest(path)}{'*' if alone else ' '}{name}" for more in (old, files) for name, path in more.items()}
+    lines = [own, *sorted({*listed, *new} - {*files})]
     (folder / MARKER).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -173,7 +176,7 @@ def _digest(path: Path) -> str:
     """Of the content of a file, or of where a link leads to."""
     if path.is_symlink():
         return hashlib.sha256(os.fsencode(os.readlink(path))).hexdigest()[:16]
-    with path.open("rb") as file:
+    with regular(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import EpsImagePlugin, Image, ImageOps, UnidentifiedImageError
 
 from .files import is_inside, regular
+from .rows import LANGUAGES
 
 # datasets.Image, which decodes the rows that a user looks at, opens whatever Pillow reads: EPS by running Ghostscript.
 EpsImagePlugin.gs_binary = False
@@ -126,7 +127,8 @@ def find_image_root(folder: Path, stem: str | None = None) -> Path | None:
         folder, stem = folder.parent, folder.stem
     name = f"{folder.name}_images"
     places = [folder / f"{stem}_images"] if stem else []
-    places += [folder / "images", folder / name, folder.parent / name, folder.parent / "images"]
+    places += [folder / "images", folder / name, folder.parent / name]
+    places += [folder.parent / "images"] if folder.name in LANGUAGES else []
     return next((path for path in places if path.is_dir()), None)
 
 

@@ -33,7 +33,8 @@ def read_parquet(folder: Path, config: str = "all", cache_dir: str | Path | None
         ValueError: the folder has no such config, or its columns are not those of MMNER.
     """
     # datasets knows a folder by its name and its card alone: another with the same would give this one's rows.
-    content = Hasher.hash([str(folder), ImageFolder(folder).signature()])
+    shards = [facts for facts in ImageFolder(folder).signature() if facts[0].endswith(".parquet")]
+    content = Hasher.hash([str(folder), shards, (folder / "README.md").read_bytes()])
     cache = Path(cache_dir or datasets.config.HF_DATASETS_CACHE) / f"2m-ner-{content}"
     dataset = datasets.load_dataset(str(folder), config, cache_dir=str(cache))
     check_columns(next(iter(dataset.values())).features, f"{folder} ({config})")

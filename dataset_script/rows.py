@@ -67,6 +67,11 @@ class Row:
     image_bytes: bytes | None = None  # the image, where it lies in the row
     missing_tags: str | None = None  # where the row has no column of tags: what came and what was expected
 
+    @property
+    def place(self) -> str:
+        """Where it stands, by the last two parts of the path, which say nothing of the machine."""
+        return f"{Path(*self.path.parts[-2:]).as_posix()}:{self.line}"
+
     def problem(self, reason: str, detail: str, token: int | None = None, remedy: str = "") -> MalformedRow:
         """The error for this row; ``token`` counts from 0 and gives the line where each token has its own."""
         line = self.line if token is None or self.token_lines is None else self.token_lines[token]

@@ -75,7 +75,7 @@ def build(
     """
     provider, plan, options = provider or ImageProvider(), plan or Plan(), source_options or {}
     output_dir = Path(output_dir).expanduser().absolute()
-    check_replaceable(output_dir.resolve(), DATASET)
+    check_replaceable(output_dir.resolve(), DATASET, sources)
     if licences and len(licences) != len(sources):
         raise ValueError(f"--licences are {len(licences)} for {len(sources)} sources; expected one for each, or none.")
     work = _workspace(output_dir, workspace)
@@ -125,7 +125,7 @@ def build(
             | draft.assignment.left_out,
             "versions": {one.name: one.version for one in distributions() if one.name in _VERSIONS},
         }
-        with replacing(output_dir, DATASET, sources) as new:
+        with replacing(output_dir, DATASET) as new:
             draft.write_rows(new, report)
             draft.write_images(new / IMAGES_FILE)
             (new / BUILD_FILE).write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
@@ -136,8 +136,12 @@ def build(
 def source_names(sources: Sequence[str | Path]) -> list[str]:
     """A name for each source that is no path of this machine, each different."""
     names = [Path(source).resolve().name if Path(source).exists() else str(source) for source in sources]
-    before = [names[:position].count(name) for position, name in enumerate(names)]
-    return [f"{name}-{number + 1}" if number else name for name, number in zip(names, before, strict=True)]
+    for position, name in enumerate(names):
+        others, number = {*names[:position], *names[position + 1 :]}, 1
+        while names[position] in (names[:position] if number == 1 else others):
+            number += 1
+            names[position] = f"{name}-{number}"
+    return names
 
 
 class _Draft:

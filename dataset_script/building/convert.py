@@ -56,6 +56,8 @@ def convert(source: str | Path, output: str | Path, split: str | None = None, **
             f"{source} has the splits {', '.join(splits)}, and {output.name} holds one: name it (--split "
             f"{next(iter(splits))}), or write a folder (--output {output.stem})."
         )
+    if Path(source).expanduser().resolve() == output.resolve():
+        raise FileExistsError(f"{output} is what is read, and is not replaced: name another file (--output).")
     output.parent.mkdir(parents=True, exist_ok=True)
     refuse_unlisted(output.parent, [output.name])
     images = output.with_name(f"{output.stem}_images")

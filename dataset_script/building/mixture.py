@@ -17,6 +17,7 @@ import yaml
 from ..files import replacing
 from ..formats.readers import read_source
 from ..images import FoundImage, ImageFiles, ImageFolder, find_image_root
+from ..report import LoadReport
 from ..rows import Row, check, mended_tags
 from .build import source_names
 
@@ -42,6 +43,8 @@ class Part:
     def __post_init__(self) -> None:
         if not isinstance(self.weight, int | float) or not 0 <= self.weight < math.inf:
             raise ValueError(f"{self.path}: weight is {self.weight!r}; expected a number of at least 0.")
+        if not isinstance(self.lang, str | None):  # YAML takes no, Norwegian, for false
+            raise ValueError(f"{self.path}: lang is {self.lang!r}; expected a code such as 'de', in quotes.")
         if self.handles not in ("keep", "join"):
             raise ValueError(f"{self.path}: handles is {self.handles!r}; expected keep or join.")
         if self.known_types is not None and (isinstance(self.known_types, str) or not self.known_types):
@@ -55,10 +58,12 @@ class Part:
             raise ValueError(f"{self.path} names a variable that is not set: write NAME=FOLDER before the command.")
         return folder
 
-    def rows(self, split: str, name: str | None = None) -> Iterator[Row]:
-        """Its rows of a split, with unique ids that begin with the name (by default that of the folder)."""
-        options: dict[str, Any] = {"lang": self.lang, "label_map": self.label_map, "errors": self.errors}
-        rows = read_source(self.folder, splits=SPLITS, with_images=True, iob2=self.iob2, **options)
+    def rows(self, split: str, name: str | None = None, report: LoadReport | None = None) -> Iterator[Row]:
+        """Its rows of a split, with unique ids that begin with the name (by default that of the folder); what is
+        repaired or left out is counted in ``report``.
+        """
+        options: dict[str, Any] = {name: getattr(self, name) for name in ("lang", "label_map", "errors", "iob2")}
+        rows = read_source(self.folder, splits=SPLITS, with_images=True, report=report, **options)
         for number, (part, row) in enumerate(rows):
             if part == split:
                 known = None if self.known_types is None else list(self.known_types)
@@ -124,10 +129,12 @@ def mix(parts: list[Part], output_dir: str | Path, seed: int = 0) -> Path:
             lines: list[str] = []
             for part, name in zip(parts, source_names([part.folder for part in parts]), strict=True):
                 root = find_image_root(part.folder)
-                images, missing, rows = ImageFolder(root), 0, []
-                for row in part.rows(split, name):
+                images, missing, rows, report = ImageFolder(root), 0, [], LoadReport()
+                for row in part.rows(split, name, report):
                     rows.append(_record(row, images, files))
                     missing += bool(row.image) and rows[-1]["image"] is None
+                if split == SPLITS[0]:  # both are read each time
+                    report.log()
                 weight = part.weight if split == "train" else 1
                 whole, rest = divmod(weight, 1)
                 for number in range(int(whole)):

@@ -19,7 +19,8 @@ from .policy import MAX_REPAIRED_SHARE, Policy, needs_repair
 
 logger = logging.getLogger(__name__)
 
-_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+_NAME = re.compile(r"[\w-][\w.-]*")
+_HUB_NAME = re.compile(rf"{_NAME.pattern}/[\w.-]+")
 _FILE = re.compile(r"\.(jsonl?|[ct]sv|txt|conllu?|parquet|arrow|spacy|ya?ml)$")
 
 
@@ -47,8 +48,8 @@ def read_source(
             it.
         report: where rows are counted, and what is repaired or skipped.
         with_images: whether images that lie in the rows of a finished dataset or of one on the Hub are taken.
-        splits: of a folder's files, those to read.
-        unlabelled_tests: whether a test split of files may have no gold labels.
+        splits: those to read.
+        unlabelled_tests: whether a test split may have no gold labels.
 
     Raises:
         FileNotFoundError: there is no such folder, and it is no name on the Hub; or the folder holds no dataset.
@@ -75,16 +76,23 @@ def read_source(
         policy = Policy(errors, iob2, LabelMap.load(label_map))
         name = str(folder if folder.is_dir() else source)
         wanted = languages or (LANGUAGES if not folder.is_dir() else _languages_of(folder))
-        rows = _admitted(open_hub_source(name, wanted, lang, with_images), lang, policy, report)
+        pairs = open_hub_source(name, wanted, lang, with_images)
+        pairs = (pair for pair in pairs if splits is None or pair[0] in splits)
+        rows = _admitted(pairs, lang, policy, report, unlabelled_tests)
     else:
-        raise FileNotFoundError(f"{source} is neither a folder nor the name of a dataset on the Hub (org/name).")
+        raise FileNotFoundError(
+            f"{source} is neither a folder nor the name of a dataset on the Hub (org/name, with no folder org here)."
+        )
     return _counted(rows, str(source), languages, report)
 
 
-def is_hub_name(source: str | Path) -> bool:
-    """Whether a source that is not here may be on the Hub: no file's name, and in no folder that is here."""
+def is_hub_name(source: str | Path, owner: bool = True) -> bool:
+    """Whether a source that is not here may be on the Hub: ``org/name``, or ``name`` where no ``owner`` is needed; not
+    the name of a file, and not in a folder that is here.
+    """
     name = str(source)
-    return bool(_HUB_NAME.fullmatch(name)) and not _FILE.search(name) and not Path(name).parent.is_dir()
+    is_name = _HUB_NAME.fullmatch(name) or (not owner and _NAME.fullmatch(name))
+    return bool(is_name) and not _FILE.search(name) and not ("/" in name and Path(name).parent.is_dir())
 
 
 def _without_bytes(row: Row) -> Row:
@@ -106,7 +114,8 @@ def rows_with_images(
 ) -> Iterator[tuple[str, Row, Path | bytes | None]]:
     """Each well-formed row of a dataset folder, with its split and its image as a file or bytes, not opened.
 
-    An I-X that begins an entity is read as B-X. These tags and the malformed rows are counted in ``report``.
+    An I-X that begins an entity is read as B-X. These tags and the malformed rows are counted in ``report``. Rows of a
+    test split without gold labels are given as rows without entities, and a warning says how many.
     """
     root = Path(image_folder).expanduser() if image_folder else find_image_root(folder)
     for place in (folder, root):
@@ -115,8 +124,10 @@ def rows_with_images(
     images = ImageFolder(root)
     options: dict[str, Any] = {"errors": "skip", "iob2": "repair", "report": report, "tags_column": tags_column}
     options |= {"lang": lang, "unlabelled_tests": True}
+    unlabelled = 0
     for split, row in read_source(folder.absolute(), with_images=True, **options):
         if is_unlabelled(row.tags):
+            unlabelled += 1
             row = replace(row, tags=["O"] * len(row.tokens))
         image: Path | bytes | None = row.image_bytes
         if image is None and row.image is not None:
@@ -125,16 +136,25 @@ def rows_with_images(
             if found.cause:
                 logger.warning("%s: %s is %s.", row.id, found.name, found.cause)
         yield split, row, image
+    if unlabelled:
+        logger.warning(
+            "%s: %d test rows have no gold labels: they count as rows without entities.", folder, unlabelled
+        )
 
 
 def _admitted(
-    pairs: Iterable[tuple[str, Row | MalformedRow]], lang: str | None, policy: Policy, report: LoadReport
+    pairs: Iterable[tuple[str, Row | MalformedRow]],
+    lang: str | None,
+    policy: Policy,
+    report: LoadReport,
+    unlabelled_tests: bool,
 ) -> Iterator[tuple[str, Row]]:
     # One stream of rows a split and language: pairs come split by split.
     for (split, path), group in groupby(pairs, key=lambda pair: (pair[0], pair[1].path)):
         rows: Iterator[Row | MalformedRow] = (row for _, row in group)
         rows = _limited(rows, path) if policy.iob2 == "auto" else rows
-        for row in policy.admit(rows, report, split, default_lang=lang, repair=policy.iob2 != "strict"):
+        unlabelled, repair = unlabelled_tests and split == "test", policy.iob2 != "strict"
+        for row in policy.admit(rows, report, split, default_lang=lang, repair=repair, unlabelled=unlabelled):
             yield split, row
 
 
@@ -159,7 +179,7 @@ def _counted(
     for split, row in rows:
         if languages is not None and row.lang not in languages:
             hint = " (--lang names it)" if row.lang == UNKNOWN_LANGUAGE else ""
-            report.part(split, "?").skip(f"of language {row.lang}{hint}", f"{row.path}:{row.line}")
+            report.part(split, "?").skip(f"of language {row.lang}{hint}", row.place)
             continue
         part = report.part(split, str(row.lang))
         part.rows += 1

@@ -21,7 +21,7 @@ SENTENCES = ("sentence_id", "sentence #", "sent_id", "sentence_idx", "sentence")
 DOCUMENTS = ("doc_id", "doc", "document_id", "document", "file")
 """Columns that say, in lower case, of which document a sentence is."""
 
-_QUOTED_CELL = re.compile(r'(^|\t)"(\[|[^\t]+"(\t|$))')
+_QUOTED_CELL = re.compile(r'(^|\t)"(\[|[^\t]+"(\t|$)|[^\t"]+$)')  # the last one goes on in the next line
 
 
 def read_table(path: Path, **columns: Any) -> Iterator[Row | MalformedRow]:

@@ -1,5 +1,6 @@
 """The dataset card: ``README.md`` of a finished dataset folder, with numbers counted from the folder itself."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from ..files import DATASET, mark, refuse_unlisted
+from ..files import DATASET, mark, refuse_unlisted, scratch
 from .facts import NOT_STATED, Facts, Part, count
 from .markdown import code, percent, share, text
 
@@ -54,8 +55,10 @@ def write_card(folder: str | Path) -> Path:
     facts = count(folder)
     refuse_unlisted(folder, ["README.md"])
     card = DatasetCard.from_template(_metadata(facts), template_path=str(TEMPLATE), **_values(facts))
-    card.save(folder / "README.md")
-    mark(folder, DATASET, {"README.md": folder / "README.md"})
+    with scratch(folder.absolute().parent, f"{folder.name}-card") as aside:
+        card.save(aside / "README.md")
+        mark(folder, DATASET, {"README.md": aside / "README.md"})
+        os.replace(aside / "README.md", folder / "README.md")
     return folder / "README.md"
 
 

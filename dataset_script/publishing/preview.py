@@ -59,9 +59,10 @@ def preview(
         raise ValueError(f"--rows is {rows}; expected 1 or more.")
     folder, report = Path(folder).expanduser(), LoadReport()
     output = Path(output).expanduser()
-    if output.exists() and TITLE not in output.read_text(encoding="utf-8", errors="replace"):
+    if output.is_dir() or (output.exists() and f"<title>{TITLE}".encode() not in output.read_bytes()):
         raise FileExistsError(f"{output} is there, and is no preview: name another file (--output).")
-    files = [] if is_parquet(folder) else discover(folder.resolve(), {"tags_column": tags_column})
+    has_files = folder.is_dir() and not is_parquet(folder)
+    files = discover(folder.resolve(), {"tags_column": tags_column}) if has_files else []
     default = None if files and files[0].lang else lang
 
     def candidates() -> Iterator[tuple[float, int, _Drawn]]:

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import random
-import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import datasets
 import pyarrow.compute as pc
 
 import dataset_script
+from dataset_script.formats.readers import is_hub_name
 from dataset_script.formats.registry import SPLIT_NAMES
 from dataset_script.parquet import attach_report, is_parquet
 from mmner.data.shards import ParquetShards, find_shards
@@ -105,8 +105,7 @@ def _load(args: DataArguments, cache: Path, build: bool) -> dict[str, datasets.D
         return dataset_script.load(folder, config, cache_dir=cache / "arrow", **options)
     if folder.exists():
         return dataset_script.load(folder, config, **options)
-    is_name = re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", args.dataset)
-    if not is_name or re.search(r"\.(jsonl?|[ct]sv|txt|conllu?|parquet|arrow|spacy|ya?ml)$", args.dataset):
+    if not is_hub_name(args.dataset, owner=False):
         raise FileNotFoundError(
             f"There is no folder or file {args.dataset}; expected 'probe', a folder, a file or a name on the Hub."
         )

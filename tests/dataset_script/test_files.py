@@ -208,3 +208,16 @@ def test_links_are_followed_within_their_folder(tmp_path):
     (snapshot / "x").symlink_to("../../../blobs/0a1b")
     (snapshot / "out").symlink_to(tmp_path / "outside" / "x")
     assert is_inside(snapshot / "x", snapshot) and not is_inside(snapshot / "out", snapshot)
+
+
+def test_a_line_of_an_earlier_version_becomes_that_of_the_file_that_is_there(tmp_path):
+    (tmp_path / MARKER).write_text("dataset\nREADME.md\n")
+    (tmp_path / "README.md").write_text("old")
+    (tmp_path / "new").write_text("new")
+    mark(tmp_path, "dataset", {"README.md": tmp_path / "new"})
+    for content in ("old", "new"):
+        (tmp_path / "README.md").write_text(content)
+        refuse_unlisted(tmp_path, ["README.md"])
+    (tmp_path / "README.md").write_text("by hand")
+    with pytest.raises(FileExistsError):
+        refuse_unlisted(tmp_path, ["README.md"])

@@ -196,3 +196,11 @@ def test_images_in_rows_are_written_once_and_no_name_is_taken_twice(tmp_path):
     assert files.add(b"three", "1.jpg") == other
     contents = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert contents == {"1.jpg": b"one", "2.jpg": b"two", other: b"three"}
+
+
+def test_images_beside_a_folder_are_its_own_only_if_it_is_a_languages(tmp_path):
+    for name in ("images", "de", "posts"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "de" / "train.jsonl").touch()
+    assert find_image_root(tmp_path / "de") == find_image_root(tmp_path / "de" / "train.jsonl") == tmp_path / "images"
+    assert find_image_root(tmp_path / "posts") is None

@@ -14,7 +14,7 @@ from PIL import Image
 
 from dataset_script import load, load_report
 from dataset_script.__main__ import main
-from dataset_script.building.build import build
+from dataset_script.building.build import build, source_names
 from dataset_script.building.plan import Plan
 from dataset_script.building.providers.folder import Folder
 from dataset_script.building.providers.own import Own
@@ -388,3 +388,17 @@ def test_own_images_that_are_not_there_are_told(source, tmp_path, capsys, caplog
     command[1] = str(tmp_path / "train.jsonl")
     assert main(command[:-1]) == 0
     assert "The images of 1 rows are missing" in caplog.text
+
+
+def test_the_report_says_nothing_of_the_machine_and_a_source_is_refused_before_it_is_read(tmp_path, capsys):
+    rows = [{"lang": lang, "tokens": ["Ann"], "ner_tags": ["O"]} for lang in ("en", "it")]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    build([tmp_path / "train.jsonl"], tmp_path / "out", write_card=write_card)
+    assert all(str(tmp_path.parent) not in path.read_text() for path in (tmp_path / "out").glob("*.*"))
+    command = ["build", str(tmp_path / "out"), "--provider", "own", "--output_dir", str(tmp_path / "out")]
+    assert main(command) == 2 and "holds what is read" in capsys.readouterr().err
+
+
+def test_sources_have_different_names():
+    assert source_names(["a/en", "b/en", "b/en-2"]) == ["a/en", "b/en", "b/en-2"]
+    assert source_names(["x", "x", "x-2", "x"]) == ["x", "x-3", "x-2", "x-4"]

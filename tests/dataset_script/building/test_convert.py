@@ -125,3 +125,10 @@ def test_ids_stay_apart_where_parts_of_a_split_count_anew_and_what_is_read_stays
     assert run(tmp_path / "out", "--output", tmp_path / "out") == 2
     assert "holds what is read" in capsys.readouterr().err
     assert len(load(tmp_path / "out", cache_dir=tmp_path / "cache")["train"]) == 2
+
+
+def test_a_file_is_not_written_over_itself(tmp_path, capsys):
+    assert run(SAMPLES / "brat", "--output", tmp_path / "rows.jsonl") == 0
+    before = (tmp_path / "rows.jsonl").read_bytes()
+    assert run(tmp_path / "rows.jsonl", "--output", tmp_path / "rows.jsonl") == 2
+    assert "is what is read" in capsys.readouterr().err and (tmp_path / "rows.jsonl").read_bytes() == before

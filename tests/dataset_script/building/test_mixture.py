@@ -147,3 +147,16 @@ def test_a_mixture_of_wrong_values_says_which(tmp_path, capsys, text, message):
     (tmp_path / "m.yaml").write_text(text)
     assert main(["mix", str(tmp_path / "m.yaml"), "--output_dir", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_what_a_source_leaves_out_is_told(tmp_path, caplog):
+    rows = [
+        {"tokens": ["a"], "ner_tags": ["I-PER"]},
+        {"tokens": ["a"], "ner_tags": []},
+        {"tokens": [], "ner_tags": []},
+    ]
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "train.jsonl").write_text("".join(json.dumps(row | {"lang": "en"}) + "\n" for row in rows))
+    (tmp_path / "m.yaml").write_text(f"- {{path: {tmp_path / 'a'}, errors: skip, iob2: repair}}\n")
+    assert main(["mix", str(tmp_path / "m.yaml"), "--output_dir", str(tmp_path / "out")]) == 0
+    assert "1 rows were skipped" in caplog.text and "1 I- tags that begin" in caplog.text
