@@ -47,7 +47,7 @@ class Part:
             raise ValueError(f"{self.path}: lang is {self.lang!r}; expected a code such as 'de', in quotes.")
         if self.handles not in ("keep", "join"):
             raise ValueError(f"{self.path}: handles is {self.handles!r}; expected keep or join.")
-        if self.known_types is not None and (isinstance(self.known_types, str) or not self.known_types):
+        if self.known_types is not None and not (self.known_types and isinstance(self.known_types, list | tuple)):
             raise ValueError(f"{self.path}: known_types is {self.known_types!r}; expected a list such as [PER, LOC].")
 
     @property
@@ -62,7 +62,7 @@ class Part:
         """Its rows of a split, with unique ids that begin with the name (by default that of the folder); what is
         repaired or left out is counted in ``report``.
         """
-        options: dict[str, Any] = {name: getattr(self, name) for name in ("lang", "label_map", "errors", "iob2")}
+        options = {option: getattr(self, option) for option in ("lang", "label_map", "errors", "iob2")}
         rows = read_source(self.folder, splits=SPLITS, with_images=True, report=report, **options)
         for number, (part, row) in enumerate(rows):
             if part == split:

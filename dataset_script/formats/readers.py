@@ -58,6 +58,7 @@ def read_source(
             ``languages``.
     """
     report = LoadReport() if report is None else report
+    rows: Iterator[tuple[str, Row]]
     if languages is not None and (not languages or isinstance(languages, str)):
         raise ValueError(f"languages are {languages!r}; expected a list of codes such as {', '.join(LANGUAGES)}.")
     folder = Path(source).expanduser()
@@ -67,9 +68,9 @@ def read_source(
         files = [file for file in wanted_files if languages is None or file.lang in (None, *languages)]
         if left_out := [file.path.name for file in wanted_files if file not in files]:
             logger.warning("%s: left out, as of other languages: %s", folder, ", ".join(left_out))
-        found = ((file.split, row) for file in files for row in corpus.rows(file, report, unlabelled_tests))
-        rows: Iterator[tuple[str, Row]] = found
-        rows = rows if with_images else ((split, _without_bytes(row)) for split, row in found)
+        rows = ((file.split, row) for file in files for row in corpus.rows(file, report, unlabelled_tests))
+        if not with_images:
+            rows = ((split, _without_bytes(row)) for split, row in rows)
     elif folder.is_dir() or is_hub_name(source):
         if tags_column is not None:
             raise ValueError(f"{source} holds no files in columns: tags_column has no use there, leave it out.")
