@@ -155,6 +155,7 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: TrainingArgu
         if args.push_to_hub:
             name = args.hub_model_id or output.absolute().name
             publish(output, name, token=args.hub_token, private=args.hub_private_repo, revision=args.hub_revision)
+    trainer.end()  # a process that ends with its process group may abort, after all is written
     return results
 
 

@@ -90,6 +90,7 @@ def annotate(
             file.flush()
     if state:
         state.wait_for_everyone()
+        state.destroy_process_group()  # a process that ends with its group may abort
     if rank > 0:
         return 0
     rows = [row for _, row in sorted(_journaled(journal), key=lambda pair: pair[0])]

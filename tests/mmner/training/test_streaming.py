@@ -182,6 +182,7 @@ def run_process(towers: str, folder: str, output: str) -> None:
         trainer.train(resume_from_checkpoint=checkpoint)
         got[name] = weights(trainer)
         got[f"{name}_turns"] = trainer.train_dataset.state_dict()["turns"]
+    trainer.end()
     torch.save(got, Path(output, f"{os.environ['RANK']}.pt"))
 
 
