@@ -1,7 +1,6 @@
 """Towers and multimodal collaboration of 2M-NER: how words take up an image (arXiv 2404.17122, section 3.3)."""
 
 import os
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -210,13 +209,11 @@ class CrossAttention(nn.Module):
         queries: torch.Tensor,
         keys: torch.Tensor,
         key_mask: torch.Tensor | None = None,
-        output_attentions: bool = False,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> torch.Tensor:
         """
         Queries (batch_size, num_queries, hidden_size) over keys (batch_size, num_keys, hidden_size), which are also
-        the values, to vectors of the queries' shape and, if asked for, the weights (batch_size, num_heads,
-        num_queries, num_keys). `key_mask` (batch_size, num_keys) says which keys exist; a row without any gives a
-        finite, meaningless vector.
+        the values, to vectors of the queries' shape. `key_mask` (batch_size, num_keys) says which keys exist; a row
+        without any gives a finite, meaningless vector.
         """
         batch_size, num_queries, width = queries.shape
         split = (batch_size, -1, self.num_heads, self.head_dim)
@@ -231,10 +228,8 @@ class CrossAttention(nn.Module):
             bias = bias.masked_fill(~key_mask, torch.finfo(query.dtype).min)
             bias = bias[:, None, None, :].expand(-1, -1, num_queries, -1)  # (B, 1, Q, N)
 
-        attend = eager_attention_forward
-        if not output_attentions:  # fused kernels do not return their weights
-            attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        context, weights = attend(
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        context, _ = attend(
             self,
             query,
             key,
@@ -244,8 +239,7 @@ class CrossAttention(nn.Module):
             scaling=self.scaling,
             dropout=self.dropout if self.training else 0.0,
         )
-        context = self.out_proj(context.reshape(batch_size, num_queries, width))
-        return context, weights if output_attentions else None
+        return self.out_proj(context.reshape(batch_size, num_queries, width))
 
 
 class CrossModalLayer(nn.Module):
@@ -265,14 +259,11 @@ class CrossModalLayer(nn.Module):
         queries: torch.Tensor,
         keys: torch.Tensor | None,
         key_mask: torch.Tensor | None = None,
-        output_attentions: bool = False,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> torch.Tensor:
         """Without `keys` the queries attend to nothing and keep their residual."""
-        context, weights = torch.zeros_like(queries), None
-        if keys is not None:
-            context, weights = self.attention(queries, keys, key_mask, output_attentions)
+        context = torch.zeros_like(queries) if keys is None else self.attention(queries, keys, key_mask)
         queries = self.attention_norm(queries + self.dropout(context))
-        return self.feed_forward_norm(queries + self.dropout(self.feed_forward(queries))), weights
+        return self.feed_forward_norm(queries + self.dropout(self.feed_forward(queries)))
 
 
 class ImageProjection(nn.Module):
@@ -286,15 +277,6 @@ class ImageProjection(nn.Module):
 
     def forward(self, image_states: torch.Tensor) -> torch.Tensor:
         return self.linear(self.norm(image_states))
-
-
-class Collaboration(NamedTuple):
-    """What a collaboration module returns."""
-
-    word_states: torch.Tensor  # (batch_size, num_words, hidden_size): the words after it
-    gates: torch.Tensor | None = None  # (batch_size, num_words): how much of the image each word took up, in [0, 1]
-    # From words to image, if asked for: (batch_size, num_heads, num_words, num_keys) of each attention.
-    image_attentions: tuple[torch.Tensor, ...] = ()
 
 
 class CollaborationModule(nn.Module):
@@ -313,15 +295,15 @@ class CollaborationModule(nn.Module):
         word_mask: torch.Tensor,
         image_states: torch.Tensor,
         global_states: torch.Tensor | None,
-        output_attentions: bool = False,
-    ) -> Collaboration:
+    ) -> torch.Tensor:
         """
+        The words (batch_size, num_words, hidden_size) after the collaboration.
+
         Args:
             word_states (`torch.FloatTensor` of shape `(batch_size, num_words, hidden_size)`).
             word_mask (`torch.BoolTensor` of shape `(batch_size, num_words)`).
             image_states (`torch.FloatTensor` of shape `(batch_size, num_patches, vision_hidden_size)`).
             global_states (`torch.FloatTensor` of shape `(batch_size, 1, global_vision_hidden_size)`, *optional*).
-            output_attentions: also return the attention weights.
         """
         raise NotImplementedError
 
@@ -359,21 +341,14 @@ class CrossAttentionCollaboration(CollaborationModule):
         self.output = nn.Linear(views * width, width)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, word_states, word_mask, image_states, global_states, output_attentions=False):
-        keys = self.image_projection(image_states)
-        context, weights = self.attention(word_states, keys, output_attentions=output_attentions)
-        attentions = [weights]
+    def forward(self, word_states, word_mask, image_states, global_states):
+        context = self.attention(word_states, self.image_projection(image_states))
         views = [self.attention_norm(word_states + self.dropout(context))]
         if self.global_projection is not None:
             keys = self.global_projection(global_states)
             keys = torch.cat([self.none_key.to(keys.dtype).expand(len(keys), -1, -1), keys], dim=1)  # (B, 2, H)
-            context, weights = self.global_attention(word_states, keys, output_attentions=output_attentions)
-            attentions.append(weights)
-            views.append(self.global_norm(word_states + self.dropout(context)))
-        return Collaboration(
-            word_states=self.output(torch.cat(views, dim=-1)),
-            image_attentions=tuple(attentions) if output_attentions else (),
-        )
+            views.append(self.global_norm(word_states + self.dropout(self.global_attention(word_states, keys))))
+        return self.output(torch.cat(views, dim=-1))
 
     def text_only(self, word_states: torch.Tensor) -> torch.Tensor:
         views = [self.attention_norm(word_states)]
@@ -405,20 +380,13 @@ class GatedCollaboration(CollaborationModule):
         self.update = nn.Linear(width, width)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, word_states, word_mask, image_states, global_states, output_attentions=False):
+    def forward(self, word_states, word_mask, image_states, global_states):
         images = self.image_sequence(image_states, global_states)  # (B, P, H)
-        seen, _ = self.image_attention(images, word_states, key_mask=word_mask)
-        images = self.image_norm(images + self.dropout(seen))
+        images = self.image_norm(images + self.dropout(self.image_attention(images, word_states, word_mask)))
 
-        context, weights = self.attention(word_states, images, output_attentions=output_attentions)
-        words, context = self.word_norm(word_states), self.context_norm(context)
+        words, context = self.word_norm(word_states), self.context_norm(self.attention(word_states, images))
         hidden = self.hidden(torch.cat([words, context, words * context], dim=-1))  # (B, W, H)
-        gates = torch.sigmoid(self.gate(hidden))  # (B, W, 1)
-        return Collaboration(
-            word_states=word_states + gates * self.dropout(self.update(hidden)),
-            gates=(gates * word_mask[..., None]).squeeze(-1),
-            image_attentions=(weights,) if output_attentions else (),
-        )
+        return word_states + torch.sigmoid(self.gate(hidden)) * self.dropout(self.update(hidden))
 
     def text_only(self, word_states: torch.Tensor) -> torch.Tensor:
         return word_states
@@ -441,19 +409,15 @@ class UMTCollaboration(CollaborationModule):
         self.gate = nn.Linear(2 * width, width)
         self.output = nn.Linear(2 * width, width)
 
-    def forward(self, word_states, word_mask, image_states, global_states, output_attentions=False):
+    def forward(self, word_states, word_mask, image_states, global_states):
         images = self.image_sequence(image_states, global_states)
-        read, _ = self.words_to_image(images, word_states, key_mask=word_mask)
-        words, first = self.image_to_words(word_states, read, output_attentions=output_attentions)
-        visual, second = self.visual(word_states, images, output_attentions=output_attentions)
+        words = self.image_to_words(word_states, self.words_to_image(images, word_states, word_mask))
+        visual = self.visual(word_states, images)
         gate = torch.sigmoid(self.gate(torch.cat([word_states, visual], dim=-1)))  # (B, W, H)
-        return Collaboration(
-            word_states=self.output(torch.cat([words, gate * visual], dim=-1)),
-            image_attentions=(first, second) if output_attentions else (),
-        )
+        return self.output(torch.cat([words, gate * visual], dim=-1))
 
     def text_only(self, word_states: torch.Tensor) -> torch.Tensor:
-        words, _ = self.image_to_words(word_states, None)
+        words = self.image_to_words(word_states, None)
         return self.output(torch.cat([words, torch.zeros_like(words)], dim=-1))
 
 

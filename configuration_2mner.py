@@ -127,7 +127,6 @@ class TwoMNERConfig(PreTrainedConfig):
         "gates",
         "hidden_states",
         "attentions",
-        "image_attentions",
     ]
 
     text_config: PreTrainedConfig | dict | None = None

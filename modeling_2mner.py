@@ -25,7 +25,6 @@ try:
     from .alignment_2mner import Alignment, build_alignment, is_sharded, process_rank
     from .collaboration_2mner import (
         COLLABORATION_MODULES,
-        Collaboration,
         EvidenceHead,
         encode_pixels,
         eval_frozen_parts,
@@ -42,7 +41,6 @@ except ImportError:
     from alignment_2mner import Alignment, build_alignment, is_sharded, process_rank
     from collaboration_2mner import (
         COLLABORATION_MODULES,
-        Collaboration,
         EvidenceHead,
         encode_pixels,
         eval_frozen_parts,
@@ -95,13 +93,8 @@ class TwoMNEROutput(ModelOutput):
             The image of each row, -1 for none (also after modality dropout).
         image_ids (`torch.LongTensor` of shape `(num_images,)`, *optional*):
             Equal for equal images.
-        gates (`torch.FloatTensor` of shape `(batch_size, num_words)`, *optional*):
-            How much of the image each word took up, in [0, 1]; with `collaboration="gated"`.
         hidden_states, attentions (`tuple(torch.FloatTensor)`, *optional*):
             Those of the text tower, with `output_hidden_states`, `output_attentions`.
-        image_attentions (`tuple(torch.FloatTensor)`, *optional*):
-            With `output_attentions`: words to image, one `(batch_size, num_heads, num_words, num_keys)` for each
-            attention of the collaboration in which words are the queries; zeros in a row without an image.
     """
 
     loss: torch.FloatTensor | None = None
@@ -114,10 +107,8 @@ class TwoMNEROutput(ModelOutput):
     global_image_states: torch.FloatTensor | None = None
     image_index: torch.LongTensor | None = None
     image_ids: torch.LongTensor | None = None
-    gates: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
-    image_attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
 @dataclass
@@ -136,9 +127,11 @@ class TwoMNERTokenClassifierOutput(ModelOutput):
         ner_loss, alignment_loss, consistency_loss, evidence_loss (`torch.FloatTensor` of shape `()`, *optional*):
             The parts of the loss, unweighted. With `collaboration="evidence"`, `ner_loss` is that of the tagger
             without the image.
-        gates, hidden_states, attentions, image_attentions:
-            As in [`TwoMNEROutput`]; with `collaboration="evidence"` a gate is the probability that the word begins
-            the entity that the image shows.
+        gates (`torch.FloatTensor` of shape `(batch_size, num_words)`, *optional*):
+            With `collaboration="evidence"` and an image: the probability that the word begins the entity that the
+            image shows.
+        hidden_states, attentions:
+            As in [`TwoMNEROutput`].
     """
 
     loss: torch.FloatTensor | None = None
@@ -151,7 +144,6 @@ class TwoMNERTokenClassifierOutput(ModelOutput):
     gates: torch.FloatTensor | None = None
     hidden_states: tuple[torch.FloatTensor, ...] | None = None
     attentions: tuple[torch.FloatTensor, ...] | None = None
-    image_attentions: tuple[torch.FloatTensor, ...] | None = None
 
 
 class Emissions(NamedTuple):
@@ -356,7 +348,7 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
             return_loss (`bool`, *optional*):
                 Whether to compute the alignment loss. Default: in training.
             output_attentions, output_hidden_states (`bool`, *optional*):
-                Whether to return those of the text tower, and the attention from words to image.
+                Whether to return those of the text tower.
 
         Raises:
             ValueError: an input is missing or its shape does not fit; the model is a replica of `nn.DataParallel`.
@@ -443,26 +435,24 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
                 for alignment, states in ((self.alignment, image_states), (self.global_alignment, global_states))
                 if alignment is not None
             )
-        fused = self.fuse(word_states, word_mask, image_states, global_states, image_index, output_attentions)
+        fused = self.fuse(word_states, word_mask, image_states, global_states, image_index)
         loss = None
         if alignment_loss is not None:
             # The collaboration takes no part in this loss; a zero gradient keeps DistributedDataParallel content.
-            loss = self.config.alignment_weight * alignment_loss + (0.0 * fused.word_states).sum()
+            loss = self.config.alignment_weight * alignment_loss + (0.0 * fused).sum()
         return TwoMNEROutput(
             loss=loss,
             alignment_loss=alignment_loss,
             last_hidden_state=token_states,
-            word_states=fused.word_states * word_mask[..., None],
+            word_states=fused * word_mask[..., None],
             text_word_states=word_states,
             word_mask=word_mask.long(),
             image_states=image_states,
             global_image_states=global_states,
             image_index=image_index,
             image_ids=image_ids,
-            gates=fused.gates,
             hidden_states=text.hidden_states,
             attentions=text.attentions,
-            image_attentions=fused.image_attentions or None,
         )
 
     def encode_images(self, pixel_values: torch.FloatTensor) -> tuple[torch.FloatTensor, torch.FloatTensor | None]:
@@ -489,29 +479,28 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
         image_states: torch.Tensor | None = None,
         global_states: torch.Tensor | None = None,
         image_index: torch.Tensor | None = None,
-        output_attentions: bool = False,
-    ) -> Collaboration:
+    ) -> torch.Tensor:
         """
-        The collaboration. Rows without an image get what the text alone gives, and cost nothing.
+        The words (batch_size, num_words, hidden_size) after the collaboration. Rows without an image get what the text
+        alone gives, and cost nothing.
 
         Args:
             word_states (`torch.FloatTensor` of shape `(batch_size, num_words, hidden_size)`).
             word_mask (`torch.BoolTensor` of shape `(batch_size, num_words)`).
             image_states, global_states, image_index: as in [`TwoMNEROutput`].
-            output_attentions: also return the attention from words to image.
         """
         if self.collaboration is None:
-            return Collaboration(word_states)
+            return word_states
         alone = self.collaboration.text_only(word_states)
         if image_states is None or image_index is None:
-            return Collaboration(alone)
+            return alone
         has_image = image_index >= 0
         # A compiled graph has fixed shapes, and every process must use sharded weights: there all rows run.
         rows = torch.arange(len(has_image), device=has_image.device)
         if not torch.compiler.is_compiling() and not is_sharded(self.collaboration):
             rows = has_image.nonzero().squeeze(1)
             if not len(rows) and not self.training:
-                return Collaboration(alone)
+                return alone
             if not len(rows):  # one row, masked below, so that every parameter gets a (zero) gradient
                 rows = torch.zeros(1, dtype=torch.long, device=has_image.device)
         index = image_index[rows].clamp(min=0)
@@ -520,22 +509,9 @@ class TwoMNERModel(TwoMNERPreTrainedModel):
             word_mask[rows],
             image_states[index],
             None if global_states is None else global_states[index],
-            output_attentions,
         )
-
-        def put(found: torch.Tensor, other: torch.Tensor | None = None) -> torch.Tensor:
-            """Of all rows: `found` in those that have an image, `other` in the rest."""
-            if other is None:
-                other = found.new_zeros(len(word_states), *found.shape[1:])
-            other = other.to(found.dtype)
-            shown = has_image[rows].view(-1, *[1] * (found.dim() - 1))
-            return other.index_copy(0, rows, torch.where(shown, found, other[rows]))
-
-        return Collaboration(
-            word_states=put(fused.word_states, alone),
-            gates=None if fused.gates is None else put(fused.gates),
-            image_attentions=tuple(map(put, fused.image_attentions)),
-        )
+        alone = alone.to(fused.dtype)
+        return alone.index_copy(0, rows, torch.where(has_image[rows][:, None, None], fused, alone[rows]))
 
 
 def _check_shape(name: str, value: torch.Tensor | None, *sizes: int | None) -> None:
@@ -664,7 +640,6 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
             gates=emissions.gates,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-            image_attentions=outputs.image_attentions,
             **({} if labels is None else self._losses(outputs, emissions, labels, unknown_tags, word_mask)),
         )
 
@@ -679,7 +654,7 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
         image_states: torch.Tensor | None = None,
         global_states: torch.Tensor | None = None,
         image_index: torch.Tensor | None = None,
-        fused: Collaboration | None = None,
+        fused: torch.Tensor | None = None,
     ) -> Emissions:
         """
         The tag scores of words and images that the towers have read.
@@ -688,13 +663,13 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
             word_states (`torch.FloatTensor` of shape `(batch_size, num_words, hidden_size)`): of the text tower.
             word_mask (`torch.BoolTensor` of shape `(batch_size, num_words)`).
             image_states, global_states, image_index: as in [`TwoMNEROutput`]; `None`: no row has an image.
-            fused: what the collaboration made of these, if it is known.
+            fused: the words after the collaboration, if they are known.
         """
         if fused is None:
             fused = self.model.fuse(word_states, word_mask, image_states, global_states, image_index)
-        logits = self.classifier(self.dropout(fused.word_states * word_mask[..., None]))  # (B, W, K)
+        logits = self.classifier(self.dropout(fused * word_mask[..., None]))  # (B, W, K)
         if self.evidence is None or image_states is None or image_index is None:
-            return Emissions(logits, logits, fused.gates)
+            return Emissions(logits, logits)
         has_image = image_index >= 0
         log_ratios = self.evidence.log_ratios(image_states, global_states)  # (N, T + 1)
         added, gates = self.evidence(logits, word_states, word_mask, log_ratios[image_index.clamp(min=0)])
@@ -708,7 +683,7 @@ class TwoMNERForTokenClassification(TwoMNERPreTrainedModel):
             outputs.image_states,
             outputs.global_image_states,
             outputs.image_index,
-            Collaboration(outputs.word_states, outputs.gates),
+            outputs.word_states,
         )
 
     def _losses(

@@ -315,10 +315,10 @@ def test_only_rows_with_an_image_run_through_the_collaboration(collaboration, gl
         if way == "all":
             monkeypatch.setattr("modeling_2mner.is_sharded", lambda module: module is model.model.collaboration)
         model.zero_grad()
-        outputs = model(**batch, output_attentions=True)
+        outputs = model(**batch)
         outputs.loss.backward()
         gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-        outcomes.append((outputs.loss, outputs.logits, outputs.gates, outputs.image_attentions, gradients))
+        outcomes.append((outputs.loss, outputs.logits, gradients))
     assert rows == [4, 6]
     torch.testing.assert_close(outcomes[0], outcomes[1], rtol=1e-4, atol=1e-6)
 
@@ -434,20 +434,13 @@ def test_base_and_tagger_share_their_weights(tmp_path):
 # Duties of a transformers model
 
 
-@pytest.mark.parametrize(
-    ("collaboration", "keys"), [("cross_attention", [16, 2]), ("gated", [17]), ("umt", [17, 17]), ("evidence", [])]
-)
-def test_attention_from_words_to_image(collaboration, keys):
+@pytest.mark.parametrize("collaboration", FUSIONS)
+def test_eager_attention_is_that_of_fused_kernels(collaboration):
     towers = {"vision": "siglip-vision", "global_vision": "vit"}
     model, batch = tiny_model(collaboration=collaboration, **towers), tiny_batch()
     model.set_attn_implementation("eager")
     output = model(**batch, output_attentions=True, output_hidden_states=True)
     assert len(output.attentions) == 2 and len(output.hidden_states) == 3
-    attentions = output.image_attentions or ()
-    assert [weights.shape for weights in attentions] == [(4, 2, 5, number) for number in keys]
-    for weights in attentions:
-        torch.testing.assert_close(weights.sum(-1)[[0, 2, 3]], torch.ones(3, 2, 5))
-        assert not weights[1].any()  # no image
     model.set_attn_implementation("sdpa")
     assert model.model.text_model.config._attn_implementation == "sdpa"
     torch.testing.assert_close(output.logits, model(**batch).logits, atol=1e-5, rtol=0)
