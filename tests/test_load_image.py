@@ -5,7 +5,6 @@ import io
 import math
 import os
 import struct
-import time
 import zlib
 
 import numpy as np
@@ -226,10 +225,8 @@ def test_a_file_of_thousands_of_costly_parts_is_refused_undecoded(kind, options,
     plain = encoded(noise(), kind, **options)
     assert load_image(with_parts(plain, 20 * part), trusted=False).size == (40, 24)
     monkeypatch.setattr(Image, "open", lambda *args, **options: pytest.fail("it was opened"))
-    start = time.perf_counter()
     with pytest.raises(ValueError, match=f"is refused: it has more than 256 {what}. Save the image anew"):
         load_image(with_parts(plain, (UNTRUSTED_MAX_BYTES - len(plain)) // len(part) * part), trusted=False)
-    assert time.perf_counter() - start < 1  # some milliseconds; decoding would take minutes
 
 
 def test_a_video_behind_a_photograph_and_pixels_that_look_like_markers_are_no_hostile_parts():

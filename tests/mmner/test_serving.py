@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from configparser import ConfigParser
 from contextlib import contextmanager
@@ -62,8 +63,8 @@ def wait_until(is_true, seconds=60.0):
         time.sleep(0.01)
 
 
-def open_requests(client) -> int:
-    return int(float(re.findall(r"^mmner_open_requests (\S+)$", client.get("/metrics").text, re.MULTILINE)[0]))
+def open_requests(metrics: str) -> int:
+    return int(float(re.findall(r"^mmner_open_requests (\S+)$", metrics, re.MULTILINE)[0]))
 
 
 # In this process
@@ -108,7 +109,15 @@ def test_a_fault_inside_is_told_as_a_status_alone(ner, monkeypatch, caplog):
     assert answer.status_code == 500 and "division" not in answer.text and "division by zero" in caplog.text
 
 
-def test_requests_that_wait_are_read_together_and_answered_as_alone(ner):
+@pytest.fixture
+def jobs(monkeypatch):
+    """What waits for the model."""
+    jobs = deque()
+    monkeypatch.setattr(serving, "deque", lambda: jobs)
+    return jobs
+
+
+def test_requests_that_wait_are_read_together_and_answered_as_alone(ner, jobs):
     held = Held(ner)
     bodies = [{"inputs": text} for text in TEXTS]
     bodies += [{"inputs": TEXTS[:2]}, {"inputs": {"text": TEXTS[0], "image": IMAGE}}]
@@ -117,8 +126,7 @@ def test_requests_that_wait_are_read_together_and_answered_as_alone(ner):
         first = pool.submit(client.post, "/predict", json={"inputs": "a"})
         wait_until(lambda: held.calls)
         rest = [pool.submit(client.post, "/predict", json=body) for body in bodies]
-        wait_until(lambda: open_requests(client) == len(bodies) + 1)
-        time.sleep(0.2)  # until the last of them has put its inputs where the model takes them
+        wait_until(lambda: len(jobs) == len(bodies))
         held.may_go.set()
         assert first.result().status_code == 200
         answers = [one.result() for one in rest]
@@ -132,7 +140,7 @@ def test_requests_that_wait_are_read_together_and_answered_as_alone(ner):
     same(answers[7].json(), ner(TEXTS[0], top_k=1))
 
 
-def test_of_requests_read_together_only_the_one_at_fault_fails(ner, monkeypatch):
+def test_of_requests_read_together_only_the_one_at_fault_fails(ner, jobs, monkeypatch):
     split = ner._split
 
     def fails(inputs, *args, **options):
@@ -144,8 +152,7 @@ def test_of_requests_read_together_only_the_one_at_fault_fails(ner, monkeypatch)
         asked = [pool.submit(client.post, "/predict", json={"inputs": "a"})]
         wait_until(lambda: held.calls)
         asked += [pool.submit(client.post, "/predict", json={"inputs": text}) for text in (TEXTS[0], "bad", TEXTS[1])]
-        wait_until(lambda: open_requests(client) == 4)
-        time.sleep(0.2)
+        wait_until(lambda: len(jobs) == 3)
         held.may_go.set()
         answers = [one.result() for one in asked]
     assert [number for number, _ in held.calls] == [1, 3, 1, 1, 1]
@@ -157,7 +164,7 @@ def test_more_requests_than_may_wait_are_told_to_come_again(ner):
     held = Held(ner)
     with TestClient(make_app(held, ServerLimits(max_open_requests=2))) as client, ThreadPoolExecutor(2) as pool:
         asked = [pool.submit(client.post, "/predict", json={"inputs": TEXTS[0]}) for _ in range(2)]
-        wait_until(lambda: open_requests(client) == 2)
+        wait_until(lambda: open_requests(client.get("/metrics").text) == 2)
         refused = client.post("/predict", json={"inputs": TEXTS[0]})
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
         error = refused.json()["error"]
@@ -237,7 +244,8 @@ def ask(port, path, body=None):
     client = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     client.request("GET" if body is None else "POST", path, None if body is None else json.dumps(body))
     answer = client.getresponse()
-    return answer.status, json.loads(answer.read())
+    content = answer.read().decode()
+    return answer.status, content if path == "/metrics" else json.loads(content)
 
 
 def raw(port, content):
@@ -268,7 +276,7 @@ def test_a_large_body_is_refused_unread_and_a_stop_loses_no_request(ner, tmp_pat
         body = json.dumps({"inputs": TEXTS[0]}).encode()
         begun = raw(port, HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body[:5])
         idle = socket.create_connection(("127.0.0.1", port), timeout=60)
-        time.sleep(0.3)
+        wait_until(lambda: open_requests(ask(port, "/metrics")[1]) == 1)  # of later connections: it has these
         process.send_signal(signal.SIGTERM)
         assert idle.recv(1) == b""
         with pytest.raises(ConnectionError):
