@@ -1,21 +1,17 @@
 """The contrastive losses against loops and closed forms, and two processes against one loop over all rows."""
 
 import math
-import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import own_process
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from alignment_2mner import build_alignment, gather_all, world_size  # noqa: E402
+from alignment_2mner import build_alignment, gather_all, world_size
 
 KINDS = ["nt_xent", "clip", "siglip", "token"]
 KINDS_AND_POOLINGS = [(kind, "mean") for kind in KINDS] + [(kind, "first") for kind in KINDS if kind != "token"]
@@ -378,13 +374,7 @@ def run_process(folder: str) -> None:
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory) -> list[dict]:
-    """One launch for all cases, from a fresh interpreter: autograd cannot be forked once it has run."""
-    folder = tmp_path_factory.mktemp("processes")
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, __file__, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+    return own_process.run_two(__file__, tmp_path_factory.mktemp("processes"))
 
 
 @pytest.mark.parametrize(("kind", "text_pooling", "case"), TWO_PROCESSES)

@@ -3,11 +3,9 @@
 import csv
 import io
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
+import own_process
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -261,15 +259,7 @@ def test_rows_of_another_run_and_files_of_others_are_kept(ner, tmp_path):
 
 def test_two_processes_share_the_rows(tmp_path):
     source = write("folder", tmp_path)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "mmner"]
-    done = subprocess.run(
-        [*command, "predict", str(source), "--output", str(tmp_path / "two.jsonl")],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    own_process.run(*own_process.TORCHRUN, "-m", "mmner", "predict", source, "--output", tmp_path / "two.jsonl")
     assert main(["predict", str(source), "--output", str(tmp_path / "one.jsonl")]) == 0
     two, one = ([json.loads(line) for line in (tmp_path / f"{name}.jsonl").open()] for name in ("two", "one"))
     same([row.pop("entities") for row in two], [row.pop("entities") for row in one])

@@ -1,11 +1,9 @@
 """Parquet files that stay where they are: found, checked by their footers, read a few row groups at a time."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import datasets
+import own_process
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,8 +12,6 @@ from sharded_rows import FEATURES, LABELS, make_rows, write
 from mmner.data.shards import ParquetShards, find_shards
 from mmner.data.splits import label_names, load_splits
 from mmner.options import DataArguments
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_files_that_do_not_go_together_are_refused(parquet_folder, tmp_path):
@@ -100,19 +96,8 @@ print([row for group in (0, 20) for row in shards.read([group])["id"]])
 """
     with HubServer(tmp_path / "hub") as hub:
         (tmp_path / "home").mkdir()
-        environment = os.environ | {"HF_ENDPOINT": hub.url, "HF_TOKEN": hub.token, "HF_HOME": str(tmp_path / "home")}
-        environment |= {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "HF_HUB_DISABLE_XET": "1"}
-        for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
-            environment.pop(name, None)
-        done = subprocess.run(
-            [sys.executable, "-c", code, str(parquet_folder)],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-    assert done.returncode == 0, done.stderr[-3000:]
-    counts, ids = done.stdout.splitlines()[-2:]
+        said = own_process.run("-c", code, parquet_folder, env=hub.environment(tmp_path / "home"))
+    counts, ids = said.splitlines()[-2:]
     assert counts == "200"
     ids = eval(ids, {})
     assert ids[:10] == [f"r{n}" for n in range(10)] and ids[10:] == [f"r{n}" for n in range(194, 200)]

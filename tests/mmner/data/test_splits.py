@@ -2,11 +2,9 @@
 
 import json
 import logging
-import subprocess
-import sys
-from pathlib import Path
 
 import datasets
+import own_process
 import pytest
 import yaml
 from hub_server import HubServer
@@ -15,7 +13,6 @@ from sharded_rows import LABELS, png, rows_of
 from mmner.data.splits import count_images, label_names, load_splits
 from mmner.options import DataArguments
 
-ROOT = Path(__file__).resolve().parents[3]
 ALL = ["train", "validation", "test"]
 
 
@@ -121,12 +118,9 @@ def test_a_set_on_the_hub_with_other_columns_and_tags_is_read_as_a_folder_is(tmp
     (tmp_path / "home").mkdir()
     with HubServer(tmp_path / "hub") as hub:
         hub.add("dataset", "org/set", tmp_path / "set")
-        command = [sys.executable, "-c", HUB, str(tmp_path / "cache")]
-        environment = hub.environment(tmp_path / "home")
-        done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-3000:]
+        said = own_process.run("-c", HUB, tmp_path / "cache", env=hub.environment(tmp_path / "home"))
     read = ["fr", record["mots"], ["B-PER", "O", "O", "B-LOC", "I-LOC"]]
-    assert done.stdout.splitlines()[0] == str([read, 3])
+    assert said.splitlines()[0] == str([read, 3])
     first = json.loads((tmp_path / "cache/rows.jsonl").read_text().splitlines()[0])
     assert [first["lang"], first["tokens"], first["ner_tags"]] == read
 

@@ -2,23 +2,19 @@
 
 import itertools
 import os
-import subprocess
 import sys
 from pathlib import Path
 
+import own_process
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils import DistributedType
 from accelerate.utils.launch import prepare_multi_gpu_env
+from tiny_models import tiny_batch, tiny_model
 
-ROOT = Path(__file__).resolve().parents[3]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-from tiny_models import tiny_batch, tiny_model  # noqa: E402
-
-CONFIGURATIONS = ROOT / "recipes" / "accelerate"
+CONFIGURATIONS = Path(__file__).resolve().parents[3] / "recipes" / "accelerate"
 KINDS = ["clip", "token"]
 STEPS = 20
 
@@ -99,17 +95,7 @@ def run_process(folder: str) -> None:
 
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory) -> list[dict]:
-    """One launch for all cases, from a fresh interpreter: autograd cannot be forked once it has run."""
-    folder = tmp_path_factory.mktemp("processes")
-    done = subprocess.run(
-        [sys.executable, __file__, str(folder)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+    return own_process.run_two(__file__, tmp_path_factory.mktemp("processes"))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -3,10 +3,9 @@
 import json
 import logging
 import os
-import subprocess
-import sys
 from pathlib import Path
 
+import own_process
 import pytest
 import torch
 from PIL import Image
@@ -27,7 +26,6 @@ from mmner.training.image_features import store_image_features, tower_fingerprin
 from mmner.training.model import build_model
 from mmner.training.trainer import TwoMNERTrainer
 
-ROOT = Path(__file__).resolve().parents[3]
 RECIPE = """
 {{dataset: probe, probe_sentences: 120, text_model: '{text}', vision_model: '{vision}', freeze_vision_model: all,
 alignment: token, modality_dropout: 0.3, num_train_epochs: 2, save_total_limit: 3, per_device_train_batch_size: 8,
@@ -174,15 +172,8 @@ def test_two_processes_compute_a_share_each_and_read_all(world, tmp_path):
     options = "--num_train_epochs 1 --do_predict false --do_eval false --eval_strategy no --save_strategy no "
     options += f"--load_best_model_at_end false --image_feature_store {tmp_path}/store --output_dir {tmp_path}/two"
     (tmp_path / "rank.py").write_text(RANK)
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "rank.py")]
-    done = subprocess.run(
-        [sys.executable, *torchrun, str(tmp_path), str(world / "recipe.yaml"), *options.split()],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    script, env = tmp_path / "rank.py", os.environ | {"ACCELERATE_USE_CPU": "true"}
+    own_process.run(*own_process.TORCHRUN, script, tmp_path, world / "recipe.yaml", *options.split(), env=env)
     ranks = [json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1)]
     assert ranks[0]["train_loss"] == ranks[1]["train_loss"]
     shares = [set(rank["computed"]) for rank in ranks]

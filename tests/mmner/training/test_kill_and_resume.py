@@ -16,22 +16,20 @@ from functools import partial
 from pathlib import Path
 
 import datasets
+import own_process
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
-ROOT = Path(__file__).resolve().parents[3]
-sys.path[:0] = [str(ROOT)]
-
-import run_mmner  # noqa: E402
-from mmner.data.feature_store import FeatureStore  # noqa: E402
-from mmner.probe import dataset as probe  # noqa: E402
-from mmner.probe.tiny_towers import make_tiny_towers  # noqa: E402
-from mmner.results import model_card, report  # noqa: E402
-from mmner.training import checkpoints, trainer  # noqa: E402
-from mmner.training.trainer import TwoMNERTrainer  # noqa: E402
+import run_mmner
+from mmner.data.feature_store import FeatureStore
+from mmner.probe import dataset as probe
+from mmner.probe.tiny_towers import make_tiny_towers
+from mmner.results import model_card, report
+from mmner.training import checkpoints, trainer
+from mmner.training.trainer import TwoMNERTrainer
 
 EVERY = {"alignment": "clip", "modality_dropout": 0.3, "mention_dropout": 0.3, "text_augmentation": 0.3, "seed": 3}
 EVERY |= {"max_train_samples": 20, "max_eval_samples": 4, "max_predict_samples": 4, "per_device_train_batch_size": 2}
@@ -357,9 +355,7 @@ CASES = [
 def failures(tmp_path_factory) -> dict[str, str]:
     """One launch for all cases, from a fresh interpreter: autograd cannot be forked once it has run."""
     folder = tmp_path_factory.mktemp("killed")
-    subprocess.run(
-        [sys.executable, __file__, str(folder)], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=400
-    )
+    own_process.run(__file__, folder)
     return json.loads((folder / "failures.json").read_text())
 
 

@@ -1,12 +1,9 @@
 """The search for hyper-parameters: what it tries, what it keeps, what it trains in the end."""
 
 import json
-import os
-import subprocess
-import sys
 import types
-from pathlib import Path
 
+import own_process
 import pytest
 import torch
 import yaml
@@ -64,24 +61,9 @@ def test_two_processes_train_with_the_same_best_options(tmp_path):
         "found = run_mmner.main(sys.argv[2:])['search']\n"
         "open(f\"{sys.argv[1]}/rank{os.environ['RANK']}.json\", 'w').write(json.dumps(found))\n"
     )
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(tmp_path / "rank.py")]
-    options = [
-        *OPTIONS,
-        "--search_trials",
-        "2",
-        "--search_space",
-        str(tmp_path / "space.yaml"),
-        "--do_predict",
-        "false",
-    ]
-    done = subprocess.run(
-        [sys.executable, *torchrun, str(tmp_path), *options, "--output_dir", str(tmp_path / "run")],
-        env={**os.environ, "PYTHONPATH": str(Path(run_mmner.__file__).parent), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    options = [*OPTIONS, "--search_trials", "2", "--search_space", tmp_path / "space.yaml", "--do_predict", "false"]
+    options += ["--output_dir", tmp_path / "run"]
+    own_process.run(*own_process.TORCHRUN, tmp_path / "rank.py", tmp_path, *options)
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
     trace = [json.loads(line) for line in (tmp_path / "run" / "search.jsonl").read_text().splitlines()]
     assert first == second == max(trace, key=lambda line: line["eval_f1"])["options"]

@@ -3,28 +3,24 @@
 import itertools
 import json
 import os
-import subprocess
 import sys
 from collections import Counter
 from functools import partial
 from pathlib import Path
 
 import datasets
+import own_process
 import pytest
 import torch
+from sharded_rows import FEATURES, LABELS, make_rows, write
 
-ROOT = Path(__file__).resolve().parents[3]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-from sharded_rows import FEATURES, LABELS, make_rows, write  # noqa: E402
-
-from mmner.data.collator import DataCollatorForMultimodalTokenClassification  # noqa: E402
-from mmner.data.sentences import WindowedSentences  # noqa: E402
-from mmner.data.shards import ParquetShards, find_shards  # noqa: E402
-from mmner.options import DataArguments, ModelArguments, TrainingArguments  # noqa: E402
-from mmner.training.model import build_model  # noqa: E402
-from mmner.training.streaming import POSITION, Position, SentenceStream, check_streaming, collate_stream  # noqa: E402
-from mmner.training.trainer import TwoMNERTrainer  # noqa: E402
+from mmner.data.collator import DataCollatorForMultimodalTokenClassification
+from mmner.data.sentences import WindowedSentences
+from mmner.data.shards import ParquetShards, find_shards
+from mmner.options import DataArguments, ModelArguments, TrainingArguments
+from mmner.training.model import build_model
+from mmner.training.streaming import POSITION, Position, SentenceStream, check_streaming, collate_stream
+from mmner.training.trainer import TwoMNERTrainer
 
 LABEL2ID = {label: index for index, label in enumerate(LABELS)}
 TOKENS = 14  # of a window: the longest sentences take several
@@ -186,18 +182,8 @@ def run_process(towers: str, folder: str, output: str) -> None:
     torch.save(got, Path(output, f"{os.environ['RANK']}.pt"))
 
 
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-
-
 def test_two_processes_read_different_rows_and_resume_exactly(towers, parquet_folder, tmp_path):
-    done = subprocess.run(
-        [sys.executable, *TORCHRUN, __file__, str(towers), str(parquet_folder), str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    own_process.run(*own_process.TORCHRUN, __file__, towers, parquet_folder, tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert_same(first["whole"], second["whole"])
     for process in (first, second):
