@@ -1,17 +1,16 @@
 """``convert``: any format as JSONL that reads back the same, and nothing of others is replaced."""
 
-import json
 from pathlib import Path
 
 import datasets
 import pytest
 from datasets import Dataset
 from PIL import Image
+from samples import SAMPLES
+from written_files import read_jsonl, write_file, write_jsonl
 
 from dataset_script import load
 from dataset_script.__main__ import main
-
-SAMPLES = Path(__file__).resolve().parents[2] / "samples"
 
 
 @pytest.fixture(autouse=True)
@@ -21,10 +20,6 @@ def own_cache(tmp_path, monkeypatch):
 
 def run(*words: object) -> int:
     return main(["convert", *map(str, words)])
-
-
-def rows(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def png(path: Path, colour: str) -> bytes:
@@ -42,28 +37,26 @@ def test_what_is_written_reads_back_the_same(name, tmp_path):
     first, again = load(SAMPLES / name, lang="nl"), load(output)
     assert first["train"].features == again["train"].features and list(first["train"]) == list(again["train"])
     assert run(SAMPLES / name, "--output", output) == 0  # its own file is replaced
-    assert {row["lang"] for row in rows(output)} == {"und"}
+    assert {row["lang"] for row in read_jsonl(output)} == {"und"}
     assert sorted(path.name for path in output.parent.iterdir()) == [".2m-ner", "rows.jsonl"]
 
 
 def test_splits_go_to_a_folder_or_one_to_a_file(tmp_path, capsys):
     assert run(SAMPLES / "multiconer", "--output", tmp_path / "folder") == 0
-    assert rows(tmp_path / "folder" / "test.jsonl")[0]["ner_tags"] is None
-    assert [row["lang"] for row in rows(tmp_path / "folder" / "train.jsonl")] == ["pt", "pt"]
+    assert read_jsonl(tmp_path / "folder" / "test.jsonl")[0]["ner_tags"] is None
+    assert [row["lang"] for row in read_jsonl(tmp_path / "folder" / "train.jsonl")] == ["pt", "pt"]
     assert run(SAMPLES / "multiconer", "--output", tmp_path / "rows.jsonl") == 2
     assert "has the splits train, test, and rows.jsonl holds one: name it (--split train)" in capsys.readouterr().err
     assert run(SAMPLES / "multiconer", "--output", tmp_path / "rows.jsonl", "--split", "test") == 0
-    assert len(rows(tmp_path / "rows.jsonl")) == 1
+    assert len(read_jsonl(tmp_path / "rows.jsonl")) == 1
 
 
 def test_ids_that_languages_share_stay_apart_and_a_run_stays_a_run(tmp_path):
     for lang in ("de", "en"):
-        (tmp_path / "set" / lang).mkdir(parents=True)
-        (tmp_path / "set" / lang / "train.txt").write_text("Anna B-PER\n\nRome B-LOC\n")
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / ".2m-ner").write_text("run\n")
+        write_file(tmp_path / "set" / lang / "train.txt", "Anna B-PER\n\nRome B-LOC\n")
+    write_file(tmp_path / "run" / ".2m-ner", "run\n")
     assert run(tmp_path / "set", "--output", tmp_path / "run" / "rows.jsonl") == 0
-    assert len({row["id"] for row in rows(tmp_path / "run" / "rows.jsonl")}) == 4
+    assert len({row["id"] for row in read_jsonl(tmp_path / "run" / "rows.jsonl")}) == 4
     assert len(load(tmp_path / "run" / "rows.jsonl")["train"]) == 4
     run_of, listed = (tmp_path / "run" / ".2m-ner").read_text().splitlines()
     assert run_of == "run" and listed.endswith("*rows.jsonl")
@@ -76,7 +69,7 @@ def test_images_in_rows_are_written_beside_and_equal_ones_once(tmp_path):
     dataset = Dataset.from_dict(columns).add_column("image", [*cells, None], feature=datasets.Image())
     dataset.to_parquet(tmp_path / "set" / "train.parquet")
     assert run(tmp_path / "set", "--output", tmp_path / "out" / "rows.jsonl") == 0
-    names = [row["image"] for row in rows(tmp_path / "out" / "rows.jsonl")]
+    names = [row["image"] for row in read_jsonl(tmp_path / "out" / "rows.jsonl")]
     assert names[0] == names[2] == "a.png" and names[1].endswith("-a.png") and names[3] is None
     assert len(list((tmp_path / "out" / "rows_images").glob("*.png"))) == 2
     again = load(tmp_path / "out" / "rows.jsonl")["train"]
@@ -90,11 +83,9 @@ def test_images_in_rows_are_written_beside_and_equal_ones_once(tmp_path):
 
 def test_images_that_the_file_finds_stay_where_they_are(tmp_path):
     png(tmp_path / "images" / "more" / "red.png", "red")
-    (tmp_path / "export.jsonl").write_text(
-        json.dumps({"text": "Ada", "label": [[0, 3, "P"]], "image": "more/red.png"})
-    )
+    write_jsonl(tmp_path / "export.jsonl", {"text": "Ada", "label": [[0, 3, "P"]], "image": "more/red.png"})
     assert run(tmp_path / "export.jsonl", "--output", tmp_path / "rows.jsonl") == 0
-    assert rows(tmp_path / "rows.jsonl")[0]["image"] == "more/red.png"
+    assert read_jsonl(tmp_path / "rows.jsonl")[0]["image"] == "more/red.png"
     assert not (tmp_path / "rows_images").exists()
     assert load(tmp_path / "rows.jsonl")["train"][0]["image"].size == (4, 4)
 
@@ -105,8 +96,7 @@ def test_nothing_of_others_is_replaced_and_a_failure_leaves_nothing(tmp_path, ca
     assert run(SAMPLES / "brat", "--output", output) == 2
     assert "rows.jsonl, which this program did not write" in capsys.readouterr().err
     assert output.read_text() == "mine"
-    bad = tmp_path / "bad.jsonl"
-    bad.write_text('{"text": "Ada", "label": [[0, 2, "P"]]}')
+    bad = write_jsonl(tmp_path / "bad.jsonl", {"text": "Ada", "label": [[0, 2, "P"]]})
     assert run(bad, "--output", tmp_path / "new" / "rows.jsonl") == 2
     error = capsys.readouterr().err
     assert f"convert: {bad}:1: 'Ad' (P, 0:2) came" in error and "--errors skip" in error and error.count("\n") == 1
@@ -121,7 +111,7 @@ def test_ids_stay_apart_where_parts_of_a_split_count_anew_and_what_is_read_stays
             tmp_path / "set" / f"train-0000{part}-of-00002.parquet"
         )
     assert run(tmp_path / "set", "--output", tmp_path / "out") == 0
-    assert [row["id"] for row in rows(tmp_path / "out" / "train.jsonl")] == ["und-0", "und-0-2"]
+    assert [row["id"] for row in read_jsonl(tmp_path / "out" / "train.jsonl")] == ["und-0", "und-0-2"]
     assert run(tmp_path / "out", "--output", tmp_path / "out") == 2
     assert "holds what is read" in capsys.readouterr().err
     assert len(load(tmp_path / "out", cache_dir=tmp_path / "cache")["train"]) == 2

@@ -8,7 +8,6 @@ import json
 from collections import Counter
 from pathlib import Path
 
-import datasets
 import own_process
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,6 +15,7 @@ import pytest
 import yaml
 from datasets import ClassLabel, Dataset, Features, List, Value
 from hub_server import HubServer
+from written_files import write_jsonl
 
 from dataset_script.formats.hub_sources import open_hub_source
 from dataset_script.formats.readers import read_source
@@ -25,23 +25,11 @@ from dataset_script.rows import MalformedRow, check
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def no_progress_bars():
-    datasets.disable_progress_bars()
-    yield
-    datasets.enable_progress_bars()
-
-
 def write_parquet_file(path: Path, records: list[dict], names: list[str] | None = None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     types = {"tokens": List(Value("string")), "ner_tags": List(ClassLabel(names=names) if names else Value("int64"))}
     features = {key: types.get(key, Value("string")) for key in records[0]}
     Dataset.from_list(records, features=Features(features)).to_parquet(path)
-
-
-def write_jsonl(path: Path, records: list[dict]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
 
 
 def shown(pairs) -> list[tuple]:
@@ -71,7 +59,7 @@ def test_wikineural_and_multinerd_are_streamed_by_name(tmp_path):
             rows = [row] * 19 + [slip] if split == "train" else [row]
             write_parquet_file(tmp_path / f"w/data/{split}_{lang}-00000-of-00001-0a1b2c3d.parquet", rows)
             row = {"tokens": [split, "Mars", "2001"], "ner_tags": [0, 11, 27], "lang": lang}
-            write_jsonl(tmp_path / f"m/{split}/{split}_{lang}.jsonl", [row, row])
+            write_jsonl(tmp_path / f"m/{split}/{split}_{lang}.jsonl", row, row)
     with HubServer(tmp_path / "hub") as hub:
         hub.add("dataset", "Babelscape/wikineural", tmp_path / "w")
         hub.add("dataset", "Babelscape/multinerd", tmp_path / "m")
@@ -101,34 +89,31 @@ def test_wikineural_and_multinerd_are_streamed_by_name(tmp_path):
 ROW = {"tokens": ["In", "Alra"], "ner_tags": [0, 3]}
 
 
-@pytest.mark.parametrize("layout", ["configs", "splits", "column", "option"])
+LAYOUTS = {
+    "configs": {"de/train-00000.parquet": ROW, "it/train-00000.parquet": ROW},
+    "splits": {"data/train_de-00000-of-00001.parquet": ROW, "data/train_it-00000-of-00001.parquet": ROW},
+    "column": {"train.parquet": ROW | {"lang": "de"}, "test.parquet": ROW | {"lang": "it"}},
+    "option": {"train.parquet": ROW | {"id": "own"}},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_any_dataset_with_named_tags(tmp_path, layout):
-    row, options = dict(ROW), {}
-    if layout == "configs":
-        files = {"de/train-00000.parquet": row, "it/train-00000.parquet": row}
-        configs = [
-            {"config_name": lang, "data_files": [{"split": "train", "path": f"{lang}/*.parquet"}]}
-            for lang in ("de", "it")
-        ]
-        (tmp_path / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': configs})}---\n")
-    elif layout == "splits":
-        files = {f"data/train_{lang}-00000-of-00001.parquet": row for lang in ("de", "it")}
-    elif layout == "column":
-        files = {"train.parquet": row | {"lang": "de"}, "test.parquet": row | {"lang": "it"}}
-    else:
-        files, options = {"train.parquet": row | {"id": "own"}}, {"lang": "de"}
-    for file, record in files.items():
+    for file, record in LAYOUTS[layout].items():
         write_parquet_file(tmp_path / file, [record], TAGS)
-    row_id = "own" if layout == "option" else "0"
-    assert shown(open_hub_source(str(tmp_path), **options)) == [
-        ("train", "de", row_id, ["In", "Alra"], ["O", "B-LOC"])
-    ]
+    if layout == "configs":
+        files = {lang: [{"split": "train", "path": f"{lang}/*.parquet"}] for lang in ("de", "it")}
+        configs = [{"config_name": lang, "data_files": paths} for lang, paths in files.items()]
+        (tmp_path / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': configs})}---\n")
+    options, row_id = ({"lang": "de"}, "own") if layout == "option" else ({}, "0")
+    expected = ("train", "de", row_id, ["In", "Alra"], ["O", "B-LOC"])
+    assert shown(open_hub_source(str(tmp_path), **options)) == [expected]
 
 
 def test_tags_as_text_and_other_columns(tmp_path):
     record = {"words": ["Alra"], "tags": ["B-LOC"], "language": "fr", "topic": "x"}
     record["image_url"] = "https://a.example/b.png"
-    write_jsonl(tmp_path / "train.jsonl", [record])
+    write_jsonl(tmp_path / "train.jsonl", record)
     ((split, row),) = open_hub_source(str(tmp_path))
     assert (split, row.lang, row.tags, row.image_url) == ("train", "fr", ["B-LOC"], "https://a.example/b.png")
     assert row.ignored_keys == ("topic",)
@@ -145,7 +130,7 @@ def test_tags_as_text_and_other_columns(tmp_path):
     ],
 )
 def test_datasets_that_are_no_source(tmp_path, record, message):
-    write_jsonl(tmp_path / "train.jsonl", [record])
+    write_jsonl(tmp_path / "train.jsonl", record)
     with pytest.raises(ValueError, match=message):
         for _, row in open_hub_source(str(tmp_path)):
             if isinstance(row, MalformedRow):

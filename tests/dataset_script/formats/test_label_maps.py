@@ -1,9 +1,9 @@
 """Label maps: what the built-in ones hold, how they are applied, and what happens to a type that they do not name."""
 
 import json
-from pathlib import Path
 
 import pytest
+from samples import SAMPLES
 
 from dataset_script import load
 from dataset_script.formats.label_maps import LabelMap
@@ -11,7 +11,6 @@ from dataset_script.formats.readers import read_source
 from dataset_script.publishing.parquet import write_parquet
 from dataset_script.report import LoadReport
 
-SAMPLES = Path(__file__).resolve().parents[2] / "samples"
 FOUR = {"PER", "LOC", "ORG", "MISC"}
 # The types of each set, from its paper.
 SOURCES = {

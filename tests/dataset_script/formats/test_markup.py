@@ -1,6 +1,7 @@
 """Text with its names marked in place."""
 
 import pytest
+from written_files import write_file
 
 from dataset_script import load
 from dataset_script.formats.markup import read_markup
@@ -49,7 +50,6 @@ def test_what_is_no_markup_is_named_with_its_line(tmp_path, line, message):
 
 def test_a_folder_is_recognized(tmp_path):
     for lang in ("de", "en"):
-        (tmp_path / lang).mkdir()
-        (tmp_path / lang / "train.txt").write_text("no name\n[Rome|LOC] burns\n")
+        write_file(tmp_path / lang / "train.txt", "no name\n[Rome|LOC] burns\n")
     train = load(tmp_path, cache_dir=tmp_path / "cache")["train"]
     assert train["lang"] == ["en", "en", "de", "de"] and train["tokens"][1] == ["Rome", "burns"]

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from samples import SAMPLES, marked
 from seqeval.metrics.sequence_labeling import get_entities
 from seqeval.scheme import IOB1, IOB2, Entities
+from written_files import write_file, write_jsonl
 
 from dataset_script import load
 from dataset_script.formats.columns import read_imgid, read_numbered
@@ -22,16 +24,8 @@ from dataset_script.publishing.parquet import write_parquet
 from dataset_script.report import LoadReport
 from dataset_script.rows import LANGUAGES, MalformedRow, iob2_problems
 
-SAMPLES = Path(__file__).resolve().parents[2] / "samples"
 GOOD = {"id": "a", "lang": "en", "tokens": ["In", "Paris"], "ner_tags": ["O", "B-LOC"], "image": None}
 TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
-
-
-def jsonl(path: Path, *records: object) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [record if isinstance(record, str) else json.dumps(record, ensure_ascii=False) for record in records]
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    return path
 
 
 def scan(folder: Path, **options):
@@ -49,7 +43,7 @@ def rows_of(folder: Path, **options):
 
 def test_jsonl_gives_every_field(tmp_path):
     record = GOOD | {"image": "x.jpg", "caption": "a city", "image_relation": "depicts", "source": "own"}
-    (row,) = read_jsonl(jsonl(tmp_path / "train.jsonl", "", record, ""))
+    (row,) = read_jsonl(write_jsonl(tmp_path / "train.jsonl", "", record, ""))
     assert (row.line, row.id, row.lang, row.tokens, row.tags) == (2, "a", "en", ["In", "Paris"], ["O", "B-LOC"])
     assert (row.image, row.caption, row.image_relation) == ("x.jpg", "a city", "depicts")
     assert row.ignored_keys == ("source",)
@@ -76,7 +70,7 @@ BAD_JSON = [
 
 @pytest.mark.parametrize(("record", "reason", "detail"), BAD_JSON)
 def test_malformed_jsonl_names_file_and_line_or_is_left_out_and_counted(tmp_path, record, reason, detail):
-    path = jsonl(tmp_path / "en" / "train.jsonl", GOOD, record, GOOD | {"id": "z"})
+    path = write_jsonl(tmp_path / "en" / "train.jsonl", GOOD, record, GOOD | {"id": "z"})
     with pytest.raises(MalformedRow) as caught:
         scan(tmp_path)
     assert (caught.value.path, caught.value.line, caught.value.reason) == (path, 2, reason)
@@ -88,7 +82,7 @@ def test_malformed_jsonl_names_file_and_line_or_is_left_out_and_counted(tmp_path
 
 
 def test_bytes_that_are_no_utf8_are_malformed(tmp_path):
-    path = jsonl(tmp_path / "train.jsonl", GOOD)
+    path = write_jsonl(tmp_path / "train.jsonl", GOOD)
     path.write_bytes(path.read_bytes() + '{"id": "é"}\n'.encode("latin-1"))
     with pytest.raises(MalformedRow, match=r"train\.jsonl:2: byte 0xe9 came at column 9; expected UTF-8"):
         scan(tmp_path)
@@ -96,17 +90,17 @@ def test_bytes_that_are_no_utf8_are_malformed(tmp_path):
 
 
 def test_ids_are_unique_in_a_file_integers_as_text_and_may_repeat_across_files(tmp_path):
-    jsonl(tmp_path / "en" / "train.jsonl", GOOD | {"id": 5})
-    jsonl(tmp_path / "en" / "test.jsonl", GOOD | {"id": 5})
+    write_jsonl(tmp_path / "en" / "train.jsonl", GOOD | {"id": 5})
+    write_jsonl(tmp_path / "en" / "test.jsonl", GOOD | {"id": 5})
     assert scan(tmp_path).report.total().rows == 2
-    jsonl(tmp_path / "en" / "train.jsonl", GOOD | {"id": 5}, GOOD | {"id": "5"})
+    write_jsonl(tmp_path / "en" / "train.jsonl", GOOD | {"id": 5}, GOOD | {"id": "5"})
     with pytest.raises(MalformedRow, match=":2: id '5' came before"):
         scan(tmp_path)
 
 
 def test_flat_jsonl_has_the_language_of_the_row_or_the_option_or_none(tmp_path):
     bare = {key: value for key, value in GOOD.items() if key != "lang"}
-    jsonl(tmp_path / "train.jsonl", GOOD | {"lang": "de"}, bare | {"id": "b"})
+    write_jsonl(tmp_path / "train.jsonl", GOOD | {"lang": "de"}, bare | {"id": "b"})
     assert [row["lang"] for row in rows_of(tmp_path)] == ["de", "und"]
     assert [row["lang"] for row in rows_of(tmp_path, lang="pt-BR")] == ["de", "pt-BR"]
     with pytest.raises(ValueError, match="is 'Portuguese'; expected a code such as en, it or pt-BR"):
@@ -116,18 +110,12 @@ def test_flat_jsonl_has_the_language_of_the_row_or_the_option_or_none(tmp_path):
 # IMGID
 
 
-def imgid(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(text.encode())
-    return path
-
-
 def test_imgid_sentences(tmp_path):
     text = (
         "\ufeffIMGID:17_06_1\r\nParis\tB-LOC\r\n\xa0\tO\r\n\tO\r\nx \tO \r\n\r\n"
         "IMGID:2.png\r\nIMGID: 3\r\nno O\r\ntab I-LOC\r\n  \r\nIMGID:4"
     )
-    rows = list(read_imgid(imgid(tmp_path / "train.txt", text)))
+    rows = list(read_imgid(write_file(tmp_path / "train.txt", text)))
     assert [(row.id, row.line, row.image) for row in rows] == [
         ("17_06_1", 1, "17_06_1.*"),
         ("2.png", 7, "2.png"),
@@ -148,7 +136,7 @@ BAD_IMGID = [
 
 @pytest.mark.parametrize(("text", "line", "reason", "detail"), BAD_IMGID)
 def test_malformed_imgid_names_the_line_and_costs_one_sentence(tmp_path, text, line, reason, detail):
-    path = imgid(tmp_path / "train.txt", f"IMGID:1\nx\tO\n\n{text}IMGID:9\nz\tO\n")
+    path = write_file(tmp_path / "train.txt", f"IMGID:1\nx\tO\n\n{text}IMGID:9\nz\tO\n")
     with pytest.raises(MalformedRow) as caught:
         scan(tmp_path)
     assert (caught.value.path, caught.value.line, caught.value.reason) == (path, line, reason)
@@ -158,8 +146,8 @@ def test_malformed_imgid_names_the_line_and_costs_one_sentence(tmp_path, text, l
 
 
 def test_captions_are_matched_and_counted(tmp_path):
-    imgid(tmp_path / "train.txt", "IMGID:1\na\tO\n\nIMGID:2\nb\tO\n\nIMGID:3.png\nc\tO\n\nIMGID:4\nd\tO\n")
-    captions = imgid(tmp_path / "BLIP.txt", "1.jpg :a: b :c \n\n3.png :three\n4.jpg :\n1.jpg :a: b :c \n")
+    write_file(tmp_path / "train.txt", "IMGID:1\na\tO\n\nIMGID:2\nb\tO\n\nIMGID:3.png\nc\tO\n\nIMGID:4\nd\tO\n")
+    captions = write_file(tmp_path / "BLIP.txt", "1.jpg :a: b :c \n\n3.png :three\n4.jpg :\n1.jpg :a: b :c \n")
     assert [row["caption"] for row in rows_of(tmp_path, captions="BLIP.txt")] == ["a: b :c ", None, "three", ""]
     assert scan(tmp_path, captions="BLIP.txt").report.total().without_caption == 1
     assert "caption" not in scan(tmp_path).columns
@@ -228,16 +216,12 @@ FORMATS = {
 }
 
 
-def shown(tokens, tags) -> str:
-    return " ".join(token if tag == "O" else f"{token}|{tag}" for token, tag in zip(tokens, tags, strict=True))
-
-
 @pytest.mark.parametrize("name", FORMATS)
 def test_samples_of_each_format(name, tmp_path):
     lang = "en" if name == "conll2003_iob2" else None
     report = LoadReport()
     rows = [
-        (split, row.lang, row.id, shown(row.tokens, row.tags), row.image, row.image_url)
+        (split, row.lang, row.id, marked(row.tokens, row.tags), row.image, row.image_url)
         for split, row in read_source(SAMPLES / name, lang=lang, report=report)
     ]
     assert rows == FORMATS[name]
@@ -245,7 +229,7 @@ def test_samples_of_each_format(name, tmp_path):
     dataset = load(SAMPLES / name, lang=lang, cache_dir=tmp_path)
     names = next(iter(dataset.values())).features["ner_tags"].feature.names
     loaded = [
-        (split, row["lang"], row["id"], shown(row["tokens"], [names[tag] for tag in row["ner_tags"]]))
+        (split, row["lang"], row["id"], marked(row["tokens"], [names[tag] for tag in row["ner_tags"]]))
         for split, rows in dataset.items()
         for row in rows
     ]
@@ -289,7 +273,7 @@ def test_only_the_languages_asked_for_are_read(tmp_path):
     ],
 )
 def test_files_of_no_or_of_several_formats_say_what_was_seen(tmp_path, text, name, message):
-    imgid(tmp_path / name, text)
+    write_file(tmp_path / name, text)
     with pytest.raises(ValueError, match=message):
         list(read_source(tmp_path, lang="en"))
 
@@ -307,7 +291,7 @@ def test_files_of_no_or_of_several_formats_say_what_was_seen(tmp_path, text, nam
 )
 def test_names_that_contradict_each_other(tmp_path, files, message):
     for file in files:
-        imgid(tmp_path / file, "a\tO\nb\tO\n")
+        write_file(tmp_path / file, "a\tO\nb\tO\n")
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         discover(tmp_path)
 
@@ -325,7 +309,7 @@ def test_names_that_contradict_each_other(tmp_path, files, message):
 )
 def test_malformed_numbered_tokens_cost_one_sentence(tmp_path, text, line, reason, detail):
     good = "0\tx\tO\n1\ty\tO\n\n"
-    path = imgid(tmp_path / "train_en.tsv", good + text + "\n" + good * 30)
+    path = write_file(tmp_path / "train_en.tsv", good + text + "\n" + good * 30)
     with pytest.raises(MalformedRow) as caught:
         list(read_source(tmp_path))
     assert (caught.value.path, caught.value.line, caught.value.reason) == (path, line, reason)
@@ -338,13 +322,13 @@ def test_malformed_numbered_tokens_cost_one_sentence(tmp_path, text, line, reaso
 
 def test_numbered_tokens_keep_white_space_and_take_only_urls_of_images(tmp_path):
     text = "1\t\xa0\tO\thttps://en.example/wiki/A\n2\t\tO\n3\tb c\tO\t\thttps://c.example/Special:FilePath/B%20c\n"
-    (row,) = read_numbered(imgid(tmp_path / "train.tsv", text))
+    (row,) = read_numbered(write_file(tmp_path / "train.tsv", text))
     assert row.tokens == ["\xa0", "", "b c"]
     assert row.image_url == "https://c.example/Special:FilePath/B%20c" and row.ignored_keys == ("column 4",)
 
 
 def test_a_few_broken_lines_of_utf8_are_reported_and_not_guessed_at(tmp_path):
-    path = imgid(tmp_path / "esp.train", "río O\nseñor O\n\n")
+    path = write_file(tmp_path / "esp.train", "río O\nseñor O\n\n")
     path.write_bytes(path.read_bytes() + "año O\n".encode("latin-1"))
     with pytest.raises(MalformedRow, match=r"esp\.train:4: byte 0xf1"):
         list(read_source(tmp_path))
@@ -364,7 +348,7 @@ CHUNKS = "Anna B-NP B-PER\nsings B-VP O\nin B-PP O\nBergen B-NP B-LOC\n"
     ],
 )
 def test_several_columns_that_look_like_tags_are_ambiguous(tmp_path, text, columns):
-    path = imgid(tmp_path / "train.txt", text)
+    path = write_file(tmp_path / "train.txt", text)
     for errors in ("raise", "skip"):
         with pytest.raises(ValueError) as caught:
             list(read_source(tmp_path, lang="en", errors=errors))
@@ -388,14 +372,14 @@ def test_several_columns_that_look_like_tags_are_ambiguous(tmp_path, text, colum
     ],
 )
 def test_the_column_of_the_tags(tmp_path, text, tags_column, tags):
-    imgid(tmp_path / "train.txt", text)
+    write_file(tmp_path / "train.txt", text)
     ((_, row),) = read_source(tmp_path, lang="en", tags_column=tags_column)
     assert row.tags == tags and row.tokens[0] == "Anna"
 
 
 @pytest.mark.parametrize("tags_column", [0, 1, 4, -3, -4])
 def test_a_column_that_is_none_of_the_tags(tmp_path, tags_column):
-    imgid(tmp_path / "train.txt", CHUNKS)
+    write_file(tmp_path / "train.txt", CHUNKS)
     with pytest.raises(
         ValueError, match=rf"--tags_column\) is {tags_column}, but .* has 3 columns .*from 2 to 3, or -1"
     ):
@@ -403,12 +387,12 @@ def test_a_column_that_is_none_of_the_tags(tmp_path, tags_column):
 
 
 def test_a_tag_column_has_no_use_where_there_are_no_columns(tmp_path):
-    imgid(tmp_path / "marked" / "train.txt", "[Anna|PER] sings\n")
+    write_file(tmp_path / "marked" / "train.txt", "[Anna|PER] sings\n")
     with pytest.raises(
         ValueError, match=r"holds markup files, where tags_column \(--tags_column\) has no use: leave it out"
     ):
         list(read_source(tmp_path / "marked", tags_column=3))
-    jsonl(tmp_path / "json" / "train.jsonl", GOOD)
+    write_jsonl(tmp_path / "json" / "train.jsonl", GOOD)
     folder = write_parquet(load(tmp_path / "json", cache_dir=tmp_path / "cache"), tmp_path / "written")
     with pytest.raises(ValueError, match="tags_column has no use"):
         list(read_source(folder, tags_column=3))
@@ -423,8 +407,8 @@ HIDDEN = [None, [-1, -1], [-100, -100], [None, None]]
 
 @pytest.mark.parametrize("hidden", HIDDEN)
 def test_a_test_split_may_have_no_gold_labels_at_all(tmp_path, hidden):
-    jsonl(tmp_path / "train.jsonl", GOOD)
-    jsonl(tmp_path / "test.jsonl", GOOD | {"ner_tags": hidden}, GOOD | {"id": "b", "tokens": [], "ner_tags": []})
+    write_jsonl(tmp_path / "train.jsonl", GOOD)
+    write_jsonl(tmp_path / "test.jsonl", GOOD | {"ner_tags": hidden}, GOOD | {"id": "b", "tokens": [], "ner_tags": []})
     dataset = load(tmp_path, cache_dir=tmp_path / "cache")
     assert dataset["test"]["ner_tags"][:] == [[-1, -1], []]
     assert dataset["train"]["ner_tags"][:] == [[0, 1]]
@@ -439,7 +423,7 @@ def test_a_test_split_may_have_no_gold_labels_at_all(tmp_path, hidden):
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 def test_other_rows_may_not(tmp_path, split):
-    path = jsonl(tmp_path / f"{split}.jsonl", GOOD, GOOD | {"id": "b", "ner_tags": [-1, -1]})
+    path = write_jsonl(tmp_path / f"{split}.jsonl", GOOD, GOOD | {"id": "b", "ner_tags": [-1, -1]})
     with pytest.raises(MalformedRow) as caught:
         load(tmp_path, cache_dir=tmp_path / "cache")
     assert str(caught.value).startswith(f"{path}:2: -1 came as tag 1 (token 'In'), which is no gold label")
@@ -447,12 +431,6 @@ def test_other_rows_may_not(tmp_path, split):
 
 
 # WikiDiverse
-
-
-def wikidiverse(folder: Path, *items: object) -> Path:
-    path = folder / "train.json"
-    path.write_text(json.dumps(items), encoding="utf-8")
-    return path
 
 
 @st.composite
@@ -503,7 +481,7 @@ def test_the_entities_of_the_words_are_the_mentions(case):
 )
 def test_malformed_items_of_wikidiverse_are_numbered(tmp_path, item, reason, detail):
     good = ["Ida", None, "t", [["Ida", "Person", 0, 3, "u"], ["Ida ", "Person", 0, 3, "u"]]]
-    path = wikidiverse(tmp_path, good, item, good)
+    path = write_file(tmp_path / "train.json", [good, item, good])
     with pytest.raises(MalformedRow) as caught:
         list(read_source(tmp_path))
     assert (caught.value.path, caught.value.line, caught.value.reason) == (path, 2, reason)
@@ -546,7 +524,7 @@ def test_iob1_becomes_iob2_without_loss(tmp_path, sentences):
             tags += [begin] + ["O" if kind == "O" else f"I-{kind}"] * (length - 1)
             previous = kind
         written.append(tags)
-    imgid(tmp_path / "eng.train", "\n".join("".join(f"w NN {tag}\n" for tag in tags) for tags in written))
+    write_file(tmp_path / "eng.train", "\n".join("".join(f"w NN {tag}\n" for tag in tags) for tags in written))
     report = LoadReport()
     rows = [row.tags for _, row in read_source(tmp_path, report=report)]
     changed = 0
@@ -559,18 +537,18 @@ def test_iob1_becomes_iob2_without_loss(tmp_path, sentences):
 
 
 def test_iob1_is_an_error_where_iob2_is_asked_for(tmp_path):
-    imgid(tmp_path / "eng.train", "Alra NNP I-LOC\n\n" * 5)
+    write_file(tmp_path / "eng.train", "Alra NNP I-LOC\n\n" * 5)
     with pytest.raises(MalformedRow, match="'I-LOC' came as tag 1"):
         list(read_source(tmp_path, iob2="strict"))
     # Mixed tags are of no scheme: they are not guessed at.
-    imgid(tmp_path / "eng.train", "Alra NNP I-LOC\n\n" * 5 + "Alra NNP B-LOC\n\n" * 5)
+    write_file(tmp_path / "eng.train", "Alra NNP I-LOC\n\n" * 5 + "Alra NNP B-LOC\n\n" * 5)
     with pytest.raises(MalformedRow, match="'I-LOC' came as tag 1"):
         list(read_source(tmp_path))
     assert len(list(read_source(tmp_path, iob2="repair"))) == 10
 
 
 def test_an_inside_tag_that_begins_an_entity_is_repaired_and_counted_or_malformed(tmp_path):
-    path = imgid(tmp_path / "train.txt", "IMGID:1\na\tO\nb\tI-PER\nc\tI-PER\nd\tI-LOC\n\nIMGID:2\ne\tB-LOC\n")
+    path = write_file(tmp_path / "train.txt", "IMGID:1\na\tO\nb\tI-PER\nc\tI-PER\nd\tI-LOC\n\nIMGID:2\ne\tB-LOC\n")
     report = scan(tmp_path, iob2="repair").report
     assert [row["ner_tags"] for row in rows_of(tmp_path, iob2="repair")] == [[0, 3, 4, 1], [1]]
     assert report.total().repaired_tags == 2
@@ -584,7 +562,7 @@ def test_an_inside_tag_that_begins_an_entity_is_repaired_and_counted_or_malforme
 @pytest.mark.parametrize(("sound", "repaired"), [(9, True), (8, False)])
 def test_a_few_slips_are_repaired_and_another_scheme_is_not_guessed_at(tmp_path, sound, repaired):
     blocks = [f"IMGID:{number}\na\tB-PER\n\n" for number in range(sound)]
-    imgid(tmp_path / "train.txt", "".join(blocks) + "IMGID:slip\na\tO\nb\tI-PER\n")
+    write_file(tmp_path / "train.txt", "".join(blocks) + "IMGID:slip\na\tO\nb\tI-PER\n")
     if repaired:
         assert Corpus(tmp_path).scan(LANGUAGES).report.total().repaired_tags == 1
     else:
@@ -596,10 +574,8 @@ def test_a_few_slips_are_repaired_and_another_scheme_is_not_guessed_at(tmp_path,
 # The folder
 
 
-def test_language_folders_of_imgid_files(tmp_path):
-    imgid(tmp_path / "fr" / "train.txt", "IMGID:1\na\tO\n")
-    imgid(tmp_path / "en" / "train.txt", "IMGID:1\na\tO\n")
-    assert [row["lang"] for row in rows_of(tmp_path)] == ["en", "fr"]
+def test_a_folder_a_language_takes_no_other(tmp_path):
+    write_file(tmp_path / "fr" / "train.txt", "IMGID:1\na\tO\n")
     with pytest.raises(ValueError, match="lang='de' was given, but .* has a folder a language"):
         Corpus(tmp_path, lang="de")
 
@@ -614,7 +590,7 @@ def test_language_folders_of_imgid_files(tmp_path):
     ],
 )
 def test_options_that_make_no_sense(tmp_path, options, error, message):
-    imgid(tmp_path / "train.txt", "IMGID:1\na\tO\n")
+    write_file(tmp_path / "train.txt", "IMGID:1\na\tO\n")
     with pytest.raises(error, match=message):
         Corpus(tmp_path, **options)
 
