@@ -2,7 +2,6 @@
 
 import json
 import random
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,8 @@ import datasets
 import pyarrow as pa
 import sharded_rows
 from PIL import Image
+from test_load_image import encoded
+from written_files import write_jsonl
 
 from dataset_script.parquet import ShardWriter
 from dataset_script.publishing import card
@@ -31,9 +32,8 @@ LICENCES = ["CC BY-SA 4.0", "CC BY-SA 4.0", "Public domain", None]
 
 def image_bytes(number: int) -> bytes:
     """A JPEG like no other."""
-    content = BytesIO()
-    Image.new("RGB", (300, 200), (40 * number % 256, 90 * number % 256, 17 * number % 256)).save(content, "JPEG")
-    return content.getvalue()
+    colour = (40 * number % 256, 90 * number % 256, 17 * number % 256)
+    return encoded(Image.new("RGB", (300, 200), colour), "JPEG")
 
 
 def row(number: int, lang: str, chance: random.Random) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def make(folder: Path, rows: int = 40, shards: int = 1, languages: tuple[str, ..
             | {"source": f"https://example.org/{name}"}
             for name in sorted(used)
         ]
-        (folder / "pictures.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        write_jsonl(folder / "pictures.jsonl", *lines)
         facts = {
             "options": {"provider": "folder", "unrelated_share": 0.25, "missing_share": 0.3},
             "seed": 1234,

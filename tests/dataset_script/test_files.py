@@ -5,6 +5,7 @@ import sys
 from itertools import count
 
 import pytest
+from written_files import write_file
 
 from dataset_script import files
 from dataset_script.files import MARKER, claim, is_inside, mark, refuse_unlisted, regular, replacing, scratch
@@ -18,8 +19,7 @@ def contents(folder):
 def write(folder, names, kind="dataset"):
     with replacing(folder, kind) as new:
         for name in names:
-            (new / name).parent.mkdir(exist_ok=True)
-            (new / name).write_text(name)
+            write_file(new / name, name)
     return {name: name for name in names}
 
 
@@ -32,7 +32,7 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
     with pytest.raises(KeyError), replacing(folder, "dataset") as new:
         (new / "half").write_text("x")
         raise KeyError
-    assert contents(folder) == dict.fromkeys(OLD, None) | {name: name for name in OLD}
+    assert contents(folder) == {name: name for name in OLD}
     assert write(folder, NEW) == contents(folder)
     assert [path.name for path in folder.parent.iterdir()] == ["out"], "nothing stays beside it"
     (tmp_path / "empty").mkdir()
@@ -137,8 +137,7 @@ def test_a_folder_to_work_in_is_new_empty_or_marked(tmp_path):
         (tmp_path / "run" / "x").write_text("ours")
     with pytest.raises(FileExistsError, match="says that it is a feature store"):
         claim(tmp_path / "run", "feature store")
-    (tmp_path / "my work").mkdir()
-    (tmp_path / "my work" / "x").write_text("mine")
+    write_file(tmp_path / "my work" / "x", "mine")
     with pytest.raises(FileExistsError, match=r"my work is not empty.* touch '.*my work/\.2m-ner'"):
         claim(tmp_path / "my work", "run")
     (tmp_path / "my work" / MARKER).touch()
@@ -189,8 +188,7 @@ def test_only_regular_files_are_opened(tmp_path):
 
 def test_links_are_followed_within_their_folder(tmp_path):
     for name in ("set/images", "set/more", "outside"):
-        (tmp_path / name).mkdir(parents=True)
-        (tmp_path / name / "x").write_text("x")
+        write_file(tmp_path / name / "x", "x")
     images = tmp_path / "set" / "images"
     (images / "same").symlink_to("x")
     (images / "out").symlink_to(tmp_path / "outside" / "x")
@@ -201,8 +199,7 @@ def test_links_are_followed_within_their_folder(tmp_path):
     assert not is_inside(images / "out", images) and not is_inside(images / "folder" / "x", images)
     # In the Hub's cache each file of a snapshot is a link to the file's content.
     cache = tmp_path / "datasets--org--name"
-    (cache / "blobs").mkdir(parents=True)
-    (cache / "blobs" / "0a1b").write_text("x")
+    write_file(cache / "blobs" / "0a1b", "x")
     snapshot = cache / "snapshots" / "c0ffee" / "images"
     snapshot.mkdir(parents=True)
     (snapshot / "x").symlink_to("../../../blobs/0a1b")

@@ -1,8 +1,6 @@
 """Which image files count as readable, and that datasets.Image then decodes each of them to the same pixels."""
 
 import hashlib
-import io
-import json
 import os
 from pathlib import Path
 
@@ -10,7 +8,9 @@ import numpy as np
 import pytest
 from datasets import Image as ImageFeature
 from PIL import EpsImagePlugin, Image, PngImagePlugin
-from test_load_image import encoded_size
+from test_load_image import encoded, encoded_size
+from tiny_pipelines import noise
+from written_files import write_file, write_jsonl
 
 import processing_2mner
 from dataset_script import images, load, load_report
@@ -23,28 +23,21 @@ from dataset_script.publishing import preview
 from dataset_script.publishing.card import write_card
 
 
-def sample_image(mode: str = "RGB", size: tuple[int, int] = (24, 16), seed: int = 0) -> Image.Image:
-    noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    if mode == "I;16":
-        return Image.fromarray(noise[..., 0].astype(np.uint16) * 257)
-    return Image.fromarray(noise).convert(mode)
-
-
 def rotated_jpeg(path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    sample_image().save(path, exif=exif)
+    noise().save(path, exif=exif)
 
 
 READABLE = {
-    "rgb.jpg": lambda path: sample_image().save(path),
-    "cmyk.jpg": lambda path: sample_image("CMYK").save(path),
+    "rgb.jpg": lambda path: noise().save(path),
+    "cmyk.jpg": lambda path: noise().convert("CMYK").save(path),
     "rotated.jpg": rotated_jpeg,
-    "palette.png": lambda path: sample_image("P").save(path),
-    "16-bit.png": lambda path: sample_image("I;16").save(path),
-    "animated.gif": lambda path: sample_image().save(path, save_all=True, append_images=[sample_image(seed=1)]),
-    "animated.webp": lambda path: sample_image().save(path, save_all=True, append_images=[sample_image(seed=1)]),
-    "png-named.jpg": lambda path: sample_image().save(path, format="PNG"),
+    "palette.png": lambda path: noise().convert("P").save(path),
+    "16-bit.png": lambda path: Image.fromarray(np.array(noise().convert("L")).astype(np.uint16) * 257).save(path),
+    "animated.gif": lambda path: noise().save(path, save_all=True, append_images=[noise(seed=1)]),
+    "animated.webp": lambda path: noise().save(path, save_all=True, append_images=[noise(seed=1)]),
+    "png-named.jpg": lambda path: noise().save(path, format="PNG"),
 }
 
 
@@ -62,10 +55,7 @@ def test_readable_images_decode_in_datasets(tmp_path, name):
     np.testing.assert_array_equal(np.asarray(decoded), np.rot90(pixels, -1) if name == "rotated.jpg" else pixels)
 
 
-def encoded(kind: str, size: tuple[int, int] = (64, 64)) -> bytes:
-    file = io.BytesIO()
-    sample_image(size=size).save(file, kind)
-    return file.getvalue()
+JPEG = encoded(noise(), "JPEG")
 
 
 def flipped(data: bytes, position: int) -> bytes:
@@ -74,8 +64,8 @@ def flipped(data: bytes, position: int) -> bytes:
 
 BROKEN = {
     "text.jpg": lambda: b"<html>404 Not Found</html>",
-    "half.jpg": lambda: encoded("JPEG")[: len(encoded("JPEG")) // 2],
-    "flipped-bit.png": lambda: flipped(encoded("PNG"), 60),
+    "half.jpg": lambda: JPEG[: len(JPEG) // 2],
+    "flipped-bit.png": lambda: flipped(encoded(noise()), 60),
 }
 
 
@@ -114,7 +104,7 @@ def test_decompression_bombs_are_refused_undecoded(tmp_path, side, monkeypatch):
 def test_names_without_suffix_find_their_file(tmp_path):
     assert candidates("a.jpg") == ("a.jpg",)
     assert candidates("1.2.*")[:3] == ("1.2.jpg", "1.2.jpeg", "1.2.png")
-    sample_image().save(tmp_path / "a.png")
+    noise().save(tmp_path / "a.png")
     folder = ImageFolder(tmp_path)
     assert folder.find("a.*").path == tmp_path / "a.png"
     assert folder.find("a.jpg").path is None
@@ -142,8 +132,7 @@ def test_the_formats_are_the_models_own():
 def ghostscript(tmp_path, monkeypatch):
     """A file that is there once a program called `gs` was run."""
     ran = tmp_path / "ran"
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin" / "gs").write_text(f"#!/bin/sh\ntouch {ran}\n")
+    write_file(tmp_path / "bin" / "gs", f"#!/bin/sh\ntouch {ran}\n")
     (tmp_path / "bin" / "gs").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
     return ran
@@ -154,15 +143,15 @@ def hostile(tmp_path):
     """A dataset folder with an EPS under the name of a PNG, and a PNG."""
     folder = tmp_path / "hostile"
     (folder / "images").mkdir(parents=True)
-    sample_image().save(folder / "images" / "x.png", "EPS")
-    sample_image().save(folder / "images" / "good.png")
+    noise().save(folder / "images" / "x.png", "EPS")
+    noise().save(folder / "images" / "good.png")
     for split in ("train", "validation", "test"):
         rows = [
             {"id": f"{split}-{name}", "lang": "en", "tokens": ["Anna", split, name], "ner_tags": ["B-PER", "O", "O"]}
             | {"image": f"{name}.png"}
             for name in ("x", "good")
         ]
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_jsonl(folder / f"{split}.jsonl", *rows)
     return folder
 
 
@@ -170,7 +159,7 @@ def test_an_eps_of_a_dataset_folder_does_not_reach_ghostscript(hostile, ghostscr
     monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # as Pillow has it
     loaded = load(hostile, cache_dir=tmp_path / "cache")
     assert load_report(loaded).total("train").unreadable.total() == 1
-    assert [image and image.size for image in loaded["train"]["image"]] == [None, (24, 16)]
+    assert [image and image.size for image in loaded["train"]["image"]] == [None, (40, 24)]
     report = audit.audit(hostile)
     assert [sorted(problems) for problems in report.unreadable.values()] == [["x.png"]]
     page = preview.preview(hostile, tmp_path / "preview.html").read_text(encoding="utf-8")

@@ -1,16 +1,19 @@
 """The audit on datasets whose leaks, slips and giveaways were put there, and so are known."""
 
-import argparse
 import json
 import random
+import re
 from collections import Counter
 
 import numpy as np
 import pytest
 from PIL import Image
+from tiny_pipelines import noise
+from written_files import write_file, write_jsonl
 
 import dataset_script
-from dataset_script.auditing.audit import add_arguments, audit, markdown, run
+from dataset_script.__main__ import main
+from dataset_script.auditing.audit import audit, markdown
 from dataset_script.auditing.image_kinds import predictability
 from dataset_script.auditing.overlap import overlaps
 from dataset_script.publishing.parquet import write_parquet
@@ -28,13 +31,7 @@ def imgid(path, rows):
     for image, tokens, tags in rows:
         lines = [f"{token}\t{tag}" for token, tag in zip(tokens, tags, strict=True)]
         blocks.append("\n".join([f"IMGID:{image}", *lines]))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n\n".join(blocks) + "\n", encoding="utf-8")
-
-
-def jsonl(path, rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_file(path, "\n\n".join(blocks) + "\n")
 
 
 def found(report, kind, part, other):
@@ -109,7 +106,7 @@ def test_labels_slips_and_malformed_rows_are_counted_before_repair(tmp_path):
         {"id": str(number), "lang": lang, "tokens": sentence(number, 3), "ner_tags": mine}
         for number, (lang, mine) in enumerate(tags)
     ]
-    jsonl(tmp_path / "d" / "train.jsonl", rows)
+    write_jsonl(tmp_path / "d" / "train.jsonl", *rows)
     report = audit(tmp_path / "d")
     german, french = report.counts
     assert (german.lang, german.rows, german.tokens, german.entities) == ("de", 2, 6, {"PER": 2, "LOC": 2})
@@ -124,8 +121,7 @@ def test_labels_slips_and_malformed_rows_are_counted_before_repair(tmp_path):
 
 def photo(seed):
     """A image of no regularity."""
-    noise = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
-    return Image.fromarray(noise).resize((64, 48), Image.Resampling.BICUBIC)
+    return noise((8, 6), seed).resize((64, 48), Image.Resampling.BICUBIC)
 
 
 def reddish(seed):
@@ -151,8 +147,8 @@ def pictured(tmp_path):
 
     train = ["0.png", "1.png", "1.png", "2.png", "broken.png", None]
     test = ["copy.png", "large.jpg", "3.png", "gone.png"]
-    jsonl(tmp_path / "d" / "en" / "train.jsonl", [row(number, image) for number, image in enumerate(train)])
-    jsonl(tmp_path / "d" / "en" / "test.jsonl", [row(number + 9, image) for number, image in enumerate(test)])
+    write_jsonl(tmp_path / "d" / "en" / "train.jsonl", *[row(number, image) for number, image in enumerate(train)])
+    write_jsonl(tmp_path / "d" / "en" / "test.jsonl", *[row(number + 9, image) for number, image in enumerate(test)])
     return tmp_path / "d"
 
 
@@ -190,7 +186,7 @@ def dataset_with_relations(folder, gives_away):
         tags = [f"B-{draw.choice(('PER', 'LOC'))}", *["O"] * 11]
         row = {"id": str(number), "lang": "es", "tokens": sentence(number), "ner_tags": tags}
         rows.append(row | {"image": f"{number}.png", "image_relation": "depicts" if depicts else "unrelated"})
-    jsonl(folder / "es" / "train.jsonl", rows)
+    write_jsonl(folder / "es" / "train.jsonl", *rows)
     return folder
 
 
@@ -244,10 +240,7 @@ def test_command_writes_the_report_and_exits_by_what_it_found(official, tmp_path
     imgid(tmp_path / "leaky" / "test.txt", rows[2:4])
 
     def command(*arguments):
-        parser = argparse.ArgumentParser()
-        add_arguments(parser)
-        status = run(parser.parse_args([*map(str, arguments)]))
-        return status, capsys.readouterr().out
+        return main(["audit", *map(str, arguments)]), capsys.readouterr().out
 
     out = tmp_path / "out"
     status, printed = command(tmp_path / "leaky", "--strict", "--output_dir", out)
@@ -259,13 +252,13 @@ def test_command_writes_the_report_and_exits_by_what_it_found(official, tmp_path
     assert command(tmp_path / "leaky")[0] == 0
     assert command(folder, "--strict", "--output_dir", out)[0] == 0
     assert (out / "audit.md").read_text() != printed, "it is replaced"
-    with pytest.raises(FileExistsError, match="leaky is not empty.*name a new or an empty folder"):
-        command(folder, "--output_dir", tmp_path / "leaky")
+    assert main(["audit", str(folder), "--output_dir", str(tmp_path / "leaky")]) == 2
+    assert re.search("leaky is not empty.*name a new or an empty folder", capsys.readouterr().err)
     assert sorted(path.name for path in (tmp_path / "leaky").iterdir()) == ["test.txt", "train.txt"]
 
 
 def test_a_test_set_without_labels_that_leaks_is_found(tmp_path):
     row = {"tokens": sentence(1), "ner_tags": ["O"] * 12, "lang": "en"}
-    jsonl(tmp_path / "set" / "train.jsonl", [row])
-    jsonl(tmp_path / "set" / "test.jsonl", [row | {"ner_tags": None}])
+    write_jsonl(tmp_path / "set" / "train.jsonl", row)
+    write_jsonl(tmp_path / "set" / "test.jsonl", row | {"ner_tags": None})
     assert lines(audit(tmp_path / "set"), "LEAK")

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from written_files import contents_of, read_jsonl, write_file, write_jsonl
 
 from dataset_script import load, load_report
 from dataset_script.__main__ import main
@@ -48,7 +49,6 @@ def source(tmp_path_factory):
     lines.append("broken.jpg\tPER\tPerson45\tCC0\t\t")
     (folder / "index.tsv").write_text("\n".join(lines) + "\n", encoding="utf-8")
     for lang in ("en", "es"):
-        (folder / lang).mkdir()
         for split, count in (("train", 200), ("validation", 50), ("test", 50)):
             rows = []
             for number in range(count):
@@ -62,8 +62,7 @@ def source(tmp_path_factory):
                 tokens = twice + ["."] * (split == "train")
                 tags = ["O"] * 4 + ["B-PER"] + ["O"] * 5 + ["B-LOC", "O"]
                 rows[7] |= {"tokens": tokens, "ner_tags": tags[: len(tokens)]}
-            text = "".join(json.dumps(row) + "\n" for row in rows)
-            (folder / lang / f"{split}.jsonl").write_text(text, encoding="utf-8")
+            write_jsonl(folder / lang / f"{split}.jsonl", *rows)
     return folder
 
 
@@ -144,7 +143,7 @@ def test_images_are_what_their_relation_says(source, tmp_path):
         assert row["image"] == {"bytes": data, "path": row["image_name"]}
     assert not any(row["image_name"] == "broken.jpg" for row in rows)
     assert list(json.loads((folder / "build.json").read_text())["counts"]["images that do not open"]) == ["broken.jpg"]
-    listed = [json.loads(line) for line in (folder / "pictures.jsonl").read_text().splitlines()]
+    listed = read_jsonl(folder / "pictures.jsonl")
     assert {item["name"] for item in listed} == {row["image_name"] for row in rows} - {None}
     for item in listed:
         assert item["rows"] == sum(row["image_name"] == item["name"] for row in rows)
@@ -154,14 +153,9 @@ def test_images_are_what_their_relation_says(source, tmp_path):
 
 
 def test_same_bytes_twice_and_others_for_another_seed(source, tmp_path):
-    def digest(name, seed):
-        folder = built(source, tmp_path / name, seed=seed)
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-    first = digest("a", 0)
-    assert first == digest("b", 0)
-    assert first["en/train-00000.parquet"] != digest("c", 1)["en/train-00000.parquet"]
+    runs = zip("abc", (0, 0, 1), strict=True)
+    first, same, other = (contents_of(built(source, tmp_path / name, seed=seed)) for name, seed in runs)
+    assert first == same and first["en/train-00000.parquet"] != other["en/train-00000.parquet"]
 
 
 def test_load_reads_it_back_and_a_second_build_replaces_it(source, tmp_path):
@@ -184,8 +178,7 @@ def test_own_images_are_kept_and_their_relation_is_what_the_source_says(source, 
     ]  # fmt: skip
     rows[0] |= {"image_relation": "unrelated"}
     rows[1] |= {"image": "gone.jpg"}
-    (tmp_path / "own").mkdir()
-    (tmp_path / "own" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(tmp_path / "own" / "train.jsonl", *rows)
 
     own, plan = Own({"own": source / "images"}), Plan(splits="source")
     folder = build([tmp_path / "own"], tmp_path / "out", own, plan, workspace=tmp_path / "w", write_card=write_card)
@@ -208,7 +201,7 @@ def test_own_images_of_a_finished_dataset_are_taken_from_its_rows(source, tmp_pa
          "image_relation": "depicts" if number > 3 else "none"}
         for number in range(12)
     ]  # fmt: skip
-    (folders[0] / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(folders[0] / "train.jsonl", *rows)
     for before, after in itertools.pairwise(folders):
         command = ["build", str(before), "--provider", "own", "--splits", "source", "--unseen", "none"]
         assert main([*command, "--output_dir", str(after)]) == 0
@@ -224,9 +217,8 @@ def test_own_images_of_a_finished_dataset_are_taken_from_its_rows(source, tmp_pa
 def test_card_and_record_tell_of_files_by_their_names_alone(tmp_path):
     """However the command line gives them."""
     place = tmp_path / "2000 the winter: term #1"
-    (place / "own").mkdir(parents=True)
     row = {"id": "1", "lang": "en", "tokens": ["Ada"], "ner_tags": ["B-PER"], "image": None}
-    (place / "own" / "train.jsonl").write_text(json.dumps(row) + "\n")
+    write_jsonl(place / "own" / "train.jsonl", row)
     (place / "map.yaml").write_text("PER: HUMAN\n")
     command = ["build", str(place / "own"), "--provider=none", f"--label_map={place / 'map.yaml'}"]
     command += ["--splits", "source", f"--output_dir={place / 'set'}"]
@@ -245,8 +237,7 @@ def test_an_index_says_which_names_of_own_images_are_one_entity(source, tmp_path
             tokens = [name, *(f"word{word}" for word in generator.integers(0, 10_000, 8))]
             row = {"id": f"{number}-{turn}", "tokens": tokens, "ner_tags": ["B-PER"] + ["O"] * 8, "lang": "en"}
             rows.append(row | {"image": f"Person{number}.jpg" if turn == 0 else None})
-    (tmp_path / "own").mkdir()
-    (tmp_path / "own" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(tmp_path / "own" / "train.jsonl", *rows)
     torn = {}
     for given in ((), ("--image_index", str(source / "index.tsv"))):
         out = tmp_path / f"out{len(given)}"
@@ -260,8 +251,7 @@ def test_an_index_says_which_names_of_own_images_are_one_entity(source, tmp_path
         torn[bool(given)] = sum(len(found) > 1 for found in splits.values())
         assert len(splits) == 38
     assert torn[False] > 0 and torn[True] == 0
-    pictures = [json.loads(line) for line in (out / "pictures.jsonl").read_text().splitlines()]
-    known = {photo["name"]: photo for photo in pictures}
+    known = {photo["name"]: photo for photo in read_jsonl(out / "pictures.jsonl")}
     assert known["Person5.jpg"]["mentions"] == ["Person5", "Person5o"]
     assert known["Person5.jpg"]["licence"] == "CC BY 4.0" and known["Person5.jpg"]["types"] == ["PER"]
 
@@ -271,8 +261,7 @@ def test_command_line_builds_and_says_what_is_wrong(source, tmp_path, capsys):
     command += ["--image_index", str(source / "index.tsv")]
     assert main(command) == 0
     assert capsys.readouterr().out.strip().endswith("out/README.md")
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "letter.txt").write_text("mine")
+    write_file(tmp_path / "full" / "letter.txt", "mine")
     for wrong, message in (
         ([*command[:5], str(tmp_path / "full"), *command[6:]], "full holds letter.txt, which"),
         (command[:6], "needs --image_index"),
@@ -287,27 +276,21 @@ def test_command_line_builds_and_says_what_is_wrong(source, tmp_path, capsys):
 
 
 def test_nothing_but_what_it_wrote_is_replaced(source, tmp_path, capsys):
-    """The dataset of an earlier call is; a clone with notes, and what a workspace holds besides, are not."""
+    """The dataset of an earlier call is; one with notes, and what a workspace holds besides, are not."""
     out, work = tmp_path / "out", tmp_path / "work"
-    mine = {work / "images" / "holiday.jpg": "a", work / ".build-x" / "c": "c"}
-    for path, text in mine.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+    mine = {"images/holiday.jpg": b"a", ".build-x/c": b"c"}
+    for name, content in mine.items():
+        (work / name).parent.mkdir(parents=True, exist_ok=True)
+        (work / name).write_bytes(content)
     command = ["build", str(source), "--provider", "own", "--output_dir", str(out), "--workspace", str(work)]
     assert main(command) == main(command) == 0
-    assert {path: path.read_text() for path in work.rglob("*") if path.is_file()} == mine
-    files = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    for name in ("notes.md", ".git/HEAD"):
-        (out / name).parent.mkdir(exist_ok=True)
-        (out / name).write_text("mine")
-        assert main(command) == 2
-        error = capsys.readouterr().err
-        assert f"{out} holds {name}" in error and "name a new or an empty folder" in error
-        (out / name).unlink()
-    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == files
-    (out / ".2m-ner").unlink()  # as an earlier version wrote it
+    assert contents_of(work) == mine
+    files = contents_of(out)
+    (out / "notes.md").write_text("mine")
     assert main(command) == 2
-    assert "no .2m-ner lists it" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"{out} holds notes.md" in error and "name a new or an empty folder" in error
+    assert contents_of(out) == files | {"notes.md": b"mine"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "work"]
 
 
@@ -323,7 +306,7 @@ def test_links_out_of_the_image_folder_do_not_come_into_the_set(source, tmp_path
          "ner_tags": ["B-LOC", *["O"] * (16 - number)]}
         for number, name in enumerate(names)
     ]  # fmt: skip
-    (tmp_path / "set" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(tmp_path / "set" / "train.jsonl", *rows)
     index = "file\ttypes\tmentions\n" + "".join(f"{name}\tLOC\tOslo\n" for name in names)
     (tmp_path / "set" / "index.tsv").write_text(index)
     command = ["build", str(tmp_path / "set"), "--splits", "source", "--unseen", "none", "--missing_share", "0"]
@@ -344,8 +327,7 @@ def test_links_out_of_the_image_folder_do_not_come_into_the_set(source, tmp_path
 def test_the_remedy_of_a_run_for_iob1_makes_a_set_in_iob2(tmp_path):
     """By the command that it names: a finished set whose tags are IOB1, which no run takes."""
     row = {"id": "a", "lang": "en", "tokens": "Ada in New York".split(), "ner_tags": "B-PER O B-LOC I-LOC".split()}
-    (tmp_path / "set").mkdir()
-    (tmp_path / "set" / "train.jsonl").write_text(json.dumps(row) + "\n")
+    write_jsonl(tmp_path / "set" / "train.jsonl", row)
     write_parquet(load(tmp_path / "set", cache_dir=tmp_path / "cache"), tmp_path / "iob1")
     path = tmp_path / "iob1" / "en" / "train-00000.parquet"
     table = pq.read_table(path)
@@ -370,8 +352,7 @@ def test_a_dataset_of_the_same_name_and_size_is_read_as_itself(tmp_path):
 
 def test_rows_of_other_languages_are_counted(tmp_path, caplog):
     rows = [{"tokens": ["Ann"], "ner_tags": ["B-PER"], "lang": lang} for lang in ("en", "it", "it")]
-    rows.append({"tokens": ["Bob"], "ner_tags": ["B-PER"]})
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(tmp_path / "train.jsonl", *rows, {"tokens": ["Bob"], "ner_tags": ["B-PER"]})
     build([tmp_path / "train.jsonl"], tmp_path / "out", write_card=write_card)
     left_out = json.loads((tmp_path / "out" / "build.json").read_text())["left_out"]
     assert left_out == {"skipped: of language it": 2, "skipped: of language und (--lang names it)": 1}
@@ -392,7 +373,7 @@ def test_own_images_that_are_not_there_are_told(source, tmp_path, capsys, caplog
 
 def test_the_report_says_nothing_of_the_machine_and_a_source_is_refused_before_it_is_read(tmp_path, capsys):
     rows = [{"lang": lang, "tokens": ["Ann"], "ner_tags": ["O"]} for lang in ("en", "it")]
-    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_jsonl(tmp_path / "train.jsonl", *rows)
     build([tmp_path / "train.jsonl"], tmp_path / "out", write_card=write_card)
     assert all(str(tmp_path.parent) not in path.read_text() for path in (tmp_path / "out").glob("*.*"))
     command = ["build", str(tmp_path / "out"), "--provider", "own", "--output_dir", str(tmp_path / "out")]

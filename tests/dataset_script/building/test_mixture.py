@@ -1,9 +1,8 @@
 """Several sources brought together: weights, maps, known types, handles, images."""
 
-import json
-
 import pytest
 from PIL import Image
+from written_files import write_file, write_jsonl
 
 from dataset_script import load
 from dataset_script.__main__ import main
@@ -13,16 +12,12 @@ from dataset_script.__main__ import main
 def sources(tmp_path, monkeypatch):
     monkeypatch.setenv("DATA", str(tmp_path))
     tweets, posts = tmp_path / "tweets", tmp_path / "posts"
-    tweets.mkdir()
     row = {"id": "1", "lang": "en", "tokens": ["@", "ann", "in", "Rome"], "ner_tags": ["B-PER", "B-PER", "O", "B-GPE"]}
-    (tweets / "train.jsonl").write_text(
-        "".join(json.dumps(row | {"id": str(n), "image": "a.png"}) + "\n" for n in range(4))
-    )
-    (tweets / "validation.jsonl").write_text(json.dumps(row) + "\n")
+    write_jsonl(tweets / "train.jsonl", *(row | {"id": str(n), "image": "a.png"} for n in range(4)))
+    write_jsonl(tweets / "validation.jsonl", row)
     (tweets / "images").mkdir()
     Image.new("RGB", (4, 4), "red").save(tweets / "images" / "a.png")
-    (posts / "de").mkdir(parents=True)
-    (posts / "de" / "train.txt").write_text("[Rom|LOC] brennt\nnix\n")
+    write_file(posts / "de" / "train.txt", "[Rom|LOC] brennt\nnix\n")
     mixture = tmp_path / "mixture.yaml"
     mixture.write_text(
         "- {path: $DATA/tweets, weight: 0.5, known_types: [PER, LOC], handles: join,\n"
@@ -41,11 +36,8 @@ def test_a_mixture(sources, tmp_path):
     names = mixed["train"].features["ner_tags"].feature.names
     tweet = next(row for row in train if row["lang"] == "en")
     assert tweet["tokens"] == ["@ann", "in", "Rome"] and tweet["known_types"] == ["PER", "LOC"]
-    assert (
-        [names[tag] for tag in tweet["ner_tags"]] == ["O", "O", "B-LOC"]
-        and tweet["image"]["bytes"]
-        or tweet["image"]["path"]
-    )
+    assert [names[tag] for tag in tweet["ner_tags"]] == ["O", "O", "B-LOC"]
+    assert tweet["image"]["bytes"] or tweet["image"]["path"]
     assert sum(row["known_types"] is None for row in train) == 4
     assert len(mixed["validation"]) == 1
 
@@ -68,10 +60,8 @@ def test_wrong_mixtures(sources, tmp_path, capsys, monkeypatch):
 
 
 def test_known_types_follow_the_map_and_a_build_does_not_drop_them(tmp_path, capsys):
-    folder = tmp_path / "set"
-    folder.mkdir()
     row = {"id": "1", "lang": "en", "tokens": ["Rome"], "ner_tags": ["B-GPE"], "known_types": ["GPE", "X"]}
-    (folder / "train.jsonl").write_text(json.dumps(row))
+    folder = write_jsonl(tmp_path / "set" / "train.jsonl", row).parent
     loaded = load(folder, label_map={"GPE": "LOC", "X": "O"}, cache_dir=tmp_path / "cache")
     assert loaded["train"]["known_types"] == [["LOC"]]
     command = ["build", str(folder), "--provider", "none", "--output_dir", str(tmp_path / "out")]
@@ -85,7 +75,7 @@ def _set(folder, colour, **more):
     (folder / "images").mkdir(parents=True)
     Image.new("RGB", (4, 4), colour).save(folder / "images" / "1.png")
     for split in ("train", "validation"):
-        (folder / f"{split}.jsonl").write_text(json.dumps(row | {"tokens": ["Anna", split]}) + "\n")
+        write_jsonl(folder / f"{split}.jsonl", row | {"tokens": ["Anna", split]})
     return folder
 
 
@@ -122,7 +112,7 @@ def test_images_come_with_every_kind_of_source(tmp_path, caplog):
 
 def test_what_is_read_is_not_replaced_and_a_hidden_test_is_no_hindrance(tmp_path, capsys):
     folder = _set(tmp_path / "a", "red")
-    (folder / "test.jsonl").write_text(json.dumps({"tokens": ["Anna"], "ner_tags": None, "lang": "en"}))
+    write_jsonl(folder / "test.jsonl", {"tokens": ["Anna"], "ner_tags": None, "lang": "en"})
     _mixed(tmp_path, folder)
     (tmp_path / "m.yaml").write_text(f"- {{path: {folder}}}\n- {{path: {tmp_path / 'out'}}}\n")
     before = (tmp_path / "out" / "train.jsonl").read_bytes()
@@ -150,13 +140,9 @@ def test_a_mixture_of_wrong_values_says_which(tmp_path, capsys, text, message):
 
 
 def test_what_a_source_leaves_out_is_told(tmp_path, caplog):
-    rows = [
-        {"tokens": ["a"], "ner_tags": ["I-PER"]},
-        {"tokens": ["a"], "ner_tags": []},
-        {"tokens": [], "ner_tags": []},
-    ]
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "train.jsonl").write_text("".join(json.dumps(row | {"lang": "en"}) + "\n" for row in rows))
+    words_and_tags = ((["a"], ["I-PER"]), (["a"], []), ([], []))
+    rows = [{"lang": "en", "tokens": tokens, "ner_tags": tags} for tokens, tags in words_and_tags]
+    write_jsonl(tmp_path / "a" / "train.jsonl", *rows)
     (tmp_path / "m.yaml").write_text(f"- {{path: {tmp_path / 'a'}, errors: skip, iob2: repair}}\n")
     assert main(["mix", str(tmp_path / "m.yaml"), "--output_dir", str(tmp_path / "out")]) == 0
     assert "1 rows were skipped" in caplog.text and "1 I- tags that begin" in caplog.text

@@ -49,10 +49,6 @@ def stage(tmp_path):
     return stage
 
 
-def names_of(row):
-    return {mention.surface for mention in row.mentions}
-
-
 def paired(stage, plan, split=None):
     gallery = Gallery()
     pairs = draw_depicting(stage, gallery, plan, [*gallery.images])
@@ -73,7 +69,7 @@ def test_shares_are_as_stated_and_relations_are_true(stage):
         shown = picture.split("-")[0] if picture else None
         relation = pairs.relation[row.key]
         assert (relation == NONE) == (picture is None)
-        assert (relation == DEPICTS) == (shown in names_of(row))
+        assert (relation == DEPICTS) == (shown in {mention.surface for mention in row.mentions})
 
 
 def test_the_picture_does_not_tell_whether_it_depicts(stage):

@@ -1,6 +1,5 @@
 """Near-duplicates against comparing all pairs, on sentences and pictures made for it."""
 
-import io
 import random
 from itertools import combinations
 
@@ -8,6 +7,7 @@ import networkx
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
+from test_load_image import encoded
 
 from dataset_script.building.similarity import (
     IMAGE_DISTANCE,
@@ -131,19 +131,13 @@ def _drawn(seed):
     return image.filter(ImageFilter.GaussianBlur(1))
 
 
-def _jpeg(image, quality):
-    file = io.BytesIO()
-    image.save(file, "JPEG", quality=quality)
-    return file.getvalue()
-
-
 def test_copies_of_an_image_are_found_and_others_are_not():
     pictures = {}
     for seed in range(40):
         image = _drawn(seed)
         pictures[seed, "as it is"] = image
         pictures[seed, "small"] = image.resize((80, 60))
-        pictures[seed, "jpeg"] = _jpeg(image, 60)
+        pictures[seed, "jpeg"] = encoded(image, "JPEG", quality=60)
         pictures[seed, "brighter"] = ImageEnhance.Brightness(image).enhance(1.1)
     hashes = [(name, image_hash(picture)) for name, picture in pictures.items()]
     joined = groups(near_duplicate_images(hashes))

@@ -1,6 +1,5 @@
 """The dataset card: its numbers against a count by other libraries, its header against the rules of the Hub."""
 
-import json
 import re
 from collections import Counter
 from itertools import product
@@ -13,6 +12,7 @@ from hub_server import validate_yaml
 from huggingface_hub import DatasetCard
 from markdown_it import MarkdownIt
 from seqeval.metrics.sequence_labeling import get_entities
+from written_files import read_jsonl, write_jsonl
 
 from dataset_script.building.build import build
 from dataset_script.files import MARKER
@@ -60,7 +60,7 @@ def table(text: str, *heads: str) -> dict[tuple[str, str], list[str]]:
 
 def test_statistics_are_those_that_others_count(text, rows):
     counts, types = table(text, "sentences", "tokens"), table(text, "LOC", "MISC")
-    relations = table(text, "depicts")
+    relations, names = table(text, "depicts"), next(one[0][2:] for one in tables(text) if "depicts" in one[0])
     for lang, split in product(("en", "de"), ("train", "validation", "test")):
         mine = [row for row in rows if (row["lang"], row["split"]) == (lang, split)]
         kinds = Counter(kind for row in mine for kind, _ in row["named"])
@@ -68,18 +68,14 @@ def test_statistics_are_those_that_others_count(text, rows):
         numbers = [len(mine), sum(len(row["tokens"]) for row in mine), kinds.total(), len(images), len({*images})]
         assert counts[lang, split] == [f"{number:,}" for number in numbers]
         assert types[lang, split] == [str(kinds[kind]) for kind in ("PER", "LOC", "MISC")]
-        shares = [sum(row["image_relation"] == name for row in mine) / len(mine) for name in relations_of(text)]
+        shares = [sum(row["image_relation"] == name for row in mine) / len(mine) for name in names]
         assert relations[lang, split] == [f"{100 * share:.1f} %" for share in shares]
     total = [len(rows), sum(len(row["tokens"]) for row in rows), sum(len(row["named"]) for row in rows)]
     assert re.search(r"^\| all \|  \| (.*)", text, re.M)[1].startswith(" | ".join(f"{number:,}" for number in total))
 
 
-def relations_of(text: str) -> list[str]:
-    return next(one[0][2:] for one in tables(text) if "depicts" in one[0])
-
-
 def test_images_licences_and_origin(folder, text):
-    lines = [json.loads(line) for line in (folder / "pictures.jsonl").read_text().splitlines()]
+    lines = read_jsonl(folder / "pictures.jsonl")
     found = dict(next(one[1:] for one in tables(text) if one[0][0] == "licence of the images"))
     assert found == {str(k or "not stated"): str(v) for k, v in Counter(line["licence"] for line in lines).items()}
     assert f"1 of {len(lines)} (20.0 %) images state no author." in text
@@ -115,13 +111,12 @@ def test_header_is_one_the_hub_accepts(folder, text):
 
 @pytest.mark.parametrize("kind", ["<script>x</script>", "a|b", "`t`", "a_b_*c*", "&lt;", "{{ 7 }}"])
 def test_a_type_is_shown_letter_by_letter_whatever_it_is(kind, tmp_path):
-    (tmp_path / "own").mkdir()
     for split in ("train", "test"):
-        with (tmp_path / "own" / f"{split}.jsonl").open("w") as file:
-            for number in range(3):
-                row = {"id": f"{split}{number}", "lang": "en", "tokens": ["Ada", kind, f"{split}{number}"]}
-                row |= {"ner_tags": ["O", f"B-{kind}", "B-PER"], "image": None}
-                file.write(json.dumps(row) + "\n")
+        ids = [f"{split}{number}" for number in range(3)]
+        row = {"lang": "en", "ner_tags": ["O", f"B-{kind}", "B-PER"], "image": None}
+        write_jsonl(
+            tmp_path / "own" / f"{split}.jsonl", *(row | {"id": one, "tokens": ["Ada", kind, one]} for one in ids)
+        )
     folder = build([tmp_path / "own"], tmp_path / "set", None, write_card=card.write_card)
     text = (folder / "README.md").read_text(encoding="utf-8")
     assert str(tmp_path) not in text, "a path on this machine"
@@ -147,12 +142,9 @@ def test_a_file_that_it_did_not_write_is_not_replaced(tmp_path):
 def test_one_licence_for_all_is_the_licence(tmp_path):
     make(tmp_path / "set", languages=("en",))
     for name, key in (("pictures.jsonl", "licence"), ("build.json", "sources")):
+        value = "CC BY-SA 4.0" if key == "licence" else [{"name": "a", "licence": "cc-by-sa-4.0", "rows": 1}]
         path = tmp_path / "set" / name
-        lines = path.read_text().splitlines()
-        records = [json.loads(line) for line in lines]
-        for record in records:
-            record[key] = "CC BY-SA 4.0" if key == "licence" else [{"name": "a", "licence": "cc-by-sa-4.0", "rows": 1}]
-        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+        write_jsonl(path, *(record | {key: value} for record in read_jsonl(path)))
     card.write_card(tmp_path / "set")
     data = DatasetCard.load(tmp_path / "set" / "README.md").data
     assert data.license == "cc-by-sa-4.0"

@@ -1,17 +1,17 @@
 """The page of the preview, read by a parser and not by the code that wrote it."""
 
-import argparse
 import base64
 import io
-import json
 
 import pytest
 from html_page import Page
 from PIL import Image
+from written_files import write_jsonl
 
 import dataset_script
+from dataset_script.__main__ import main
 from dataset_script.publishing.parquet import write_parquet
-from dataset_script.publishing.preview import add_arguments, preview, run
+from dataset_script.publishing.preview import preview
 
 
 @pytest.fixture
@@ -32,9 +32,7 @@ def folder(tmp_path):
     keys = ("id", "lang", "tokens", "ner_tags", "image", "image_relation")
     records = [dict(zip(keys, row, strict=True)) for row in rows]
     records[0]["caption"] = "A <i>green</i> field"
-    lines = "".join(json.dumps(record) + "\n" for record in records)
-    (tmp_path / "set" / "train.jsonl").write_text(lines, encoding="utf-8")
-    return tmp_path / "set"
+    return write_jsonl(tmp_path / "set" / "train.jsonl", *records).parent
 
 
 def page(folder, tmp_path, **options):
@@ -78,12 +76,9 @@ def test_images_are_inside_and_nothing_is_asked_for(folder, tmp_path):
 
 
 def test_draw_depends_on_the_seed_and_the_options(folder, tmp_path):
-    lines = []
-    for number in range(300):
-        row = {"id": str(number), "lang": ("en", "de")[number % 2], "tokens": ["a"], "ner_tags": ["O"]}
-        lines.append(json.dumps(row))
-    (tmp_path / "many").mkdir()
-    (tmp_path / "many" / "test.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    row = {"tokens": ["a"], "ner_tags": ["O"]}
+    rows = (row | {"id": str(number), "lang": ("en", "de")[number % 2]} for number in range(300))
+    write_jsonl(tmp_path / "many" / "test.jsonl", *rows)
 
     def drawn(**options):
         read = page(tmp_path / "many", tmp_path, rows=20, **options)
@@ -100,10 +95,8 @@ def test_draw_depends_on_the_seed_and_the_options(folder, tmp_path):
 
 def test_parquet_and_command_line(folder, tmp_path, capsys):
     write_parquet(dataset_script.load(folder, cache_dir=tmp_path / "cache", errors="skip"), tmp_path / "parquet")
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
     arguments = [str(tmp_path / "parquet"), "--output", str(tmp_path / "p.html"), "--lang", "de"]
-    assert run(parser.parse_args(arguments)) == 0
+    assert main(["preview", *arguments]) == 0
     assert capsys.readouterr().out == f"{(tmp_path / 'p.html').as_posix()}\n"
     read = Page((tmp_path / "p.html").read_text(encoding="utf-8"))
     assert len(read.all("article")) == 2 and len(read.all("img")) == 1
@@ -111,9 +104,7 @@ def test_parquet_and_command_line(folder, tmp_path, capsys):
 
 def test_a_language_of_a_folder_a_language_and_what_is_not_ours(folder, tmp_path):
     for lang in ("de", "fr"):
-        (tmp_path / "two" / lang).mkdir(parents=True)
-        record = {"tokens": ["Ann"], "ner_tags": ["B-PER"]}
-        (tmp_path / "two" / lang / "train.jsonl").write_text(json.dumps(record))
+        write_jsonl(tmp_path / "two" / lang / "train.jsonl", {"tokens": ["Ann"], "ner_tags": ["B-PER"]})
     text = preview(tmp_path / "two", tmp_path / "page.html", lang="de").read_text(encoding="utf-8")
     assert "1 of 1 rows" in text
     preview(tmp_path / "two", tmp_path / "page.html")  # a preview may be replaced

@@ -10,6 +10,7 @@ from finished_dataset import make
 from hub_server import HubServer
 from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError
+from written_files import write_file
 
 from dataset_script import load
 from dataset_script.__main__ import main
@@ -92,8 +93,7 @@ print(stream.features["ner_tags"].feature.names)
 
 def test_the_repository_is_the_folder_and_nothing_else(hub, folder, tmp_path):
     (folder / "mmner.py").write_text("code")
-    (folder / ".cache").mkdir()
-    (folder / ".cache" / "x.parquet").write_text("scratch")
+    write_file(folder / ".cache" / "x.parquet", "scratch")
     push(folder, "org/mmner", private=True)
     (folder / "mmner.py").unlink()
     shutil.rmtree(folder / ".cache")
@@ -110,8 +110,7 @@ def test_the_repository_is_the_folder_and_nothing_else(hub, folder, tmp_path):
 
 def test_the_next_push_replaces_the_first_in_one_commit(hub, folder, tmp_path):
     push(folder, "org/mmner")
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "notes.txt").write_text("written by hand")
+    write_file(tmp_path / "other" / "notes.txt", "written by hand")
     old = hub.add("dataset", "org/mmner", tmp_path / "other")
     before = len(lfs(hub))
     smaller = make(tmp_path / "smaller", rows=12, languages=("en",), built=False)

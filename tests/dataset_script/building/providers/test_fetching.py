@@ -62,10 +62,8 @@ def test_a_host_that_asks_for_too_long_a_wait_is_not_asked_again(server, fetcher
 def test_attempts_end_and_backing_off_doubles_and_jitters(server, waits, how):
     server.fail_next("/en/", how, times=100)
     politeness = Politeness(requests_per_second=1000, attempts=6, backoff_s=1, sleep=waits.append)
-    fetcher = Fetcher("me@example.org", politeness)
-    with pytest.raises(Temporary):
+    with contextlib.closing(Fetcher("me@example.org", politeness)) as fetcher, pytest.raises(Temporary):
         fetcher.json(server.url + "/en/w/api.php", API)
-    fetcher.close()
     assert len(waits) == 5 and len(server.requests) == 6
     for number, seconds in enumerate(waits):
         least = 5 if how == "maxlag" else 0  # LAG_S of the fetcher

@@ -1,9 +1,9 @@
 """The folder provider: names find their images, whatever their spelling, and identities span languages."""
 
-import json
 from types import SimpleNamespace
 
 import pytest
+from written_files import write_jsonl
 
 from dataset_script.building.providers.folder import Folder, name_key
 from dataset_script.building.stage import Mention
@@ -61,8 +61,7 @@ def test_jsonl_index_is_the_same_as_tsv(folder):
     mentions = ["Athens", "Athen", "Athènes", "Atenas"]
     athens = {"file": "athens.jpg", "types": ["LOC"], "mentions": mentions, "licence": "CC0"}
     records = [athens | {"source": "https://example.org/athens"}, {"file": "chair.jpg", "types": [], "mentions": []}]
-    index = folder / "index.jsonl"
-    index.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    index = write_jsonl(folder / "index.jsonl", *records)
     assert Folder(index).images["athens.jpg"] == Folder(folder / "index.tsv").images["athens.jpg"]
 
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from wikimedia_server import WikimediaServer, picture
+from written_files import write_file
 
 from dataset_script.building.providers import fetching
 from dataset_script.building.providers.fetching import Politeness
@@ -114,8 +115,7 @@ def test_rows_cannot_name_addresses_that_are_not_public(server, tmp_path, monkey
 
 
 def test_a_workspace_of_others_and_a_table_that_is_not_there(tmp_path):
-    (tmp_path / "images").mkdir()
-    (tmp_path / "images" / "film.part").write_text("mine")
+    write_file(tmp_path / "images" / "film.part", "mine")
     with pytest.raises(FileExistsError, match="name a new or an empty folder"):
         Urls(tmp_path, "me@example.org")
     assert (tmp_path / "images" / "film.part").read_text() == "mine"

@@ -42,11 +42,6 @@ def run(folder: Path, *mentions: Mention, **options: object) -> Wikimedia:
     return made
 
 
-def page_of_image(made: Wikimedia, mention: Mention) -> str:
-    """The description page of the image of a mention."""
-    return made.images[made.showing(mention)[0]].source
-
-
 def test_a_name_gets_the_image_of_its_item_with_licence_author_and_origin(server, tmp_path):
     server.add_entity("en", "Ada Lovelace", "Q7259", [HUMAN], "Ada L.jpg")
     mention = Mention("Ada Lovelace", "PER", "en")
@@ -126,10 +121,11 @@ def test_the_first_image_that_is_allowed_is_taken_and_preferred_rank_goes_first(
     server.files["Page image.jpg"] = {"licence": "Public domain", "metadata": {"Credit": "<i>Archive</i>"}}
     mention = Mention("Ada", "PER", "en")
     made = run(tmp_path, mention)
-    assert page_of_image(made, mention).endswith(f"File:{taken}")
+    image = made.images[made.showing(mention)[0]]
+    assert image.source.endswith(f"File:{taken}")
     assert set(server.downloads()) == {f"/thumb/500/{taken.replace('_', ' ')}"}
     if taken != "Best.jpg":
-        assert made.images[made.showing(mention)[0]].author == "Archive"
+        assert image.author == "Archive"
         assert made.counts["files refused: licence not allowed"] == 1
         assert made.counts["files refused: no licence stated"] == 1
 
@@ -190,25 +186,6 @@ def test_nothing_is_asked_again_by_another_run(server, tmp_path):
     assert [second.entity(mention) for mention in mentions] == [first.entity(mention) for mention in mentions]
     third = run(tmp_path, mentions[2])
     assert len(server.requests) == asked and len(third.images) == 1 and third.counts["mentions asked"] == 1
-
-
-@pytest.mark.parametrize(
-    ("pattern", "how", "headers"),
-    [
-        ("^/en/", "429", {"Retry_After": "2"}), ("^/en/", "maxlag", {"Retry_After": "5"}), ("^/wikidata/", "cut", {}),
-        ("^/wikidata/", "html", {}), ("^/thumb/", "cut", {}), ("^/thumb/", "truncated", {}),
-    ],
-)  # fmt: skip
-def test_a_passing_fault_changes_nothing(server, tmp_path, pattern, how, headers):
-    (mention,) = many(server, 1)
-    server.fail_next(pattern, how, **headers)
-    waits: list[float] = []
-    politeness = Politeness(requests_per_second=1000, backoff_s=0, sleep=waits.append)
-    made = run(tmp_path, mention, politeness=politeness)
-    assert not server.faults
-    assert made.counts["mentions: found"] == 1 and made.counts["questions without an answer"] == 0
-    assert len(list((tmp_path / "images").iterdir())) == 1
-    assert waits == [float(headers.get("Retry_After", 0))]
 
 
 @pytest.mark.parametrize(("how", "cause"), [("404", "HTTP 404"), ("html", "not an image"), ("junk", "does not open")])

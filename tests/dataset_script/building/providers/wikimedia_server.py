@@ -3,7 +3,6 @@
 The shapes of the answers are those of formatversion=2, as https://www.mediawiki.org/wiki/API:Query documents them.
 """
 
-import io
 import json
 import re
 import time
@@ -12,6 +11,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from loopback import Fault, Handler, Loopback
 from PIL import Image
+from test_load_image import encoded
 
 from dataset_script.building.providers.mediawiki import MediaWiki
 
@@ -21,9 +21,7 @@ def picture(name: str, width: int = 60, kind: str = "JPEG") -> bytes:
     seed = sum(ord(letter) * (place + 1) for place, letter in enumerate(name))
     image = Image.new("RGB", (width, 40), (seed % 256, seed // 3 % 256, seed // 7 % 256))
     image.putpixel((seed % width, seed % 40), (255, 255, 255))
-    out = io.BytesIO()
-    image.save(out, kind)
-    return out.getvalue()
+    return encoded(image, kind)
 
 
 class _Handler(Handler):
