@@ -21,8 +21,18 @@ def run(*arguments: str | Path, env: dict[str, str] | None = None) -> str:
     return done.stdout
 
 
+LAUNCH = """
+import runpy, sys
+from accelerate import debug_launcher
+file, folder = sys.argv[1:]
+debug_launcher(runpy.run_path(file)["run_process"], args=(folder,), num_processes=2)
+"""
+
+
 def run_two(file: str, folder: Path) -> list[dict]:
-    """What the two processes of a test file have saved, for all cases by one launch: autograd cannot be forked once
-    it has run."""
-    run(file, folder)
+    """What two processes have saved that each call ``run_process(folder)`` of a test file.
+
+    One launch is for all cases: autograd cannot be forked once it has run.
+    """
+    run("-c", LAUNCH, file, folder)
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]

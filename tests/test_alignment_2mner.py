@@ -1,7 +1,6 @@
 """The contrastive losses against loops and closed forms, and two processes against one loop over all rows."""
 
 import math
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -91,10 +90,6 @@ def unit(x: Tensor) -> Tensor:
     return x / x.pow(2).sum().sqrt()
 
 
-def nce(positive: Tensor, negatives: list[Tensor]) -> Tensor:
-    return torch.stack([positive, *negatives]).logsumexp(0) - positive
-
-
 def slow_loss(module: nn.Module, kind: str, batches: list[Batch], text_pooling="mean") -> Tensor:
     """The loss of the usable rows of some batches, which have an image and a word."""
     texts, images, ids = [], [], []
@@ -123,7 +118,8 @@ def slow_loss(module: nn.Module, kind: str, batches: list[Batch], text_pooling="
         for anchors, partners in ((texts, images), (images, texts)):
             candidates = [partners, anchors] if kind == "nt_xent" else [partners]
             negatives = [scale * similarity(anchors[i], side[j]) for side in candidates for j in others]
-            total = total + nce(scale * similarity(anchors[i], partners[i]), negatives) / 2
+            positive = scale * similarity(anchors[i], partners[i])
+            total = total + (torch.stack([positive, *negatives]).logsumexp(0) - positive) / 2
     return total.squeeze() / max(1, len(ids))
 
 
@@ -402,9 +398,3 @@ def test_gather_concatenates_and_sums_gradients(processes):
         assert process["gather"][2].equal((1 + rank) * weights), "the reduction may not write into others' gradients"
     assert processes[0]["gather"][1].equal(3 * weights[:2, :1])  # weight 1 here and 2 there
     assert processes[1]["gather"][1].equal(3 * weights[2:])
-
-
-if __name__ == "__main__":
-    from accelerate import debug_launcher
-
-    debug_launcher(run_process, args=(sys.argv[1],), num_processes=2)

@@ -4,6 +4,7 @@ import functools
 import itertools
 from pathlib import Path
 
+import own_process
 import pytest
 import stranger
 import torch
@@ -341,7 +342,7 @@ def _six_rows(kind: str) -> dict[str, torch.Tensor]:
     return batch if kind == "with ids" else batch | {"image_ids": None}
 
 
-def _two_processes(folder: str):
+def run_process(folder: str):
     """On each of two processes: loss and gradients of its half of a batch, and of a step in which one has no image."""
     import torch.distributed as dist
     from torch.nn.parallel import DistributedDataParallel
@@ -364,17 +365,12 @@ def _two_processes(folder: str):
             model.train()(**step).loss.backward()
             with torch.no_grad():
                 model.eval()(**step)
-    if rank == 0:
-        torch.save(results, Path(folder) / "results.pt")
+    torch.save(results, Path(folder) / f"{rank}.pt")
 
 
 @pytest.fixture(scope="module")
 def two_processes(tmp_path_factory) -> dict:
-    from accelerate import debug_launcher
-
-    folder = tmp_path_factory.mktemp("processes")
-    debug_launcher(_two_processes, args=(str(folder),), num_processes=2)
-    return torch.load(folder / "results.pt")
+    return own_process.run_two(__file__, tmp_path_factory.mktemp("processes"))[0]
 
 
 @pytest.mark.parametrize("kind", SIX_ROWS)

@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import sys
 from pathlib import Path
 
 import own_process
@@ -108,9 +107,3 @@ def test_sharded_and_replicated_training_have_the_same_loss_curve_and_evaluation
     for process in processes:  # one of them has no image
         logits = [process[engine, kind, "logits"] for engine in ("fsdp2", "ddp")]
         torch.testing.assert_close(*logits, atol=1e-3, rtol=1e-3)
-
-
-if __name__ == "__main__":
-    from accelerate import debug_launcher
-
-    debug_launcher(run_process, args=(sys.argv[1],), num_processes=2)
