@@ -1,6 +1,5 @@
 """Tests of the pipeline: entities against all taggings enumerated, windows against one pass, stock code unchanged."""
 
-import itertools
 import json
 
 import datasets
@@ -9,6 +8,8 @@ import pandas as pd
 import pytest
 import stranger
 import torch
+from seqeval.metrics.sequence_labeling import get_entities
+from test_crf_2mner import enumerate_paths
 from tiny_pipelines import (
     LABELS,
     LETTERS,
@@ -31,6 +32,7 @@ from transformers.pipelines.pt_utils import KeyDataset
 from transformers.pipelines.token_classification import AggregationStrategy
 
 import pipeline_2mner
+from crf_2mner import iob2_constraints
 from pipeline_2mner import TwoMNERPipeline
 
 WORDS = ["Jordan", "was", "seen", "in"]
@@ -50,28 +52,13 @@ def context_free(tmp_path_factory):
 @torch.no_grad()
 def taggings(pipe, text, image=None) -> tuple[dict[tuple[int, ...], float], list[tuple[int, int]]]:
     """The probability of every tagging that IOB2 allows, and the offsets of the words."""
-    emissions, crf = pipe.model(**pipe.processor(text, images=image)).logits[0], pipe.model.crf
-    scores = {}
-    for tags in itertools.product(range(len(LABELS)), repeat=len(emissions)):
-        names = ["O", *(LABELS[tag] for tag in tags)]
-        if any(b[0] == "I" and a not in (f"B-{b[2:]}", b) for a, b in itertools.pairwise(names)):
-            continue
-        score = crf.start_transitions[tags[0]] + crf.end_transitions[tags[-1]]
-        score = score + sum(emissions[i, tag] for i, tag in enumerate(tags))
-        scores[tags] = (score + sum(crf.transitions[a, b] for a, b in itertools.pairwise(tags))).double()
-    total = torch.stack(list(scores.values())).logsumexp(0)
-    return {tags: (score - total).exp().item() for tags, score in scores.items()}, pipe.processor.split_words(text)[1]
+    emissions = pipe.model(**pipe.processor(text, images=image)).logits[0]
+    paths = enumerate_paths(pipe.model.crf, emissions, iob2_constraints(LABELS))
+    return dict(zip(*paths, strict=True)), pipe.processor.split_words(text)[1]
 
 
 def spans_of(tags) -> list[tuple[int, int, str]]:
-    spans, names = [], [LABELS[tag] for tag in tags]
-    for start, name in enumerate(names):
-        if name.startswith("B-"):
-            end = start + 1
-            while names[end : end + 1] == [f"I-{name[2:]}"]:
-                end += 1
-            spans.append((start, end, name[2:]))
-    return spans
+    return [(start, end + 1, kind) for kind, start, end in get_entities([LABELS[tag] for tag in tags])]
 
 
 class TestEntities:
