@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from sharded_rows import WORDS, make_rows, write
+from tiny_pipelines import make_pipeline, make_towers
 
 from mmner.data.shards import ParquetShards, find_shards
 from mmner.probe.tiny_towers import make_tiny_towers
@@ -15,6 +16,12 @@ def towers(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("towers")
     make_tiny_towers(folder, [WORDS], vocab_size=300, text_width=32, image_size_px=32, image_widths=(8, 16))
     return folder
+
+
+@pytest.fixture(scope="module")
+def ner(tmp_path_factory):
+    """A pipeline over towers of its own, which spell words letter by letter."""
+    return make_pipeline(make_towers(tmp_path_factory.mktemp("ner")))
 
 
 @pytest.fixture(scope="session")

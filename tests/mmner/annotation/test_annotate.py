@@ -1,7 +1,6 @@
 """Annotation of files and folders: what is read, what is written, and runs that are ended on the way."""
 
 import csv
-import io
 import json
 from pathlib import Path
 
@@ -9,7 +8,9 @@ import own_process
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from tiny_pipelines import TEXTS, make_pipeline, make_towers, plain_image, same
+from test_load_image import encoded
+from tiny_pipelines import TEXTS, plain_image, same
+from written_files import read_jsonl, write_file
 
 from mmner.annotation.annotate import annotate
 from mmner.annotation.inputs import Columns, read_items
@@ -19,26 +20,18 @@ from mmner.cli import main
 SHOWN = [text for text in TEXTS if text]
 
 
-@pytest.fixture(scope="module")
-def ner(tmp_path_factory):
-    return make_pipeline(make_towers(tmp_path_factory.mktemp("towers")))
-
-
 def run(ner, source, output: Path, **options) -> list[dict]:
     annotate(ner, str(source), output, Columns(), options, {"model": "tiny"})
-    return [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    return read_jsonl(output)
 
 
-def png(colour: str) -> bytes:
-    file = io.BytesIO()
-    plain_image(colour).save(file, "PNG")
-    return file.getvalue()
+RED = encoded(plain_image("red"))
 
 
 def write(kind: str, folder: Path) -> Path:
     """The texts of `SHOWN`, the second with an image, as a file or folder of this kind."""
     (folder / "images").mkdir()
-    (folder / "images" / "red.png").write_bytes(png("red"))
+    (folder / "images" / "red.png").write_bytes(RED)
     rows = [{"id": f"t{i}", "text": text, "image": "red.png" if i == 1 else None} for i, text in enumerate(SHOWN)]
     path = folder / f"posts.{kind}"
     if kind == "jsonl":
@@ -50,14 +43,14 @@ def write(kind: str, folder: Path) -> Path:
             writer.writeheader()
             writer.writerows(rows)
     elif kind == "parquet":
-        image = {"bytes": png("red"), "path": None}
+        image = {"bytes": RED, "path": None}
         pyarrow.parquet.write_table(
             pa.Table.from_pylist([{**row, "image": image if row["image"] else None} for row in rows]), path
         )
     elif kind == "folder":
         path.mkdir()
         for row in rows:
-            (path / f"{row['id']}.png").write_bytes(png("red"))
+            (path / f"{row['id']}.png").write_bytes(RED)
             (path / f"{row['id']}.txt").write_text(row["text"] + "\n", encoding="utf-8")
     else:
         path.write_text("\n\n".join(SHOWN) + "\n", encoding="utf-8")
@@ -78,7 +71,7 @@ def test_every_kind_of_input_gives_what_the_pipeline_gives(ner, kind, tmp_path):
 def test_columns_by_name_words_and_captions_of_a_folder(ner, tmp_path):
     source = tmp_path / "images"
     source.mkdir()
-    (source / "a.png").write_bytes(png("red"))
+    (source / "a.png").write_bytes(RED)
     (source / "metadata.jsonl").write_text(json.dumps({"file_name": "a.png", "caption": SHOWN[0], "text": "x"}))
     (item,) = read_items(str(source), Columns(text="caption"))
     assert (item.text, item.image) == (SHOWN[0], str(source / "a.png"))
@@ -89,7 +82,7 @@ def test_columns_by_name_words_and_captions_of_a_folder(ner, tmp_path):
 
 def test_what_cannot_be_read_stands_in_its_row(ner, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no image")
-    (tmp_path / "red.png").write_bytes(png("red"))
+    (tmp_path / "red.png").write_bytes(RED)
     lines = [
         json.dumps({"text": SHOWN[0], "image": "broken.png"}),
         "{not json",
@@ -247,8 +240,7 @@ def test_rows_of_another_run_and_files_of_others_are_kept(ner, tmp_path):
     source.write_text(source.read_text() + "\n")
     with pytest.raises(FileExistsError, match="a run with other input"):
         run(ner, source, tmp_path / "out.jsonl")
-    (tmp_path / "mine.jsonl.unfinished").mkdir()
-    (tmp_path / "mine.jsonl.unfinished" / "letter").write_text("mine")
+    write_file(tmp_path / "mine.jsonl.unfinished" / "letter", "mine")
     with pytest.raises(FileExistsError, match="is not empty"):
         run(ner, source, tmp_path / "mine.jsonl")
     (tmp_path / "there.jsonl").write_text("mine")
@@ -261,6 +253,6 @@ def test_two_processes_share_the_rows(tmp_path):
     source = write("folder", tmp_path)
     own_process.run(*own_process.TORCHRUN, "-m", "mmner", "predict", source, "--output", tmp_path / "two.jsonl")
     assert main(["predict", str(source), "--output", str(tmp_path / "one.jsonl")]) == 0
-    two, one = ([json.loads(line) for line in (tmp_path / f"{name}.jsonl").open()] for name in ("two", "one"))
+    two, one = (read_jsonl(tmp_path / f"{name}.jsonl") for name in ("two", "one"))
     same([row.pop("entities") for row in two], [row.pop("entities") for row in one])
     assert two == one and len(one) == 5

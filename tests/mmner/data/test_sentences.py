@@ -3,8 +3,8 @@
 import copy
 import itertools
 import math
-import random
 from collections import Counter
+from functools import partial
 
 import datasets
 import numpy as np
@@ -14,7 +14,7 @@ from datasets.table import InMemoryTable
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from sharded_rows import FEATURES, LABELS, png, rows_of
+from sharded_rows import FEATURES, LABELS, png, random_rows, rows_of
 
 from mmner.data.collator import DataCollatorForMultimodalTokenClassification
 from mmner.data.sentences import WindowedSentences, derangement, repeats, training_windows
@@ -32,19 +32,7 @@ def processor(tmp_path_factory):
     return TwoMNERProcessor.from_towers(*towers)
 
 
-def random_tags(rng: random.Random, length: int) -> list[int]:
-    tags: list[int] = []
-    for _ in range(length):
-        inside = [tags[-1] + tags[-1] % 2] * 4 if tags and tags[-1] else []  # B-X (odd) or I-X goes on as I-X
-        tags.append(rng.choice([0, 0, 1, 3, *inside]))
-    return tags
-
-
-def make_rows(lengths, images=None, seed=0, **columns) -> datasets.Dataset:
-    """Rows of random words and tags."""
-    rng = random.Random(seed)
-    tokens = [[rng.choice(WORDS) for _ in range(length)] for length in lengths]
-    return rows_of(tokens, [random_tags(rng, length) for length in lengths], images, **columns)
+make_rows = partial(random_rows, WORDS)
 
 
 def items_of(sentences: WindowedSentences) -> list[dict]:

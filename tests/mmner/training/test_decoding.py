@@ -1,18 +1,15 @@
 """Tags and scores of whole sentences: against the pipeline, and against every sequence of tags."""
 
-import itertools
-import math
-import random
-
 import datasets
 import pytest
 import torch
-from sharded_rows import LABELS, png, rows_of
+from sharded_rows import LABELS, png, random_rows
+from test_crf_2mner import enumerate_paths
+from tiny_pipelines import same
+from tiny_runs import trainer_of
 
 from crf_2mner import LinearChainCRF, iob2_constraints
-from mmner.data.collator import DataCollatorForMultimodalTokenClassification
 from mmner.data.sentences import WindowedSentences
-from mmner.options import TrainingArguments
 from mmner.probe.tiny_towers import make_tiny_towers
 from mmner.results.report import prediction_rows
 from mmner.training.decoding import entity_posteriors
@@ -43,19 +40,11 @@ def model_and_processor(tmp_path_factory):
 
 
 def make_rows(lengths, seed=0) -> datasets.Dataset:
-    rng = random.Random(seed)
-    tokens = [[rng.choice(WORDS) for _ in range(length)] for length in lengths]
-    tags = [[rng.choice([0, 1, 3]) for _ in range(length)] for length in lengths]
-    return rows_of(tokens, tags, [png(60 * row, 0, 0) if row % 3 else None for row in range(len(lengths))])
+    return random_rows(WORDS, lengths, [png(60 * row, 0, 0) if row % 3 else None for row in range(len(lengths))], seed)
 
 
 def make_trainer(model_and_processor, folder) -> TwoMNERTrainer:
-    model, processor = model_and_processor
-    arguments = TrainingArguments(
-        output_dir=str(folder), use_cpu=True, disable_tqdm=True, do_train=False, per_device_eval_batch_size=3
-    )
-    collator = DataCollatorForMultimodalTokenClassification(processor)
-    return TwoMNERTrainer(model=model, args=arguments, data_collator=collator, processing_class=processor)
+    return trainer_of(*model_and_processor, folder, do_train=False, per_device_eval_batch_size=3)
 
 
 @pytest.mark.parametrize("stride", [None, 0, 20])
@@ -78,9 +67,7 @@ def test_evaluation_and_pipeline_give_the_same_entities(model_and_processor, tmp
     assert sum(map(len, expected)) > 20 and any(" " in entity["word"] for entities in expected for entity in entities)
     for row, entities in zip(found, expected, strict=True):
         assert len(row["predicted_tags"]) == len(row["tokens"])  # no gold word is without a prediction
-        got = row["entities"]
-        assert [{**entity, "score": 0} for entity in got] == [{**entity, "score": 0} for entity in entities]
-        assert [e["score"] for e in got] == pytest.approx([e["score"] for e in entities], abs=1e-4)
+        same(row["entities"], entities, tolerance=1e-4)
 
 
 def test_without_gold_labels_the_same_is_predicted_and_nothing_is_scored(model_and_processor, tmp_path):
@@ -117,14 +104,7 @@ def test_entity_posteriors_are_those_of_all_tag_sequences():
     assert {(row, start) for row, start in scores.nonzero().tolist()} == {entity[:2] for entity in entities}
 
     for row, length in ((0, 6), (1, 4)):
-        weights = {}
-        for tags in itertools.product(range(4), repeat=length):
-            if any(tag == 2 and before not in (1, 2) for before, tag in zip((0, *tags), tags, strict=False)):
-                continue  # an I-LOC that continues nothing: not IOB2, of no probability
-            mask = torch.ones(1, length, dtype=torch.bool)
-            log_prob = crf.log_likelihood(emissions[row : row + 1, :length], torch.tensor([tags]), mask).item()
-            weights[tags] = math.exp(log_prob)
-        assert sum(weights.values()) == pytest.approx(1, abs=1e-4)
+        weights = dict(zip(*enumerate_paths(crf, emissions[row, :length], iob2_constraints(labels)), strict=True))
         for _, start, end, begin, inside in (entity for entity in entities if entity[0] == row):
             expected = sum(
                 weight

@@ -5,26 +5,16 @@ import torch
 from safetensors.torch import load_file
 from sharded_rows import LABELS, make_rows
 from tiny_models import tiny_batch, tiny_model
-from transformers import set_seed
+from tiny_runs import EVERY_SECOND_STEP, make_model, trainer_of
 
-from mmner.data.collator import DataCollatorForMultimodalTokenClassification
 from mmner.data.sentences import WindowedSentences
-from mmner.options import ModelArguments, TrainingArguments
+from mmner.options import ModelArguments
 from mmner.training.lora import add_adapters, merge_adapters
 from mmner.training.model import build_model
 from mmner.training.trainer import TwoMNERTrainer
 from modeling_2mner import TwoMNERForTokenClassification
 
 pytest.importorskip("peft")
-
-
-def fill_adapters(model) -> None:
-    """Values as after a training: an adapter begins as zero."""
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "lora_" in name:
-                parameter.normal_()
 
 
 @pytest.mark.parametrize("text", ["bert", "xlm-roberta", "deberta-v2"])
@@ -34,9 +24,12 @@ def test_a_merged_weight_is_the_old_one_plus_twice_the_product_of_the_adapter(te
     add_adapters(model, 3)
     with torch.no_grad():
         torch.testing.assert_close(model(**batch).logits, before(**batch).logits, rtol=0, atol=0)
-    fill_adapters(model)
+    torch.manual_seed(1)
     given = model.model.text_model.state_dict()
     with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.normal_()  # as after a training: an adapter begins as zero
         adapted = model(**batch).logits
         merge_adapters(model)
         torch.testing.assert_close(model(**batch).logits, adapted, rtol=1e-4, atol=1e-4)
@@ -55,20 +48,10 @@ def test_a_merged_weight_is_the_old_one_plus_twice_the_product_of_the_adapter(te
 
 
 def make_trainer(towers, folder, max_steps, **options) -> TwoMNERTrainer:
-    set_seed(0)
-    names = {"text_model": str(towers / "text"), "vision_model": str(towers / "vision")}
-    model, processor = build_model(ModelArguments(**names, **options), LABELS, [], towers, build=False)
-    settings = {"per_device_train_batch_size": 2, "eval_strategy": "no", "load_best_model_at_end": False}
-    settings |= {"save_strategy": "steps", "save_steps": 2, "learning_rate": 1e-2, "lr_scheduler_type": "constant"}
-    return TwoMNERTrainer(
-        model=model,
-        args=TrainingArguments(
-            output_dir=str(folder), use_cpu=True, disable_tqdm=True, max_steps=max_steps, **settings
-        ),
-        data_collator=DataCollatorForMultimodalTokenClassification(processor, model.config),
-        train_dataset=WindowedSentences(make_rows(12), processor, model.config.label2id, training=True),
-        processing_class=processor,
-    )
+    model, processor = make_model(towers, **options)
+    train = WindowedSentences(make_rows(12), processor, model.config.label2id, training=True)
+    settings = {"per_device_train_batch_size": 2, "learning_rate": 1e-2, "lr_scheduler_type": "constant"}
+    return trainer_of(model, processor, folder, train, max_steps=max_steps, **EVERY_SECOND_STEP, **settings)
 
 
 def test_adapters_heads_and_crf_learn_and_the_tower_does_not(towers, tmp_path):
@@ -101,11 +84,10 @@ def test_a_resumed_run_saves_the_same_plain_model(towers, tmp_path):
 
 
 def test_frozen_layers_get_no_adapter_and_nonsense_is_refused(towers):
-    names = {"text_model": str(towers / "text"), "vision_model": str(towers / "vision")}
-    model, _ = build_model(ModelArguments(**names, freeze_text_model="1", lora_rank=2), LABELS, [], towers, False)
+    model, _ = make_model(towers, freeze_text_model="1", lora_rank=2)
     with_adapter = {name.split(".layer.")[1][0] for name, _ in model.named_parameters() if "lora_" in name}
     assert with_adapter and "0" not in with_adapter
     with pytest.raises(ValueError, match="--lora_rank is 0; expected 1 or more"):
-        build_model(ModelArguments(**names, lora_rank=0), LABELS, [], towers, False)
+        make_model(towers, lora_rank=0)
     with pytest.raises(ValueError, match="has none: leave out --freeze_text_model, or --lora_rank"):
-        build_model(ModelArguments(**names, freeze_text_model="all", lora_rank=2), LABELS, [], towers, False)
+        make_model(towers, freeze_text_model="all", lora_rank=2)

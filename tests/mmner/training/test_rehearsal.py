@@ -2,8 +2,9 @@
 
 import datasets
 import pytest
+import sharded_rows
 import torch
-from tiny_pipelines import LABELS, make_pipeline, make_towers
+from tiny_pipelines import LABELS
 
 from mmner.data.splits import with_known_types
 from mmner.training.labels import with_labels
@@ -12,30 +13,11 @@ from mmner.training.rehearsal import with_rehearsal
 NEW = ["O", "B-DISH", "I-DISH"]
 
 
-@pytest.fixture(scope="module")
-def ner(tmp_path_factory):
-    return make_pipeline(make_towers(tmp_path_factory.mktemp("towers")))
-
-
 def rows_of(labels):
-    features = {
-        "id": datasets.Value("string"),
-        "lang": datasets.Value("string"),
-        "tokens": datasets.List(datasets.Value("string")),
-        "ner_tags": datasets.List(datasets.ClassLabel(names=labels)),
-        "image": datasets.Image(),
-    }
-    records = [
-        {"id": "1", "lang": "en", "tokens": ["hot", "soup"], "ner_tags": [1, 2], "image": None},
-        {
-            "id": "2",
-            "lang": "de",
-            "tokens": ["Anna", "fliegt", "nach", "Rom", "!"],
-            "ner_tags": [0] * 5,
-            "image": None,
-        },
-    ]
-    return with_known_types(datasets.Dataset.from_list(records, features=datasets.Features(features)), ["DISH"])
+    tokens = [["hot", "soup"], ["Anna", "fliegt", "nach", "Rom", "!"]]
+    rows = sharded_rows.rows_of(tokens, [[1, 2], [0] * 5], id=["1", "2"], lang=["en", "de"])
+    rows = rows.cast_column("ner_tags", datasets.List(datasets.ClassLabel(names=labels)))
+    return with_known_types(rows, ["DISH"])
 
 
 @pytest.fixture(scope="module")

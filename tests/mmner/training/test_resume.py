@@ -11,14 +11,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from sharded_rows import LABELS, make_rows
-from transformers import Trainer, TrainerCallback, set_seed
+from sharded_rows import make_rows
+from tiny_runs import EVERY_SECOND_STEP, make_model, trainer_of
+from transformers import Trainer, TrainerCallback
 
-from mmner.data.collator import DataCollatorForMultimodalTokenClassification
 from mmner.data.sentences import WindowedSentences
-from mmner.options import ModelArguments, TrainingArguments
 from mmner.training.checkpoints import checkpoint_to_resume, noted_checkpoint
-from mmner.training.model import build_model
 from mmner.training.trainer import TwoMNERTrainer
 
 
@@ -37,40 +35,14 @@ def stop(model, control):
     control.should_training_stop = True
 
 
-def make_trainer(towers, folder, mention_dropout=0.0, after=None, **options) -> TwoMNERTrainer:
-    set_seed(0)
-    names = {"text_model": str(towers / "text"), "vision_model": str(towers / "vision")}
-    arguments = ModelArguments(**names, alignment="clip", modality_dropout=0.3)
-    model, processor = build_model(arguments, LABELS, [], towers, build=False)
-    processor.tokenizer.mask_token = processor.tokenizer.pad_token
-    options = {
-        "per_device_train_batch_size": 2,
-        "eval_strategy": "no",
-        "load_best_model_at_end": False,
-        "save_strategy": "steps",
-        "save_steps": 2,
-        "logging_steps": 3,
-        "report_to": "none",
-        "learning_rate": 1e-3,
-        **options,
-    }
-    rows = make_rows(12)
-    return TwoMNERTrainer(
-        model=model,
-        args=TrainingArguments(output_dir=str(folder), use_cpu=True, disable_tqdm=True, seed=1, **options),
-        data_collator=DataCollatorForMultimodalTokenClassification(processor),
-        train_dataset=WindowedSentences(
-            rows, processor, model.config.label2id, training=True, mention_dropout=mention_dropout, seed=4
-        ),
-        eval_dataset=WindowedSentences(rows, processor, model.config.label2id),
-        processing_class=processor,
-        callbacks=None if after is None else [After(*after)],
-    )
-
-
-def assert_same_weights(first, second):
-    for name, value in first.model.state_dict().items():
-        assert torch.equal(value, second.model.state_dict()[name]), name
+def make_trainer(towers, folder, after=None, **options) -> TwoMNERTrainer:
+    model, processor = make_model(towers, alignment="clip", modality_dropout=0.3)
+    train = WindowedSentences(make_rows(12), processor, model.config.label2id, training=True, seed=4)
+    dev = WindowedSentences(make_rows(12), processor, model.config.label2id)
+    callbacks = None if after is None else [After(*after)]
+    fixed = {"per_device_train_batch_size": 2, "logging_steps": 3, "learning_rate": 1e-3, "seed": 1}
+    options = EVERY_SECOND_STEP | fixed | options
+    return trainer_of(model, processor, folder, train, dev, callbacks, **options)
 
 
 # The private methods of the Trainer that are overridden: a hash of the source, and which methods call it.
@@ -192,4 +164,4 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_the_run_goes_on_from_it(towe
     again = make_trainer(towers, run, max_steps=6, resume_from_checkpoint="last")
     again.train(resume_from_checkpoint=checkpoint_to_resume(again.args))
     assert sorted(path.name for path in run.iterdir()) == ["checkpoint-6"]
-    assert_same_weights(whole, again)
+    torch.testing.assert_close(again.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)

@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from written_files import read_jsonl
 
 import run_mmner
 from mmner.options import TrainingArguments
@@ -30,8 +31,7 @@ def searched(tmp_path_factory):
     (folder / "space.yaml").write_text(yaml.safe_dump(SPACE))
     argv = [*OPTIONS, "--search_trials", "3", "--search_space", str(folder / "space.yaml")]
     results = run_mmner.main([*argv, "--output_dir", str(folder / "run")])
-    trace = [json.loads(line) for line in (folder / "run" / "search.jsonl").read_text().splitlines()]
-    return folder, results, trace
+    return folder, results, read_jsonl(folder / "run" / "search.jsonl")
 
 
 def test_the_trace_has_every_trial_and_the_best_on_dev_is_taken(searched):
@@ -65,7 +65,7 @@ def test_two_processes_train_with_the_same_best_options(tmp_path):
     options += ["--output_dir", tmp_path / "run"]
     own_process.run(*own_process.TORCHRUN, tmp_path / "rank.py", tmp_path, *options)
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
-    trace = [json.loads(line) for line in (tmp_path / "run" / "search.jsonl").read_text().splitlines()]
+    trace = read_jsonl(tmp_path / "run" / "search.jsonl")
     assert first == second == max(trace, key=lambda line: line["eval_f1"])["options"]
 
 
@@ -100,8 +100,7 @@ def test_a_trial_counts_by_the_evaluation_whose_model_would_be_kept(options, bes
     args = TrainingArguments(output_dir=str(tmp_path), **options)
     trainer = FakeTrainer(args, {0: [0.5, 0.9, 0.6], 1: [0.7, 0.3, 0.8]})
     assert search(trainer, {"weight_decay": {"low": 0.0, "high": 0.1}}, trials=2) == {"weight_decay": best / 10}
-    trace = [json.loads(line) for line in (tmp_path / "search.jsonl").read_text().splitlines()]
-    assert [line[args.metric_for_best_model] for line in trace] == kept
+    assert [line[args.metric_for_best_model] for line in read_jsonl(tmp_path / "search.jsonl")] == kept
     assert args.load_best_model_at_end == options.get("load_best_model_at_end", True)
 
 

@@ -7,35 +7,22 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sharded_rows import LABELS, make_rows, png, rows_of
-from transformers import TrainerState, set_seed
+from sharded_rows import make_rows, png, rows_of
+from tiny_runs import make_model, trainer_of
+from transformers import TrainerState
 
-from mmner.data.collator import DataCollatorForMultimodalTokenClassification
 from mmner.data.sentences import WindowedSentences
-from mmner.options import ModelArguments, TrainingArguments
+from mmner.options import TrainingArguments
 from mmner.results.report import prediction_rows
-from mmner.training.model import build_model
 from mmner.training.trainer import ENOUGH_STEPS, EpochSampler, TwoMNERTrainer, few_steps, parameter_groups
-
-
-def make_model(towers, **options):
-    set_seed(0)
-    names = {"text_model": str(towers / "text"), "vision_model": str(towers / "vision")}
-    return build_model(ModelArguments(**names, **options), LABELS, [], towers, build=False)
 
 
 def make_trainer(towers, folder, dev=None, **options) -> TwoMNERTrainer:
     model, processor = make_model(towers)
-    options = {"use_cpu": True, "disable_tqdm": True, "per_device_train_batch_size": 4, "report_to": "none", **options}
+    train = WindowedSentences(make_rows(20), processor, model.config.label2id, training=True)
     dev = make_rows(7, seed=1) if dev is None else dev
-    return TwoMNERTrainer(
-        model=model,
-        args=TrainingArguments(output_dir=str(folder), **options),
-        data_collator=DataCollatorForMultimodalTokenClassification(processor),
-        train_dataset=WindowedSentences(make_rows(20), processor, model.config.label2id, training=True),
-        eval_dataset=WindowedSentences(dev, processor, model.config.label2id) if dev else None,
-        processing_class=processor,
-    )
+    dev = WindowedSentences(dev, processor, model.config.label2id) if dev else None
+    return trainer_of(model, processor, folder, train, dev, per_device_train_batch_size=4, **options)
 
 
 @pytest.mark.parametrize(
