@@ -27,10 +27,6 @@ def run(monkeypatch, tmp_path):
     return script
 
 
-def weights(folder: Path) -> dict:
-    return load_file(folder / "model.safetensors")
-
-
 def test_the_stock_trainer(run, tmp_path, capsys):
     run("stock_trainer", "--output", tmp_path / "stock")
     assert "'eval_f1': " in capsys.readouterr().out and (tmp_path / "stock" / "modeling_2mner.py").is_file()
@@ -41,7 +37,7 @@ def test_lora_saves_a_plain_model(run, tmp_path, capsys):
     run("lora", "--output", tmp_path / "lora")
     assert "weights are trained." in capsys.readouterr().out
     index = json.loads((ROOT / "models" / "2m-ner-small" / "model.safetensors.index.json").read_text())
-    assert set(weights(tmp_path / "lora")) == set(index["weight_map"])
+    assert set(load_file(tmp_path / "lora" / "model.safetensors")) == set(index["weight_map"])
 
 
 def test_encoders_of_ones_choice(run, tmp_path, towers):

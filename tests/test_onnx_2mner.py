@@ -13,8 +13,8 @@ import pytest
 import torch
 from test_one_image import save_photograph
 from tiny_models import IMAGE_SIZE, tiny_batch, tiny_model
-from tiny_pipelines import TEXTS, make_pipeline, plain_image, same
-from transformers import pipeline
+from tiny_pipelines import TEXTS, plain_image, same
+from written_files import contents_of
 
 import onnx_2mner
 from modeling_2mner import TwoMNERForTokenClassification
@@ -158,10 +158,6 @@ def test_products_whose_input_has_outliers_stay_exact(tmp_path, monkeypatch):
         monkeypatch.setattr(onnx_2mner, "MAX_INPUT_RANGE", widest)
         errors.append(np.abs(exported(tmp_path / str(widest), model, quantize=True)(**batch) - want).mean())
     assert errors[1] < errors[0] / 2
-
-
-def contents_of(folder) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def files_of(folder) -> list[str]:
@@ -309,21 +305,6 @@ def test_the_pipeline_gives_the_same_entities(ner, gated, monkeypatch, tmp_path)
     want = ner(texts, images=images, batch_size=3)
     assert sum(map(len, want)) > 10
     same(got, want, tolerance=1e-5)
-
-
-def test_an_int8_export_in_the_models_folder_is_used_at_each_load(towers, tmp_path, monkeypatch):
-    """As the README has it."""
-    ner, folder = make_pipeline(towers, collaboration="none"), tmp_path / "tagger"
-    ner.model.save_pretrained(folder)
-    ner.processor.save_pretrained(folder)
-    export_onnx(ner.model, ner.processor, folder, quantize=True)
-    monkeypatch.setattr(onnx_2mner, "export_onnx", None)  # never again
-    light = pipeline("token-classification", model=str(folder), trust_remote_code=True, device="cpu", onnx=True)
-    assert light._onnx.precision == "int8" and light._onnx.folder == folder
-    batch = ner.processor([TEXTS[0].split()])
-    exact = expected_logits(ner.model, batch)
-    assert 1e-4 < np.abs(light._onnx(**batch) - exact).max() < 0.5 * np.abs(exact).max()  # rounded, but the same
-    assert light(TEXTS[0])
 
 
 # As remote code, and without the extra

@@ -1,11 +1,11 @@
 """Sets whose annotators tagged only some of the types: the likelihood sums over what they could not have said."""
 
 import itertools
-import json
 
 import numpy as np
 import pytest
 import torch
+from written_files import write_jsonl
 
 from crf_2mner import LinearChainCRF, iob2_constraints
 from dataset_script import load
@@ -75,8 +75,7 @@ def folder(tmp_path_factory):
         {"id": "1", "tokens": ["Ann", "saw", "Katrina"], "ner_tags": ["B-PER", "O", "O"], "known_types": ["PER"]},
     ]
     for split in ("train", "validation"):
-        lines = [json.dumps({"lang": "en", "image": None} | row) for row in rows]
-        (folder / f"{split}.jsonl").write_text("\n".join(lines))
+        write_jsonl(folder / f"{split}.jsonl", *({"lang": "en", "image": None} | row for row in rows))
     return folder
 
 
@@ -114,6 +113,6 @@ def test_from_file_to_loss_and_score(folder, towers, tmp_path):
 
 def test_a_tag_that_nobody_could_have_given_is_refused(tmp_path):
     row = {"id": "1", "lang": "en", "tokens": ["Ann"], "ner_tags": ["B-PER"], "known_types": ["LOC"]}
-    (tmp_path / "train.jsonl").write_text(json.dumps(row))
+    write_jsonl(tmp_path / "train.jsonl", row)
     with pytest.raises(ValueError, match=r"train.jsonl:1: an entity of type PER came, which known_types \(LOC\)"):
         load(tmp_path, cache_dir=tmp_path / "cache")

@@ -1,6 +1,5 @@
 """Every Python snippet of the README and of a model card runs as it stands, with stand-ins for model and data."""
 
-import json
 import re
 import shlex
 from pathlib import Path
@@ -9,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from transformers import pipeline
+from written_files import write_jsonl
 
 from mmner.options import DataArguments, ModelArguments, TrainingArguments, parse_arguments
 from mmner.probe.tiny_towers import make_tiny_towers
@@ -36,10 +36,8 @@ def world(tmp_path_factory) -> Path:
     towers = make_tiny_towers(folder / "towers", [ROW["tokens"]], vocab_size=300, image_size_px=32)
     data = folder / "path" / "to" / "folder"
     for lang in ("en", "de"):
-        (data / lang).mkdir(parents=True)
         for split in ("train", "validation", "test"):
-            line = json.dumps({"id": f"{lang}-{split}", "lang": lang, **ROW})
-            (data / lang / f"{split}.jsonl").write_text(line + "\n")
+            write_jsonl(data / lang / f"{split}.jsonl", {"id": f"{lang}-{split}", "lang": lang, **ROW})
     (data / "images").mkdir()
     for image in (folder / "photo.jpg", data / "images" / "1.jpg"):
         Image.new("RGB", (40, 24), "red").save(image)

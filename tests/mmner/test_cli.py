@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from transformers import pipeline
+from written_files import write_file
 
 import mmner
 from mmner.cli import COMMANDS, main
@@ -24,10 +25,8 @@ def folder(tmp_path, monkeypatch) -> Path:
     Path("photo.jpg").write_bytes(b"")
     Path("latin.csv").write_bytes("text\nMüller\n".encode("latin-1"))
     Path("empty").mkdir()
-    Path("set").mkdir()
-    Path("set/train.jsonl").write_text('{"id": "1", "lang": "en", "tokens": ["a"], "ner_tags": []}\n')
-    Path("good/es").mkdir(parents=True)
-    Path("good/es/test.txt").write_text(f"{TEXT}\n[Ana|PER]\n", encoding="utf-8")
+    write_file(Path("set/train.jsonl"), '{"id": "1", "lang": "en", "tokens": ["a"], "ner_tags": []}\n')
+    write_file(Path("good/es/test.txt"), f"{TEXT}\n[Ana|PER]\n")
     Path("bad.yaml").write_text("learning_rat: 1e-4\n")
     Path("list.yaml").write_text("- 1\n")
     return tmp_path
@@ -61,8 +60,7 @@ def test_explain_writes_a_page_or_json(capsys):
 
 
 def test_no_export_of_another_model_goes_into_a_model(capsys):
-    Path("mine").mkdir()
-    Path("mine/config.json").write_text("{}")
+    write_file(Path("mine/config.json"), "{}")
     assert main(["export", "mine"]) == 2
     assert "mine is a model; say where its export goes: mmner export mine FOLDER" in capsys.readouterr().err
 

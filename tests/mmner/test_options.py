@@ -129,15 +129,14 @@ def test_the_text_of_a_recipe_repeats_the_run(recipe, tmp_path):
     assert again[:2] == first[:2] == (again[0], DataArguments(max_train_samples=7))
 
 
-def test_none_takes_back_a_number_of_the_recipe(tmp_path):
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("early_stopping_patience: 3\nalignment_temperature: 0.5\neval_strategy: no\n")
+def test_none_takes_back_a_number_of_the_recipe(recipe):
+    path = recipe("early_stopping_patience: 3\nalignment_temperature: 0.5\neval_strategy: no\n")
     options = ["--early_stopping_patience", "none", "--load_best_model_at_end", "false"]
-    model, _, training = parse_arguments([str(recipe), "--alignment_temperature=None", *options])
+    model, _, training = parse_arguments([path, "--alignment_temperature=None", *options])
     assert training.early_stopping_patience is None and model.alignment_temperature is None
     assert training.eval_strategy == "no"  # a boolean, to YAML
     with pytest.raises(ValueError, match="invalid int value: 'some'"):
-        parse_arguments([str(recipe), "--early_stopping_patience", "some"])
+        parse_arguments([path, "--early_stopping_patience", "some"])
 
 
 def test_where_none_is_a_value_it_stays_one(recipe):

@@ -4,6 +4,7 @@ import json
 import random
 
 import pytest
+from written_files import write_file, write_jsonl
 
 from benchmarks.accuracy import accuracy
 
@@ -25,10 +26,8 @@ def fake_run(arguments, folder, dataset, options, seed):
         row = {"id": str(place), "lang": "en", "image_relation": "depicts", "tokens": ["x"] * len(tags)}
         row |= {"ner_tags": tags, "predicted_tags": found, "entities": entities}
         rows.append(row | {"text_only_tags": rng.choices(LABELS, k=len(tags))})
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "predictions_test.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    results = {"test_f1": rng.random(), "train_samples": 9}
-    (folder / "all_results.json").write_text(json.dumps(results), encoding="utf-8")
+    write_jsonl(folder / "predictions_test.jsonl", *rows)
+    write_file(folder / "all_results.json", {"test_f1": rng.random(), "train_samples": 9})
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from processing_2mner import TwoMNERProcessor
 
 TEXT = {"input_ids", "attention_mask", "word_starts", "labels"}
 RED = png(255, 0, 0)
+RED_IMAGE = Image.fromarray(np.full((8, 8, 3), (255, 0, 0), dtype=np.uint8))
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +30,7 @@ def test_a_batch_is_what_the_processor_makes_of_its_rows(processor):
     batch = DataCollatorForMultimodalTokenClassification(processor)(features)
     assert set(batch) == TEXT | {"pixel_values", "image_index", "image_ids"}
     assert batch["labels"].tolist() == [[0, 1, -100], [0, 1, 2], [0, 1, -100]]
-    red = Image.fromarray(np.full((8, 8, 3), (255, 0, 0), dtype=np.uint8))
-    alone = processor(["Jordan won"], images=[red])
+    alone = processor(["Jordan won"], images=[RED_IMAGE])
     assert torch.equal(batch["pixel_values"], alone["pixel_values"])  # equal images once
     assert torch.equal(batch["image_ids"], alone["image_ids"])
     assert batch["image_index"].tolist() == [0, -1, 0]
@@ -83,11 +83,10 @@ def test_a_worker_that_is_not_forked_reads_the_store_of_features(processor, tmp_
 def test_plain_rows_are_read_by_the_names_of_their_tags(processor):
     """The order of the dataset's tags is not the model's; the labels are the model's."""
     config = tiny_config()  # O, B-PER, I-PER, B-LOC, I-LOC
-    red = Image.fromarray(np.full((8, 8, 3), (255, 0, 0), dtype=np.uint8))
     tokens, names = [["Jordan", "won"], ["in", "New", "York"]], [["B-PER", "O"], ["O", "B-LOC", "I-LOC"]]
     by_name = [
         {"tokens": words, "ner_tags": tags, "image": image, "caption": "a red square", "id": 7}
-        for words, tags, image in zip(tokens, names, (red, None), strict=True)
+        for words, tags, image in zip(tokens, names, (RED_IMAGE, None), strict=True)
     ]
     rows = rows_of(tokens, [[3, 0], [0, 1, 2]], [RED, None])  # O, B-LOC, I-LOC, B-PER, I-PER
     label_names = rows.features["ner_tags"].feature.names
@@ -95,7 +94,7 @@ def test_plain_rows_are_read_by_the_names_of_their_tags(processor):
         "names": (DataCollatorForMultimodalTokenClassification(processor, config), by_name),
         "ids": (DataCollatorForMultimodalTokenClassification(processor, config, label_names=label_names), rows),
     }
-    expected = processor(tokens, images=[red, None], word_labels=[[1, 0], [0, 3, 4]])
+    expected = processor(tokens, images=[RED_IMAGE, None], word_labels=[[1, 0], [0, 3, 4]])
     for collator, given in collators.values():
         batch = collator([given[0], given[1]])
         assert set(batch) == set(expected)

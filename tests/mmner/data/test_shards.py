@@ -95,7 +95,6 @@ print(len(shards))
 print([row for group in (0, 20) for row in shards.read([group])["id"]])
 """
     with HubServer(tmp_path / "hub") as hub:
-        (tmp_path / "home").mkdir()
         said = own_process.run("-c", code, parquet_folder, env=hub.environment(tmp_path / "home"))
     counts, ids = said.splitlines()[-2:]
     assert counts == "200"

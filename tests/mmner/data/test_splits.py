@@ -1,6 +1,5 @@
 """Which rows a run gets of a dataset, and what is said where it cannot have them."""
 
-import json
 import logging
 
 import datasets
@@ -9,6 +8,7 @@ import pytest
 import yaml
 from hub_server import HubServer
 from sharded_rows import LABELS, png, rows_of
+from written_files import read_jsonl, write_jsonl
 
 from mmner.data.splits import count_images, label_names, load_splits
 from mmner.options import DataArguments
@@ -51,11 +51,10 @@ def write_set(folder, images: dict[str, list[str | None]]) -> str:
     """Sentences in JSONL, by language the image that each names; those called `there...` are there."""
     (folder / "images").mkdir(parents=True)
     for lang, names in images.items():
-        (folder / lang).mkdir()
+        row = {"tokens": ["Paris"], "ner_tags": ["B-LOC"], "lang": lang}
+        rows = [row | {"id": f"{lang}{number}", "image": name} for number, name in enumerate(names)]
+        write_jsonl(folder / lang / "train.jsonl", *rows)
         for number, name in enumerate(names):
-            row = {"id": f"{lang}{number}", "tokens": ["Paris"], "ner_tags": ["B-LOC"], "image": name, "lang": lang}
-            with (folder / lang / "train.jsonl").open("a") as file:
-                file.write(json.dumps(row) + "\n")
             if name is not None and name.startswith("there"):
                 (folder / "images" / name).write_bytes(png(number, 0, 0)["bytes"])
     return str(folder)
@@ -115,13 +114,12 @@ assert main(["convert", "org/set", "--output", sys.argv[1] + "/rows.jsonl", *tol
 def test_a_set_on_the_hub_with_other_columns_and_tags_is_read_as_a_folder_is(tmp_path):
     record = {"mots": ["Ada", "vit", "à", "Le", "Havre"], "etiquettes": ["S-PER", "O", "O", "B-LOC", "E-LOC"]}
     datasets.Dataset.from_list([record] * 3).to_parquet(tmp_path / "set/data/train-00000-of-00001.parquet")
-    (tmp_path / "home").mkdir()
     with HubServer(tmp_path / "hub") as hub:
         hub.add("dataset", "org/set", tmp_path / "set")
         said = own_process.run("-c", HUB, tmp_path / "cache", env=hub.environment(tmp_path / "home"))
     read = ["fr", record["mots"], ["B-PER", "O", "O", "B-LOC", "I-LOC"]]
     assert said.splitlines()[0] == str([read, 3])
-    first = json.loads((tmp_path / "cache/rows.jsonl").read_text().splitlines()[0])
+    first = read_jsonl(tmp_path / "cache/rows.jsonl")[0]
     assert [first["lang"], first["tokens"], first["ner_tags"]] == read
 
 
@@ -168,7 +166,7 @@ def test_subsets_are_random_in_order_and_only_that_of_training_follows_seed_and_
     langs = ["en", "de", "fr", "es"] * 20
     for split in ALL:
         rows = [{"id": f"{i}", "tokens": [f"{i}"], "ner_tags": ["O"], "lang": lang} for i, lang in enumerate(langs)]
-        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        write_jsonl(tmp_path / f"{split}.jsonl", *rows)
     sizes = {"max_train_samples": 20, "max_eval_samples": 20, "max_predict_samples": 20}
     args = DataArguments(dataset=str(tmp_path), train_languages="de,en", **sizes)
 
@@ -187,16 +185,14 @@ def test_subsets_are_random_in_order_and_only_that_of_training_follows_seed_and_
 
 
 def test_a_validation_split_is_taken_of_train_where_there_is_none(tmp_path, caplog):
-    folder = tmp_path / "set"
-    folder.mkdir()
     rows = [{"id": str(n), "lang": "en", "tokens": ["a"], "ner_tags": ["O"]} for n in range(20)]
-    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    folder = write_jsonl(tmp_path / "set" / "train.jsonl", *rows).parent
     arguments = DataArguments(dataset=str(folder), validation_share=0.2)
     first, second = (load_splits(arguments, ["train", "validation"], tmp_path, seed) for seed in (1, 2))
     assert len(first["validation"]) == 4 and "4 of 20 training rows are taken" in caplog.text
     assert sorted([*first["train"]["id"], *first["validation"]["id"]]) == sorted(row["id"] for row in rows)
     assert first["validation"]["id"][:] == second["validation"]["id"][:]
-    (folder / "validation.jsonl").write_text(json.dumps(rows[0]))
+    write_jsonl(folder / "validation.jsonl", rows[0])
     own = load_splits(arguments, ["train", "validation"], tmp_path)
     assert (len(own["train"]), len(own["validation"])) == (20, 1)
     with pytest.raises(ValueError, match="--validation_share is 2; expected a share between 0 and 1"):
