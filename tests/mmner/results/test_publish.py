@@ -170,6 +170,7 @@ def test_the_card_is_valid_here_and_for_the_hub(pushed):
     assert told["F1"] == round(results["test_f1"], 4)
     assert told["F1, text only (language fr)"] == round(results["test_text_only_f1_fr"], 4)
     assert "**Synthetic data.**" in card.text and len(card.data.widget) == 4
+    assert str(pushed[0]) not in card.content
     assert "POST /api/validate-yaml" in pushed[-1], "which refuses a card that is not valid"
 
 
