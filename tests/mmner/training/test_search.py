@@ -59,6 +59,7 @@ def test_two_processes_train_with_the_same_best_options(tmp_path):
         "import json, os, sys, torch, run_mmner\n"
         "torch.set_num_threads(1)\n"
         "found = run_mmner.main(sys.argv[2:])['search']\n"
+        "assert not torch.distributed.is_initialized()\n"  # a process that ends with its group may abort
         "open(f\"{sys.argv[1]}/rank{os.environ['RANK']}.json\", 'w').write(json.dumps(found))\n"
     )
     options = [*OPTIONS, "--search_trials", "2", "--search_space", tmp_path / "space.yaml", "--do_predict", "false"]
